@@ -1,0 +1,45 @@
+"""Checks of options: each returns the plain value or says what was wrong and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+
+def whole_number(owner: str, name: str, value: object, low: int) -> int:
+    """Return `value` as a plain int of at least `low`."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{owner}: {name} must be a whole number, got {value!r}.") from None
+    if isinstance(value, bool) or number < low:
+        raise ValueError(f"{owner}: {name} must be a whole number of at least {low}, got {value!r}.")
+    return number
+
+
+def real_number(owner: str, name: str, value: object, above: float = -math.inf) -> float:
+    """Return `value` as a plain finite float greater than `above`."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{owner}: {name} must be a number, got {value!r}.") from None
+    if isinstance(value, (bool, str)) or not math.isfinite(number) or number <= above:
+        bound = "" if above == -math.inf else f" greater than {above:g}"
+        raise ValueError(f"{owner}: {name} must be a finite number{bound}, got {value!r}.")
+    return number
+
+
+def one_of(owner: str, name: str, value: object, choices: Sequence[str]) -> str:
+    """Return `value` if it is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        allowed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{owner}: {name} must be one of {allowed}, got {value!r}.")
+    return str(value)
+
+
+def yes_or_no(owner: str, name: str, value: object) -> bool:
+    """Return `value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{owner}: {name} must be True or False, got {value!r}.")
+    return value

@@ -1,0 +1,368 @@
+"""The passages that negatives are drawn from: found by id, memory-mapped, named by their content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from hnm_datasets.fingerprint import ColumnsHasher, digest_strings, fingerprint
+from hnm_datasets.keys import KeyTable
+from hnm_datasets.ragged import Ragged
+from hnm_datasets.storage import (
+    build_once,
+    cache_root,
+    is_complete,
+    open_array,
+    open_strings,
+    save_array,
+    save_strings,
+)
+from hnm_datasets.text import normalized_digests, passage_texts
+
+#: Goes into every corpus's fingerprint; raise it when the files or the meaning of a passage's text change.
+_FORMAT = 1
+_CHUNK = 20_000
+
+
+class Corpus:
+    """Passages by id, memory-mapped from the `datasets` cache directory and named by their content.
+
+    Make one with `Corpus.from_dataset`, `load_beir` or `from_pairs`. A corpus pickles to its fingerprint alone, so a
+    transform that holds one stays small and hashes to the same value in every process; wherever it is unpickled, it is
+    opened from the cache directory when it is first used.
+
+    A passage's text is its title and its text, joined by a space.
+
+    Attributes:
+        fingerprint: 32 hexadecimal digits that depend on ids, texts, titles and groups, and on nothing else.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> corpus = Corpus.from_dataset(Dataset.from_dict({"id": ["a", "b"], "text": ["Plates move.", "Waves break."]}))
+        >>> len(corpus), corpus["b"]
+        (2, {'id': 'b', 'text': 'Waves break.', 'title': None, 'group': None})
+        >>> corpus.texts(corpus.rows(["b", "a"])).to_pylist()
+        ['Waves break.', 'Plates move.']
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: datasets.Dataset,
+        *,
+        id_column: str = "id",
+        text_column: str = "text",
+        title_column: str | None = "title",
+        group_column: str | None = "group",
+    ) -> Corpus:
+        """Make a corpus of a dataset with one passage per row.
+
+        The first time, the passages are copied into the cache directory, in a form that any process can map and that
+        finds passages by id; afterwards the same passages are recognised by their content.
+
+        Args:
+            dataset: The passages.
+            id_column: The column of ids: strings, each once.
+            text_column: The column of texts: strings; null is refused.
+            title_column: The column of titles; null is an empty title. By default the column `title` if there is one;
+                None: no titles.
+            group_column: The column that names the document which a passage was cut from; null: a passage on its own.
+                By default the column `group` if there is one; None: no groups.
+
+        Raises:
+            KeyError: A named column does not exist.
+            TypeError: The dataset is not a `Dataset`, or a column does not hold strings.
+            ValueError: There is no passage, an id comes twice, or an id or text is null or empty.
+        """
+        source = _Source(dataset, id_column, text_column, title_column, group_column)
+        name = source.fingerprint()
+        build_once("corpora", name, source.save)
+        return cls(name)
+
+    # ---- what it is ----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._files.ids)
+
+    def __repr__(self) -> str:
+        return f"Corpus({len(self)} passages, fingerprint={self.fingerprint!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Corpus) and other.fingerprint == self.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __reduce__(self) -> tuple[type[Corpus], tuple[str]]:
+        return Corpus, (self.fingerprint,)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the passages name the documents that they were cut from."""
+        return self._files.groups is not None
+
+    # ---- passages ------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, passage_id: str) -> dict[str, str | None]:
+        """Return one passage as `id`, `text`, `title` and `group`."""
+        row = int(self.rows([passage_id])[0])
+        files = self._files
+        columns = {"id": files.ids, "text": files.texts, "title": files.titles, "group": files.groups}
+        found = {name: None if column is None else column[row].as_py() for name, column in columns.items()}
+        return found | {"group": found["group"] or None}
+
+    def rows(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
+        """Return the row number of each passage.
+
+        Args:
+            ids: B ids.
+
+        Returns:
+            Shape (B,).
+
+        Raises:
+            KeyError: The corpus has no passage of such an id.
+        """
+        rows = self.find(ids)
+        if (rows < 0).any():
+            unknown = str(ids[int(np.flatnonzero(rows < 0)[0])])
+            raise KeyError(f"There is no passage {unknown!r} among the {len(self)} passages of this corpus.")
+        return rows
+
+    def find(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
+        """Return the row number of each passage, -1 where the corpus has none of this id. Shape (B,)."""
+        return self._files.by_id.find(digest_strings(ids.to_pylist() if isinstance(ids, pa.Array) else ids))
+
+    def ids(self, rows: NDArray[np.integer]) -> pa.Array:
+        """Return the ids of passages by row number. Shape (B,) → (B,)."""
+        return self._files.ids.take(pa.array(rows)).cast(pa.string())
+
+    def texts(self, rows: NDArray[np.integer]) -> pa.Array:
+        """Return the texts of passages (title and text) by row number. Shape (B,) → (B,)."""
+        files, at = self._files, pa.array(rows)
+        return passage_texts(None if files.titles is None else files.titles.take(at), files.texts.take(at))
+
+    def iter_texts(self, chunk: int = _CHUNK) -> Iterator[pa.Array]:
+        """Yield the texts of all passages (title and text) in order, `chunk` at a time."""
+        files = self._files
+        for start in range(0, len(self), chunk):
+            titles = None if files.titles is None else files.titles.slice(start, chunk)
+            yield passage_texts(titles, files.texts.slice(start, chunk))
+
+    # ---- what is the same as what --------------------------------------------------------------------------------
+
+    @property
+    def text_codes(self) -> NDArray[np.int64]:
+        """The first row whose text is the same but for Unicode form, case and white space. Shape (N,)."""
+        return self._files.text_codes
+
+    @property
+    def group_codes(self) -> NDArray[np.int64]:
+        """The first row of the same group; a passage without one is a group of its own. Shape (N,).
+
+        Raises:
+            ValueError: The corpus was made without groups.
+        """
+        if self._files.group_codes is None:
+            raise ValueError(
+                "This corpus has no groups. Name the column that tells which document a passage was cut from: "
+                "Corpus.from_dataset(..., group_column='document_id')."
+            )
+        return self._files.group_codes
+
+    def find_texts(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the first row with the same text but for Unicode form, case and white space, or -1. Shape (B,)."""
+        return self._files.by_text.find(normalized_digests(texts))
+
+    def rows_of_lists(self, column: str, lists: Ragged[pa.Array], step: str, row_name: Any) -> Ragged[NDArray[np.int64]]:
+        """Return the row numbers of a column of id lists.
+
+        Args:
+            column: The column's name, for the error.
+            lists: The ids.
+            step: The step's name, for the error.
+            row_name: Names a row of the batch for the error, given its number.
+
+        Raises:
+            KeyError: The corpus has no passage of such an id.
+        """
+        rows = self.find(lists.values)
+        if (rows < 0).any():
+            place = int(np.flatnonzero(rows < 0)[0])
+            raise KeyError(
+                f"{step}: {column!r} of {row_name(int(lists.owners[place]))} names the passage "
+                f"{lists.values[place].as_py()!r}, which is not among the {len(self)} passages of the corpus. Use the "
+                f"corpus that these ids belong to, or take the id out of the column."
+            )
+        return Ragged(lists.offsets, rows)
+
+    @property
+    def _files(self) -> _Files:
+        return _open(self.fingerprint)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The memory-mapped files of one corpus."""
+
+    ids: pa.LargeStringArray
+    texts: pa.LargeStringArray
+    titles: pa.LargeStringArray | None
+    groups: pa.LargeStringArray | None
+    by_id: KeyTable
+    by_text: KeyTable
+    text_codes: NDArray[np.int64]
+    group_codes: NDArray[np.int64] | None
+
+
+#: What this process has opened; a forked worker inherits it.
+_OPENED: dict[str, _Files] = {}
+
+
+def _open(name: str) -> _Files:
+    if name not in _OPENED:
+        folder = cache_root() / "corpora" / name
+        if not is_complete(folder):
+            raise FileNotFoundError(
+                f"The corpus {name} is not in {folder.parent}. A corpus is opened from the datasets cache directory: "
+                f"set HF_DATASETS_CACHE to the same folder in every process, or make the corpus there again with "
+                f"Corpus.from_dataset."
+            )
+        has_titles, has_groups = (folder / "titles.bytes").exists(), (folder / "groups.bytes").exists()
+        _OPENED[name] = _Files(
+            ids=open_strings(folder, "ids"),
+            texts=open_strings(folder, "texts"),
+            titles=open_strings(folder, "titles") if has_titles else None,
+            groups=open_strings(folder, "groups") if has_groups else None,
+            by_id=KeyTable.open(folder, "by_id"),
+            by_text=KeyTable.open(folder, "by_text"),
+            text_codes=open_array(folder, "text_codes"),  # type: ignore[arg-type]
+            group_codes=open_array(folder, "group_codes") if has_groups else None,  # type: ignore[arg-type]
+        )
+    return _OPENED[name]
+
+
+class _Source:
+    """A dataset of passages, checked while it is read."""
+
+    def __init__(self, dataset: datasets.Dataset, id_: str, text: str, title: str | None, group: str | None) -> None:
+        if not isinstance(dataset, datasets.Dataset):
+            raise TypeError(
+                f"Corpus.from_dataset takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict take one "
+                f"split; write an IterableDataset to disk first."
+            )
+        optional = {"titles": (title, "title"), "groups": (group, "group")}
+        columns = {"ids": id_, "texts": text}
+        # The default names are a convention, not a demand.
+        columns |= {
+            part: name
+            for part, (name, usual) in optional.items()
+            if name is not None and (name != usual or name in dataset.column_names)
+        }
+        for part, name in columns.items():
+            if name not in dataset.column_names:
+                raise KeyError(
+                    f"The corpus has no column {name!r} for the {part}, there are only {dataset.column_names}. Name it: "
+                    f"Corpus.from_dataset(dataset, {part[:-1]}_column=...)."
+                )
+        if len(dataset) == 0:
+            raise ValueError("The corpus is empty: it needs at least one passage.")
+        self.columns = columns
+        self.dataset = dataset.select_columns(list(dict.fromkeys(columns.values()))).with_format("arrow")
+
+    def chunks(self) -> Iterator[dict[str, pa.Array]]:
+        seen = 0
+        for table in self.dataset.iter(_CHUNK):
+            yield {part: self._checked(part, table[name].combine_chunks(), table, seen) for part, name in self.columns.items()}
+            seen += len(table)
+
+    def _checked(self, part: str, array: pa.Array, table: pa.Table, seen: int) -> pa.Array:
+        name = self.columns[part]
+        if pa.types.is_null(array.type):
+            array = array.cast(pa.string())
+        if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+            raise TypeError(
+                f"The corpus's column {name!r} must hold strings, got {array.type}. Cast it: "
+                f"dataset.cast_column({name!r}, Value('string'))."
+            )
+        if part in ("titles", "groups"):
+            return pc.fill_null(array, "")
+        if array.null_count:
+            row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+            raise ValueError(
+                f"The corpus's column {name!r} is null in {self._name(part, table, row, seen)}. Filter such passages "
+                f"out: dataset.filter(lambda row: row[{name!r}])."
+            )
+        empty = pc.equal(pc.utf8_trim_whitespace(array), "")
+        if part == "texts" and "titles" in self.columns:
+            # A passage may consist of its title alone.
+            empty = pc.and_(empty, pc.equal(pc.utf8_trim_whitespace(pc.fill_null(table[self.columns["titles"]], "")), ""))
+            empty = empty.combine_chunks()
+        if empty.true_count:
+            row = int(np.flatnonzero(empty.to_numpy(zero_copy_only=False))[0])
+            raise ValueError(
+                f"The corpus's column {name!r} is empty in {self._name(part, table, row, seen)}. Such a passage can "
+                f"never be found; filter it out: dataset.filter(lambda row: row[{name!r}].strip())."
+            )
+        return array
+
+    def _name(self, part: str, table: pa.Table, row: int, seen: int) -> str:
+        return f"row {seen + row}" if part == "ids" else f"the passage {table[self.columns['ids']][row].as_py()!r}"
+
+    def fingerprint(self) -> str:
+        hasher = ColumnsHasher(self.columns)
+        for chunk in self.chunks():
+            for part, array in chunk.items():
+                hasher.update(part, array)
+        return fingerprint({"kind": "corpus", "format": _FORMAT, "columns": hasher.digests()})
+
+    def save(self, folder: Path) -> None:
+        for part in self.columns:
+            save_strings(folder, part, (chunk[part] for chunk in self.chunks()))
+        ids = open_strings(folder, "ids")
+        by_id = KeyTable.from_digests(_in_chunks(digest_strings, ids))
+        if len(by_id.rows) < len(ids):
+            twice = np.setdiff1d(np.arange(len(ids)), by_id.rows)[0]
+            first = by_id.find(digest_strings([ids[int(twice)].as_py()]))[0]
+            raise ValueError(
+                f"The corpus has the id {ids[int(twice)].as_py()!r} more than once, first in rows {first} and {twice}. "
+                f"Each passage needs an id of its own: drop the repeated rows or make the ids distinct."
+            )
+        by_id.save(folder, "by_id")
+        texts = open_strings(folder, "texts")
+        titles = open_strings(folder, "titles") if "titles" in self.columns else None
+        digests = np.concatenate(
+            [
+                normalized_digests(
+                    passage_texts(
+                        None if titles is None else titles.slice(start, _CHUNK), texts.slice(start, _CHUNK)
+                    ).to_pylist()
+                )
+                for start in range(0, len(texts), _CHUNK)
+            ]
+        )
+        by_text = KeyTable.from_digests(digests)
+        by_text.save(folder, "by_text")
+        save_array(folder, "text_codes", by_text.find(digests))
+        if "groups" in self.columns:
+            groups = open_strings(folder, "groups")
+            digests = _in_chunks(digest_strings, groups)
+            alone = pc.equal(groups, "").to_numpy(zero_copy_only=False)
+            codes = KeyTable.from_digests(digests).find(digests)
+            save_array(folder, "group_codes", np.where(alone, np.arange(len(groups)), codes))
+
+
+def _in_chunks(digest: Any, strings: pa.Array) -> NDArray[np.uint64]:
+    pieces = [digest(strings.slice(start, _CHUNK).to_pylist()) for start in range(0, len(strings), _CHUNK)]
+    return np.concatenate(pieces)

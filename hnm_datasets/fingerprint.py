@@ -1,0 +1,71 @@
+"""Content fingerprints: the same content has the same name, in every process and on every machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+
+def fingerprint(configuration: Mapping[str, Any]) -> str:
+    """Name a configuration by its content.
+
+    Args:
+        configuration: What determines a result, as JSON values. The order of the keys does not matter.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Example:
+        >>> fingerprint({"k1": 1.5, "b": 0.75}) == fingerprint({"b": 0.75, "k1": 1.5})
+        True
+    """
+    canonical = json.dumps(configuration, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return xxhash.xxh3_128_hexdigest(canonical.encode())
+
+
+def digest_strings(strings: Iterable[str]) -> NDArray[np.uint64]:
+    """Hash each string to 128 bits, enough to tell any two strings of any corpus apart.
+
+    Args:
+        strings: B strings.
+
+    Returns:
+        Digests of shape (B, 2), the same in every process.
+
+    Example:
+        >>> digest_strings(["plate", "plate", "tsunami"])[:, 0].tolist()
+        [9204226158411193180, 9204226158411193180, 2637281092432092757]
+    """
+    # xxh3 over Python strings takes 0.1 microseconds each, less than pandas' vectorised 64-bit hash.
+    joined = b"".join([xxhash.xxh3_128_digest(string.encode()) for string in strings])
+    return np.frombuffer(joined, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+
+
+class ColumnsHasher:
+    """A running hash over string columns that does not depend on how they are cut into chunks.
+
+    Each column is hashed twice, its bytes and its lengths, so that moving a letter from one row to the next changes
+    the hash.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._hashers = {name: (xxhash.xxh3_128(), xxhash.xxh3_128()) for name in names}
+
+    def update(self, name: str, strings: pa.Array) -> None:
+        """Add the next rows of one column (no nulls)."""
+        strings = strings.cast(pa.large_string())
+        text, lengths = self._hashers[name]
+        offsets = np.frombuffer(strings.buffers()[1], dtype=np.int64)[strings.offset :][: len(strings) + 1]
+        if strings.buffers()[2] is not None:
+            text.update(memoryview(strings.buffers()[2])[offsets[0] : offsets[-1]])
+        lengths.update(np.diff(offsets).astype("<i8").tobytes())
+
+    def digests(self) -> dict[str, str]:
+        """Return one hexadecimal digest per column."""
+        return {name: text.hexdigest() + lengths.hexdigest() for name, (text, lengths) in self._hashers.items()}

@@ -1,0 +1,336 @@
+"""BM25 over a memory-mapped inverted index.
+
+The scores are those of [bm25s](https://arxiv.org/abs/2407.03618) (Lù 2024): each posting carries the token's whole
+contribution to the passage's score, computed once when the index is built, so that a search only adds up.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import bm25s.stopwords
+import numba
+import numpy as np
+import scipy.sparse
+import Stemmer
+from datasets.utils import tqdm
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.corpus import Corpus
+from hnm_datasets.fingerprint import digest_strings, fingerprint
+from hnm_datasets.indexes import bm25_kernels
+from hnm_datasets.indexes.base import Hits
+from hnm_datasets.keys import KeyTable
+from hnm_datasets.ragged import Ragged, offsets_of
+from hnm_datasets.storage import build_once, open_array, save_array
+
+#: Goes into every index's fingerprint; raise it when the files or the scores change.
+_FORMAT = 1
+_CHUNK = 20_000
+#: Queries per thread's turn: few enough that threads end together, many enough that a turn's buffer pays.
+_TURN = 64
+#: Postings weighed at a time, which bounds the memory of building.
+_POSTINGS = 1 << 22
+
+_METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
+_STOP_WORDS = {
+    name.removeprefix("STOPWORDS_").lower(): name
+    for name in sorted(vars(bm25s.stopwords))
+    if name.startswith("STOPWORDS_") and name not in ("STOPWORDS_EN", "STOPWORDS_EN_PLUS")
+} | {"english": "STOPWORDS_EN", "english_plus": "STOPWORDS_EN_PLUS"}
+
+
+@dataclass(frozen=True)
+class BM25Index:
+    """BM25 index of a corpus, built once, kept under the `datasets` cache directory and opened memory-mapped.
+
+    Two passages with the same score come in the order of the corpus, so a deeper search begins with the answer of a
+    shallower one. A passage that shares no token with the query is never an answer.
+
+    Args:
+        corpus: The passages.
+        method: The formula: `"lucene"` (the default, as Elasticsearch and Pyserini score), `"robertson"`, `"atire"`,
+            `"bm25l"` or `"bm25+"`; see Kamphuis et al. 2020, *Which BM25 Do You Mean?*
+        k1: How slowly a repeated token stops adding to the score; 0 counts each token once. Usual: 0.9 to 2.
+        b: How much long passages are discounted, from 0 (not at all) to 1 (in full proportion).
+        delta: The floor that `"bm25l"` and `"bm25+"` give to a token in a long passage; the other methods ignore it.
+        stemmer: The Snowball language, such as `"english"` or `"german"`; None: words are compared as they are.
+        stopwords: A language with a built-in list, such as `"english"` or `"german"`, or the words themselves; None:
+            every word counts.
+        token_pattern: The regular expression that finds the tokens in the lower-cased text.
+
+    Raises:
+        TypeError: `corpus` is not a `Corpus`, or an option is of the wrong type.
+        ValueError: An option is out of range, or a language is unknown.
+
+    Example:
+        >>> from hnm_datasets import load_sample
+        >>> corpus, _ = load_sample("earthquakes")
+        >>> index = BM25Index(corpus)
+        >>> hits = index.search(["what causes earthquakes?"], k=3)
+        >>> corpus.ids(hits.rows[0]).to_pylist()
+        ['plate-boundaries', 'richter-scale', 'tsunamis']
+    """
+
+    corpus: Corpus
+    method: str = "lucene"
+    k1: float = 1.5
+    b: float = 0.75
+    delta: float = 0.5
+    stemmer: str | None = "english"
+    stopwords: str | Sequence[str] | None = "english"
+    token_pattern: str = r"(?u)\b\w\w+\b"
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not isinstance(self.corpus, Corpus):
+            raise TypeError(f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset.")
+        values = {
+            "method": checks.one_of(name, "method", self.method, _METHODS),
+            "k1": checks.real_number(name, "k1", self.k1),
+            "b": checks.real_number(name, "b", self.b),
+            "delta": checks.real_number(name, "delta", self.delta),
+        }
+        if values["k1"] < 0 or not 0 <= values["b"] <= 1 or values["delta"] < 0:  # type: ignore[operator]
+            raise ValueError(f"{name}: k1 and delta must not be negative and b must be from 0 to 1, got {values}.")
+        if values["method"] == "bm25l" and not values["k1"] and not values["delta"]:
+            raise ValueError(f"{name}: bm25l is undefined when both k1 and delta are 0; set one of them.")
+        if self.stemmer is not None:
+            checks.one_of(name, "stemmer", self.stemmer, Stemmer.algorithms())
+        if isinstance(self.stopwords, str):
+            checks.one_of(name, "stopwords", self.stopwords, sorted(_STOP_WORDS))
+        elif self.stopwords is not None:
+            values["stopwords"] = tuple(sorted({str(word) for word in self.stopwords}))
+        try:
+            re.compile(self.token_pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(f"{name}: token_pattern is not a regular expression: {error}") from None
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
+        _open(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that depend on the corpus, the options, and the lists and stemmer behind them."""
+        return fingerprint(
+            {
+                "kind": "bm25",
+                "format": _FORMAT,
+                "corpus": self.corpus.fingerprint,
+                "options": [self.method, self.k1, self.b, self.delta, self.token_pattern],
+                "stemmer": self.stemmer and [self.stemmer, Stemmer.version()],
+                "stopwords": sorted(self._stop_words()),
+            }
+        )
+
+    def search(self, queries: Sequence[str], k: int) -> Hits:
+        """Return the k best passages of each query.
+
+        Args:
+            queries: B texts.
+            k: Places per query. More than the corpus has passages is no error: the rest stays empty.
+
+        Returns:
+            Rows and scores of shape (B, k), see `Hits`.
+        """
+        files = _open(self)
+        tokens, extras = files.encode(queries)
+        rows = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+
+        def turn(start: int) -> None:
+            stop = min(start + _TURN, len(queries))
+            bm25_kernels.search(
+                files.starts,
+                files.postings,
+                files.weights,
+                tokens.offsets[start : stop + 1],
+                tokens.values,
+                extras[start:stop],
+                len(self.corpus),
+                rows[start:stop],
+                scores[start:stop],
+            )
+
+        with ThreadPoolExecutor(_threads()) as pool:
+            list(pool.map(turn, range(0, len(queries), _TURN)))
+        return Hits(rows, scores)
+
+    def score(self, queries: Sequence[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Return the score of certain passages of each query, the same to the bit as `search` gives them.
+
+        Args:
+            queries: B texts.
+            rows: B lists of row numbers, C in all.
+
+        Returns:
+            Shape (C,), aligned with `rows.values`.
+        """
+        files = _open(self)
+        tokens, extras = files.encode(queries)
+        scores = np.empty(len(rows.values), dtype=np.float32)
+        bm25_kernels.score(
+            files.starts,
+            files.postings,
+            files.weights,
+            tokens.offsets,
+            tokens.values,
+            extras,
+            rows.offsets,
+            rows.values,
+            scores,
+        )
+        return scores
+
+    # ---- building ------------------------------------------------------------------------------------------------
+
+    def _stop_words(self) -> frozenset[str]:
+        if isinstance(self.stopwords, str):
+            return frozenset(getattr(bm25s.stopwords, _STOP_WORDS[self.stopwords]))
+        return frozenset(self.stopwords or ())
+
+    def _tokenizer(self) -> Callable[[str], list[str]]:
+        find = re.compile(self.token_pattern).findall
+        return lambda text: find(text.lower())
+
+    def _stem(self, words: list[str]) -> list[str]:
+        stop_words = self._stop_words()
+        stems = words if self.stemmer is None else Stemmer.Stemmer(self.stemmer).stemWords(words)
+        # A stop word becomes the empty token, which no text has.
+        return ["" if word in stop_words else stem for word, stem in zip(words, stems, strict=True)]
+
+    def _build(self, folder: Path) -> None:
+        counts, vocabulary = self._count_tokens()
+        passages = counts.shape[0]
+        frequencies = np.diff(counts.indptr)
+        lengths = np.asarray(counts.sum(axis=1)).ravel().astype(np.float64)
+        # Only a corpus of nothing but stop words has a mean length of 0, and it has no postings to divide for.
+        relative_lengths = lengths / (lengths.mean() or 1.0)
+        rarity = _RARITY[self.method](passages, frequencies.astype(np.float64))
+        saturation = _SATURATION[self.method]
+        floor = saturation(np.zeros(1), np.ones(1), self.k1, self.b, self.delta)[0]
+        owners = np.repeat(np.arange(len(vocabulary), dtype=np.int32), frequencies)
+        weights = np.empty(counts.nnz, dtype=np.float32)
+        for start in range(0, counts.nnz, _POSTINGS):
+            part = slice(start, start + _POSTINGS)
+            lengths_here = relative_lengths[counts.indices[part]]
+            saturated = saturation(counts.data[part].astype(np.float64), lengths_here, self.k1, self.b, self.delta)
+            weights[part] = rarity[owners[part]] * (saturated - floor)
+        save_array(folder, "starts", counts.indptr.astype(np.int64))
+        save_array(folder, "postings", counts.indices.astype(np.int32))
+        save_array(folder, "weights", weights)
+        save_array(folder, "extras", (rarity * floor).astype(np.float32))
+        KeyTable.from_digests(digest_strings(vocabulary)).save(folder, "vocabulary")
+
+    def _count_tokens(self) -> tuple[Any, list[str]]:
+        """Return how often each passage (row) holds each token (column), and the tokens."""
+        tokenize = self._tokenizer()
+        # A word's number is its place in the order of first appearance.
+        numbers: defaultdict[str, int] = defaultdict()
+        numbers.default_factory = numbers.__len__
+        lengths, words = [], []
+        chunks = self.corpus.iter_texts(_CHUNK)
+        with tqdm(total=len(self.corpus), desc="Indexing passages (BM25)", unit=" passages") as bar:
+            for chunk in chunks:
+                found = [tokenize(text) for text in chunk.to_pylist()]
+                lengths.append(np.array([len(passage) for passage in found], dtype=np.int64))
+                words.append(
+                    np.fromiter((numbers[word] for word in chain.from_iterable(found)), np.int32, int(lengths[-1].sum()))
+                )
+                bar.update(len(chunk))
+        stems = self._stem(list(numbers))
+        vocabulary = sorted(set(stems) - {""})
+        places = {stem: place for place, stem in enumerate(vocabulary)} | {"": -1}
+        token_of = np.array([places[stem] for stem in stems], dtype=np.int32)
+        tokens = token_of[np.concatenate(words)]
+        kept = tokens >= 0
+        owners = np.repeat(np.arange(len(self.corpus)), np.concatenate(lengths))[kept]
+        shape = (len(self.corpus), len(vocabulary))
+        counts = scipy.sparse.coo_array((np.ones(len(owners), dtype=np.float32), (owners, tokens[kept])), shape=shape)
+        by_token = counts.tocsc()  # sums repeated tokens
+        by_token.sort_indices()
+        return by_token, vocabulary
+
+
+def _threads() -> int:
+    """One thread per core; one in a worker process, whose siblings have the other cores."""
+    return 1 if multiprocessing.parent_process() is not None else int(numba.config.NUMBA_NUM_THREADS)
+
+
+# ---- the formulas ------------------------------------------------------------------------------------------------
+# score = sum over the query's tokens of rarity(token) * saturation(count of the token in the passage), as written out
+# by Kamphuis et al. 2020. N: passages; n: passages that hold the token; f: count; l: length relative to the mean.
+
+_Numbers = NDArray[np.float64]
+
+_RARITY: dict[str, Callable[[int, _Numbers], _Numbers]] = {
+    "lucene": lambda N, n: np.log(1 + (N - n + 0.5) / (n + 0.5)),
+    "robertson": lambda N, n: np.log(np.maximum((N - n + 0.5) / (n + 0.5), 1)),
+    "atire": lambda N, n: np.log(N / n),
+    "bm25l": lambda N, n: np.log((N + 1) / (n + 0.5)),
+    "bm25+": lambda N, n: np.log((N + 1) / n),
+}
+
+
+def _classic(f: _Numbers, l: _Numbers, k1: float, b: float, delta: float) -> _Numbers:  # noqa: E741
+    return f / (k1 * (1 - b + b * l) + f) if k1 else (f > 0).astype(np.float64)
+
+
+_SATURATION: dict[str, Callable[[_Numbers, _Numbers, float, float, float], _Numbers]] = {
+    "lucene": _classic,
+    "robertson": _classic,
+    "atire": lambda f, l, k1, b, delta: (k1 + 1) * _classic(f, l, k1, b, delta),
+    "bm25l": lambda f, l, k1, b, delta: (k1 + 1) * (f / (1 - b + b * l) + delta) / (k1 + f / (1 - b + b * l) + delta),
+    "bm25+": lambda f, l, k1, b, delta: (k1 + 1) * _classic(f, l, k1, b, delta) + delta,
+}
+
+
+# ---- opened files ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The memory-mapped files of one index, and what turns a query into its tokens."""
+
+    starts: NDArray[np.int64]
+    postings: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    extras: NDArray[np.float32]
+    vocabulary: KeyTable
+    tokenize: Callable[[str], list[str]]
+    stem: Callable[[list[str]], list[str]]
+
+    def encode(self, queries: Sequence[str]) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.float32]]:
+        """Return the known tokens of each query, repeated ones included, and what its scores get on top."""
+        found = [self.tokenize(query) for query in queries]
+        words = list(dict.fromkeys(chain.from_iterable(found)))
+        token_of = dict(zip(words, self.vocabulary.find(digest_strings(self.stem(words))).tolist(), strict=True))
+        flat = np.array([token_of[word] for word in chain.from_iterable(found)], dtype=np.int64)
+        owners = np.repeat(np.arange(len(queries)), [len(query) for query in found])[flat >= 0]
+        tokens = flat[flat >= 0]
+        offsets = offsets_of(np.bincount(owners, minlength=len(queries)))
+        extras = np.bincount(owners, weights=self.extras[tokens], minlength=len(queries)).astype(np.float32)
+        return Ragged(offsets, tokens), extras
+
+
+#: What this process has opened; a forked worker inherits it.
+_OPENED: dict[str, _Files] = {}
+
+
+def _open(index: BM25Index) -> _Files:
+    name = index.fingerprint
+    if name not in _OPENED:
+        folder = build_once("bm25", name, index._build)
+        arrays: Any = {part: open_array(folder, part) for part in ("starts", "postings", "weights", "extras")}
+        vocabulary = KeyTable.open(folder, "vocabulary")
+        _OPENED[name] = _Files(**arrays, vocabulary=vocabulary, tokenize=index._tokenizer(), stem=index._stem)
+    return _OPENED[name]

@@ -1,0 +1,152 @@
+"""The loops of BM25 search, compiled by numba.
+
+They release the interpreter lock and are run from Python threads. Numba's own parallel loops are not used: after they
+have run once, a process that forks, as `Dataset.map(num_proc=...)` does, dies in the child.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+
+@numba.njit(cache=True)  # inlined into the callers, which release the lock
+def _worse(score: float, row: int, than_score: float, than_row: int) -> bool:
+    return score < than_score or (score == than_score and row > than_row)
+
+
+@numba.njit(cache=True)
+def _sift_down(scores: NDArray[np.float32], rows: NDArray[np.int64], place: int, size: int) -> None:
+    """Restore the heap whose root is its worst member, after the member at `place` has become better."""
+    score, row = scores[place], rows[place]
+    child = 2 * place + 1
+    while child < size:
+        if child + 1 < size and _worse(scores[child + 1], rows[child + 1], scores[child], rows[child]):
+            child += 1
+        if not _worse(scores[child], rows[child], score, row):
+            break
+        scores[place], rows[place] = scores[child], rows[child]
+        place = child
+        child = 2 * place + 1
+    scores[place], rows[place] = score, row
+
+
+@numba.njit(cache=True)
+def _offer(scores: NDArray[np.float32], rows: NDArray[np.int64], size: int, score: float, row: int) -> int:
+    """Put a passage into the heap of the best ones if it belongs there; return the heap's size."""
+    k = len(scores)
+    if size == k:
+        if _worse(scores[0], rows[0], score, row):
+            scores[0], rows[0] = score, row
+            _sift_down(scores, rows, 0, k)
+        return size
+    place = size
+    while place > 0:
+        parent = (place - 1) >> 1
+        if not _worse(score, row, scores[parent], rows[parent]):
+            break
+        scores[place], rows[place] = scores[parent], rows[parent]
+        place = parent
+    scores[place], rows[place] = score, row
+    return size + 1
+
+
+@numba.njit(cache=True)
+def _sort_heap(scores: NDArray[np.float32], rows: NDArray[np.int64], size: int) -> None:
+    """Turn the heap into a list, best first."""
+    for end in range(size - 1, 0, -1):
+        scores[0], scores[end] = scores[end], scores[0]
+        rows[0], rows[end] = rows[end], rows[0]
+        _sift_down(scores, rows, 0, end)
+
+
+@numba.njit(nogil=True, cache=True)
+def search(
+    starts: NDArray[np.int64],
+    postings: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    extras: NDArray[np.float32],
+    n_passages: int,
+    out_rows: NDArray[np.int64],
+    out_scores: NDArray[np.float32],
+) -> None:
+    """Find the best passages of each query: highest score first, among equal scores the lowest row first.
+
+    Args:
+        starts: Where each token's postings begin and end. Shape (V + 1,).
+        postings: The rows that hold each token, ascending. Shape (P,).
+        weights: What the token adds to each such row's score. Shape (P,).
+        offsets: Where each query's tokens begin and end. Shape (B + 1,).
+        tokens: The queries' tokens. Shape (T,).
+        extras: What every score of a query gets on top. Shape (B,).
+        n_passages: The number of passages, N.
+        out_rows: Filled with rows, beyond the last found with -1. Shape (B, K).
+        out_scores: Filled with scores, beyond the last found with -inf. Shape (B, K).
+    """
+    sums = np.zeros(n_passages, dtype=np.float32)
+    k = out_rows.shape[1]
+    for query in range(len(offsets) - 1):
+        scores, rows = out_scores[query], out_rows[query]
+        touched = 0
+        for token in tokens[offsets[query] : offsets[query + 1]]:
+            touched += starts[token + 1] - starts[token]
+            for place in range(starts[token], starts[token + 1]):
+                sums[postings[place]] += weights[place]
+        size = 0
+        if touched > n_passages // 4:
+            # Many passages were touched: reading all sums in order is cheaper than following the postings again.
+            bar = np.float32(0)
+            for row in range(n_passages):
+                if sums[row] > bar:
+                    size = _offer(scores, rows, size, sums[row], row)
+                    if size == k:
+                        bar = scores[0]
+            sums[:] = 0
+        else:
+            for token in tokens[offsets[query] : offsets[query + 1]]:
+                for place in range(starts[token], starts[token + 1]):
+                    row = postings[place]
+                    if sums[row] > 0:
+                        size = _offer(scores, rows, size, sums[row], row)
+                        sums[row] = 0
+        _sort_heap(scores, rows, size)
+        for place in range(size):
+            scores[place] += extras[query]
+        for place in range(size, k):
+            scores[place], rows[place] = -np.inf, -1
+
+
+@numba.njit(nogil=True, cache=True)
+def score(
+    starts: NDArray[np.int64],
+    postings: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    extras: NDArray[np.float32],
+    row_offsets: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    """Score certain rows of each query, by a binary search in each token's postings; the arguments are those of search.
+
+    The sum runs over the tokens in the same order as in `search`, so that it is the same to the last bit.
+    """
+    for query in range(len(offsets) - 1):
+        for place in range(row_offsets[query], row_offsets[query + 1]):
+            total = np.float32(0)
+            for token in tokens[offsets[query] : offsets[query + 1]]:
+                low, high = starts[token], starts[token + 1]
+                end = high
+                while low < high:
+                    middle = (low + high) >> 1
+                    if postings[middle] < rows[place]:
+                        low = middle + 1
+                    else:
+                        high = middle
+                if low < end and postings[low] == rows[place]:
+                    total += weights[low]
+            out[place] = total + extras[query]

@@ -1,0 +1,122 @@
+"""Folders under the `datasets` cache directory: written aside, renamed when whole, opened memory-mapped.
+
+A folder is named by the fingerprint of its content, so it is written once and never changed. `build_once` is the only
+way in: it opens a finished folder or makes it. Inside a folder live plain numpy files and string columns (offsets and
+bytes), which many processes map at once without holding them twice; nothing in them is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+from numpy.typing import NDArray
+
+_MANIFEST = "manifest.json"
+
+
+def cache_root() -> Path:
+    """Return the folder under which corpora and indexes are kept, inside `HF_DATASETS_CACHE`."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hnm_datasets"
+
+
+def is_complete(folder: Path) -> bool:
+    """Tell whether a folder was finished and none of its files has been cut short since."""
+    try:
+        sizes = json.loads((folder / _MANIFEST).read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def build_once(kind: str, name: str, build: Callable[[Path], None]) -> Path:
+    """Return the finished folder `kind/name`, building it first if need be.
+
+    Two processes that ask at once build once; a killed build leaves nothing that is ever opened; a damaged folder is
+    built again.
+
+    Args:
+        kind: The plural noun of what is kept, such as `"corpora"`.
+        name: The fingerprint of the content.
+        build: Fills the empty folder that it is given.
+
+    Returns:
+        The folder.
+    """
+    parent = cache_root() / kind
+    folder = parent / name
+    if is_complete(folder):
+        return folder
+    parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(parent / f"{name}.lock"):
+        if is_complete(folder):
+            return folder
+        # Whoever left these was killed: we hold the lock, so nobody is writing them.
+        for stale in parent.glob(f"{name}.*.tmp"):
+            shutil.rmtree(stale)
+        aside = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=parent))
+        try:
+            build(aside)
+            sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
+            (aside / _MANIFEST).write_text(json.dumps(sizes, indent=1))
+            if folder.exists():
+                shutil.rmtree(folder)
+            aside.chmod(0o777 & ~_umask())
+            aside.rename(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    return folder
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_array(folder: Path, name: str, array: NDArray[np.generic]) -> None:
+    """Write one array to `name.npy`."""
+    np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+def open_array(folder: Path, name: str) -> NDArray[np.generic]:
+    """Map the array `name.npy`, read-only, as a plain `ndarray` (numpy's `memmap` class slows each slice down)."""
+    mapped = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    return np.asarray(mapped)
+
+
+def save_strings(folder: Path, name: str, chunks: Iterable[pa.Array]) -> None:
+    """Write a string column as one run of bytes and its offsets, a chunk at a time.
+
+    One contiguous column is what makes gathering random rows fast: Arrow's `take` on many chunks is not.
+    """
+    total = 0
+    with (folder / f"{name}.bytes").open("wb") as data, (folder / f"{name}.offsets").open("wb") as ends:
+        ends.write(np.zeros(1, dtype=np.int64).tobytes())
+        for chunk in chunks:
+            strings = chunk.cast(pa.large_string())
+            if len(strings) == 0:
+                continue
+            offsets = np.frombuffer(strings.buffers()[1], dtype=np.int64)[strings.offset :][: len(strings) + 1]
+            if strings.buffers()[2] is not None:
+                data.write(memoryview(strings.buffers()[2])[offsets[0] : offsets[-1]])
+            ends.write((offsets[1:] - offsets[0] + total).tobytes())
+            total += int(offsets[-1] - offsets[0])
+
+
+def open_strings(folder: Path, name: str) -> pa.LargeStringArray:
+    """Map a string column written by `save_strings`."""
+    offsets = pa.memory_map(str(folder / f"{name}.offsets")).read_buffer()
+    path = folder / f"{name}.bytes"
+    # An empty file cannot be mapped.
+    data = pa.memory_map(str(path)).read_buffer() if path.stat().st_size else pa.py_buffer(b"")
+    return pa.LargeStringArray.from_buffers(offsets.size // 8 - 1, offsets, data)

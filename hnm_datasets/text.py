@@ -1,0 +1,52 @@
+"""How passages become text, and when two texts are the same."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from hnm_datasets.fingerprint import digest_strings
+
+
+def passage_texts(titles: pa.Array | None, texts: pa.Array) -> pa.Array:
+    """Join each title and text by a space, as BEIR does; a passage without a title is its text.
+
+    Args:
+        titles: Shape (N,), empty strings where a passage has no title; None if no passage has one.
+        texts: Shape (N,).
+
+    Returns:
+        Shape (N,).
+
+    Example:
+        >>> passage_texts(pa.array(["Plates", ""]), pa.array(["They move.", "They collide."])).to_pylist()
+        ['Plates They move.', 'They collide.']
+    """
+    if titles is None:
+        return texts
+    titles, texts = titles.cast(pa.large_string()), texts.cast(pa.large_string())
+    glue = pc.if_else(pc.or_(pc.equal(titles, ""), pc.equal(texts, "")), "", " ").cast(pa.large_string())
+    return pc.binary_join_element_wise(titles, texts, glue)
+
+
+def normalized_digests(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """Hash texts so that texts which differ only in Unicode form (NFKC), case or white space have equal digests.
+
+    Args:
+        texts: B texts.
+
+    Returns:
+        Digests of shape (B, 2).
+
+    Example:
+        >>> a, b, c = normalized_digests(["Tectonic  plates", "tectonic plates", "plate tectonics"])
+        >>> (a == b).all(), (a == c).all()
+        (np.True_, np.False_)
+    """
+    # Python's str methods take 2 microseconds for 50 words, half of what Arrow's kernels take, and fold case fully.
+    return digest_strings([" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts])

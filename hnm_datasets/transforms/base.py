@@ -1,0 +1,112 @@
+"""What every step is: a frozen dataclass that `Dataset.map(..., batched=True)` calls.
+
+A step's fields are its whole configuration. It pickles to them, to the version of its code, and to the content
+fingerprints of what it uses, so that the key under which `Dataset.map` caches is what the step means. A new step says
+which columns it reads and writes and fills in one hook: `CandidateFilter._keep` for whatever keeps some candidates and
+drops others, `Transform._apply` for all else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hnm_datasets.columns import NEGATIVE_IDS, Batch
+from hnm_datasets.ragged import Ragged, kept_offsets, list_array
+
+#: Raise it when the code that all steps share changes what they answer.
+_SHARED_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Transform(ABC):
+    """A step of mining: reads some columns of a batch of rows, writes some columns.
+
+    Subclasses are frozen dataclasses. They fill in `_apply`, and raise `version` when a change to their code changes
+    their answers, because `datasets` does not notice changed code.
+
+    Attributes:
+        version: The version of the step's code.
+        input_columns: The columns that the step reads and cannot do without.
+        output_columns: The columns that the step writes; `"negative_*"` stands for all aligned candidate columns.
+    """
+
+    version: ClassVar[int] = 1
+    input_columns: ClassVar[tuple[str, ...]] = ()
+    output_columns: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, rows: Any) -> Any:
+        """Answer one batch of rows.
+
+        Args:
+            rows: What `.map(..., batched=True)` hands over: a lazy batch, a mapping of columns, a `pyarrow.Table` or a
+                `pandas.DataFrame`.
+
+        Returns:
+            The columns that the step writes, in the form that the rows came in (for `Dataset.map` as Arrow arrays); a
+            table or data frame comes back whole.
+
+        Raises:
+            KeyError: A column that the step needs is missing, or an id is unknown.
+            TypeError: A column holds something else than the contract says.
+            ValueError: A value is null or NaN, or aligned columns are not aligned.
+        """
+        batch = Batch(rows, step=type(self).__name__)
+        for name in self.input_columns:
+            batch.require(name)
+        return batch.answer(self._apply(batch))
+
+    @abstractmethod
+    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
+        """Return the columns that the step writes."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        configuration = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"version": (_SHARED_VERSION, self.version), "configuration": configuration}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state["configuration"].items():
+            object.__setattr__(self, name, value)
+
+    def _set(self, **values: object) -> None:
+        """Replace fields by their checked, plain values; for `__post_init__` only."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class CandidateFilter(Transform):
+    """A step that keeps some candidates of each row and drops the others, in all aligned columns alike.
+
+    Subclasses fill in `_keep`. Order, ranks and scores of what is kept stay as they were, and no row is dropped: a row
+    may be left with fewer candidates, or none.
+    """
+
+    input_columns: ClassVar[tuple[str, ...]] = (NEGATIVE_IDS,)
+    output_columns: ClassVar[tuple[str, ...]] = ("negative_*",)
+
+    @abstractmethod
+    def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
+        """Tell which candidates stay.
+
+        Args:
+            batch: The rows, for other columns.
+            candidates: The ids of B rows' candidates, C in all.
+
+        Returns:
+            Shape (C,), True for the candidates to keep.
+        """
+
+    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
+        lists = batch.candidates()
+        ids = lists[NEGATIVE_IDS]
+        keep = self._keep(batch, ids)
+        offsets = kept_offsets(ids.offsets, keep)
+        mask = pa.array(keep)
+        return {name: list_array(offsets, values.values.filter(mask)) for name, values in lists.items()}

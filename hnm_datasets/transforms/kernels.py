@@ -1,0 +1,163 @@
+"""The loops over candidates, compiled by numba: arrays in, arrays out."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+
+@numba.njit(cache=True)
+def _holds(values: NDArray[np.int64], value: int) -> bool:
+    """Tell whether a sorted array holds a value."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(values) and values[low] == value
+
+
+@numba.njit(nogil=True, cache=True)
+def pick_candidates(
+    rows: NDArray[np.int64],
+    text_codes: NDArray[np.int64],
+    text_offsets: NDArray[np.int64],
+    excluded_texts: NDArray[np.int64],
+    group_codes: NDArray[np.int64],
+    group_offsets: NDArray[np.int64],
+    excluded_groups: NDArray[np.int64],
+    k: int,
+    out: NDArray[np.int64],
+) -> None:
+    """Find the places of the first k allowed passages of each query.
+
+    Args:
+        rows: The retriever's list, best first, -1 beyond its end. Shape (B, K).
+        text_codes: Passages with the same text have the same code. Shape (N,).
+        text_offsets: Where each query's excluded codes begin and end. Shape (B + 1,).
+        excluded_texts: Codes that are no candidates, ascending within each query.
+        group_codes: Passages of the same group have the same code; of shape (0,) when groups do not matter.
+        group_offsets: Where each query's excluded groups begin and end. Shape (B + 1,).
+        excluded_groups: Group codes that are no candidates, ascending within each query.
+        k: Candidates wanted per query.
+        out: Filled with places in the retriever's list, 0-based, -1 beyond the last. Shape (B, k).
+    """
+    taken = np.empty(k, dtype=np.int64)
+    for query in range(len(rows)):
+        texts = excluded_texts[text_offsets[query] : text_offsets[query + 1]]
+        groups = excluded_groups[group_offsets[query] : group_offsets[query + 1]]
+        size = 0
+        for place in range(rows.shape[1]):
+            row = rows[query, place]
+            if row < 0 or size == k:
+                break
+            code = text_codes[row]
+            if _holds(texts, code):
+                continue
+            if len(groups) and _holds(groups, group_codes[row]):
+                continue
+            # Only a passage that is not the first of its text can repeat one, and then only a taken one matters.
+            repeats = False
+            for other in range(size):
+                if taken[other] == code:
+                    repeats = True
+                    break
+            if repeats:
+                continue
+            taken[size] = code
+            out[query, size] = place
+            size += 1
+        for place in range(size, k):
+            out[query, place] = -1
+
+
+@numba.njit(nogil=True, cache=True)
+def _mixed(state: np.uint64) -> np.uint64:
+    """Scramble 64 bits (the finaliser of splitmix64, Steele et al. 2014)."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@numba.njit(nogil=True, cache=True)
+def keyed_uniform(key: np.uint64, seed: int, counter: int) -> float:
+    """Draw from the open interval (0, 1), by key, seed and counter alone."""
+    step = np.uint64(0x9E3779B97F4A7C15)
+    state = _mixed(_mixed(key + step * np.uint64(seed + 1)) + step * np.uint64(counter + 1))
+    return (np.float64(state >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
+
+
+@numba.njit(nogil=True, cache=True)
+def sample_mask(
+    offsets: NDArray[np.int64],
+    log_weights: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    seed: int,
+    n: int,
+    keep: NDArray[np.bool_],
+) -> None:
+    """Mark n candidates of each row, drawn without replacement with the given weights.
+
+    The n largest of log-weight plus Gumbel noise are such a draw (Efraimidis and Spirakis 2006; Kool et al. 2019).
+
+    Args:
+        offsets: Where each row's candidates begin and end. Shape (B + 1,).
+        log_weights: Logarithm of each candidate's weight, up to a constant per row. Shape (C,).
+        keys: 64 bits that identify each row. Shape (B,).
+        seed: Another seed gives another draw.
+        n: Candidates wanted per row; a row that has no more keeps all.
+        keep: Filled. Shape (C,).
+    """
+    for row in range(len(offsets) - 1):
+        start, stop = offsets[row], offsets[row + 1]
+        if stop - start <= n:
+            keep[start:stop] = True
+            continue
+        noisy = np.empty(stop - start, dtype=np.float64)
+        for place in range(stop - start):
+            uniform = keyed_uniform(keys[row], seed, place)
+            noisy[place] = log_weights[start + place] - np.log(-np.log(uniform))
+        bar = np.partition(noisy, len(noisy) - n)[len(noisy) - n]
+        size = 0
+        for place in range(stop - start):
+            chosen = noisy[place] >= bar and size < n
+            keep[start + place] = chosen
+            size += chosen
+
+
+@numba.njit(nogil=True, cache=True)
+def permuted_rows(keys: NDArray[np.uint64], seed: int, n_rows: int, out: NDArray[np.int64]) -> None:
+    """Fill each line with the beginning of a random permutation of all row numbers, by key and seed alone.
+
+    A Feistel network permutes the smallest power of four that holds all rows; what falls outside is sent through again
+    (Black and Rogaway 2002). So row numbers come in random order, none twice, and nothing is stored.
+
+    Args:
+        keys: 64 bits that identify each line. Shape (B,).
+        seed: Another seed gives another permutation.
+        n_rows: The number of rows, N.
+        out: Filled with row numbers, -1 beyond the N-th. Shape (B, K).
+    """
+    half = np.uint64(1)
+    while (np.uint64(1) << (half + half)) < np.uint64(n_rows):
+        half += np.uint64(1)
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    step = np.uint64(0x9E3779B97F4A7C15)
+    for line in range(len(keys)):
+        key = _mixed(keys[line] + step * np.uint64(seed + 1))
+        for place in range(out.shape[1]):
+            if place >= n_rows:
+                out[line, place] = -1
+                continue
+            value = np.uint64(place)
+            while True:
+                left, right = value >> half, value & mask
+                for turn in range(4):
+                    left, right = right, left ^ (_mixed(right + key + step * np.uint64(turn + 1)) & mask)
+                value = (left << half) | right
+                if value < np.uint64(n_rows):
+                    break
+            out[line, place] = np.int64(value)
