@@ -40,7 +40,7 @@ def digest_strings(strings: Iterable[str]) -> NDArray[np.uint64]:
 
     Example:
         >>> digest_strings(["plate", "plate", "tsunami"])[:, 0].tolist()
-        [9204226158411193180, 9204226158411193180, 2637281092432092757]
+        [4867398598950213145, 4867398598950213145, 3351174236915248037]
     """
     # xxh3 over Python strings takes 0.1 microseconds each, less than pandas' vectorised 64-bit hash.
     joined = b"".join([xxhash.xxh3_128_digest(string.encode()) for string in strings])

@@ -78,7 +78,7 @@ class BM25Index:
         >>> index = BM25Index(corpus)
         >>> hits = index.search(["what causes earthquakes?"], k=3)
         >>> corpus.ids(hits.rows[0]).to_pylist()
-        ['plate-boundaries', 'richter-scale', 'tsunamis']
+        ['richter-scale', 'tsunamis', 'plate-boundaries']
     """
 
     corpus: Corpus

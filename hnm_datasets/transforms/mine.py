@@ -252,7 +252,7 @@ class BM25Negatives(Miner):
         >>> mined[0]["query"], mined[0]["positive_ids"]
         ('what causes earthquakes?', ['plate-boundaries'])
         >>> mined[0]["negative_ids"], mined[0]["negative_ranks"]
-        (['richter-scale', 'tsunamis', 'san-francisco-1906'], [2, 3, 4])
+        (['richter-scale', 'tsunamis', 'san-francisco-1906'], [1, 2, 4])
     """
 
     source: ClassVar[str] = "bm25"

@@ -1,0 +1,29 @@
+PYTHON ?= python3
+# The build of torch to install; on a machine with a GPU the same version brings CUDA.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: quickstart test lint bench clean
+
+quickstart: .venv/ready ## mine the embedded sample end to end and show the result
+	$(BIN)/python recipes/bm25.py
+
+test: lint ## lint, type check and run the tests
+	$(BIN)/python -m pytest -q -n 2
+
+lint: .venv/ready ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready ## BM25 against bm25s on DATA, a folder in BEIR's form (default: the embedded sample)
+	$(BIN)/python benchmarks/bm25.py $(DATA)
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q $(TORCH)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean: ## remove the environment
+	rm -rf .venv

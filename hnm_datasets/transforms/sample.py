@@ -1,0 +1,111 @@
+"""Samplers: a fixed number of candidates per row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.columns import Batch, score_column
+from hnm_datasets.ragged import Ragged
+from hnm_datasets.transforms import kernels
+from hnm_datasets.transforms.base import CandidateFilter
+
+_STRATEGIES = ("uniform", "softmax")
+
+
+def first_mask(offsets: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
+    """Mark the first n values of each list. Shape (B + 1,) → (C,)."""
+    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    return np.asarray(places < n)
+
+
+@dataclass(frozen=True)
+class TopNegatives(CandidateFilter):
+    """Keep the first n candidates of each row: the hardest ones. A row that has fewer keeps all.
+
+    Args:
+        n: Candidates per row.
+
+    Columns read:
+        `negative_ids`.
+
+    Columns written:
+        All aligned `negative_*` columns.
+
+    Raises:
+        ValueError: `n` is less than 1.
+
+    Example:
+        >>> TopNegatives(2)({"negative_ids": [["a", "b", "c"], ["d"]]})
+        {'negative_ids': [['a', 'b'], ['d']]}
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        self._set(n=checks.whole_number("TopNegatives", "n", self.n, low=1))
+
+    def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
+        return first_mask(candidates.offsets, self.n)
+
+
+@dataclass(frozen=True)
+class SampleNegatives(CandidateFilter):
+    """Draw n candidates of each row without replacement, and keep them in their order.
+
+    The draw depends on the seed, on the row's `query_id` (or its `query`) and on the row's candidates; not on where the
+    row stands or how the rows are batched. A row that has no more than n candidates keeps all.
+
+    Args:
+        n: Candidates per row.
+        strategy: `"uniform"` draws each with the same chance; `"softmax"` with a chance in proportion to
+            exp(score / temperature).
+        temperature: For `"softmax"`, in the units of the score: near 0 it takes the hardest, a large one draws almost
+            uniformly.
+        seed: Another seed draws others.
+        by: For `"softmax"`: `"score"` for the retriever's scores, or a teacher's name.
+
+    Columns read:
+        `negative_ids`, `query_id` or `query`; for `"softmax"` the score column.
+
+    Columns written:
+        All aligned `negative_*` columns.
+
+    Raises:
+        ValueError: `n` is less than 1, the strategy is unknown, or the temperature is not greater than 0.
+
+    Example:
+        >>> batch = {"query": ["what causes earthquakes?"], "negative_ids": [["a", "b", "c", "d"]]}
+        >>> sampled = SampleNegatives(2, seed=3)(batch)
+        >>> len(sampled["negative_ids"][0]), sampled == SampleNegatives(2, seed=3)(batch)
+        (2, True)
+    """
+
+    n: int
+    strategy: str = "uniform"
+    temperature: float = 1.0
+    seed: int = 0
+    by: str = "score"
+
+    def __post_init__(self) -> None:
+        name = "SampleNegatives"
+        self._set(
+            n=checks.whole_number(name, "n", self.n, low=1),
+            strategy=checks.one_of(name, "strategy", self.strategy, _STRATEGIES),
+            temperature=checks.real_number(name, "temperature", self.temperature, above=0),
+            seed=checks.whole_number(name, "seed", self.seed, low=0),
+        )
+
+    def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
+        keep = np.empty(len(candidates.values), dtype=bool)
+        if self.strategy == "softmax":
+            scores = batch.number_lists(score_column(self.by)).values
+            weights = scores.astype(np.float64) / self.temperature
+        else:
+            weights = np.zeros(len(keep))
+        kernels.sample_mask(candidates.offsets, weights, batch.row_keys(), self.seed, self.n, keep)
+        return keep
