@@ -78,7 +78,7 @@ class Batch:
                 f"{step} takes a batch of rows (a mapping of columns, a pyarrow.Table or a pandas.DataFrame), got "
                 f"{type(rows).__name__}. Pass it to .map(..., batched=True)."
             )
-        self.rows = rows
+        self.rows: Any = rows
         self.step = step
         self.names: list[str] = list(rows.column_names if isinstance(rows, pa.Table) else rows)
         self._keys: pa.Array | None = None
@@ -102,7 +102,9 @@ class Batch:
         """Raise a KeyError that names the column, what there is, and who would have made it."""
         if name not in self.names:
             remedy = _MADE_BY.get(name, "add it in an earlier step")
-            raise KeyError(f"{self.step} needs the column {name!r}, and there are only {self.names}. To get it: {remedy}.")
+            raise KeyError(
+                f"{self.step} needs the column {name!r}, and there are only {self.names}. To get it: {remedy}."
+            )
 
     def column(self, name: str) -> pa.Array:
         """Return a column as one Arrow array, of whatever type it has."""

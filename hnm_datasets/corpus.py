@@ -185,7 +185,9 @@ class Corpus:
         """Return the first row with the same text but for Unicode form, case and white space, or -1. Shape (B,)."""
         return self._files.by_text.find(normalized_digests(texts))
 
-    def rows_of_lists(self, column: str, lists: Ragged[pa.Array], step: str, row_name: Any) -> Ragged[NDArray[np.int64]]:
+    def rows_of_lists(
+        self, column: str, lists: Ragged[pa.Array], step: str, row_name: Any
+    ) -> Ragged[NDArray[np.int64]]:
         """Return the row numbers of a column of id lists.
 
         Args:
@@ -284,7 +286,10 @@ class _Source:
     def chunks(self) -> Iterator[dict[str, pa.Array]]:
         seen = 0
         for table in self.dataset.iter(_CHUNK):
-            yield {part: self._checked(part, table[name].combine_chunks(), table, seen) for part, name in self.columns.items()}
+            yield {
+                part: self._checked(part, table[name].combine_chunks(), table, seen)
+                for part, name in self.columns.items()
+            }
             seen += len(table)
 
     def _checked(self, part: str, array: pa.Array, table: pa.Table, seen: int) -> pa.Array:
@@ -307,7 +312,9 @@ class _Source:
         empty = pc.equal(pc.utf8_trim_whitespace(array), "")
         if part == "texts" and "titles" in self.columns:
             # A passage may consist of its title alone.
-            empty = pc.and_(empty, pc.equal(pc.utf8_trim_whitespace(pc.fill_null(table[self.columns["titles"]], "")), ""))
+            empty = pc.and_(
+                empty, pc.equal(pc.utf8_trim_whitespace(pc.fill_null(table[self.columns["titles"]], "")), "")
+            )
             empty = empty.combine_chunks()
         if empty.true_count:
             row = int(np.flatnonzero(empty.to_numpy(zero_copy_only=False))[0])

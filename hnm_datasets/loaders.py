@@ -28,7 +28,12 @@ _SAMPLES = ("medquad", "earthquakes")
 
 
 def load_beir(
-    path: str | Path, split: str = "train", *, min_score: int = 1, group_column: str | None = "group", invalid: str = "error"
+    path: str | Path,
+    split: str = "train",
+    *,
+    min_score: int = 1,
+    group_column: str | None = "group",
+    invalid: str = "error",
 ) -> tuple[Corpus, Dataset]:
     """Load a retrieval set in BEIR's form: passages, queries, and judgements (qrels) of one split.
 
@@ -142,7 +147,9 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
     return result
 
 
-def from_pairs(dataset: Dataset, query_column: str = "query", positive_column: str = "answer") -> tuple[Corpus, Dataset]:
+def from_pairs(
+    dataset: Dataset, query_column: str = "query", positive_column: str = "answer"
+) -> tuple[Corpus, Dataset]:
     """Turn a dataset of text pairs, the usual form of sentence-transformers, into a corpus and rows to mine for.
 
     The corpus is made of the distinct positive texts; a passage's id is a hash of its text. The pairs of one query are

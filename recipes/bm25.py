@@ -15,7 +15,9 @@ from hnm_datasets import BM25Negatives, RankWindow, SampleNegatives, ToTriplets,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", help="a Hub id or a folder in BEIR's form; without it: the embedded sample")
+    parser.add_argument(
+        "source", nargs="?", help="a Hub id or a folder in BEIR's form; without it: the embedded sample"
+    )
     parser.add_argument("--split", default="train", help="the judgements to use (default: train)")
     parser.add_argument("--k", type=int, default=50, help="candidates to retrieve per query (default: 50)")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first ranks, often unjudged positives")

@@ -93,7 +93,9 @@ class BM25Index:
     def __post_init__(self) -> None:
         name = type(self).__name__
         if not isinstance(self.corpus, Corpus):
-            raise TypeError(f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset.")
+            raise TypeError(
+                f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset."
+            )
         values = {
             "method": checks.one_of(name, "method", self.method, _METHODS),
             "k1": checks.real_number(name, "k1", self.k1),
@@ -244,7 +246,9 @@ class BM25Index:
                 found = [tokenize(text) for text in chunk.to_pylist()]
                 lengths.append(np.array([len(passage) for passage in found], dtype=np.int64))
                 words.append(
-                    np.fromiter((numbers[word] for word in chain.from_iterable(found)), np.int32, int(lengths[-1].sum()))
+                    np.fromiter(
+                        (numbers[word] for word in chain.from_iterable(found)), np.int32, int(lengths[-1].sum())
+                    )
                 )
                 bar.update(len(chunk))
         stems = self._stem(list(numbers))
@@ -281,7 +285,7 @@ _RARITY: dict[str, Callable[[int, _Numbers], _Numbers]] = {
 }
 
 
-def _classic(f: _Numbers, l: _Numbers, k1: float, b: float, delta: float) -> _Numbers:  # noqa: E741
+def _classic(f: _Numbers, l: _Numbers, k1: float, b: float, delta: float) -> _Numbers:
     return f / (k1 * (1 - b + b * l) + f) if k1 else (f > 0).astype(np.float64)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -38,7 +39,7 @@ def main() -> None:
     chosen_passages["group"] = chosen_passages["id"].str.split("#").str[0]
     target = Path(__file__).parent / "medquad"
     target.mkdir(exist_ok=True)
-    options = {"index": False, "compression": "zstd", "compression_level": 19}
+    options: dict[str, Any] = {"index": False, "compression": "zstd", "compression_level": 19}
     chosen_passages[["id", "title", "text", "group"]].to_parquet(target / "corpus.parquet", **options)
     chosen[["id", "text"]].to_parquet(target / "queries.parquet", **options)
     chosen_qrels[["query_id", "corpus_id", "score"]].to_parquet(target / "qrels.parquet", **options)

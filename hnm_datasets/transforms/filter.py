@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from hnm_datasets.ragged import Ragged
 from hnm_datasets.transforms.base import CandidateFilter
 
 
-def within(values: NDArray[np.generic], low: float | None, high: float | None) -> NDArray[np.bool_]:
+def within(values: NDArray[Any], low: float | None, high: float | None) -> NDArray[np.bool_]:
     """Tell which values lie from `low` to `high`, both included; None leaves a side open. Shape (C,) → (C,)."""
     inside = np.ones(len(values), dtype=bool)
     if low is not None:
@@ -62,7 +62,9 @@ class RankWindow(CandidateFilter):
         if self.high is not None:
             self._set(high=checks.whole_number("RankWindow", "high", self.high, low=1))
             if self.high < self.low:
-                raise ValueError(f"RankWindow: the window from {self.low} to {self.high} is empty; high must reach low.")
+                raise ValueError(
+                    f"RankWindow: the window from {self.low} to {self.high} is empty; high must reach low."
+                )
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         return within(batch.number_lists(NEGATIVE_RANKS).values, self.low, self.high)
@@ -96,6 +98,11 @@ class ScoreBand(CandidateFilter):
     min: float | None = None
     max: float | None = None
     by: str = "score"
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step reads."""
+        return (NEGATIVE_IDS, score_column(self.by))
 
     def __post_init__(self) -> None:
         if self.min is None and self.max is None:

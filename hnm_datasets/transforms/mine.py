@@ -163,7 +163,9 @@ class Miner(Transform):
     def __post_init__(self) -> None:
         name = type(self).__name__
         if not isinstance(self.corpus, Corpus):
-            raise TypeError(f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset.")
+            raise TypeError(
+                f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset."
+            )
         self._set(
             k=checks.whole_number(name, "k", self.k, low=1),
             exclude_group=checks.yes_or_no(name, "exclude_group", self.exclude_group),
@@ -211,9 +213,7 @@ class Miner(Transform):
                 )
         return queries
 
-    def _excluded_texts(
-        self, queries: list[str], positives: Ragged[NDArray[np.int64]]
-    ) -> Ragged[NDArray[np.int64]]:
+    def _excluded_texts(self, queries: list[str], positives: Ragged[NDArray[np.int64]]) -> Ragged[NDArray[np.int64]]:
         own = self.corpus.find_texts(queries)
         lengths = positives.lengths + 1
         values = np.insert(self.corpus.text_codes[positives.values], positives.offsets[1:], own)
@@ -266,7 +266,9 @@ class BM25Negatives(Miner):
         elif not isinstance(self.index, BM25Index):
             raise TypeError(f"BM25Negatives: index must be a BM25Index, got {type(self.index).__name__}.")
         elif self.index.corpus != self.corpus:
-            raise ValueError("BM25Negatives: the index is of another corpus. Pass BM25Index(corpus, ...) of this corpus.")
+            raise ValueError(
+                "BM25Negatives: the index is of another corpus. Pass BM25Index(corpus, ...) of this corpus."
+            )
 
     @property
     def _bm25(self) -> BM25Index:
@@ -328,5 +330,3 @@ class RandomNegatives(Miner):
 
     def _scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         return np.zeros(len(rows.values), dtype=np.float32)
-
-

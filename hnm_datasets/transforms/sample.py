@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.columns import Batch, score_column
+from hnm_datasets.columns import NEGATIVE_IDS, Batch, score_column
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.transforms import kernels
 from hnm_datasets.transforms.base import CandidateFilter
@@ -90,6 +90,11 @@ class SampleNegatives(CandidateFilter):
     temperature: float = 1.0
     seed: int = 0
     by: str = "score"
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step reads, and beside them `query_id` or `query`."""
+        return (NEGATIVE_IDS, score_column(self.by)) if self.strategy == "softmax" else (NEGATIVE_IDS,)
 
     def __post_init__(self) -> None:
         name = "SampleNegatives"

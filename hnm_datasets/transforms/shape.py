@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_SCORES, POSITIVE_IDS, POSITIVE_SCORES, QUERY, QUERY_ID, Batch
 from hnm_datasets.corpus import Corpus
-from hnm_datasets.ragged import Ragged, first_positions, list_array, offsets_of
+from hnm_datasets.ragged import first_positions, list_array, offsets_of
 from hnm_datasets.transforms import kernels
 from hnm_datasets.transforms.base import Transform
 
@@ -85,7 +85,9 @@ class Shape(Transform):
     def __post_init__(self) -> None:
         name = type(self).__name__
         if not isinstance(self.corpus, Corpus):
-            raise TypeError(f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset.")
+            raise TypeError(
+                f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset."
+            )
         if self.n is not None:
             self._set(n=checks.whole_number(name, "n", self.n, low=1))
         self._set(
@@ -119,7 +121,7 @@ class Shape(Transform):
 
 
 def _reshaped(batch: Batch, owners: NDArray[np.int64], columns: dict[str, pa.Array]) -> Any:
-    rows = batch.rows
+    rows: Any = batch.rows
     used = {name for name in batch.names if name.startswith(("negative_", "positive_"))} | {QUERY}
     others = [name for name in batch.names if name not in used]
     if isinstance(rows, pa.Table):
@@ -208,7 +210,9 @@ class _Parts:
         values = ids.values if kind == "id" else self.scores[part]
         return values.take(pa.array(places, mask=places < 0))
 
-    def extras(self, columns: dict[str, tuple[str, NDArray[np.int64]]], owners: NDArray[np.int64]) -> dict[str, pa.Array]:
+    def extras(
+        self, columns: dict[str, tuple[str, NDArray[np.int64]]], owners: NDArray[np.int64]
+    ) -> dict[str, pa.Array]:
         """Return the id and score columns that the step was asked for, given each column's part and places."""
         extra: dict[str, pa.Array] = {}
         if self.step.with_ids:
@@ -346,9 +350,7 @@ class ToNTuples(Shape):
         n = self.n or 0
         examples = parts.examples()
         available = parts.available(n)
-        parts.check_missing(
-            (available < n) | (parts.positive_ids.lengths == 0), f"{n} negatives and a positive"
-        )
+        parts.check_missing((available < n) | (parts.positive_ids.lengths == 0), f"{n} negatives and a positive")
         own = available[examples.owners]
         if self.missing == "drop":
             stay = (own == n) & (examples.positives >= 0)
@@ -462,7 +464,9 @@ class ToLabeledLists(Shape):
 
     def _shape(self, parts: _Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
         if self.positives == "all":
-            lists = _labeled(self, parts, choose_positives(parts.positive_ids.offsets, "each", _NO_KEYS, 0), pooled=True)
+            lists = _labeled(
+                self, parts, choose_positives(parts.positive_ids.offsets, "each", _NO_KEYS, 0), pooled=True
+            )
         else:
             lists = _labeled(self, parts, parts.examples(), pooled=False)
 
@@ -555,5 +559,3 @@ def _labeled(step: Shape, parts: _Parts, examples: Examples, *, pooled: bool) ->
     labels = np.concatenate([np.ones(len(chosen), np.float32), np.zeros(len(negatives), np.float32)])
     places = np.concatenate([chosen, negatives])
     return _Labeled(owners, offsets_of(n_positives + n_negatives), labels[order], places[order])
-
-

@@ -1,0 +1,236 @@
+"""The contract of a transform, one small check a sentence.
+
+Our own tests run every check on every public transform. To check a transform of your own:
+
+    from hnm_datasets.testing import check_transform
+    def test_my_transform():
+        check_transform(MyTransform(), rows)  # rows: a Dataset of some ten rows or more, with a foreign column
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+
+_KILOBYTES = 16
+
+
+def check_transform(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """Run all checks on a transform.
+
+    Args:
+        transform: What would be passed to `Dataset.map(..., batched=True)`.
+        rows: Some ten rows or more that it can work on; with `query_id` or `query`, each row's different.
+
+    Raises:
+        AssertionError: The transform breaks the contract; the message says which sentence of it.
+
+    Example:
+        >>> from hnm_datasets import TopNegatives
+        >>> rows = Dataset.from_dict({"query": list("abcdefghijk"), "negative_ids": [["x", "y"]] * 11, "topic": ["t"] * 11})
+        >>> check_transform(TopNegatives(1), rows)
+    """
+    for check in CHECKS:
+        check(transform, rows)
+
+
+def check_pickle_is_small(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """A transform pickles to its configuration: a few kilobytes, before and after its first use."""
+    before = pickle.dumps(transform)
+    _outputs(transform, rows)
+    after = pickle.dumps(transform)
+    _require(len(after) < _KILOBYTES * 1024, f"pickles to {len(after):,} bytes, more than {_KILOBYTES} KB")
+    _require(before == after, "pickles to something else after it was used; keep opened things out of the state")
+
+
+def check_hash_is_stable(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """Equal configuration, equal hash: after use and after a trip through pickle."""
+    first = Hasher.hash(transform)
+    _outputs(transform, rows)
+    _require(Hasher.hash(transform) == first, "hashes to something else after it was used")
+    _require(Hasher.hash(pickle.loads(pickle.dumps(transform))) == first, "hashes to something else once unpickled")
+
+
+def check_hash_is_the_same_in_another_process(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """A second process finds what the first one cached."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "transform.pickle"
+        path.write_bytes(pickle.dumps(transform))
+        # It is our own pickle, written a line above.
+        code = (
+            "import pickle, sys, datasets; from datasets.fingerprint import Hasher; from pathlib import Path; "
+            f"datasets.config.HF_DATASETS_CACHE = Path({str(datasets.config.HF_DATASETS_CACHE)!r}); "
+            f"sys.path[:0] = {[entry for entry in sys.path if entry]!r}; "
+            f"print(Hasher.hash(pickle.loads(Path({str(path)!r}).read_bytes())))"
+        )
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    _require(other == Hasher.hash(transform), "hashes to something else in another process")
+
+
+def check_batch_size_does_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """The same row gets the same answer in a batch of 1, 7 or 1000."""
+    whole = _outputs(transform, rows)
+    for size in (1, 7):
+        _require(_outputs(transform, rows, batch_size=size) == whole, f"answers differently in batches of {size}")
+
+
+def check_processes_do_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """The same row gets the same answer in one process or two."""
+    _require(_outputs(transform, rows, num_proc=2) == _outputs(transform, rows), "answers differently in two processes")
+
+
+def check_order_does_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """The same row gets the same answer wherever it stands."""
+    backwards = rows.select(range(len(rows) - 1, -1, -1))
+    _require(
+        sorted(map(repr, _outputs(transform, backwards))) == sorted(map(repr, _outputs(transform, rows))),
+        "answers differently when the rows stand in another order",
+    )
+
+
+def check_stream_is_the_same(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """An `IterableDataset` gets the same answer as a `Dataset`."""
+    stream = rows.to_iterable_dataset().map(
+        transform, batched=True, batch_size=7, remove_columns=_removed(transform, rows)
+    )
+    _require(
+        [dict(sorted(row.items())) for row in stream] == _outputs(transform, rows),
+        "answers differently on an IterableDataset",
+    )
+
+
+def check_formats_do_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """Dicts of lists, dicts of arrays, tables and data frames hold the same answer."""
+    names = list(transform(rows[:]))
+    expected = dict(transform(rows[:]))
+    for form in ("numpy", "arrow", "pandas"):
+        answer = transform(rows.with_format(form)[:])
+        columns = answer.to_pydict() if isinstance(answer, pa.Table) else {name: list(answer[name]) for name in answer}
+        found = {name: [v.tolist() if hasattr(v, "tolist") else v for v in columns[name]] for name in names}
+        _require(found == expected, f"answers differently to a batch in {form} format")
+
+
+def check_input_is_unchanged(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """A plain batch is as it was when the transform has answered."""
+    batch, copy = rows[:], rows[:]
+    transform(batch)
+    _require(batch == copy, "changes the batch that it was given")
+
+
+def check_foreign_columns_are_untouched(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """A column that a transform does not know passes through; if the rows change, it stays beside its row."""
+    marked = rows.map(lambda row, place: {"_foreign": place}, with_indices=True)
+    mapped = marked.map(transform, batched=True, load_from_cache_file=False)
+    _require("_foreign" in mapped.column_names, "loses a column that it does not know")
+    if not _is_shape(transform):
+        _require(mapped["_foreign"][:] == list(range(len(rows))), "changes or reorders a column that it does not know")
+        return
+    for place in range(len(rows)):
+        own = _outputs(transform, rows.select([place]))
+        beside = mapped.filter(lambda row, place=place: row["_foreign"] == place)
+        beside = beside.select_columns([name for name in beside.column_names if own and name in own[0]])
+        _require(
+            [dict(sorted(row.items())) for row in beside] == own,
+            "puts a column that it does not know beside other rows",
+        )
+
+
+def check_schema_is_right_when_all_is_empty(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """The types of the columns do not depend on whether the first batch has anything in its lists."""
+    if _is_shape(transform):
+        return
+    empty = {
+        name: [[] for _ in range(2)] for name, feature in rows.features.items() if isinstance(feature, datasets.List)
+    }
+    first = Dataset.from_dict(rows.select(range(2)).to_dict() | empty, features=rows.features)
+    both = datasets.concatenate_datasets([first, rows])
+    expected = rows.map(transform, batched=True, load_from_cache_file=False).features
+    found = both.map(transform, batched=True, batch_size=2, load_from_cache_file=False).features
+    _require(found == expected, f"writes {found} when the first batch's lists are empty, otherwise {expected}")
+
+
+def check_declared_columns_are_written(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """A transform writes what `output_columns` says, and can do without what `input_columns` does not say."""
+    declared = getattr(transform, "output_columns", None)
+    if declared is None:
+        return
+    needed = [*transform.input_columns, *(name for name in ("query", "query_id") if name in rows.column_names)]  # type: ignore[attr-defined]
+    written = set(transform(rows.select_columns(list(dict.fromkeys(needed)))[:]))
+    if "negative_*" in declared:
+        _require(all(name.startswith("negative_") for name in written), f"writes {written} and declares {declared}")
+    else:
+        _require(written == set(declared), f"writes {written} and declares {declared}")
+
+
+def check_aligned_columns_stay_aligned(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """Candidates are dropped and reordered in all aligned columns alike, in one that nobody knows too."""
+    if _is_shape(transform) or "negative_ids" not in rows.column_names:
+        return
+    tagged = rows.map(lambda row: {"negative_tags": [f"tag of {one}" for one in row["negative_ids"]]})
+    if "negative_*" not in getattr(transform, "output_columns", ("negative_*",)):
+        return
+    for row in tagged.map(transform, batched=True, load_from_cache_file=False):
+        _require(
+            row["negative_tags"] == [f"tag of {one}" for one in row["negative_ids"]],
+            "leaves aligned columns out of step",
+        )
+
+
+def check_missing_column_is_named(transform: Callable[[Any], Any], rows: Dataset) -> None:
+    """A missing column is an error that names it."""
+    for name in getattr(transform, "input_columns", ()):
+        try:
+            transform(rows.remove_columns(name)[:])
+        except KeyError as error:
+            _require(name in str(error), f"does not name the missing column {name!r}: {error}")
+        else:
+            raise AssertionError(f"The transform does not notice that the column {name!r} is missing.")
+
+
+#: All checks, in the order in which they run.
+CHECKS: tuple[Callable[[Callable[[Any], Any], Dataset], None], ...] = (
+    check_pickle_is_small,
+    check_hash_is_stable,
+    check_hash_is_the_same_in_another_process,
+    check_batch_size_does_not_matter,
+    check_processes_do_not_matter,
+    check_order_does_not_matter,
+    check_stream_is_the_same,
+    check_formats_do_not_matter,
+    check_input_is_unchanged,
+    check_foreign_columns_are_untouched,
+    check_schema_is_right_when_all_is_empty,
+    check_declared_columns_are_written,
+    check_aligned_columns_stay_aligned,
+    check_missing_column_is_named,
+)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise AssertionError(f"The transform {what}.")
+
+
+def _is_shape(transform: Callable[[Any], Any]) -> bool:
+    from hnm_datasets.transforms.shape import Shape
+
+    return isinstance(transform, Shape)
+
+
+def _removed(transform: Callable[[Any], Any], rows: Dataset) -> list[str] | None:
+    return rows.column_names if _is_shape(transform) else None
+
+
+def _outputs(transform: Callable[[Any], Any], rows: Dataset, **options: Any) -> list[Mapping[str, Any]]:
+    options = {"load_from_cache_file": False, "remove_columns": _removed(transform, rows)} | options
+    return [dict(sorted(row.items())) for row in rows.map(transform, batched=True, **options)]

@@ -1,0 +1,210 @@
+"""Every public transform keeps the contract, and the checks notice one that does not."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+import hnm_datasets
+from hnm_datasets import (
+    BM25Index,
+    BM25Negatives,
+    Corpus,
+    RandomNegatives,
+    RankWindow,
+    SampleNegatives,
+    ScoreBand,
+    ToLabeledLists,
+    ToLabeledPairs,
+    ToNTuples,
+    TopNegatives,
+    ToTriplets,
+    load_sample,
+    testing,
+)
+from hnm_datasets.transforms.base import CandidateFilter, Transform
+
+
+def sample_rows():
+    corpus, queries = load_sample()
+    rows = queries.select(range(0, 600, 30)).remove_columns("judged_negative_ids")
+    return corpus, rows.add_column("topic", [f"topic {place}" for place in range(len(rows))])
+
+
+def transforms(corpus):
+    return {
+        "bm25": BM25Negatives(corpus, k=12),
+        "bm25-options": BM25Negatives(
+            corpus,
+            k=5,
+            exclude_group=True,
+            index=BM25Index(corpus, method="bm25+", stemmer=None, stopwords=["the", "of"]),
+        ),
+        "random": RandomNegatives(corpus, k=6, seed=3),
+        "rank": RankWindow(2, 9),
+        "band": ScoreBand(min=3.0, max=9.0),
+        "top": TopNegatives(4),
+        "uniform": SampleNegatives(4, seed=1),
+        "softmax": SampleNegatives(4, strategy="softmax", temperature=2.0, seed=1),
+        "triplets": ToTriplets(corpus, n=3),
+        "tuples": ToNTuples(corpus, n=2, positives="random", seed=5),
+        "pairs": ToLabeledPairs(corpus, n=3),
+        "lists": ToLabeledLists(corpus, n=3),
+    }
+
+
+NAMES = (
+    "bm25",
+    "bm25-options",
+    "random",
+    "rank",
+    "band",
+    "top",
+    "uniform",
+    "softmax",
+    "triplets",
+    "tuples",
+    "pairs",
+    "lists",
+)
+
+
+@pytest.fixture(scope="module")
+def ready():
+    corpus, rows = sample_rows()
+    mined = rows.map(BM25Negatives(corpus, k=12), batched=True)
+    return {
+        name: (transform, rows if name.startswith(("bm25", "random")) else mined)
+        for name, transform in transforms(corpus).items()
+    }
+
+
+def test_every_public_transform_is_tested(ready):
+    public = {getattr(hnm_datasets, name) for name in hnm_datasets.__all__}
+    public = {one for one in public if isinstance(one, type) and issubclass(one, Transform)}
+    assert public == {type(transform) for transform, _ in ready.values()}
+    assert set(NAMES) == set(ready)
+
+
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(ready, name, check):
+    check(*ready[name])
+
+
+def test_pickle_does_not_grow_with_the_corpus():
+    import pickle
+
+    corpus = Corpus.from_dataset(
+        Dataset.from_dict({"id": [str(i) for i in range(30_000)], "text": [f"passage {i}" for i in range(30_000)]})
+    )
+    assert len(pickle.dumps(BM25Negatives(corpus))) < 2048
+
+
+# ---- transforms that break the contract, each in one way ------------------------------------------------------------
+
+ROWS = Dataset.from_dict(
+    {
+        "query": [f"query {i}" for i in range(20)],
+        "negative_ids": [[f"p{i}-{j}" for j in range(i % 4)] for i in range(20)],
+        "negative_scores": [[float(j) for j in range(i % 4)] for i in range(20)],
+    }
+)
+
+
+@dataclass(frozen=True)
+class Heavy(TopNegatives):
+    n: int = 2
+    ballast: bytes = bytes(20_000)
+
+
+@dataclass(frozen=True)
+class KeepsItsHandle(TopNegatives):
+    n: int = 2
+
+    def __call__(self, rows):
+        object.__setattr__(self, "handle", 1)
+        return super().__call__(rows)
+
+    def __getstate__(self):
+        return super().__getstate__() | {"handle": getattr(self, "handle", None)}
+
+
+@dataclass(frozen=True)
+class HashesSets(TopNegatives):
+    n: int = 2
+    words: frozenset = frozenset(f"word{i}" for i in range(50))
+
+
+@dataclass(frozen=True)
+class DependsOnTheBatch(CandidateFilter):
+    def _keep(self, batch, candidates):
+        return np.arange(len(candidates.values)) < 5
+
+
+class DropsForeignColumns:
+    def __call__(self, rows):
+        import pyarrow as pa
+
+        return pa.table({"negative_ids": rows["negative_ids"]})
+
+
+class ForgetsTheType:
+    def __call__(self, rows):
+        return {"negative_ids": [[] if len(rows["query"]) == 2 else list(ids) for ids in rows["negative_ids"]]}
+
+
+class ChangesItsInput:
+    def __call__(self, rows):
+        rows["negative_ids"] = [list(ids)[:1] for ids in rows["negative_ids"]]
+        return {"negative_ids": rows["negative_ids"]}
+
+
+class LeavesOthersBehind:
+    def __call__(self, rows):
+        return {"negative_ids": [list(ids)[1:] for ids in rows["negative_ids"]]}
+
+
+@dataclass(frozen=True)
+class SaysOtherColumns(TopNegatives):
+    n: int = 2
+    output_columns: ClassVar = ("positive_ids",)
+
+
+class IgnoresMissing:
+    input_columns = ("negative_ids",)
+
+    def __call__(self, rows):
+        return {"one": [1] * len(rows["query"])}
+
+
+class FailsOnArrays:
+    def __call__(self, rows):
+        return {"negative_ids": [ids[:1] if isinstance(ids, list) else [] for ids in rows["negative_ids"]]}
+
+
+@pytest.mark.parametrize(
+    ("bad", "check"),
+    [
+        (Heavy(), testing.check_pickle_is_small),
+        (KeepsItsHandle(), testing.check_hash_is_stable),
+        (HashesSets(), testing.check_hash_is_the_same_in_another_process),
+        (DependsOnTheBatch(), testing.check_batch_size_does_not_matter),
+        (DependsOnTheBatch(), testing.check_processes_do_not_matter),
+        (DependsOnTheBatch(), testing.check_order_does_not_matter),
+        (DependsOnTheBatch(), testing.check_stream_is_the_same),
+        (FailsOnArrays(), testing.check_formats_do_not_matter),
+        (ChangesItsInput(), testing.check_input_is_unchanged),
+        (DropsForeignColumns(), testing.check_foreign_columns_are_untouched),
+        (LeavesOthersBehind(), testing.check_aligned_columns_stay_aligned),
+        (SaysOtherColumns(), testing.check_declared_columns_are_written),
+        (IgnoresMissing(), testing.check_missing_column_is_named),
+    ],
+    ids=lambda one: getattr(one, "__name__", type(one).__name__),
+)
+def test_the_checks_bite(bad, check):
+    check(TopNegatives(2), ROWS)
+    with pytest.raises(AssertionError, match="The transform"):
+        check(bad, ROWS)
