@@ -60,7 +60,7 @@ class ArrowColumns(dict[str, pa.Array]):
 
     def values(self) -> list[pd.Series[Any]]:  # type: ignore[override]
         """Show the columns as the pandas Series that `map` asks for."""
-        return [pd.Series(pd.arrays.ArrowExtensionArray(array)) for array in super().values()]  # type: ignore[attr-defined]
+        return [pd.Series(pd.arrays.ArrowExtensionArray(array)) for array in super().values()]
 
 
 class Batch:
@@ -80,7 +80,8 @@ class Batch:
             )
         self.rows: Any = rows
         self.step = step
-        self.names: list[str] = list(rows.column_names if isinstance(rows, pa.Table) else rows)
+        names: Any = rows.column_names if isinstance(rows, pa.Table) else rows
+        self.names: list[str] = list(names)
         self._keys: pa.Array | None = None
 
     def __len__(self) -> int:

@@ -46,11 +46,11 @@ class Corpus:
 
     Example:
         >>> from datasets import Dataset
-        >>> corpus = Corpus.from_dataset(Dataset.from_dict({"id": ["a", "b"], "text": ["Plates move.", "Waves break."]}))
+        >>> corpus = Corpus.from_dataset(Dataset.from_dict({"id": ["a", "b"], "text": ["Plates move.", "Waves roll."]}))
         >>> len(corpus), corpus["b"]
-        (2, {'id': 'b', 'text': 'Waves break.', 'title': None, 'group': None})
+        (2, {'id': 'b', 'text': 'Waves roll.', 'title': None, 'group': None})
         >>> corpus.texts(corpus.rows(["b", "a"])).to_pylist()
-        ['Waves break.', 'Plates move.']
+        ['Waves roll.', 'Plates move.']
     """
 
     def __init__(self, fingerprint: str) -> None:
@@ -261,7 +261,7 @@ class _Source:
     def __init__(self, dataset: datasets.Dataset, id_: str, text: str, title: str | None, group: str | None) -> None:
         if not isinstance(dataset, datasets.Dataset):
             raise TypeError(
-                f"Corpus.from_dataset takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict take one "
+                f"Corpus.from_dataset takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict take a "
                 f"split; write an IterableDataset to disk first."
             )
         optional = {"titles": (title, "title"), "groups": (group, "group")}
@@ -275,7 +275,7 @@ class _Source:
         for part, name in columns.items():
             if name not in dataset.column_names:
                 raise KeyError(
-                    f"The corpus has no column {name!r} for the {part}, there are only {dataset.column_names}. Name it: "
+                    f"The corpus has no column {name!r} for the {part}, only {dataset.column_names}. Name it: "
                     f"Corpus.from_dataset(dataset, {part[:-1]}_column=...)."
                 )
         if len(dataset) == 0:

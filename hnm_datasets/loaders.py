@@ -133,8 +133,8 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
     if owner.null_count:
         unknown = table["query_id"].filter(owner.is_null())[0].as_py()
         raise ValueError(
-            f"attach_positives: the qrels judge the query {unknown!r}, which is not among the {len(ids)} queries. Add it, "
-            f"or filter its judgements out."
+            f"attach_positives: the qrels judge the query {unknown!r}, which is not among the {len(ids)} queries. Add "
+            f"it, or filter its judgements out."
         )
     rows = owner.to_numpy(zero_copy_only=False)
     positive = pc.greater_equal(table["score"], min_score).to_numpy()
@@ -182,7 +182,7 @@ def from_pairs(
     for name in (query_column, positive_column):
         if name not in dataset.column_names:
             raise KeyError(
-                f"from_pairs: there is no column {name!r}, only {dataset.column_names}. Name the two: from_pairs(dataset, "
+                f"from_pairs: there is no column {name!r}, only {dataset.column_names}. Name both: from_pairs(dataset, "
                 f"query_column, positive_column)."
             )
         column = table[name].combine_chunks()

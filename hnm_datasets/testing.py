@@ -37,7 +37,8 @@ def check_transform(transform: Callable[[Any], Any], rows: Dataset) -> None:
 
     Example:
         >>> from hnm_datasets import TopNegatives
-        >>> rows = Dataset.from_dict({"query": list("abcdefghijk"), "negative_ids": [["x", "y"]] * 11, "topic": ["t"] * 11})
+        >>> columns = {"query": list("abcdefghij"), "negative_ids": [["x", "y"]] * 10, "topic": ["t"] * 10}
+        >>> rows = Dataset.from_dict(columns)
         >>> check_transform(TopNegatives(1), rows)
     """
     for check in CHECKS:
@@ -149,7 +150,7 @@ def check_schema_is_right_when_all_is_empty(transform: Callable[[Any], Any], row
     """The types of the columns do not depend on whether the first batch has anything in its lists."""
     if _is_shape(transform):
         return
-    empty = {
+    empty: dict[str, list[list[Any]]] = {
         name: [[] for _ in range(2)] for name, feature in rows.features.items() if isinstance(feature, datasets.List)
     }
     first = Dataset.from_dict(rows.select(range(2)).to_dict() | empty, features=rows.features)

@@ -2,9 +2,10 @@
 
 from hnm_datasets.transforms.base import CandidateFilter, Transform
 from hnm_datasets.transforms.filter import RankWindow, ScoreBand
+from hnm_datasets.transforms.labeled import ToLabeledLists, ToLabeledPairs
 from hnm_datasets.transforms.mine import BM25Negatives, RandomNegatives
 from hnm_datasets.transforms.sample import SampleNegatives, TopNegatives
-from hnm_datasets.transforms.shape import ToLabeledLists, ToLabeledPairs, ToNTuples, ToTriplets
+from hnm_datasets.transforms.tuples import ToNTuples, ToTriplets
 
 __all__ = [
     "BM25Negatives",
