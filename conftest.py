@@ -1,5 +1,10 @@
 import datasets
+import hypothesis
 import pytest
+
+# The first example of a test compiles the loops, which takes longer than any deadline.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True, scope="session")
