@@ -61,6 +61,41 @@ def _sort_heap(scores: NDArray[np.float32], rows: NDArray[np.int64], size: int) 
         _sift_down(scores, rows, 0, end)
 
 
+#: Rows whose largest sum is found together.
+_BLOCK = 64
+#: A query that touches less than this part of the passages follows its postings again instead of reading all sums.
+_FEW = 64
+
+
+@numba.njit(cache=True)
+def _pick_from_all(
+    sums: NDArray[np.float32], maxima: NDArray[np.int32], scores: NDArray[np.float32], rows: NDArray[np.int64]
+) -> int:
+    """Fill the heap with the largest sums and return its size.
+
+    The k-th largest of the blocks' maxima is a bar that at least k rows reach, so all blocks below it are skipped. Sums
+    are not negative, and such floats have the order of their bits, whose maximum the compiler takes for many at once.
+    """
+    bits = sums.view(np.int32)
+    for block in range(len(maxima)):
+        largest = np.int32(0)
+        for place in range(block * _BLOCK, (block + 1) * _BLOCK):
+            largest = max(largest, bits[place])
+        maxima[block] = largest
+    k = len(rows)
+    bar = np.int32(1)
+    if len(maxima) > k:
+        bar = max(bar, np.partition(maxima, len(maxima) - k)[len(maxima) - k])
+    size = 0
+    for block in range(len(maxima)):
+        if maxima[block] < bar:
+            continue
+        for row in range(block * _BLOCK, (block + 1) * _BLOCK):
+            if bits[row] >= bar:
+                size = _offer(scores, rows, size, sums[row], row)
+    return size
+
+
 @numba.njit(nogil=True, cache=True)
 def search(
     starts: NDArray[np.int64],
@@ -86,36 +121,32 @@ def search(
         out_rows: Filled with rows, beyond the last found with -1. Shape (B, K).
         out_scores: Filled with scores, beyond the last found with -inf. Shape (B, K).
     """
-    sums = np.zeros(n_passages, dtype=np.float32)
-    k = out_rows.shape[1]
+    blocks = (n_passages + _BLOCK - 1) // _BLOCK
+    sums = np.zeros(blocks * _BLOCK, dtype=np.float32)
+    maxima = np.empty(blocks, dtype=np.int32)
     for query in range(len(offsets) - 1):
         scores, rows = out_scores[query], out_rows[query]
         touched = 0
         for token in tokens[offsets[query] : offsets[query + 1]]:
-            touched += starts[token + 1] - starts[token]
-            for place in range(starts[token], starts[token + 1]):
-                sums[postings[place]] += weights[place]
-        size = 0
-        if touched > n_passages // 4:
-            # Many passages were touched: reading all sums in order is cheaper than following the postings again.
-            bar = np.float32(0)
-            for row in range(n_passages):
-                if sums[row] > bar:
-                    size = _offer(scores, rows, size, sums[row], row)
-                    if size == k:
-                        bar = scores[0]
+            found, added = postings[starts[token] : starts[token + 1]], weights[starts[token] : starts[token + 1]]
+            touched += len(found)
+            for place in range(len(found)):
+                # An unsigned index spares the test for a negative one.
+                sums[np.uint32(found[place])] += added[place]
+        if touched > n_passages // _FEW:
+            size = _pick_from_all(sums, maxima, scores, rows)
             sums[:] = 0
         else:
+            size = 0
             for token in tokens[offsets[query] : offsets[query + 1]]:
-                for place in range(starts[token], starts[token + 1]):
-                    row = postings[place]
+                for row in postings[starts[token] : starts[token + 1]]:
                     if sums[row] > 0:
                         size = _offer(scores, rows, size, sums[row], row)
                         sums[row] = 0
         _sort_heap(scores, rows, size)
         for place in range(size):
             scores[place] += extras[query]
-        for place in range(size, k):
+        for place in range(size, len(rows)):
             scores[place], rows[place] = -np.inf, -1
 
 
