@@ -312,10 +312,8 @@ class _Source:
         empty = pc.equal(pc.utf8_trim_whitespace(array), "")
         if part == "texts" and "titles" in self.columns:
             # A passage may consist of its title alone.
-            empty = pc.and_(
-                empty, pc.equal(pc.utf8_trim_whitespace(pc.fill_null(table[self.columns["titles"]], "")), "")
-            )
-            empty = empty.combine_chunks()
+            titles = self._checked("titles", table[self.columns["titles"]].combine_chunks(), table, seen)
+            empty = pc.and_(empty, pc.equal(pc.utf8_trim_whitespace(titles), ""))
         if empty.true_count:
             row = int(np.flatnonzero(empty.to_numpy(zero_copy_only=False))[0])
             raise ValueError(

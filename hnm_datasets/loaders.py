@@ -38,8 +38,8 @@ def load_beir(
     """Load a retrieval set in BEIR's form: passages, queries, and judgements (qrels) of one split.
 
     Args:
-        path: A local folder with `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv`, or with `corpus.parquet`,
-            `queries.parquet` and `qrels.parquet`; or a Hub id (or its local clone) with configurations `corpus` and
+        path: A local folder with `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv`, or `qrels/SPLIT.jsonl`, or with
+            `corpus.parquet`, `queries.parquet` and `qrels.parquet`; or a Hub id (or its local clone) with configurations `corpus` and
             `queries`, and the judgements in the configuration `qrels` or `default`, or in the set `ID-qrels`.
         split: The judgements to use. The rows are the queries that have one in this split.
         min_score: A passage judged at least so is a positive; one judged less is a judged negative.
@@ -235,8 +235,12 @@ def _read_folder(folder: Path, split: str) -> tuple[Dataset, Dataset, pa.Table]:
                 raise FileNotFoundError(f"{folder / 'qrels.parquet'} has no split {split!r}, only {splits}.")
     else:
         path = folder / "qrels" / f"{split}.tsv"
+        lines = path.with_suffix(".jsonl")
+        if lines.is_file():
+            table = _read(lines).with_format("arrow")[:]
+            return _standard(passages, ("text",)), _standard_queries(queries), _qrels_table(table)
         if not path.is_file():
-            there = sorted(other.stem for other in (folder / "qrels").glob("*.tsv"))
+            there = sorted(other.stem for other in (folder / "qrels").glob("*") if other.suffix in (".tsv", ".jsonl"))
             raise FileNotFoundError(f"{folder} has no qrels/{split}.tsv and no qrels.parquet; splits there: {there}.")
         frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
         if "score" not in frame.columns:

@@ -136,6 +136,10 @@ def _reshaped(batch: Batch, owners: NDArray[np.int64], columns: dict[str, pa.Arr
             del rows[name]
         return batch.as_mapping(columns)
     new = batch.as_mapping(columns)
+    if any(isinstance(values, np.ndarray) for values in rows.values()):
+        # A formatted dataset merges the columns as they were before, and a stream of arrays compares only numbers of
+        # rows: whoever is asked in arrays answers with all columns.
+        return {name: _repeated(values, owners) for name, values in rows.items()} | new
     as_many = len(owners) == len(batch) and not np.array_equal(owners, np.arange(len(batch)))
     if as_many and isinstance(rows, dict) and all(isinstance(values, list) for values in rows.values()):
         # A stream compares only the numbers of rows, and here they agree although the rows do not. Handing back the
@@ -145,6 +149,10 @@ def _reshaped(batch: Batch, owners: NDArray[np.int64], columns: dict[str, pa.Arr
         rows.update(new)
         return rows
     return new
+
+
+def _repeated(values: Any, owners: NDArray[np.int64]) -> Any:
+    return values[owners] if isinstance(values, np.ndarray) else [values[owner] for owner in owners.tolist()]
 
 
 class Parts:
