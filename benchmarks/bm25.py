@@ -61,6 +61,7 @@ RERUN = """
 import json, sys, time
 import datasets
 from hnm_datasets import BM25Negatives, load_beir, load_sample
+datasets.disable_progress_bars()
 source, split, rows, k = sys.argv[1:]
 start = time.perf_counter()
 corpus, _ = load_beir(source, split=split) if source else load_sample()
@@ -78,7 +79,23 @@ def timed(run: Callable[[], Any], repeats: int) -> tuple[dict[str, Any], Any]:
         start = time.perf_counter()
         answer = run()
         seconds.append(time.perf_counter() - start)
-    return {"median_s": median(seconds), "min_s": min(seconds), "max_s": max(seconds), "all_s": seconds}, answer
+    return spread_of(seconds), answer
+
+
+def spread_of(seconds: list[float]) -> dict[str, Any]:
+    """Summarise the seconds of several repeats."""
+    return {"median_s": median(seconds), "min_s": min(seconds), "max_s": max(seconds), "all_s": seconds}
+
+
+def timed_in_turn(runs: dict[Any, Callable[[], Any]], repeats: int) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Time several runs in turn, so that a slow minute of the machine meets all of them."""
+    seconds: dict[Any, list[float]] = {name: [] for name in runs}
+    answers = {}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            once, answers[name] = timed(run, 1)
+            seconds[name] += once["all_s"]
+    return {name: spread_of(all_s) for name, all_s in seconds.items()}, answers
 
 
 def on_disk(rows: Dataset, folder: Path) -> Dataset:
@@ -98,10 +115,12 @@ def forget(corpus: Corpus) -> BM25Index:
 
 
 def raw_tokens(texts: list[str], **options: Any) -> Any:
+    """Tokenise as `BM25Index` does by default."""
     return bm25s.tokenize(texts, stemmer=Stemmer.Stemmer("english"), show_progress=False, **options)
 
 
 def raw_index(texts: list[str]) -> bm25s.BM25:
+    """Tokenise and index, in memory."""
     index = bm25s.BM25(backend="numba")
     index.index(raw_tokens(texts), show_progress=False)
     return index
@@ -116,6 +135,7 @@ def raw_search(index: bm25s.BM25, queries: list[str], k: int, threads: int) -> t
 
 
 def measure_build(corpus: Corpus, texts: list[str], repeats: int) -> tuple[dict[str, Any], bm25s.BM25]:
+    """Time both indexes from texts to searchable; ours also writes its files."""
     forget(corpus), raw_index(texts[:100])
     ours, _ = timed(lambda: forget(corpus), repeats)
     raw, index = timed(lambda: raw_index(texts), repeats)
@@ -126,15 +146,20 @@ def measure_build(corpus: Corpus, texts: list[str], repeats: int) -> tuple[dict[
 def measure_mining(
     rows: Dataset, corpus: Corpus, raw: bm25s.BM25, k: int, repeats: int, compiled: dict[str, float]
 ) -> dict[str, Any]:
+    """Time mining as a user does it, and bm25s with its best number of threads; compare their scores."""
     queries, index, step = list(rows["query"]), BM25Index(corpus), BM25Negatives(corpus, k=k)
     raw_k = min(k, len(corpus))
     cold, _ = timed(lambda: raw_search(raw, queries[:64], raw_k, 1), 1)
-    ours, mined = timed(lambda: rows.map(step, batched=True, load_from_cache_file=False), repeats)
-    search, hits = timed(lambda: index.search(queries, k), repeats)
-    by_threads = {}
+    runs: dict[Any, Callable[[], Any]] = {
+        "map": lambda: rows.map(step, batched=True, load_from_cache_file=False),
+        "search": lambda: index.search(queries, k),
+    }
     for threads in sorted({1, 2, os.cpu_count() or 1}):
+        runs[threads] = lambda n=threads: raw_search(raw, queries, raw_k, n)
         raw_search(raw, queries[:64], raw_k, threads)
-        by_threads[threads], (_, scores) = timed(lambda n=threads: raw_search(raw, queries, raw_k, n), repeats)
+    times, answers = timed_in_turn(runs, repeats)
+    ours, search, mined, hits = times.pop("map"), times.pop("search"), answers["map"], answers["search"]
+    by_threads, scores = times, answers[1][1]
     best = min(by_threads, key=lambda n: by_threads[n]["median_s"])
     base = by_threads[best]["median_s"]
     # bm25s fills up with passages of score 0; ours ends there.
@@ -155,6 +180,7 @@ def measure_mining(
 
 
 def measure_rerun(source: str, split: str, folder: Path, corpus: Corpus, k: int) -> dict[str, Any]:
+    """Map once more in a fresh process, which must answer from the cache."""
     rows = load_from_disk(folder)
     first = rows.map(BM25Negatives(corpus, k=k), batched=True)
     before = [Path(file["filename"]).stat().st_mtime_ns for file in first.cache_files]
@@ -162,13 +188,14 @@ def measure_rerun(source: str, split: str, folder: Path, corpus: Corpus, k: int)
     command = [sys.executable, "-c", RERUN, source, split, str(folder), str(k)]
     answer = json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
     after = [Path(file["filename"]).stat().st_mtime_ns for file in answer["files"]]
-    assert answer["files"] == first.cache_files and before == after, "the rerun did not answer from the cache"
+    assert answer["files"] == first.cache_files, "the rerun answered from another file"
+    assert before == after, "the rerun wrote the cache again"
     return {"load_s": answer["load_s"], "map_s": answer["map_s"], "total_s": answer["load_s"] + answer["map_s"]}
 
 
 def watched(run: Callable[[], Any], index_folder: Path) -> dict[str, int]:
     """Run something that starts worker processes; return their largest memory in bytes, summed over the workers."""
-    worst = {"rss": 0, "pss": 0, "uss": 0, "index_rss": 0, "index_pss": 0, "samples": 0}
+    worst = {"rss": 0, "pss": 0, "uss": 0, "index_rss": 0, "index_pss": 0, "index_private": 0, "samples": 0}
     done = threading.Event()
 
     def sample() -> None:
@@ -183,6 +210,7 @@ def watched(run: Callable[[], Any], index_folder: Path) -> dict[str, int]:
                 continue  # a worker ended meanwhile
             now = {name: sum(getattr(one, name) for one in memory) for name in ("rss", "pss", "uss")}
             now |= {f"index_{name}": sum(getattr(part, name) for part in maps) for name in ("rss", "pss")}
+            now["index_private"] = sum(part.private_clean + part.private_dirty for part in maps)
             for name, value in now.items():
                 worst[name] = max(worst[name], value)
             worst["samples"] += 1
@@ -199,7 +227,7 @@ def watched(run: Callable[[], Any], index_folder: Path) -> dict[str, int]:
 
 def measure_workers(rows: Dataset, corpus: Corpus, k: int, folder: Path, index_bytes: int) -> dict[str, Any]:
     """Map in two processes, also with random negatives, which need no index: the difference is what the index costs."""
-    many = on_disk(concatenate_datasets([rows] * max(1, 40_000 // len(rows))), folder)
+    many = on_disk(concatenate_datasets([rows] * max(1, 100_000 // len(rows))), folder)
     root = cache_root() / "bm25"
     steps = {"bm25": BM25Negatives(corpus, k=k), "random": RandomNegatives(corpus, k=k)}
     found: dict[str, Any] = {"rows": len(many), "index_bytes": index_bytes}
@@ -212,6 +240,7 @@ def measure_workers(rows: Dataset, corpus: Corpus, k: int, folder: Path, index_b
 
 
 def measure_rank_bm25(rows: Dataset, texts: list[str], k: int, repeats: int) -> dict[str, Any]:
+    """Search a small corpus with both, since rank_bm25 scores every passage in Python."""
     passages, queries = texts[:10_000], list(rows["query"][:100])
     small = Corpus.from_dataset(Dataset.from_dict({"id": [str(i) for i in range(len(passages))], "text": passages}))
     index, k = BM25Index(small), min(k, len(passages))
@@ -231,6 +260,7 @@ def measure_rank_bm25(rows: Dataset, texts: list[str], k: int, repeats: int) -> 
 
 
 def synthetic_rows(folder: Path) -> Dataset:
+    """Write rows with random candidates."""
     rng = np.random.default_rng(SEED)
     n, k, parts = SYNTHETIC_ROWS, SYNTHETIC_CANDIDATES, 10
     names = pa.array([f"passage-{i}" for i in range(50_000)])
@@ -254,6 +284,7 @@ def synthetic_rows(folder: Path) -> Dataset:
 
 
 def measure_steps(folder: Path, repeats: int) -> dict[str, Any]:
+    """Time each filter and sampler over the synthetic rows."""
     rows = synthetic_rows(folder)
     steps = {
         "RankWindow(2, 90)": RankWindow(2, 90),
@@ -275,6 +306,7 @@ def measure_steps(folder: Path, repeats: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
+    """Describe what the numbers were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
     names = ("datasets", "bm25s", "numba", "numpy", "pyarrow", "rank_bm25")
@@ -287,6 +319,8 @@ def machine() -> dict[str, Any]:
 
 
 def git_commit() -> str:
+    """Return the commit, marked if the library differs from it."""
+
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
 
@@ -294,6 +328,7 @@ def git_commit() -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
+    """Return the results as a table."""
     mining, workers, rank = result["mining"], result["workers"], result["rank_bm25"]
     build, rerun, mib = result["build"], result["rerun"], 2**20
     raw = mining["raw_by_threads"][mining["raw_best_threads"]]
@@ -312,20 +347,24 @@ def markdown(result: dict[str, Any]) -> str:
         ("rerun in a fresh process, from the cache", f"{rerun['total_s']:.2f} s", "under 2 s"),
         ("index on disk", f"{workers['index_bytes'] / mib:.1f} MiB", ""),
         ("index in 2 workers, PSS summed", f"{workers['bm25']['index_pss'] / mib:.1f} MiB", "at most its size"),
+        ("index pages private to a worker", f"{workers['bm25']['index_private'] / mib:.1f} MiB", "0"),
         ("private memory of 2 workers, over random negatives", f"{workers['uss_over_random'] / mib:.1f} MiB", ""),
         (f"`index.search` / rank_bm25, {rank['passages']:,} passages", f"{rank['times_faster']:,.0f} times faster", ""),
-        *((f"`{name}`, 100,000 × 100", spread(times), "under 2 s") for name, times in result["steps"].items()),
+        *((f"`{name}`, 100,000 x 100", spread(times), "under 2 s") for name, times in result["steps"].items()),
         ("peak memory of the process", f"{result['peak_rss_bytes'] / mib:,.0f} MiB", ""),
     ]
     head = (
-        f"# BM25 on {result['name']}\n\n{result['passages']:,} passages, {result['queries']:,} queries, k = {result['k']}, "
-        f"median of {result['repeats']} (spread). {result['machine']['cpu']}, {result['machine']['cores']} cores, "
-        f"{result['machine']['memory_gib']} GiB; {result['date'][:10]}, commit {result['commit'][:12]}.\n\n"
+        f"# BM25 on {result['name']}\n\n{result['passages']:,} passages, {result['queries']:,} queries, "
+        f"k = {result['k']}, median of {result['repeats']} (spread). {result['machine']['cpu']}, "
+        f"{result['machine']['cores']} cores, {result['machine']['memory_gib']} GiB; "
+        f"{result['date'][:10]}, commit {result['commit'][:12]}.\n\n"
     )
-    return head + "| What | Measured | Target or note |\n|---|---|---|\n" + "".join(f"| {a} | {b} | {c} |\n" for a, b, c in lines)
+    table = [("What", "Measured", "Target or note"), ("---", "---", "---"), *lines]
+    return head + "".join(f"| {a} | {b} | {c} |\n" for a, b, c in table)
 
 
 def main() -> None:
+    """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="", help="in BEIR's form; without it: the embedded sample")
     parser.add_argument("--split", default="train")
@@ -345,8 +384,12 @@ def main() -> None:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": git_commit(),
             "machine": machine(),
-            "seed": SEED, "repeats": args.repeats, "k": args.k, "split": args.split,
-            "passages": len(corpus), "queries": len(rows),
+            "seed": SEED,
+            "repeats": args.repeats,
+            "k": args.k,
+            "split": args.split,
+            "passages": len(corpus),
+            "queries": len(rows),
         }
         result["build"], raw = measure_build(corpus, texts, args.repeats)
         first, step = rows.select(range(min(64, len(rows)))), BM25Negatives(corpus, k=args.k)

@@ -40,7 +40,8 @@ def load_beir(
     Args:
         path: A local folder with `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv`, or `qrels/SPLIT.jsonl`, or with
             `corpus.parquet`, `queries.parquet` and `qrels.parquet`; or a Hub id (or its local clone) with
-            configurations `corpus` and `queries`, and the judgements in the configuration `qrels` or `default`, or in the set `ID-qrels`.
+            configurations `corpus` and `queries`, and the judgements in the configuration `qrels` or `default`, or in
+            the set `ID-qrels`.
         split: The judgements to use. The rows are the queries that have one in this split.
         min_score: A passage judged at least so is a positive; one judged less is a judged negative.
         group_column: The corpus's column that names the document a passage was cut from; ignored under its default
