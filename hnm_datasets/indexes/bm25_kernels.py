@@ -1,5 +1,8 @@
 """The loops of BM25 search, compiled by numba.
 
+Only what is called from Python is cached on disk: helpers that are cached on their own fail now and then, when two
+processes compile at once.
+
 They release the interpreter lock and are run from Python threads. Numba's own parallel loops are not used: after they
 have run once, a process that forks, as `Dataset.map(num_proc=...)` does, dies in the child.
 """
@@ -11,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@numba.njit(cache=True)  # inlined into the callers, which release the lock
+@numba.njit
 def _worse(score: float, row: int, than_score: float, than_row: int) -> bool:
     return score < than_score or (score == than_score and row > than_row)
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _sift_down(scores: NDArray[np.float32], rows: NDArray[np.int64], place: int, size: int) -> None:
     """Restore the heap whose root is its worst member, after the member at `place` has become better."""
     score, row = scores[place], rows[place]
@@ -32,7 +35,7 @@ def _sift_down(scores: NDArray[np.float32], rows: NDArray[np.int64], place: int,
     scores[place], rows[place] = score, row
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _offer(scores: NDArray[np.float32], rows: NDArray[np.int64], size: int, score: float, row: int) -> int:
     """Put a passage into the heap of the best ones if it belongs there; return the heap's size."""
     k = len(scores)
@@ -52,7 +55,7 @@ def _offer(scores: NDArray[np.float32], rows: NDArray[np.int64], size: int, scor
     return size + 1
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _sort_heap(scores: NDArray[np.float32], rows: NDArray[np.int64], size: int) -> None:
     """Turn the heap into a list, best first."""
     for end in range(size - 1, 0, -1):
@@ -67,7 +70,7 @@ _BLOCK = 64
 _FEW = 64
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _pick_from_all(
     sums: NDArray[np.float32], maxima: NDArray[np.int32], scores: NDArray[np.float32], rows: NDArray[np.int64]
 ) -> int:
@@ -86,7 +89,7 @@ def _pick_from_all(
     bar = np.int32(1)
     if len(maxima) > k:
         bar = max(bar, np.partition(maxima, len(maxima) - k)[len(maxima) - k])
-    size = 0
+    size = np.int64(0)
     for block in range(len(maxima)):
         if maxima[block] < bar:
             continue
@@ -137,7 +140,7 @@ def search(
             size = _pick_from_all(sums, maxima, scores, rows)
             sums[:] = 0
         else:
-            size = 0
+            size = np.int64(0)
             for token in tokens[offsets[query] : offsets[query + 1]]:
                 for row in postings[starts[token] : starts[token + 1]]:
                     if sums[row] > 0:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _holds(values: NDArray[np.int64], value: int) -> bool:
     """Tell whether a sorted array holds a value."""
     low, high = 0, len(values)
@@ -74,7 +74,7 @@ def pick_candidates(
             out[query, place] = -1
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit
 def _mixed(state: np.uint64) -> np.uint64:
     """Scramble 64 bits (the finaliser of splitmix64, Steele et al. 2014)."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -82,7 +82,7 @@ def _mixed(state: np.uint64) -> np.uint64:
     return state ^ (state >> np.uint64(31))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit
 def keyed_uniform(key: np.uint64, seed: int, counter: int) -> float:
     """Draw from the open interval (0, 1), by key, seed and counter alone."""
     step = np.uint64(0x9E3779B97F4A7C15)
