@@ -89,7 +89,7 @@ def _pick_from_all(
     bar = np.int32(1)
     if len(maxima) > k:
         bar = max(bar, np.partition(maxima, len(maxima) - k)[len(maxima) - k])
-    size = np.int64(0)
+    size = 0
     for block in range(len(maxima)):
         if maxima[block] < bar:
             continue
@@ -140,7 +140,7 @@ def search(
             size = _pick_from_all(sums, maxima, scores, rows)
             sums[:] = 0
         else:
-            size = np.int64(0)
+            size = 0
             for token in tokens[offsets[query] : offsets[query + 1]]:
                 for row in postings[starts[token] : starts[token + 1]]:
                     if sums[row] > 0:
