@@ -1,3 +1,6 @@
+import importlib.util
+from pathlib import Path
+
 import datasets
 import hypothesis
 import pytest
@@ -17,3 +20,31 @@ def _own_cache(tmp_path_factory):
     datasets.disable_progress_bars()
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def make_static_model():
+    """Make a new SentenceTransformer of static embeddings (wordllama's), which encodes thousands of texts a second."""
+    # Read, never imported: only its two files are wanted.
+    root = Path(importlib.util.find_spec("wordllama").origin).parent
+
+    def make(dimension=64):
+        from safetensors.torch import load_file
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(root / "tokenizers" / "l2_supercat_tokenizer_config.json"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        (weights,) = load_file(root / "weights" / "l2_supercat_256.safetensors").values()
+        embedding = StaticEmbedding(tokenizer, embedding_weights=weights.float()[:, :dimension].contiguous())
+        return SentenceTransformer(modules=[embedding], device="cpu")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def static_model(make_static_model):
+    """A model of static embeddings that no test changes."""
+    return make_static_model()

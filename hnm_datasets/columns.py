@@ -38,6 +38,7 @@ _MADE_BY = {
     NEGATIVE_RANKS: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
     POSITIVE_SCORES: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
 }
+_SCORED_BY = "score first, for example with .map(CrossEncoderScores(corpus, model, name={name!r}), batched=True)"
 
 
 def score_column(by: str, of: str = "negative") -> str:
@@ -102,7 +103,7 @@ class Batch:
     def require(self, name: str) -> None:
         """Raise a KeyError that names the column, what there is, and who would have made it."""
         if name not in self.names:
-            remedy = _MADE_BY.get(name, "add it in an earlier step")
+            remedy = _MADE_BY.get(name) or _remedy_for_scores(name) or "add it in an earlier step"
             raise KeyError(
                 f"{self.step} needs the column {name!r}, and there are only {self.names}. To get it: {remedy}."
             )
@@ -238,6 +239,11 @@ class Batch:
         if any(isinstance(values, np.ndarray) for values in self.rows.values()):
             return {name: _as_objects(array) for name, array in columns.items()}
         return {name: array.to_pylist() for name, array in columns.items()}
+
+
+def _remedy_for_scores(name: str) -> str | None:
+    teacher = name.removesuffix("_scores").removeprefix("negative_").removeprefix("positive_")
+    return _SCORED_BY.format(name=teacher) if name == score_column(teacher, name[:8]) else None
 
 
 def _is_string(type_: pa.DataType) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -26,6 +26,10 @@ from hnm_datasets.storage import (
     save_strings,
 )
 from hnm_datasets.text import normalized_digests, passage_texts
+
+if TYPE_CHECKING:
+    from hnm_datasets.embeddings import Embeddings
+    from hnm_datasets.models import EmbeddingModel
 
 #: Goes into every corpus's fingerprint; raise it when the files or the meaning of a passage's text change.
 _FORMAT = 1
@@ -159,6 +163,59 @@ class Corpus:
         for start in range(0, len(self), chunk):
             titles = None if files.titles is None else files.titles.slice(start, chunk)
             yield passage_texts(titles, files.texts.slice(start, chunk))
+
+    def embed(
+        self,
+        model: EmbeddingModel,
+        *,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        dtype: str = "float32",
+        devices: Sequence[str] | None = None,
+        normalize: bool | None = None,
+        similarity: str | None = None,
+        fingerprint: str | None = None,
+    ) -> Embeddings:
+        """Encode every passage with a model, once, into memory-mapped vectors in the cache directory.
+
+        A second call with the same passages, weights, prompt and options finds the vectors there. A run that was killed
+        goes on at the shard (4,096 passages) where it was, with the same result to the byte. Passages with the same
+        text are encoded once. Several processes, such as those of `accelerate launch`, share the work when each makes
+        this call.
+
+        Args:
+            model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
+                (B, D).
+            prompt: What each passage is preceded by; None: the model's own prompt for documents, if it has one.
+            batch_size: Passages per forward pass; passages of similar length go together.
+            dtype: `"float32"`, or `"float16"` for half the disk and memory and scores to three digits.
+            devices: Run a process of the model on each of these, such as `["cuda:0", "cuda:1"]` or `["cpu", "cpu"]`;
+                None: the model works here, where it is. (With `devices`, a script needs `if __name__ == "__main__":`.)
+            normalize: Scale vectors to length 1; None: if the similarity is cosine.
+            similarity: `"cosine"`, `"dot"` or `"euclidean"`; None: the model's own, and cosine for a function.
+            fingerprint: For a function: a name that changes whenever its vectors do.
+
+        Returns:
+            The vectors, see `Embeddings`.
+
+        Raises:
+            TypeError: `model` is something else.
+            ValueError: A vector is zero, NaN or infinite, and the message names the passage; a function comes without
+                `fingerprint`; an option is unknown.
+        """
+        from hnm_datasets.embeddings import embed_corpus
+
+        return embed_corpus(
+            self,
+            model,
+            prompt=prompt,
+            batch_size=batch_size,
+            dtype=dtype,
+            devices=devices,
+            normalize=normalize,
+            similarity=similarity,
+            fingerprint=fingerprint,
+        )
 
     # ---- what is the same as what --------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,17 +150,22 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
 
 
 def from_pairs(
-    dataset: Dataset, query_column: str = "query", positive_column: str = "answer"
+    dataset: Dataset,
+    query_column: str = "query",
+    positive_column: str = "answer",
+    *,
+    passages: Sequence[str] | None = None,
 ) -> tuple[Corpus, Dataset]:
     """Turn a dataset of text pairs, the usual form of sentence-transformers, into a corpus and rows to mine for.
 
-    The corpus is made of the distinct positive texts; a passage's id is a hash of its text. The pairs of one query are
-    merged into one row with several positives.
+    The corpus is made of the distinct texts of `passages` and of the positives; a passage's id is a hash of its text.
+    The pairs of one query are merged into one row with several positives.
 
     Args:
         dataset: One (query, relevant text) pair per row.
         query_column: The column of queries.
         positive_column: The column of relevant texts.
+        passages: Further texts to mine from.
 
     Returns:
         The corpus, and one row per distinct query with `query`, `positive_ids`, and the dataset's other columns as they
@@ -196,14 +202,17 @@ def from_pairs(
                 f"pairs out: dataset.filter(lambda row: row[{name!r}] and row[{name!r}].strip())."
             )
         texts[name] = column
-    passages = pc.unique(texts[positive_column])
-    ids = pa.array([f"{digest:016x}" for digest in digest_strings(passages.to_pylist())[:, 0].tolist()])
-    corpus = Corpus.from_dataset(Dataset(pa.table({"id": ids, "text": passages})))
+    positives = texts[positive_column].cast(pa.string())
+    distinct_texts = pc.unique(
+        positives if passages is None else pa.concat_arrays([_further_passages(passages), positives])
+    )
+    ids = pa.array([f"{digest:016x}" for digest in digest_strings(distinct_texts.to_pylist())[:, 0].tolist()])
+    corpus = Corpus.from_dataset(Dataset(pa.table({"id": ids, "text": distinct_texts})))
     queries = texts[query_column].dictionary_encode()
     codes = pd.DataFrame(
         {
             "query": queries.indices.to_numpy(),
-            "passage": pc.index_in(texts[positive_column], value_set=passages).to_numpy(),
+            "passage": pc.index_in(positives, value_set=distinct_texts).to_numpy(),
         }
     )
     first = np.flatnonzero(~codes["query"].duplicated().to_numpy())
@@ -216,6 +225,21 @@ def from_pairs(
     if query_column != QUERY:
         rows = rows.rename_column(query_column, QUERY)
     return corpus, _with_column(rows, POSITIVE_IDS, lists)
+
+
+def _further_passages(passages: Sequence[str]) -> pa.Array:
+    if isinstance(passages, str):
+        raise TypeError("from_pairs: passages must be a list of texts, got one text.")
+    try:
+        texts = pa.array(passages, type=pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TypeError(f"from_pairs: passages must be texts: {error}") from None
+    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True).to_numpy(zero_copy_only=False)
+    if blank.any():
+        raise ValueError(
+            f"from_pairs: the passage {int(np.flatnonzero(blank)[0])} is null or empty. Leave such passages out."
+        )
+    return texts
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ bytes), which many processes map at once without holding them twice; nothing in 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -21,11 +23,23 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 _MANIFEST = "manifest.json"
+#: Where things are kept instead of under `HF_DATASETS_CACHE`, the last one counts.
+_ROOTS: list[Path] = []
 
 
 def cache_root() -> Path:
     """Return the folder under which corpora and indexes are kept, inside `HF_DATASETS_CACHE`."""
-    return Path(datasets.config.HF_DATASETS_CACHE) / "hnm_datasets"
+    return _ROOTS[-1] if _ROOTS else Path(datasets.config.HF_DATASETS_CACHE) / "hnm_datasets"
+
+
+@contextlib.contextmanager
+def cache_root_at(folder: Path | None) -> Iterator[None]:
+    """Keep corpora and indexes in another folder for a while; None changes nothing."""
+    _ROOTS.append(cache_root() if folder is None else folder)
+    try:
+        yield
+    finally:
+        _ROOTS.pop()
 
 
 def is_complete(folder: Path) -> bool:
@@ -35,6 +49,18 @@ def is_complete(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
+
+
+def finish(folder: Path, names: Sequence[str]) -> None:
+    """Declare a folder finished by noting the sizes of its files."""
+    aside = folder / f"{_MANIFEST}.tmp"
+    aside.write_text(json.dumps({name: (folder / name).stat().st_size for name in names}, indent=1))
+    aside.rename(folder / _MANIFEST)
+
+
+def unfinish(folder: Path) -> None:
+    """Take back that a folder is finished."""
+    (folder / _MANIFEST).unlink(missing_ok=True)
 
 
 def build_once(kind: str, name: str, build: Callable[[Path], None]) -> Path:
@@ -65,11 +91,10 @@ def build_once(kind: str, name: str, build: Callable[[Path], None]) -> Path:
         aside = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=parent))
         try:
             build(aside)
-            sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
-            (aside / _MANIFEST).write_text(json.dumps(sizes, indent=1))
+            finish(aside, sorted(path.name for path in aside.iterdir()))
             if folder.exists():
                 shutil.rmtree(folder)
-            aside.chmod(0o777 & ~_umask())
+            aside.chmod(0o777 & ~umask())
             aside.rename(folder)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
@@ -77,7 +102,8 @@ def build_once(kind: str, name: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Return the permissions that this process takes from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -86,6 +112,31 @@ def _umask() -> int:
 def save_array(folder: Path, name: str, array: NDArray[np.generic]) -> None:
     """Write one array to `name.npy`."""
     np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def append_array(folder: Path, name: str, dtype: np.dtype[Any]) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """Write a one-dimensional array to `name.npy` piece by piece; yields what takes the next piece."""
+    total = 0
+    with (folder / f"{name}.npy").open("w+b") as file:
+
+        def header() -> None:
+            # Of one length whatever the total: numpy leaves room for growing it.
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
+            )
+
+        def append(piece: NDArray[Any]) -> None:
+            nonlocal total
+            file.write(np.ascontiguousarray(piece, dtype=dtype).tobytes())
+            total += len(piece)
+
+        header()
+        begins = file.tell()
+        yield append
+        file.seek(0)
+        header()
+        assert file.tell() == begins
 
 
 def open_array(folder: Path, name: str) -> NDArray[np.generic]:

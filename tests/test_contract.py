@@ -9,13 +9,21 @@ from datasets import Dataset
 
 import hnm_datasets
 from hnm_datasets import (
+    AbsoluteMargin,
+    BiEncoderScores,
     BM25Index,
     BM25Negatives,
     Corpus,
+    CrossEncoderScores,
+    DenseIndex,
+    DenseNegatives,
+    DropNearDuplicates,
     RandomNegatives,
     RankWindow,
+    RelativeMargin,
     SampleNegatives,
     ScoreBand,
+    SortNegatives,
     ToLabeledLists,
     ToLabeledPairs,
     ToNTuples,
@@ -33,7 +41,11 @@ def sample_rows():
     return corpus, rows.add_column("topic", [f"topic {place}" for place in range(len(rows))])
 
 
-def transforms(corpus):
+def shared_words(pairs):
+    return [len(set(query.lower().split()) & set(passage.lower().split())) for query, passage in pairs]
+
+
+def transforms(corpus, model):
     return {
         "bm25": BM25Negatives(corpus, k=12),
         "bm25-options": BM25Negatives(
@@ -43,6 +55,21 @@ def transforms(corpus):
             index=BM25Index(corpus, method="bm25+", stemmer=None, stopwords=["the", "of"]),
         ),
         "random": RandomNegatives(corpus, k=6, seed=3),
+        "dense": DenseNegatives(corpus, model, k=6),
+        "dense-options": DenseNegatives(
+            corpus,
+            model,
+            k=5,
+            exclude_group=True,
+            query_prompt="query: ",
+            index=DenseIndex(corpus.embed(model, prompt="passage: "), "IVF16,Flat", nprobe=4),
+        ),
+        "bi-encoder": BiEncoderScores(corpus, model),
+        "cross-encoder": CrossEncoderScores(corpus, shared_words, fingerprint="shared-words-1"),
+        "absolute": AbsoluteMargin(0.5),
+        "relative": RelativeMargin(0.05, against="mean"),
+        "near": DropNearDuplicates(corpus, 0.5),
+        "sort": SortNegatives("score"),
         "rank": RankWindow(2, 9),
         "band": ScoreBand(min=3.0, max=9.0),
         "top": TopNegatives(4),
@@ -59,6 +86,14 @@ NAMES = (
     "bm25",
     "bm25-options",
     "random",
+    "dense",
+    "dense-options",
+    "bi-encoder",
+    "cross-encoder",
+    "absolute",
+    "relative",
+    "near",
+    "sort",
     "rank",
     "band",
     "top",
@@ -72,12 +107,12 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def ready():
+def ready(static_model):
     corpus, rows = sample_rows()
     mined = rows.map(BM25Negatives(corpus, k=12), batched=True)
     return {
-        name: (transform, rows if name.startswith(("bm25", "random")) else mined)
-        for name, transform in transforms(corpus).items()
+        name: (transform, rows if name.startswith(("bm25", "random", "dense")) else mined)
+        for name, transform in transforms(corpus, static_model).items()
     }
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "bm25.py"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, RECIPE, *map(str, arguments)], capture_output=True, text=True, check=False)
+def run(recipe, *arguments):
+    command = [sys.executable, RECIPES / recipe, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_bm25_mines_the_sample(tmp_path):
-    done = run("--output", tmp_path, "--negatives", 3)
+    done = run("bm25.py", "--output", tmp_path, "--negatives", 3)
     assert done.returncode == 0, done.stderr
     assert "600 queries" in done.stdout
     mined, triplets = pd.read_parquet(tmp_path / "mined.parquet"), pd.read_parquet(tmp_path / "triplets.parquet")
@@ -24,6 +25,20 @@ def test_bm25_mines_the_sample(tmp_path):
 
 
 def test_more_negatives_than_the_window_holds_is_refused(tmp_path):
-    done = run("--k", 10, "--skip", 6, "--negatives", 5, "--output", tmp_path)
+    done = run("bm25.py", "--k", 10, "--skip", 6, "--negatives", 5, "--output", tmp_path)
     assert done.returncode == 2
     assert "larger than the window of ranks 7 to 10" in done.stderr
+
+
+def test_dense_mines_the_sample_with_a_model_from_a_folder(tmp_path, make_static_model):
+    make_static_model().save(str(tmp_path / "model"))
+    options = ("--index", "IVF16,Flat", "--nprobe", 4, "--negatives", 2, "--near", 0.6)
+    done = run("dense.py", "--model", tmp_path / "model", "--output", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert "600 queries" in done.stdout
+    assert "of the 50 nearest passages" in done.stdout
+    mined, tuples = pd.read_parquet(tmp_path / "mined.parquet"), pd.read_parquet(tmp_path / "n_tuples.parquet")
+    assert list(tuples.columns) == ["anchor", "positive", "negative_1", "negative_2"]
+    for row in mined.itertuples():
+        assert all(score <= 0.95 * min(row.positive_scores) + 1e-6 for score in row.negative_scores)
+        assert not set(row.negative_ids) & set(row.positive_ids)

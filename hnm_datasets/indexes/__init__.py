@@ -1,6 +1,7 @@
-"""Queries in, rows and scores out."""
+"""Indexes: queries in, rows and scores out."""
 
 from hnm_datasets.indexes.base import Hits, Index
 from hnm_datasets.indexes.bm25 import BM25Index
+from hnm_datasets.indexes.dense import DenseIndex
 
-__all__ = ["BM25Index", "Hits", "Index"]
+__all__ = ["BM25Index", "DenseIndex", "Hits", "Index"]

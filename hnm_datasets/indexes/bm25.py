@@ -6,7 +6,6 @@ contribution to the passage's score, computed once when the index is built, so t
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import bm25s.stopwords
-import numba
 import numpy as np
 import scipy.sparse
 import Stemmer
@@ -30,6 +28,7 @@ from hnm_datasets.fingerprint import digest_strings, fingerprint
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.keys import KeyTable
+from hnm_datasets.processes import threads
 from hnm_datasets.ragged import Ragged, offsets_of
 from hnm_datasets.storage import build_once, open_array, save_array
 
@@ -163,7 +162,7 @@ class BM25Index:
                 scores[start:stop],
             )
 
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(threads()) as pool:
             list(pool.map(turn, range(0, len(queries), _TURN)))
         return Hits(rows, scores)
 
@@ -263,11 +262,6 @@ class BM25Index:
         by_token = counts.tocsc()  # sums repeated tokens
         by_token.sort_indices()
         return by_token, vocabulary
-
-
-def _threads() -> int:
-    """One thread per core; one in a worker process, whose siblings have the other cores."""
-    return 1 if multiprocessing.parent_process() is not None else int(numba.config.NUMBA_NUM_THREADS)
 
 
 # ---- the formulas ------------------------------------------------------------------------------------------------

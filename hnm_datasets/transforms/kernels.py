@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -161,3 +163,65 @@ def permuted_rows(keys: NDArray[np.uint64], seed: int, n_rows: int, out: NDArray
                 if value < np.uint64(n_rows):
                     break
             out[line, place] = np.int64(value)
+
+
+@numba.njit(nogil=True, cache=True)
+def drop_near_duplicates(
+    shingle_offsets: NDArray[np.int64],
+    shingles: NDArray[np.uint32],
+    positive_offsets: NDArray[np.int64],
+    positives: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    threshold: float,
+    keep: NDArray[np.bool_],
+) -> None:
+    """Mark the candidates that are not nearly the same text as a positive or as a better candidate that is kept.
+
+    Args:
+        shingle_offsets: Where each passage's shingles begin and end. Shape (N + 1,).
+        shingles: Sorted within each passage. Shape (S,).
+        positive_offsets: Where each row's positives begin and end. Shape (B + 1,).
+        positives: Their row numbers in the corpus.
+        offsets: Where each row's candidates begin and end. Shape (B + 1,).
+        rows: Their row numbers in the corpus. Shape (C,).
+        threshold: The Jaccard similarity from which on two texts are nearly the same.
+        keep: Receives the answer. Shape (C,).
+    """
+    for line in range(len(offsets) - 1):
+        for place in range(offsets[line], offsets[line + 1]):
+            mine = shingles[shingle_offsets[rows[place]] : shingle_offsets[rows[place] + 1]]
+            keep[place] = True
+            for other in range(positive_offsets[line], positive_offsets[line + 1]):
+                row = positives[other]
+                if _is_near(mine, shingles[shingle_offsets[row] : shingle_offsets[row + 1]], threshold):
+                    keep[place] = False
+                    break
+            other = offsets[line]
+            while keep[place] and other < place:
+                if keep[other]:
+                    row = rows[other]
+                    if _is_near(mine, shingles[shingle_offsets[row] : shingle_offsets[row + 1]], threshold):
+                        keep[place] = False
+                other += 1
+
+
+@numba.njit(nogil=True)
+def _is_near(a: Any, b: Any, threshold: float) -> Any:
+    """Tell whether two sorted sets have a Jaccard similarity of at least the threshold."""
+    # shared / (|a| + |b| - shared) >= t solved for shared; what cannot get there any more is left early.
+    needed = threshold / (1 + threshold) * (len(a) + len(b)) - 1e-9
+    shared = 0
+    i = j = 0
+    while i < len(a) and j < len(b):
+        if shared + min(len(a) - i, len(b) - j) < needed:
+            return False
+        if a[i] == b[j]:
+            shared += 1
+            i += 1
+            j += 1
+        elif a[i] < b[j]:
+            i += 1
+        else:
+            j += 1
+    return shared >= needed

@@ -30,7 +30,8 @@ class ToLabeledPairs(Shape):
             there are, `"drop"` leaves the query out if it has no positive or no negative at all, `"error"` raises,
             `"pad"` repeats the query's own negatives. How many are short is logged as a warning.
         with_ids: Write also `anchor_id` (if there is a `query_id`) and `passage_id`.
-        with_scores: Write also the retriever's `passage_score`.
+        with_scores: Write also `passage_score`. True: by the
+            retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
 
     Columns read:
@@ -80,7 +81,8 @@ class ToLabeledLists(Shape):
             there is, `"drop"` leaves the query out if it has no positive or no negative at all, `"error"` raises,
             `"pad"` repeats the query's own negatives. How many are short is logged as a warning.
         with_ids: Write also `anchor_id` (if there is a `query_id`) and `passage_ids`.
-        with_scores: Write also the retriever's `passage_scores`.
+        with_scores: Write also `passage_scores`. True: by the
+            retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
 
     Columns read:

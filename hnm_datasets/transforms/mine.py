@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -157,6 +157,7 @@ class Miner(Transform):
     source: ClassVar[str]
 
     corpus: Corpus
+    _: KW_ONLY
     k: int = 100
     exclude_group: bool = False
 
@@ -257,6 +258,7 @@ class BM25Negatives(Miner):
 
     source: ClassVar[str] = "bm25"
 
+    _: KW_ONLY
     index: BM25Index | None = None
 
     def __post_init__(self) -> None:
@@ -317,6 +319,7 @@ class RandomNegatives(Miner):
 
     source: ClassVar[str] = "random"
 
+    _: KW_ONLY
     seed: int = 0
 
     def __post_init__(self) -> None:

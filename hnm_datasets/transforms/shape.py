@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_SCORES, POSITIVE_IDS, POSITIVE_SCORES, QUERY, QUERY_ID, Batch
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID, Batch, score_column
 from hnm_datasets.corpus import Corpus
 from hnm_datasets.ragged import first_positions, offsets_of
 from hnm_datasets.transforms import kernels
@@ -76,7 +76,7 @@ class Shape(Transform):
     positives: str = "each"
     missing: str = "drop"
     with_ids: bool = False
-    with_scores: bool = False
+    with_scores: bool | str = False
     seed: int = 0
 
     _positives: ClassVar[tuple[str, ...]] = ("each", "first", "random")
@@ -93,8 +93,16 @@ class Shape(Transform):
             positives=checks.one_of(name, "positives", self.positives, self._positives),
             missing=checks.one_of(name, "missing", self.missing, _MISSING),
             with_ids=checks.yes_or_no(name, "with_ids", self.with_ids),
-            with_scores=checks.yes_or_no(name, "with_scores", self.with_scores),
+            with_scores=self._checked_scores(),
             seed=checks.whole_number(name, "seed", self.seed, low=0),
+        )
+
+    def _checked_scores(self) -> bool | str:
+        if isinstance(self.with_scores, (bool, str)) and self.with_scores != "":
+            return self.with_scores
+        raise TypeError(
+            f"{type(self).__name__}: with_scores must be True (the retriever's), False, or a teacher's name, got "
+            f"{self.with_scores!r}."
         )
 
     def __call__(self, rows: Any) -> Any:
@@ -165,10 +173,9 @@ class Parts:
         self.negative_ids = batch.candidates()[NEGATIVE_IDS]
         self.scores: dict[str, pa.Array] = {}
         if step.with_scores:
-            for part, name, ids in (
-                ("positive", POSITIVE_SCORES, self.positive_ids),
-                ("negative", NEGATIVE_SCORES, self.negative_ids),
-            ):
+            by = step.with_scores if isinstance(step.with_scores, str) else "score"
+            for part, ids in (("positive", self.positive_ids), ("negative", self.negative_ids)):
+                name = score_column(by, of=part)
                 scores = batch.number_lists(name)
                 batch.check_aligned(f"{part}_ids", ids, name, scores)
                 self.scores[part] = pa.array(scores.values).cast(pa.float32())

@@ -24,7 +24,8 @@ class ToTriplets(Shape):
             gap, `"error"` raises. `"pad"` repeats a query's own negatives until there are n; where there is none to
             repeat, the query is left out. How many are short is logged as a warning.
         with_ids: Write also `anchor_id` (if there is a `query_id`), `positive_id` and `negative_id`.
-        with_scores: Write also the retriever's `positive_score` and `negative_score`.
+        with_scores: Write also `positive_score` and `negative_score`. True: by the
+            retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
 
     Columns read:
@@ -87,7 +88,8 @@ class ToNTuples(Shape):
             gaps, `"error"` raises, `"pad"` repeats the query's own negatives (with none to repeat, or no positive, the
             query is left out). How many are short is logged as a warning.
         with_ids: Write also `anchor_id` (if there is a `query_id`), `positive_id`, `negative_1_id`, …
-        with_scores: Write also the retriever's `positive_score`, `negative_1_score`, …
+        with_scores: Write also `positive_score`, `negative_1_score`, … True: by the
+            retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
 
     Columns read:

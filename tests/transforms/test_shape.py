@@ -252,6 +252,47 @@ def test_scores_are_those_of_the_passages(corpus):
     assert lists["passage_scores"][:] == [[5.0, 4.5, 3.0, 2.0, 1.0], [3.5, 0.5]]
 
 
+JUDGED = {
+    "positive_teacher_scores": [[0.9, 0.8], [0.7], [], [0.6]],
+    "negative_teacher_scores": [[0.3, 0.2, 0.1], [], [0.25, 0.15], [0.05]],
+}
+
+
+def test_scores_of_a_teacher(corpus):
+    def rounded(values):
+        return [[round(one, 5) for one in value] if isinstance(value, list) else round(value, 5) for value in values]
+
+    triplets = shaped(ToTriplets(corpus, with_scores="teacher"), mined(**JUDGED))
+    assert rounded(triplets["positive_score"]) == [0.9] * 3 + [0.8] * 3 + [0.6]
+    assert rounded(triplets["negative_score"]) == [0.3, 0.2, 0.1] * 2 + [0.05]
+    tuples = shaped(ToNTuples(corpus, n=2, with_scores="teacher", missing="pad"), mined(**JUDGED))
+    assert rounded(tuples["positive_score"]) == [0.9, 0.8, 0.6]
+    assert rounded(tuples["negative_1_score"]) == [0.3, 0.3, 0.05]
+    assert rounded(tuples["negative_2_score"]) == [0.2, 0.2, 0.05]
+    lists = shaped(ToLabeledLists(corpus, with_scores="teacher"), mined(**JUDGED))
+    assert rounded(lists["passage_scores"]) == [[0.9, 0.8, 0.3, 0.2, 0.1], [0.6, 0.05]]
+    assert lists["labels"][:] == [[1.0, 1.0, 0.0, 0.0, 0.0], [1.0, 0.0]]
+
+
+@pytest.mark.parametrize("step", SHAPES)
+def test_a_teacher_that_has_not_scored_is_named(corpus, step):
+    made = step(corpus, n=2, with_scores="judge")
+    with pytest.raises(KeyError, match=r"'positive_judge_scores'.*score first.*name='judge'"):
+        shaped(made, mined(**JUDGED))
+    wrong = JUDGED | {"negative_teacher_scores": [[0.3], [], [0.25, 0.15], [0.05]]}
+    with pytest.raises(ValueError, match=r"'negative_teacher_scores' must be aligned.*query_id 'q1'.*3 and 1"):
+        shaped(step(corpus, n=2, with_scores="teacher"), mined(**wrong))
+
+
+@pytest.mark.parametrize("step", SHAPES)
+@pytest.mark.parametrize("wrong", [1, None, "", ["teacher"]])
+def test_scores_are_the_retrievers_or_a_teachers(corpus, step, wrong):
+    with pytest.raises(
+        TypeError, match=rf"{step.__name__}: with_scores must be True .*, False, or a teacher's name, got"
+    ):
+        step(corpus, n=2, with_scores=wrong)
+
+
 def test_ids_without_query_id(corpus):
     out = shaped(ToTriplets(corpus, with_ids=True), mined().remove_columns("query_id"))
     assert out.column_names == ["anchor", "positive", "negative", "positive_id", "negative_id"]
@@ -335,7 +376,7 @@ def test_n_tuples_need_n(corpus):
         ({"positives": "last"}, ValueError, "positives must be one of .*'first'.*got 'last'"),
         ({"missing": "ignore"}, ValueError, "missing must be one of 'drop', 'keep', 'pad', 'error', got 'ignore'"),
         ({"with_ids": "yes"}, TypeError, "with_ids must be True or False"),
-        ({"with_scores": 1}, TypeError, "with_scores must be True or False"),
+        ({"with_scores": 1}, TypeError, "with_scores must be True .*, False, or a teacher"),
         ({"seed": -1}, ValueError, "seed must be a whole number of at least 0"),
     ],
 )

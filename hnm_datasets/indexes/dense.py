@@ -1,0 +1,274 @@
+"""Dense search: exact by default, or any FAISS index over the same vectors."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets.utils import tqdm
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.embeddings import Embeddings
+from hnm_datasets.fingerprint import fingerprint
+from hnm_datasets.indexes import exact
+from hnm_datasets.indexes.base import Hits
+from hnm_datasets.processes import in_worker
+from hnm_datasets.ragged import Ragged
+from hnm_datasets.storage import build_once
+
+if TYPE_CHECKING:
+    from hnm_datasets.corpus import Corpus
+
+logger = logging.getLogger(__name__)
+
+#: Goes into every index's fingerprint; raise it when the files or the answers change.
+_FORMAT = 1
+_EXACT = "Flat"
+#: Vectors that FAISS is trained on by default: at least these, and this many per inverted list.
+_TRAINING = 50_000
+_TRAINING_PER_LIST = 64
+#: Queries whose recall is measured.
+_SAMPLE = 1000
+_FILE = "index.faiss"
+#: FAISS on a GPU finds no more than that.
+_MOST_ON_GPU = 2048
+
+
+@dataclass(frozen=True)
+class DenseIndex:
+    """Search the embeddings of a corpus, exactly or through an approximate FAISS index.
+
+    `"Flat"`, the default, is exact: it reads the memory-mapped embeddings as they are, so it needs no building and no
+    memory of its own; where there is a GPU, it is searched there. Any other factory string makes that FAISS index once,
+    keeps it under the `datasets` cache directory and opens it memory-mapped (or on the GPUs, by a FAISS that has them);
+    what it finds is scored again from the embeddings, so that scores are exact and comparable whatever the index.
+    Vectors are compared by the similarity of the embeddings.
+
+    Args:
+        embeddings: The vectors of a corpus, from `Corpus.embed`.
+        factory: FAISS's description of the index, such as `"HNSW32"`, `"IVF4096,Flat"` or `"IVF4096,PQ64"`; see
+            https://github.com/facebookresearch/faiss/wiki/The-index-factory.
+        training_size: How many vectors, drawn at random, the index is trained on; None: 64 per inverted list and
+            at least 50,000, or all there are.
+        nprobe: For IVF: how many inverted lists are searched; more is slower and finds more. FAISS's default is 1.
+        ef_search: For HNSW: how wide the search goes; more is slower and finds more. FAISS's default is 16.
+
+    Raises:
+        TypeError: `embeddings` or an option is of the wrong type.
+        ValueError: The factory string is unknown or does not fit the vectors, the index needs more vectors than there
+            are, or a search option does not belong to this kind of index.
+
+    Example:
+        >>> import numpy as np
+        >>> from hnm_datasets import load_sample
+        >>> corpus, _ = load_sample("earthquakes")
+        >>> def count_letters(texts):
+        ...     return np.array([[text.count("a"), text.count("e"), 1] for text in texts])
+        >>> index = DenseIndex(corpus.embed(count_letters, fingerprint="letters-1"))
+        >>> hits = index.search(np.float32([[1, 0, 0]]), k=2)
+        >>> corpus.ids(hits.rows[0]).to_pylist()
+        ['sourdough', 'tsunamis']
+    """
+
+    embeddings: Embeddings
+    factory: str = _EXACT
+    training_size: int | None = None
+    nprobe: int | None = None
+    ef_search: int | None = None
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not isinstance(self.embeddings, Embeddings):
+            raise TypeError(
+                f"{name}: embeddings must be Embeddings, got {type(self.embeddings).__name__}. Make them with "
+                f"corpus.embed(model)."
+            )
+        if not isinstance(self.factory, str):
+            raise TypeError(f"{name}: factory must be a string such as 'IVF256,Flat', got {self.factory!r}.")
+        for option in ("training_size", "nprobe", "ef_search"):
+            value = getattr(self, option)
+            if value is None:
+                continue
+            object.__setattr__(self, option, checks.whole_number(name, option, value, low=1))
+            if self.is_exact:
+                raise ValueError(f"{name}: {option} has no meaning for the exact index 'Flat'; leave it out.")
+        if not self.is_exact:
+            _open(self)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every search finds the very best."""
+        return self.factory == _EXACT
+
+    @property
+    def corpus(self) -> Corpus:
+        """The passages."""
+        return self.embeddings.corpus
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that depend on the embeddings and on all options."""
+        return fingerprint({"built": self._built, "search": [self.nprobe, self.ef_search]})
+
+    @property
+    def _built(self) -> str:
+        options = [self.factory, self.training_size]
+        return fingerprint(
+            {"kind": "dense", "format": _FORMAT, "embeddings": self.embeddings.fingerprint, "options": options}
+        )
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Hits:
+        """Return the k best passages of each query.
+
+        Args:
+            queries: Vectors of shape (B, D), from the model that made the embeddings.
+            k: Places per query. More than the corpus has passages is no error: the rest stays empty.
+
+        Returns:
+            Rows and scores of shape (B, k), see `Hits`. A higher score is better: the cosine, the dot product, or the
+            negative distance.
+
+        Raises:
+            ValueError: The vectors are of another dimension, or NaN.
+        """
+        queries = self._checked(queries)
+        if self.is_exact:
+            return exact.search(queries, self.embeddings.vectors, k, self.embeddings.similarity)
+        return self._search_approximate(queries, k)
+
+    def score(self, queries: NDArray[np.float32], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Return the score of certain passages of each query, the same to the bit as `search` gives them.
+
+        Args:
+            queries: Vectors of shape (B, D).
+            rows: B lists of row numbers, C in all.
+
+        Returns:
+            Shape (C,), aligned with `rows.values`.
+        """
+        return exact.score(self._checked(queries), self.embeddings.vectors, rows, self.embeddings.similarity)
+
+    def recall(self, queries: NDArray[np.float32], k: int = 100) -> float:
+        """Measure which share of the k best passages the index finds, against exact search.
+
+        Args:
+            queries: Vectors of shape (B, D); of more than 1,000 a sample of 1,000 is drawn.
+            k: How deep to look.
+
+        Returns:
+            From 0 to 1; 1 for the exact index.
+        """
+        queries = self._checked(queries)
+        if len(queries) > _SAMPLE:
+            queries = queries[np.sort(np.random.default_rng(0).choice(len(queries), _SAMPLE, replace=False))]
+        k = min(k, len(self.embeddings))
+        best = exact.search(queries, self.embeddings.vectors, k, self.embeddings.similarity)
+        # Of passages with equal scores any will do.
+        recall = float((self.search(queries, k).scores >= best.scores[:, -1:]).mean())
+        logger.info("%s finds %.1f%% of the %d best, by %d queries.", self.factory, 100 * recall, k, len(queries))
+        return recall
+
+    def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        queries = np.array(queries, dtype=np.float32, order="C", ndmin=1)
+        dimension = self.embeddings.dimension
+        if queries.ndim != 2 or queries.shape[1] != dimension:
+            raise ValueError(
+                f"DenseIndex: queries must be vectors of shape (B, {dimension}), as the embeddings are, got "
+                f"{queries.shape}. Encode them with the model that made the embeddings."
+            )
+        if not np.isfinite(queries).all():
+            row = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
+            raise ValueError(f"DenseIndex: the query vector {row} holds NaN or infinite values.")
+        return queries
+
+    def _search_approximate(self, queries: NDArray[np.float32], k: int) -> Hits:
+        import faiss
+
+        index, on_gpus = _open(self)
+        wanted = min(k, len(self.embeddings))
+        if on_gpus is not None and wanted <= _MOST_ON_GPU:
+            index = on_gpus
+        if in_worker():
+            # After a fork the parent's threads are gone, and the cores belong to the other workers as well.
+            faiss.omp_set_num_threads(1)
+        _, found = index.search(queries, wanted)
+        rows = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        # Where FAISS found no more it says -1, at the end of the line.
+        counts = (found >= 0).sum(axis=1)
+        exact.rank(queries, self.embeddings.vectors, found, counts, self.embeddings.similarity, rows, scores)
+        return Hits(rows, scores)
+
+    # ---- building ------------------------------------------------------------------------------------------------
+
+    def _build(self, folder: Path) -> None:
+        import faiss
+
+        metric = faiss.METRIC_L2 if self.embeddings.similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
+        try:
+            index = faiss.index_factory(self.embeddings.dimension, self.factory, metric)
+        except RuntimeError as error:
+            raise ValueError(
+                f"DenseIndex: FAISS cannot make the index {self.factory!r} for vectors of {self.embeddings.dimension} "
+                f"dimensions ({_reason(error)}). Usual ones are 'Flat', 'HNSW32', 'IVF1024,Flat' and 'IVF1024,PQ32', "
+                f"where the number after PQ divides the dimensions."
+            ) from None
+        if not index.is_trained:
+            index.train(self._training_vectors(faiss.try_extract_index_ivf(index)))
+        with tqdm(total=len(self.embeddings), desc=f"Indexing vectors ({self.factory})", unit=" passages") as bar:
+            for block in self.embeddings.blocks():
+                index.add(block)
+                bar.update(len(block))
+        faiss.write_index(index, str(folder / _FILE))
+
+    def _training_vectors(self, inverted: Any) -> NDArray[np.float32]:
+        total = len(self.embeddings)
+        lists = 0 if inverted is None else int(inverted.nlist)
+        size = self.training_size or max(_TRAINING, _TRAINING_PER_LIST * lists)
+        if lists > min(size, total):
+            raise ValueError(
+                f"DenseIndex: {self.factory!r} has {lists} inverted lists and needs at least as many vectors to train "
+                f"on, {39 * lists} to do it well, but there are {min(size, total)}. Take fewer lists, some "
+                f"{max(1, 4 * int(total**0.5))} for {total} passages, or the exact index 'Flat'."
+            )
+        rows = np.arange(total)
+        if size < total:
+            rows = np.sort(np.random.default_rng(0).choice(total, size, replace=False))
+        return np.asarray(self.embeddings.vectors[rows], dtype=np.float32)
+
+
+def _reason(error: RuntimeError) -> str:
+    """Take FAISS's own words out of a message that begins with its source files."""
+    return str(error).rsplit("Error: ", 1)[-1].rsplit(".cpp:", 1)[-1].split(": ", 1)[-1].strip()
+
+
+#: What this process has opened; a forked worker inherits it.
+_OPENED: dict[str, tuple[Any, Any]] = {}
+
+
+def _open(index: DenseIndex) -> tuple[Any, Any]:
+    """Return the index in memory or mapped, and its copy on the GPUs, if there are any."""
+    import faiss
+
+    name = index.fingerprint
+    if name not in _OPENED:
+        folder = build_once("dense", index._built, index._build)
+        opened = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+        for option, parameter in (("nprobe", "nprobe"), ("ef_search", "efSearch")):
+            value = getattr(index, option)
+            if value is None:
+                continue
+            try:
+                faiss.ParameterSpace().set_index_parameter(opened, parameter, value)
+            except RuntimeError:
+                raise ValueError(
+                    f"DenseIndex: the index {index.factory!r} has no {option}. nprobe belongs to IVF indexes, "
+                    f"ef_search to HNSW indexes."
+                ) from None
+        on_gpus = faiss.get_num_gpus() > 0 and not in_worker()
+        _OPENED[name] = opened, faiss.index_cpu_to_all_gpus(opened) if on_gpus else None
+    return _OPENED[name]

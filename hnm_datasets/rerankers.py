@@ -1,0 +1,144 @@
+"""Models that read a query and a passage together, as functions from pairs to scores.
+
+The scores are kept on disk by pair, so that no pair is scored twice: a cross-encoder costs some milliseconds a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets.utils import tqdm
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.fingerprint import digest_strings
+from hnm_datasets.models import ModelHandle, PairModel, load_model
+from hnm_datasets.ragged import Ragged
+from hnm_datasets.storage import cache_root
+from hnm_datasets.store import Store
+
+#: Batches that are scored before their scores are written to disk: what a kill costs at most.
+_GROUP = 32
+
+
+class Reranker(ModelHandle):
+    """A model that scores (query, passage) pairs, named by everything that determines its scores.
+
+    Args:
+        model: A `CrossEncoder`; its path or Hub id; or a function from a list of pairs to as many scores.
+        batch_size: Pairs per forward pass.
+        fingerprint: For a function: a name that changes whenever its scores do.
+
+    Raises:
+        TypeError: `model` is something else.
+        ValueError: An option is out of range, a function comes without `fingerprint=`, or a model has several outputs.
+
+    Example:
+        >>> def count_shared_words(pairs):
+        ...     return [len(set(query.split()) & set(passage.split())) for query, passage in pairs]
+        >>> reranker = Reranker(count_shared_words, fingerprint="shared-1")
+        >>> reranker.scores(["a b"], pa.array(["b c", "d"]), Ragged(np.array([0, 2]), np.array([0, 1]))).tolist()
+        [1.0, 0.0]
+    """
+
+    _pairs = True
+
+    def __init__(self, model: PairModel, *, batch_size: int = 32, fingerprint: str | None = None) -> None:
+        own = load_model(model, fingerprint, pairs=True)
+        super().__init__(own)
+        self.batch_size = checks.whole_number("Reranker", "batch_size", batch_size, low=1)
+        if not own.is_function and own.model.num_labels != 1:
+            raise ValueError(
+                f"The cross-encoder has {own.model.num_labels} outputs per pair, and a teacher must have one. Pass a "
+                f"function that makes one score of them: lambda pairs: model.predict(pairs)[:, 1], fingerprint='...'."
+            )
+
+    def __repr__(self) -> str:
+        return f"Reranker({self.name})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reranker) and other.model_fingerprint == self.model_fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.model_fingerprint)
+
+    def scores(
+        self, queries: Sequence[str], passages: pa.Array, lists: Ragged[NDArray[np.int64]]
+    ) -> NDArray[np.float32]:
+        """Score the passages of each query, each distinct pair once, longest first in full batches.
+
+        Args:
+            queries: B texts.
+            passages: P texts.
+            lists: For each query the places of its passages in `passages`, C in all.
+
+        Returns:
+            Shape (C,), aligned with `lists.values`.
+
+        Raises:
+            RuntimeError: The model was changed since, or cannot be used in this process.
+            ValueError: A score is NaN or infinite; the message shows the pair.
+        """
+        self.check_unchanged()
+        digests = digest_strings(passages.to_pylist())
+        keys = _pair_keys(digest_strings(queries)[lists.owners], digests[lists.values])
+        distinct, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        store = self._store()
+        known, found = store.find(distinct)
+        scores = found[:, 0] if known.any() else np.empty(len(distinct), dtype=np.float32)
+        missing = np.flatnonzero(~known)
+        if len(missing):
+            owners, places = lists.owners[first[missing]], lists.values[first[missing]]
+            lengths = np.array([len(query) for query in queries])[owners]
+            lengths += np.array([len(text) for text in passages.to_pylist()])[places]
+            order = np.argsort(-lengths, kind="stable")
+            size = _GROUP * self.batch_size
+            with tqdm(total=len(missing), desc="Scoring pairs", unit=" pairs", leave=False) as bar:
+                for start in range(0, len(order), size):
+                    part = order[start : start + size]
+                    texts = passages.take(pa.array(places[part])).to_pylist()
+                    pairs = [(queries[owner], text) for owner, text in zip(owners[part], texts, strict=True)]
+                    fresh = self._predict(pairs)
+                    store.add(distinct[missing[part]], fresh[:, None])
+                    scores[missing[part]] = fresh
+                    bar.update(len(part))
+        return scores[back.reshape(-1)]
+
+    def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
+        loaded = self.loaded
+        if loaded.is_function:
+            found: Any = loaded.model(pairs)
+        else:
+            found = loaded.model.predict(pairs, batch_size=self.batch_size, show_progress_bar=False)
+        scores = np.asarray(found, dtype=np.float32)
+        if scores.shape != (len(pairs),):
+            raise ValueError(f"The model must return one score for each of {len(pairs)} pairs, got {scores.shape}.")
+        if not np.isfinite(scores).all():
+            query, passage = pairs[int(np.flatnonzero(~np.isfinite(scores))[0])]
+            raise ValueError(
+                f"The model's score is NaN or infinite for the query {query[:80]!r} and the passage {passage[:80]!r}. "
+                f"NaN often comes from float16 weights that overflow."
+            )
+        return scores
+
+    def _store(self) -> Store:
+        key = (cache_root(), self.model_fingerprint)
+        if key not in _STORES:
+            _STORES[key] = Store("pair_scores", self.model_fingerprint)
+        return _STORES[key]
+
+
+def _pair_keys(queries: NDArray[np.uint64], passages: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Make one 128-bit digest of two. Shapes (C, 2) and (C, 2) → (C, 2)."""
+    # Swapping query and passage must change the key, so one side is turned before the halves are mixed.
+    mixed = (queries << np.uint64(17) | queries >> np.uint64(47)) * np.uint64(0x9E3779B97F4A7C15) ^ passages
+    mixed = (mixed ^ mixed >> np.uint64(32)) * np.uint64(0xD6E8FEB86659FD93)
+    return mixed ^ mixed >> np.uint64(29)
+
+
+#: What this process has opened, by cache directory and model; a forked worker inherits it.
+_STORES: dict[tuple[Path, str], Store] = {}
