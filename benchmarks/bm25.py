@@ -13,27 +13,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import bm25s
 import datasets
 import numpy as np
 import psutil
-import pyarrow as pa
 import Stemmer
+from _common import RESULTS, SEED, git_commit, machine, on_disk, spread, spread_of, synthetic_rows, time_steps, timed
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from rank_bm25 import BM25Okapi
 
@@ -52,9 +48,8 @@ from hnm_datasets import (
 from hnm_datasets.indexes import bm25 as bm25_module
 from hnm_datasets.storage import cache_root
 
-SEED = 0
-SYNTHETIC_ROWS, SYNTHETIC_CANDIDATES = 100_000, 100
-RESULTS = Path(__file__).parent / "results"
+#: Packages whose versions matter.
+PACKAGES = ("datasets", "bm25s", "numba", "numpy", "pyarrow", "rank_bm25")
 
 #: What a fresh process runs; it prints the seconds after its imports and the file that `map` answered with.
 RERUN = """
@@ -71,22 +66,6 @@ print(json.dumps({"load_s": loaded - start, "map_s": time.perf_counter() - loade
 """
 
 
-def timed(run: Callable[[], Any], repeats: int) -> tuple[dict[str, Any], Any]:
-    """Return the seconds of each repeat, their median, and the last answer."""
-    seconds, answer = [], None
-    for _ in range(repeats):
-        answer = None
-        start = time.perf_counter()
-        answer = run()
-        seconds.append(time.perf_counter() - start)
-    return spread_of(seconds), answer
-
-
-def spread_of(seconds: list[float]) -> dict[str, Any]:
-    """Summarise the seconds of several repeats."""
-    return {"median_s": median(seconds), "min_s": min(seconds), "max_s": max(seconds), "all_s": seconds}
-
-
 def timed_in_turn(runs: dict[Any, Callable[[], Any]], repeats: int) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Time several runs in turn, so that a slow minute of the machine meets all of them."""
     seconds: dict[Any, list[float]] = {name: [] for name in runs}
@@ -96,12 +75,6 @@ def timed_in_turn(runs: dict[Any, Callable[[], Any]], repeats: int) -> tuple[dic
             once, answers[name] = timed(run, 1)
             seconds[name] += once["all_s"]
     return {name: spread_of(all_s) for name, all_s in seconds.items()}, answers
-
-
-def on_disk(rows: Dataset, folder: Path) -> Dataset:
-    """Write the rows and map them from disk, as `map` caches only such rows."""
-    rows.save_to_disk(folder)
-    return load_from_disk(folder)
 
 
 def forget(corpus: Corpus) -> BM25Index:
@@ -259,30 +232,6 @@ def measure_rank_bm25(rows: Dataset, texts: list[str], k: int, repeats: int) -> 
     return {**sizes, **speed, "times_faster": speed["ours_per_s"] / speed["rank_bm25_per_s"]}
 
 
-def synthetic_rows(folder: Path) -> Dataset:
-    """Write rows with random candidates."""
-    rng = np.random.default_rng(SEED)
-    n, k, parts = SYNTHETIC_ROWS, SYNTHETIC_CANDIDATES, 10
-    names = pa.array([f"passage-{i}" for i in range(50_000)])
-
-    def part(number: int) -> Dataset:
-        size = n // parts
-        offsets = pa.array(np.arange(size + 1, dtype=np.int32) * k)
-        scores = -np.sort(-rng.uniform(5, 30, (size, k)).astype(np.float32), axis=1)
-        lists = {
-            "negative_ids": names.take(pa.array(rng.integers(0, len(names), size * k))),
-            "negative_scores": pa.array(scores.ravel()),
-            "negative_ranks": pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), size)),
-            "negative_source": pa.repeat("bm25", size * k),
-        }
-        ids = range(number * size, (number + 1) * size)
-        texts = {"query_id": [f"q{i}" for i in ids], "query": [f"what is the answer to question {i}?" for i in ids]}
-        columns = {name: pa.ListArray.from_arrays(offsets, values) for name, values in lists.items()}
-        return Dataset(pa.table({name: pa.array(values) for name, values in texts.items()} | columns))
-
-    return on_disk(concatenate_datasets([part(number) for number in range(parts)]), folder)
-
-
 def measure_steps(folder: Path, repeats: int) -> dict[str, Any]:
     """Time each filter and sampler over the synthetic rows."""
     rows = synthetic_rows(folder)
@@ -293,38 +242,10 @@ def measure_steps(folder: Path, repeats: int) -> dict[str, Any]:
         "SampleNegatives(10)": SampleNegatives(10),
         "SampleNegatives(10, 'softmax')": SampleNegatives(10, "softmax"),
     }
-    found = {}
-    for name, step in steps.items():
-        rows.select(range(100)).map(step, batched=True, load_from_cache_file=False)
-        found[name], mapped = timed(lambda step=step: rows.map(step, batched=True, load_from_cache_file=False), repeats)
-        for file in mapped.cache_files:
-            Path(file["filename"]).unlink()
-    return found
+    return time_steps(rows, steps, repeats)
 
 
 # ---- the report --------------------------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    """Describe what the numbers were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
-    names = ("datasets", "bm25s", "numba", "numpy", "pyarrow", "rank_bm25")
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
-    }
-
-
-def git_commit() -> str:
-    """Return the commit, marked if the library differs from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", "../hnm_datasets") else "")
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -332,9 +253,6 @@ def markdown(result: dict[str, Any]) -> str:
     mining, workers, rank = result["mining"], result["workers"], result["rank_bm25"]
     build, rerun, mib = result["build"], result["rerun"], 2**20
     raw = mining["raw_by_threads"][mining["raw_best_threads"]]
-
-    def spread(times: dict[str, Any]) -> str:
-        return f"{times['median_s']:.3f} s ({times['min_s']:.3f} to {times['max_s']:.3f})"
 
     lines = [
         ("build the index and write it", spread(build["ours"]), ""),
@@ -383,7 +301,7 @@ def main() -> None:
             "name": name,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": git_commit(),
-            "machine": machine(),
+            "machine": machine(PACKAGES),
             "seed": SEED,
             "repeats": args.repeats,
             "k": args.k,

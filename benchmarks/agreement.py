@@ -1,0 +1,248 @@
+"""Compare the rows of `mine_hard_negatives` with those of sentence-transformers' function of that name.
+
+    python benchmarks/agreement.py FOLDER... [--model static|minilm|PATH] [--output benchmarks/results]
+
+Each folder is a set in BEIR's form, of which the split "train" is used. Both functions run over all output formats and
+several sets of options; rows are compared as tuples of texts. A row that differs is explained by its query's negatives:
+
+- documented: theirs has a negative that is, but for case, white space and Unicode form, a positive of the query, the
+  query itself or another negative; without such ones ours begins with theirs.
+- tie: place by place the scores are within 1e-6, so rounding decides.
+- unexplained: anything else.
+
+Needs the `dev` extra. The result goes to agreement.md in the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import tempfile
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+from _common import RESULTS, git_commit, machine
+from _models import make_model
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import mine_hard_negatives as their_function
+
+from hnm_datasets import load_beir, mine_hard_negatives
+from hnm_datasets.text import normalized_digests
+
+FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
+NUM_NEGATIVES = 3
+TIE = 1e-6
+#: Packages whose versions matter.
+PACKAGES = ("datasets", "numpy", "pyarrow", "sentence-transformers", "torch", "transformers")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "relative_margin=0.05": {"relative_margin": 0.05},
+    "absolute_margin=0.1": {"absolute_margin": 0.1},
+    "max_score=0.7, min_score=0.2": {"max_score": 0.7, "min_score": 0.2},
+    "range_max=20, relative_margin=0.1": {"range_max": 20, "relative_margin": 0.1},
+    "corpus": {"corpus": True},
+    "corpus, relative_margin=0.05": {"corpus": True, "relative_margin": 0.05},
+}
+
+
+class Row(NamedTuple):
+    """One row: what is compared, and where it belongs.
+
+    Attributes:
+        texts: All its texts, and the labels' order.
+        group: The query, and the positive if the row has one of its own.
+        negatives: Its (text, score) pairs, one for a triplet or a labeled pair; none for a labeled positive.
+    """
+
+    texts: tuple[str, ...]
+    group: tuple[str, str]
+    negatives: tuple[tuple[str, float], ...]
+
+
+def rows_of(mined: Dataset, output_format: str, positives: dict[str, list[str]]) -> list[Row]:
+    """Bring the rows of any format, with scores, to one form."""
+    table = mined.with_format("arrow")[:].to_pydict()
+    rows = []
+    if output_format in ("triplet", "n-tuple"):
+        texts = list(zip(*(values for name, values in table.items() if name != "scores"), strict=True))
+        for line, scores in zip(texts, table["scores"], strict=True):
+            rows.append(Row(line, line[:2], tuple(zip(line[2:], scores[1:], strict=True))))
+    elif output_format == "labeled-list":
+        for query, texts, scores in zip(table["query"], table["passage"], table["scores"], strict=True):
+            rows.append(Row((query, *texts), (query, texts[0]), tuple(zip(texts[1:], scores[1:], strict=True))))
+    else:
+        seen: Counter[str] = Counter()
+        for query, text, score in zip(table["query"], table["passage"], table["score"], strict=True):
+            seen[query] += 1
+            is_negative = seen[query] > len(positives[query])
+            label = "negative" if is_negative else "positive"
+            rows.append(Row((query, text, label), (query, ""), ((text, score),) if is_negative else ()))
+    return rows
+
+
+def reason(query: str, own: list[str], ours: list[tuple[str, float]], theirs: list[tuple[str, float]], n: int) -> str:
+    """Tell why two lists of negatives differ.
+
+    Args:
+        query: The query.
+        own: Its positives.
+        ours: Our negatives and their scores, best first.
+        theirs: Theirs.
+        n: How many a row needs to be there at all.
+    """
+    if [text for text, _ in ours] == [text for text, _ in theirs]:
+        return "order"
+    taken = {key_of(text) for text in (query, *own)}
+    allowed = []
+    for text, score in theirs:
+        if key_of(text) not in taken:
+            allowed.append((text, score))
+        taken.add(key_of(text))
+    removed = len(allowed) < len(theirs)
+    known = dict(ours)
+    # Two that changed places must each have the same score in both lists.
+    agree = all(abs(score - known.get(text, score)) <= TIE for text, score in allowed) and all(
+        a == b or abs(score - other) <= TIE for (a, score), (b, other) in zip(ours, allowed, strict=False)
+    )
+    if removed and agree and (len(ours) >= len(allowed) or (not ours and len(allowed) < n)):
+        return "documented"
+    return "tie" if agree and not removed and len(ours) == len(theirs) else "unexplained"
+
+
+_KEYS: dict[str, bytes] = {}
+
+
+def key_of(text: str) -> bytes:
+    """Return a key that texts share if they differ only in case, white space and Unicode form."""
+    if text not in _KEYS:
+        _KEYS[text] = normalized_digests([text]).tobytes()
+    return _KEYS[text]
+
+
+def compare(ours: list[Row], theirs: list[Row], positives: dict[str, list[str]], output_format: str) -> dict[str, int]:
+    """Count the rows that both have, and explain those that only one has or that are in another order."""
+    both = Counter(row.texts for row in ours) & Counter(row.texts for row in theirs)
+    alone, common = [], []
+    for rows in (ours, theirs):
+        left, kept = both.copy(), []
+        for row in rows:
+            if left[row.texts]:
+                left[row.texts] -= 1
+                kept.append(row)
+            else:
+                alone.append(row)
+        common.append(kept)
+    moved = [row for row, other in zip(*common, strict=True) if row.texts != other.texts]
+    groups: list[dict[tuple[str, str], list[tuple[str, float]]]] = []
+    for rows in (ours, theirs):
+        groups.append(defaultdict(list))
+        for row in rows:
+            groups[-1][row.group].extend(row.negatives)
+    n = NUM_NEGATIVES if output_format == "n-tuple" else 1
+    reasons: Counter[str] = Counter()
+    known: dict[tuple[str, str], str] = {}
+    for row in alone + moved:
+        query = row.group[0]
+        if row.group not in known:
+            lists = [one.get(row.group, []) for one in groups]
+            known[row.group] = reason(query, positives[query], *lists, n)
+        reasons[known[row.group]] += 1
+    return {
+        "ours": len(ours),
+        "theirs": len(theirs),
+        "both": sum(both.values()),
+        "in order": len(common[0]) - len(moved),
+        "ties": reasons["tie"],
+        "documented": reasons["documented"],
+        "unexplained": reasons["unexplained"] + reasons["order"],
+    }
+
+
+def measure(folder: Path, model: SentenceTransformer, scratch: Path) -> list[dict[str, Any]]:
+    """Run both functions over one set."""
+    corpus, queries = load_beir(folder, split="train")
+    texts = list(dict.fromkeys(text for chunk in corpus.iter_texts() for text in chunk.to_pylist()))
+    pairs: dict[str, list[str]] = {"query": [], "passage": []}
+    for row in queries:
+        found = corpus.texts(corpus.rows(row["positive_ids"])).to_pylist()
+        pairs["passage"] += found
+        pairs["query"] += [row["query"]] * len(found)
+    dataset = Dataset.from_dict(pairs)
+    positives: dict[str, list[str]] = defaultdict(list)
+    for query, text in zip(*pairs.values(), strict=True):
+        if text not in positives[query]:
+            positives[query].append(text)
+    found = []
+    for label, options in OPTIONS.items():
+        chosen = {name: texts if name == "corpus" else value for name, value in options.items()}
+        for output_format in FORMATS:
+            chosen |= {"output_format": output_format, "output_scores": True, "verbose": False, "batch_size": 256}
+            ours = mine_hard_negatives(dataset, model, num_negatives=NUM_NEGATIVES, **chosen)
+            with contextlib.redirect_stderr(io.StringIO()):
+                # Its cache is no matter here but for time: there is one model.
+                theirs = their_function(
+                    dataset, model, num_negatives=NUM_NEGATIVES, cache_folder=str(scratch / folder.name), **chosen
+                )
+            assert ours.features == theirs.features or not len(theirs)
+            rows = [rows_of(mined, output_format, positives) for mined in (ours, theirs)]
+            counts = compare(*rows, positives, output_format)
+            found.append({"set": folder.name, "format": output_format, "options": label} | counts)
+            print(found[-1], flush=True)
+    return found
+
+
+def markdown(found: list[dict[str, Any]], model: str) -> str:
+    """Return the results as a table."""
+    here = machine(PACKAGES)
+    commit, _, changed = git_commit().partition("-")
+    dirty = " with changes" if changed else ""
+    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
+    head = (
+        f"# Rows of `mine_hard_negatives` and of sentence-transformers' function\n\n"
+        f"Model: {model}; {NUM_NEGATIVES} negatives per query; split train. {here['cpu']}, {here['cores']} cores, "
+        f"{here['memory_gib']} GiB; {versions}; {datetime.now(UTC):%Y-%m-%d}, commit {commit[:12]}{dirty}.\n\n"
+        f"Rows are compared as tuples of texts. Equal in order: rows that both have, in the same order. The last three "
+        f"columns count the rows that only one of the two has, or that are in another order, by their reason: ties are "
+        f"scores within {TIE:g} of each other; documented are negatives of theirs that are, but for case, white space "
+        f"and Unicode form, a positive, the query itself or another negative.\n\n"
+    )
+    names = ("set", "format", "options", "ours", "theirs", "in order", "ties", "documented", "unexplained")
+    titles = ("set", "format", "options", "rows, ours", "rows, theirs", "equal in order", *names[6:])
+    total = {name: sum(row[name] for row in found) for name in names[3:]}
+    lines = [titles, ("---",) * len(titles)]
+    for row in [*found, {"set": "all", "format": "", "options": ""} | total]:
+        lines.append(tuple(f"{row[name]:,}" if isinstance(row[name], int) else row[name] for name in names))
+    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    """Compare both functions on all sets and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="sets in BEIR's form")
+    parser.add_argument("--model", default="static", help="static, minilm, or the path of a SentenceTransformer")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    datasets.disable_progress_bars()
+    known = args.model in ("static", "minilm")
+    model = make_model(args.model) if known else SentenceTransformer(args.model, device="cpu")
+    shown = {"static": "static embeddings (wordllama)", "minilm": "all-MiniLM-L6-v2"}.get(
+        args.model, Path(args.model).name
+    )
+    found = []
+    with tempfile.TemporaryDirectory() as place:
+        datasets.config.HF_DATASETS_CACHE = Path(place) / "cache"
+        for folder in args.folders:
+            found += measure(folder.resolve(), model, Path(place))
+            _KEYS.clear()
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "agreement.md").write_text(markdown(found, shown))
+    print(markdown(found, shown))
+
+
+if __name__ == "__main__":
+    main()
