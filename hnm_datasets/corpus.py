@@ -25,7 +25,7 @@ from hnm_datasets.storage import (
     save_array,
     save_strings,
 )
-from hnm_datasets.text import normalized_digests, passage_texts
+from hnm_datasets.text import is_blank, normalized_digests, passage_texts
 
 if TYPE_CHECKING:
     from hnm_datasets.embeddings import Embeddings
@@ -366,11 +366,11 @@ class _Source:
                 f"The corpus's column {name!r} is null in {self._name(part, table, row, seen)}. Filter such passages "
                 f"out: dataset.filter(lambda row: row[{name!r}])."
             )
-        empty = pc.equal(pc.utf8_trim_whitespace(array), "")
+        empty = is_blank(array)
         if part == "texts" and "titles" in self.columns:
             # A passage may consist of its title alone.
             titles = self._checked("titles", table[self.columns["titles"]].combine_chunks(), table, seen)
-            empty = pc.and_(empty, pc.equal(pc.utf8_trim_whitespace(titles), ""))
+            empty = pc.and_(empty, is_blank(titles))
         if empty.true_count:
             row = int(np.flatnonzero(empty.to_numpy(zero_copy_only=False))[0])
             raise ValueError(

@@ -19,6 +19,7 @@ from hnm_datasets.columns import JUDGED_NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY
 from hnm_datasets.corpus import Corpus
 from hnm_datasets.fingerprint import digest_strings
 from hnm_datasets.ragged import list_array, offsets_of
+from hnm_datasets.text import is_blank
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ def from_pairs(
         column = table[name].combine_chunks()
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             raise TypeError(f"from_pairs: the column {name!r} must hold strings, got {column.type}.")
-        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True).to_numpy(zero_copy_only=False)
+        blank = pc.fill_null(is_blank(column), True).to_numpy(zero_copy_only=False)
         if blank.any():
             raise ValueError(
                 f"from_pairs: the column {name!r} is null or empty in row {int(np.flatnonzero(blank)[0])}. Filter such "
@@ -234,7 +235,7 @@ def _further_passages(passages: Sequence[str]) -> pa.Array:
         texts = pa.array(passages, type=pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise TypeError(f"from_pairs: passages must be texts: {error}") from None
-    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True).to_numpy(zero_copy_only=False)
+    blank = pc.fill_null(is_blank(texts), True).to_numpy(zero_copy_only=False)
     if blank.any():
         raise ValueError(
             f"from_pairs: the passage {int(np.flatnonzero(blank)[0])} is null or empty. Leave such passages out."

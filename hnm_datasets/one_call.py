@@ -365,13 +365,13 @@ class _Renamed:
             numbers[f"{target}{plural}"] = table[f"{source}{plural}"].combine_chunks().cast(wanted)
         others = [name for name in table.column_names if name not in texts and name not in made]
         return pa.table(
-            {new: _plain_strings(table[old].combine_chunks()) for old, new in texts.items()}
+            {new: _plain_strings(table[old]) for old, new in texts.items()}
             | numbers
             | {name: table[name] for name in others}
         )
 
 
-def _plain_strings(array: pa.Array) -> pa.Array:
+def _plain_strings(array: pa.ChunkedArray) -> pa.ChunkedArray:
     return array.cast(pa.list_(pa.string()) if pa.types.is_list(array.type) else pa.string())
 
 

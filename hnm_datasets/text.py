@@ -34,6 +34,17 @@ def passage_texts(titles: pa.Array | None, texts: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(titles, texts, glue)
 
 
+def is_blank(texts: pa.Array) -> pa.Array:
+    """Tell which texts are empty or nothing but white space. Shape (B,) → (B,), null for null.
+
+    Example:
+        >>> is_blank(pa.array(["", "  ", "a "])).to_pylist()
+        [True, True, False]
+    """
+    # A regular expression stops at the first letter; trimming would copy every text.
+    return pc.match_substring_regex(texts, r"^[\t-\r\x1c-\x20\x{85}\p{Z}]*$")
+
+
 def normalized_digests(texts: Iterable[str]) -> NDArray[np.uint64]:
     """Hash texts so that texts which differ only in Unicode form (NFKC), case or white space have equal digests.
 

@@ -189,21 +189,63 @@ def drop_near_duplicates(
         keep: Receives the answer. Shape (C,).
     """
     for line in range(len(offsets) - 1):
-        for place in range(offsets[line], offsets[line + 1]):
-            mine = shingles[shingle_offsets[rows[place]] : shingle_offsets[rows[place] + 1]]
-            keep[place] = True
-            for other in range(positive_offsets[line], positive_offsets[line + 1]):
-                row = positives[other]
-                if _is_near(mine, shingles[shingle_offsets[row] : shingle_offsets[row + 1]], threshold):
-                    keep[place] = False
-                    break
-            other = offsets[line]
-            while keep[place] and other < place:
-                if keep[other]:
-                    row = rows[other]
-                    if _is_near(mine, shingles[shingle_offsets[row] : shingle_offsets[row + 1]], threshold):
-                        keep[place] = False
-                other += 1
+        known = positive_offsets[line + 1] - positive_offsets[line]
+        texts = np.concatenate(
+            (
+                positives[positive_offsets[line] : positive_offsets[line + 1]],
+                rows[offsets[line] : offsets[line + 1]],
+            )
+        )
+        total = 0
+        for row in texts:
+            total += _prefix_length(shingle_offsets[row + 1] - shingle_offsets[row], threshold)
+        # The shingles by which a text that stays is found again, in chains that begin where they hash to.
+        size = 1
+        while size < 2 * total:
+            size *= 2
+        heads = np.full(size, -1, dtype=np.int64)
+        nexts = np.empty(total, dtype=np.int64)
+        values = np.empty(total, dtype=np.uint32)
+        owners = np.empty(total, dtype=np.int64)
+        compared = np.full(len(texts), -1, dtype=np.int64)
+        count = 0
+        for text in range(len(texts)):
+            begin, end = shingle_offsets[texts[text]], shingle_offsets[texts[text] + 1]
+            prefix = begin + _prefix_length(end - begin, threshold)
+            near = False
+            if text >= known:
+                for place in range(begin, prefix):
+                    entry = heads[shingles[place] & (size - 1)]
+                    while entry >= 0 and not near:
+                        other = owners[entry]
+                        if values[entry] == shingles[place] and compared[other] != text:
+                            compared[other] = text
+                            row = texts[other]
+                            near = _is_near(
+                                shingles[begin:end],
+                                shingles[shingle_offsets[row] : shingle_offsets[row + 1]],
+                                threshold,
+                            )
+                        entry = nexts[entry]
+                    if near:
+                        break
+                keep[offsets[line] + text - known] = not near
+            if not near:
+                for place in range(begin, prefix):
+                    slot = shingles[place] & (size - 1)
+                    values[count], owners[count], nexts[count] = shingles[place], text, heads[slot]
+                    heads[slot] = count
+                    count += 1
+
+
+@numba.njit(nogil=True)
+def _prefix_length(size: Any, threshold: float) -> Any:
+    """Return how many of a set's first elements hold one of any set that is near enough.
+
+    Of two sorted sets whose Jaccard similarity reaches the threshold, one of the first elements of either is among the
+    first of the other (Bayardo et al. 2007, *Scaling up all pairs similarity search*).
+    """
+    return size - int(np.ceil(threshold * size - 1e-9)) + 1 if size else 0
 
 
 @numba.njit(nogil=True)

@@ -216,7 +216,8 @@ class Parts:
         found = self.step.corpus.rows_of_lists(f"{part}_ids", ids, self.batch.step, self.batch.describe)
         rows = found.values[places[places >= 0]]
         texts = self.step.corpus.texts(rows).cast(pa.string())
-        return texts.take(_with_gaps(places))
+        # Without gaps this would copy every text once more.
+        return texts if len(rows) == len(places) else texts.take(_with_gaps(places))
 
     def named(self, part: str, kind: str, places: NDArray[np.int64]) -> pa.Array:
         """Return the ids or scores of passages by flat place; null for -1."""
