@@ -81,8 +81,8 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     truncation of vectors and the similarity function. Where the model was loaded from, the device it is on, and whether
     it is in training mode do not matter. Prompts are not part of the model: they go with each use of it.
 
-    The weights are read once at some gigabytes per second: 0.1 s for a model of 100 MB; those on a GPU are copied from
-    there one tensor at a time.
+    The weights are read once at some gigabytes per second: 0.02 to 0.04 s for MiniLM's 87 MiB and its tokenizer; those
+    on a GPU are copied from there one tensor at a time.
 
     Args:
         model: A `SentenceTransformer` or a `CrossEncoder`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,10 +13,14 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, Batch
 from hnm_datasets.corpus import Corpus
+from hnm_datasets.processes import threads
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.shingles import open_shingles
 from hnm_datasets.transforms import kernels
 from hnm_datasets.transforms.base import CandidateFilter
+
+#: Rows of a thread's turn.
+_TURN = 64
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,20 @@ class DropNearDuplicates(CandidateFilter):
         )
         shingles = open_shingles(self.corpus)
         keep = np.empty(len(negatives.values), dtype=bool)
-        kernels.drop_near_duplicates(
-            shingles.offsets,
-            shingles.values,
-            positives.offsets,
-            positives.values,
-            negatives.offsets,
-            negatives.values,
-            self.threshold,
-            keep,
-        )
+
+        def turn(start: int) -> None:
+            rows = slice(start, start + _TURN + 1)
+            kernels.drop_near_duplicates(
+                shingles.offsets,
+                shingles.values,
+                positives.offsets[rows],
+                positives.values,
+                negatives.offsets[rows],
+                negatives.values,
+                self.threshold,
+                keep,
+            )
+
+        with ThreadPoolExecutor(threads()) as pool:
+            list(pool.map(turn, range(0, len(negatives), _TURN)))
         return keep
