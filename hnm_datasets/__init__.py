@@ -1,5 +1,6 @@
 """Hard negative mining as batched `Dataset.map` transforms."""
 
+from hnm_datasets.calibration import calibrate_margin
 from hnm_datasets.corpus import Corpus
 from hnm_datasets.embeddings import Embeddings
 from hnm_datasets.indexes import BM25Index, DenseIndex
@@ -12,12 +13,14 @@ from hnm_datasets.transforms import (
     CrossEncoderScores,
     DenseNegatives,
     DropNearDuplicates,
+    FuseNegatives,
     RandomNegatives,
     RankWindow,
     RelativeMargin,
     SampleNegatives,
     ScoreBand,
     SortNegatives,
+    TeacherThreshold,
     ToLabeledLists,
     ToLabeledPairs,
     ToNTuples,
@@ -38,18 +41,21 @@ __all__ = [
     "DenseNegatives",
     "DropNearDuplicates",
     "Embeddings",
+    "FuseNegatives",
     "RandomNegatives",
     "RankWindow",
     "RelativeMargin",
     "SampleNegatives",
     "ScoreBand",
     "SortNegatives",
+    "TeacherThreshold",
     "ToLabeledLists",
     "ToLabeledPairs",
     "ToNTuples",
     "ToTriplets",
     "TopNegatives",
     "attach_positives",
+    "calibrate_margin",
     "from_pairs",
     "load_beir",
     "load_sample",

@@ -173,6 +173,14 @@ class Batch:
                 self.check_aligned(NEGATIVE_IDS, ids, name, lists[name])
         return lists
 
+    def positives(self) -> dict[str, Ragged[pa.Array]]:
+        """Return the aligned lists of positives: every list column that begins with `positive_`."""
+        lists = {POSITIVE_IDS: self.string_lists(POSITIVE_IDS)}
+        for name in self.names:
+            if name.startswith("positive_") and name != POSITIVE_IDS and _is_list(self.column(name).type):
+                lists[name] = _flatten(self.column(name))
+        return lists
+
     def check_aligned(self, first: str, a: Ragged[Any], second: str, b: Ragged[Any]) -> None:
         """Raise unless two columns have lists of the same lengths."""
         if np.array_equal(a.offsets, b.offsets):

@@ -5,6 +5,7 @@ The scores are kept on disk by pair, so that no pair is scored twice: a cross-en
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.fingerprint import digest_strings
-from hnm_datasets.models import ModelHandle, PairModel, load_model
+from hnm_datasets.fingerprint import digest_strings, fingerprint
+from hnm_datasets.models import LoadedModel, ModelHandle, PairModel, load_model
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.storage import cache_root
 from hnm_datasets.store import Store
 
+_ACTIVATIONS = ("model", "sigmoid", "none")
+_DTYPES = ("bfloat16", "float16")
 #: Batches that are scored before their scores are written to disk: what a kill costs at most.
 _GROUP = 32
 
@@ -31,7 +34,13 @@ class Reranker(ModelHandle):
     Args:
         model: A `CrossEncoder`; its path or Hub id; or a function from a list of pairs to as many scores.
         batch_size: Pairs per forward pass.
+        activation: `"model"`: scores as the model gives them, which is a sigmoid for most rerankers and the raw logit
+            for some; `"sigmoid"`: from 0 to 1; `"none"`: the raw logit. For a function only `"model"`.
+        dtype: Compute in `"bfloat16"` or `"float16"`, by torch's autocast; None: as the weights are.
         fingerprint: For a function: a name that changes whenever its scores do.
+
+    Attributes:
+        fingerprint: 32 hexadecimal digits of the model, the activation and the precision.
 
     Raises:
         TypeError: `model` is something else.
@@ -47,10 +56,23 @@ class Reranker(ModelHandle):
 
     _pairs = True
 
-    def __init__(self, model: PairModel, *, batch_size: int = 32, fingerprint: str | None = None) -> None:
+    def __init__(
+        self,
+        model: PairModel,
+        *,
+        batch_size: int = 32,
+        activation: str = "model",
+        dtype: str | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
         own = load_model(model, fingerprint, pairs=True)
         super().__init__(own)
         self.batch_size = checks.whole_number("Reranker", "batch_size", batch_size, low=1)
+        self.activation = checks.one_of("Reranker", "activation", activation, _ACTIVATIONS)
+        self.dtype = None if dtype is None else checks.one_of("Reranker", "dtype", dtype, _DTYPES)
+        if own.is_function and (activation != "model" or dtype is not None):
+            raise ValueError("Reranker: activation and dtype are of models; a function gives its scores as they are.")
+        self.fingerprint = _fingerprint_of(self)
         if not own.is_function and own.model.num_labels != 1:
             raise ValueError(
                 f"The cross-encoder has {own.model.num_labels} outputs per pair, and a teacher must have one. Pass a "
@@ -61,10 +83,10 @@ class Reranker(ModelHandle):
         return f"Reranker({self.name})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reranker) and other.model_fingerprint == self.model_fingerprint
+        return isinstance(other, Reranker) and other.fingerprint == self.fingerprint
 
     def __hash__(self) -> int:
-        return hash(self.model_fingerprint)
+        return hash(self.fingerprint)
 
     def scores(
         self, queries: Sequence[str], passages: pa.Array, lists: Ragged[NDArray[np.int64]]
@@ -113,7 +135,10 @@ class Reranker(ModelHandle):
         if loaded.is_function:
             found: Any = loaded.model(pairs)
         else:
-            found = loaded.model.predict(pairs, batch_size=self.batch_size, show_progress_bar=False)
+            with self._precision(loaded):
+                found = loaded.model.predict(
+                    pairs, batch_size=self.batch_size, show_progress_bar=False, activation_fn=self._activation_fn()
+                )
         scores = np.asarray(found, dtype=np.float32)
         if scores.shape != (len(pairs),):
             raise ValueError(f"The model must return one score for each of {len(pairs)} pairs, got {scores.shape}.")
@@ -125,11 +150,28 @@ class Reranker(ModelHandle):
             )
         return scores
 
+    def _activation_fn(self) -> Any:
+        import torch
+
+        return {"model": None, "sigmoid": torch.nn.Sigmoid(), "none": torch.nn.Identity()}[self.activation]
+
+    def _precision(self, loaded: LoadedModel) -> contextlib.AbstractContextManager[Any]:
+        import torch
+
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(loaded.model.device.type, dtype=getattr(torch, self.dtype))
+
     def _store(self) -> Store:
-        key = (cache_root(), self.model_fingerprint)
+        key = (cache_root(), self.fingerprint)
         if key not in _STORES:
-            _STORES[key] = Store("pair_scores", self.model_fingerprint)
+            _STORES[key] = Store("pair_scores", self.fingerprint)
         return _STORES[key]
+
+
+def _fingerprint_of(reranker: Reranker) -> str:
+    options = [reranker.activation, reranker.dtype]
+    return fingerprint({"kind": "reranker", "model": reranker.model_fingerprint, "options": options})
 
 
 def _pair_keys(queries: NDArray[np.uint64], passages: NDArray[np.uint64]) -> NDArray[np.uint64]:

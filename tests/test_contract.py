@@ -18,12 +18,14 @@ from hnm_datasets import (
     DenseIndex,
     DenseNegatives,
     DropNearDuplicates,
+    FuseNegatives,
     RandomNegatives,
     RankWindow,
     RelativeMargin,
     SampleNegatives,
     ScoreBand,
     SortNegatives,
+    TeacherThreshold,
     ToLabeledLists,
     ToLabeledPairs,
     ToNTuples,
@@ -64,17 +66,23 @@ def transforms(corpus, model):
             query_prompt="query: ",
             index=DenseIndex(corpus.embed(model, prompt="passage: "), "IVF16,Flat", nprobe=4),
         ),
+        "fuse": FuseNegatives(
+            {"bm25": BM25Negatives(corpus, k=6), "dense": DenseNegatives(corpus, model, k=4)}, method="interleave", k=7
+        ),
         "bi-encoder": BiEncoderScores(corpus, model),
         "cross-encoder": CrossEncoderScores(corpus, shared_words, fingerprint="shared-words-1"),
         "absolute": AbsoluteMargin(0.5),
         "relative": RelativeMargin(0.05, against="mean"),
         "near": DropNearDuplicates(corpus, 0.5),
         "sort": SortNegatives("score"),
+        "threshold": TeacherThreshold(7.0, by="score"),
+        "promote": TeacherThreshold(7.0, 9.0, by="score", promote=True),
         "rank": RankWindow(2, 9),
         "band": ScoreBand(min=3.0, max=9.0),
         "top": TopNegatives(4),
         "uniform": SampleNegatives(4, seed=1),
         "softmax": SampleNegatives(4, strategy="softmax", temperature=2.0, seed=1),
+        "simans": SampleNegatives(4, strategy="simans", a=0.5, b=-1.0, seed=1),
         "triplets": ToTriplets(corpus, n=3),
         "tuples": ToNTuples(corpus, n=2, positives="random", seed=5),
         "pairs": ToLabeledPairs(corpus, n=3),
@@ -88,17 +96,21 @@ NAMES = (
     "random",
     "dense",
     "dense-options",
+    "fuse",
     "bi-encoder",
     "cross-encoder",
     "absolute",
     "relative",
     "near",
     "sort",
+    "threshold",
+    "promote",
     "rank",
     "band",
     "top",
     "uniform",
     "softmax",
+    "simans",
     "triplets",
     "tuples",
     "pairs",
@@ -111,7 +123,7 @@ def ready(static_model):
     corpus, rows = sample_rows()
     mined = rows.map(BM25Negatives(corpus, k=12), batched=True)
     return {
-        name: (transform, rows if name.startswith(("bm25", "random", "dense")) else mined)
+        name: (transform, rows if name.startswith(("bm25", "random", "dense", "fuse")) else mined)
         for name, transform in transforms(corpus, static_model).items()
     }
 

@@ -132,5 +132,6 @@ class DenseNegatives(Miner):
     def _hits(self, queries: list[str], keys: NDArray[np.uint64], depth: int) -> Hits:
         return self._dense.search(self.model.vectors(queries), depth)
 
-    def _scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Return the score of certain passages of each query."""
         return self._dense.score(self.model.vectors(queries), rows)

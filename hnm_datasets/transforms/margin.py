@@ -15,7 +15,7 @@ from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, Batch, score_column
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.transforms.base import CandidateFilter
 
-_AGAINST = ("min", "max", "mean", "each")
+AGAINST = ("min", "max", "mean", "each")
 
 
 def limits_of(scores: Ragged[NDArray[np.generic]], against: str, margin: float, *, relative: bool) -> NDArray[Any]:
@@ -71,7 +71,7 @@ class _Margin(CandidateFilter):
         name = type(self).__name__
         self._set(
             margin=checks.real_number(name, "margin", self.margin),
-            against=checks.one_of(name, "against", self.against, _AGAINST),
+            against=checks.one_of(name, "against", self.against, AGAINST),
         )
         if not isinstance(self.by, str):
             raise TypeError(f"{name}: by must be 'score' or a teacher's name, got {self.by!r}.")

@@ -134,6 +134,20 @@ def _no_lists(count: int) -> Ragged[NDArray[np.int64]]:
     return Ragged(np.zeros(count + 1, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
+class Mined(NamedTuple):
+    """What a miner found for B rows.
+
+    Attributes:
+        queries: B texts.
+        positives: The row numbers of each row's positives.
+        candidates: The candidates of each row.
+    """
+
+    queries: list[str]
+    positives: Ragged[NDArray[np.int64]]
+    candidates: Candidates
+
+
 @dataclass(frozen=True)
 class Miner(Transform):
     """A step that finds candidates for each query in the whole corpus.
@@ -142,7 +156,7 @@ class Miner(Transform):
     passages of a positive's document are never candidates, and no text is a candidate twice. The search goes on until
     there are k candidates or the retriever finds no more.
 
-    Subclasses fill in `_hits` and `_scores`.
+    Subclasses fill in `_hits` and `scores_of`.
     """
 
     input_columns: ClassVar[tuple[str, ...]] = (QUERY, POSITIVE_IDS)
@@ -179,14 +193,15 @@ class Miner(Transform):
         """Search for some of the batch's queries; `keys` are their row keys."""
 
     @abstractmethod
-    def _scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Return the retriever's score of certain passages of each query."""
 
-    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
+    def mine(self, batch: Batch) -> Mined:
+        """Find the candidates of a batch of rows, as row numbers of the corpus."""
         queries = self._queries(batch)
         keys = batch.row_keys()
         positives = self.corpus.rows_of_lists(
-            POSITIVE_IDS, batch.string_lists(POSITIVE_IDS), type(self).__name__, batch.describe
+            POSITIVE_IDS, batch.string_lists(POSITIVE_IDS), batch.step, batch.describe
         )
         found = mine_candidates(
             lambda which, depth: self._hits([queries[i] for i in which], keys[which], depth),
@@ -195,13 +210,17 @@ class Miner(Transform):
             self._excluded_texts(queries, positives),
             Ragged(positives.offsets, self.corpus.group_codes[positives.values]) if self.exclude_group else None,
         )
+        return Mined(queries, positives, found)
+
+    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
+        queries, positives, found = self.mine(batch)
         source = pa.repeat(pa.scalar(self.source), len(found.rows))
         return {
             NEGATIVE_IDS: list_array(found.offsets, self.corpus.ids(found.rows)),
             NEGATIVE_SCORES: list_array(found.offsets, pa.array(found.scores)),
             NEGATIVE_RANKS: list_array(found.offsets, pa.array(found.ranks)),
             NEGATIVE_SOURCE: list_array(found.offsets, source),
-            POSITIVE_SCORES: list_array(positives.offsets, pa.array(self._scores(queries, positives))),
+            POSITIVE_SCORES: list_array(positives.offsets, pa.array(self.scores_of(queries, positives))),
         }
 
     def _queries(self, batch: Batch) -> list[str]:
@@ -280,7 +299,8 @@ class BM25Negatives(Miner):
     def _hits(self, queries: list[str], keys: NDArray[np.uint64], depth: int) -> Hits:
         return self._bm25.search(queries, depth)
 
-    def _scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Return the score of certain passages of each query."""
         return self._bm25.score(queries, rows)
 
 
@@ -331,5 +351,6 @@ class RandomNegatives(Miner):
         kernels.permuted_rows(keys, self.seed, len(self.corpus), rows)
         return Hits(rows, np.where(rows < 0, -np.inf, 0).astype(np.float32))
 
-    def _scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Return the score of certain passages of each query."""
         return np.zeros(len(rows.values), dtype=np.float32)

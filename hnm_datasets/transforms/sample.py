@@ -14,13 +14,22 @@ from hnm_datasets.ragged import Ragged
 from hnm_datasets.transforms import kernels
 from hnm_datasets.transforms.base import CandidateFilter
 
-_STRATEGIES = ("uniform", "softmax")
+_STRATEGIES = ("uniform", "softmax", "simans")
 
 
 def first_mask(offsets: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
     """Mark the first n values of each list. Shape (B + 1,) → (C,)."""
     places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
     return np.asarray(places < n)
+
+
+def _means(lists: Ragged[NDArray[np.generic]]) -> NDArray[np.float64]:
+    """Return the mean of each list, NaN of an empty one. Shape (B,)."""
+    totals = np.bincount(lists.owners, weights=lists.values.astype(np.float64), minlength=len(lists))
+    means = np.full(len(lists), np.nan)
+    filled = lists.lengths > 0
+    means[filled] = totals[filled] / lists.lengths[filled]
+    return means
 
 
 @dataclass(frozen=True)
@@ -63,14 +72,20 @@ class SampleNegatives(CandidateFilter):
     Args:
         n: Candidates per row.
         strategy: `"uniform"` draws each with the same chance; `"softmax"` with a chance in proportion to
-            exp(score / temperature).
+            exp(score / temperature); `"simans"` in proportion to exp(-a·(s⁻ - s⁺ - b)²), which favours candidates that
+            score about as high as the positive, neither too easy nor likely false (Zhou et al. 2022, *SimANS*,
+            https://arxiv.org/abs/2210.11773).
         temperature: For `"softmax"`, in the units of the score: near 0 it takes the hardest, a large one draws almost
             uniformly.
         seed: Another seed draws others.
-        by: For `"softmax"`: `"score"` for the retriever's scores, or a teacher's name.
+        by: For `"softmax"` and `"simans"`: `"score"` for the retriever's scores, or a teacher's name.
+        a: For `"simans"`: how sharply the chance falls with the distance, in the units of the score squared; the
+            paper's default is 1 for dot products, and cosines need some 100.
+        b: For `"simans"`: where the chance is highest, below (negative) or above the positive's score.
 
     Columns read:
-        `negative_ids`, `query_id` or `query`; for `"softmax"` the score column.
+        `negative_ids`, `query_id` or `query`; for `"softmax"` and `"simans"` the score column; for `"simans"` also that
+        of the positives (of several the mean; a row without positives is drawn from uniformly).
 
     Columns written:
         All aligned `negative_*` columns.
@@ -90,11 +105,14 @@ class SampleNegatives(CandidateFilter):
     temperature: float = 1.0
     seed: int = 0
     by: str = "score"
+    a: float = 1.0
+    b: float = 0.0
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The columns that the step reads, and beside them `query_id` or `query`."""
-        return (NEGATIVE_IDS, score_column(self.by)) if self.strategy == "softmax" else (NEGATIVE_IDS,)
+        scores = {"softmax": ("negative",), "simans": ("negative", "positive")}.get(self.strategy, ())
+        return (NEGATIVE_IDS, *(score_column(self.by, of=part) for part in scores))
 
     def __post_init__(self) -> None:
         name = "SampleNegatives"
@@ -102,6 +120,8 @@ class SampleNegatives(CandidateFilter):
             n=checks.whole_number(name, "n", self.n, low=1),
             strategy=checks.one_of(name, "strategy", self.strategy, _STRATEGIES),
             temperature=checks.real_number(name, "temperature", self.temperature, above=0),
+            a=checks.real_number(name, "a", self.a, above=0),
+            b=checks.real_number(name, "b", self.b),
             seed=checks.whole_number(name, "seed", self.seed, low=0),
         )
 
@@ -110,6 +130,10 @@ class SampleNegatives(CandidateFilter):
         if self.strategy == "softmax":
             scores = batch.number_lists(score_column(self.by)).values
             weights = scores.astype(np.float64) / self.temperature
+        elif self.strategy == "simans":
+            own = batch.number_lists(score_column(self.by)).values.astype(np.float64)
+            aims = _means(batch.number_lists(score_column(self.by, of="positive")))[candidates.owners] + self.b
+            weights = np.where(np.isnan(aims), 0, -self.a * (own - aims) ** 2)
         else:
             weights = np.zeros(len(keep))
         kernels.sample_mask(candidates.offsets, weights, batch.row_keys(), self.seed, self.n, keep)

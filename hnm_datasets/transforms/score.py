@@ -179,14 +179,16 @@ class CrossEncoderScores(_Scores):
             scores, see `fingerprint`.
         name: Goes into the names of the columns.
         batch_size: Pairs per forward pass.
+        activation: `"model"`: scores as the model gives them, which is a sigmoid for most rerankers and the raw logit
+            for some; `"sigmoid"`: from 0 to 1; `"none"`: the raw logit. For a function only `"model"`.
+        dtype: Compute in `"bfloat16"` or `"float16"`; None: as the weights are.
         fingerprint: For a function: a name that changes whenever its scores do.
 
     Columns read:
         `query`, `positive_ids`, `negative_ids`.
 
     Columns written:
-        `positive_<name>_scores` and `negative_<name>_scores`, aligned with the ids, as the model's own activation gives
-        them.
+        `positive_<name>_scores` and `negative_<name>_scores`, aligned with the ids.
 
     Raises:
         KeyError: An id is not in the corpus.
@@ -207,13 +209,23 @@ class CrossEncoderScores(_Scores):
     name: str = "teacher"
     _: KW_ONLY
     batch_size: int = 32
+    activation: str = "model"
+    dtype: str | None = None
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set(batch_size=checks.whole_number("CrossEncoderScores", "batch_size", self.batch_size, low=1))
         # From here on the reranker stands for the model: it pickles to its fingerprint.
-        self._set(model=Reranker(self.model, batch_size=self.batch_size, fingerprint=self.fingerprint))
+        self._set(
+            model=Reranker(
+                self.model,
+                batch_size=self.batch_size,
+                activation=self.activation,
+                dtype=self.dtype,
+                fingerprint=self.fingerprint,
+            )
+        )
 
     def _pair_scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         used, places = np.unique(rows.values, return_inverse=True)

@@ -69,7 +69,7 @@ def test_seeds_and_rows_differ():
 def test_bad_options():
     with pytest.raises(ValueError, match="n must be a whole number of at least 1, got 0"):
         TopNegatives(0)
-    with pytest.raises(ValueError, match="strategy must be one of 'uniform', 'softmax', got 'best'"):
+    with pytest.raises(ValueError, match="strategy must be one of 'uniform', 'softmax', 'simans', got 'best'"):
         SampleNegatives(3, strategy="best")
     with pytest.raises(ValueError, match="temperature must be a finite number greater than 0, got 0"):
         SampleNegatives(3, temperature=0)
@@ -77,3 +77,28 @@ def test_bad_options():
         SampleNegatives(3, seed=-1)
     with pytest.raises(KeyError, match=r"needs the column 'negative_gpt_scores'"):
         SampleNegatives(3, strategy="softmax", by="gpt")(batch_of([2]))
+
+
+def test_simans_draws_as_its_formula_says():
+    scores, positive, a, b = np.array([0.9, 0.7, 0.5, 0.1]), 0.7, 4.0, -0.1
+    rows = {
+        "query_id": [f"q{i}" for i in range(20_000)],
+        "negative_ids": [list("abcd")] * 20_000,
+        "negative_scores": [scores.tolist()] * 20_000,
+        "positive_scores": [[positive - 0.1, positive + 0.1]] * 20_000,
+    }
+    drawn = SampleNegatives(1, strategy="simans", a=a, b=b)(rows)["negative_ids"]
+    share = np.array([sum(ids == [name] for ids in drawn) for name in "abcd"]) / 20_000
+    expected = np.exp(-a * (scores - positive - b) ** 2)
+    np.testing.assert_allclose(share, expected / expected.sum(), atol=0.012)
+
+
+def test_simans_draws_uniformly_without_a_positive():
+    rows = {
+        "query_id": [f"q{i}" for i in range(5000)],
+        "negative_ids": [list("ab")] * 5000,
+        "negative_scores": [[9.0, 0.0]] * 5000,
+        "positive_scores": [[]] * 5000,
+    }
+    drawn = SampleNegatives(1, strategy="simans")(rows)["negative_ids"]
+    assert abs(sum(ids == ["a"] for ids in drawn) / 5000 - 0.5) < 0.03

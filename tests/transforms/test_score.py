@@ -361,3 +361,35 @@ def test_a_cross_encoder_with_several_outputs_is_refused(corpus, tmp_path):
     path = tiny_cross_encoder(tmp_path / "three", labels=3)
     with pytest.raises(ValueError, match=r"has 3 outputs per pair, and a teacher must have one. Pass a function"):
         CrossEncoderScores(corpus, path)
+
+
+def test_the_activation_is_explicit_and_part_of_the_name(corpus, tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(tiny_cross_encoder(tmp_path / "tiny"), device="cpu")
+    steps = {name: CrossEncoderScores(corpus, model, activation=name) for name in ("sigmoid", "none", "model")}
+    rows = rows_of(4)
+    logits, shares, own = (
+        np.array(rows.map(steps[name], batched=True)["negative_teacher_scores"][0])
+        for name in ("none", "sigmoid", "model")
+    )
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), shares, atol=1e-6)
+    np.testing.assert_allclose(own, shares, atol=1e-6)
+    assert len({step.model.fingerprint for step in steps.values()}) == 3
+
+
+def test_half_precision_is_near_and_has_a_name_of_its_own(corpus, tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(tiny_cross_encoder(tmp_path / "tiny"), device="cpu")
+    full, half = (CrossEncoderScores(corpus, model, dtype=dtype) for dtype in (None, "bfloat16"))
+    a, b = (np.array(rows_of(4).map(step, batched=True)["negative_teacher_scores"][0]) for step in (full, half))
+    np.testing.assert_allclose(a, b, atol=0.02)
+    assert full.model.fingerprint != half.model.fingerprint
+
+
+def test_a_function_has_no_activation(corpus):
+    with pytest.raises(ValueError, match="gives its scores as they are"):
+        CrossEncoderScores(corpus, shared_words, activation="sigmoid", fingerprint="shared")
+    with pytest.raises(ValueError, match="activation must be one of"):
+        CrossEncoderScores(corpus, shared_words, activation="softmax", fingerprint="shared")
