@@ -38,7 +38,7 @@ class HashEmbedding(InputModule):
         return DIMENSION
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("This model is made anew by its name and never saved.")
 
 
 def make_model(name: str) -> SentenceTransformer:

@@ -271,6 +271,12 @@ class Corpus:
         return _open(self.fingerprint)
 
 
+def check_corpus(owner: str, corpus: object) -> None:
+    """Raise a TypeError that names the step or index unless it was given a corpus."""
+    if not isinstance(corpus, Corpus):
+        raise TypeError(f"{owner}: corpus must be a Corpus, got {type(corpus).__name__}. See Corpus.from_dataset.")
+
+
 @dataclass(frozen=True)
 class _Files:
     """The memory-mapped files of one corpus."""

@@ -23,7 +23,7 @@ from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.corpus import Corpus
+from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.fingerprint import digest_strings, fingerprint
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
@@ -91,10 +91,7 @@ class BM25Index:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not isinstance(self.corpus, Corpus):
-            raise TypeError(
-                f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset."
-            )
+        check_corpus(name, self.corpus)
         values = {
             "method": checks.one_of(name, "method", self.method, _METHODS),
             "k1": checks.real_number(name, "k1", self.k1),

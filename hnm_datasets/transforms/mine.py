@@ -22,7 +22,7 @@ from hnm_datasets.columns import (
     QUERY,
     Batch,
 )
-from hnm_datasets.corpus import Corpus
+from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25 import BM25Index
 from hnm_datasets.ragged import Ragged, list_array, offsets_of
@@ -177,10 +177,7 @@ class Miner(Transform):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not isinstance(self.corpus, Corpus):
-            raise TypeError(
-                f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset."
-            )
+        check_corpus(name, self.corpus)
         self._set(
             k=checks.whole_number(name, "k", self.k, low=1),
             exclude_group=checks.yes_or_no(name, "exclude_group", self.exclude_group),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, Batch
-from hnm_datasets.corpus import Corpus
+from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.processes import threads
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.shingles import open_shingles
@@ -62,10 +62,7 @@ class DropNearDuplicates(CandidateFilter):
 
     def __post_init__(self) -> None:
         name = "DropNearDuplicates"
-        if not isinstance(self.corpus, Corpus):
-            raise TypeError(
-                f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset."
-            )
+        check_corpus(name, self.corpus)
         self._set(threshold=checks.real_number(name, "threshold", self.threshold, above=0))
         if self.threshold > 1:
             raise ValueError(f"{name}: threshold is a share of what two texts have, at most 1, got {self.threshold:g}.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, Batch, score_column
-from hnm_datasets.corpus import Corpus
+from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.embeddings import Embeddings
 from hnm_datasets.encoders import Encoder
 from hnm_datasets.indexes import exact
@@ -42,10 +42,7 @@ class _Scores(Transform):
 
     def __post_init__(self) -> None:
         step = type(self).__name__
-        if not isinstance(self.corpus, Corpus):
-            raise TypeError(
-                f"{step}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset."
-            )
+        check_corpus(step, self.corpus)
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z]\w*", self.name) or self.name == "score":
             raise ValueError(
                 f"{step}: name goes into the names of two columns and must be a word such as 'teacher', got "

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID, Batch, score_column
-from hnm_datasets.corpus import Corpus
+from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.ragged import first_positions, offsets_of
 from hnm_datasets.transforms import kernels
 from hnm_datasets.transforms.base import Transform
@@ -83,10 +83,7 @@ class Shape(Transform):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not isinstance(self.corpus, Corpus):
-            raise TypeError(
-                f"{name}: corpus must be a Corpus, got {type(self.corpus).__name__}. See Corpus.from_dataset."
-            )
+        check_corpus(name, self.corpus)
         if self.n is not None:
             self._set(n=checks.whole_number(name, "n", self.n, low=1))
         self._set(
