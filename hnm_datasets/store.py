@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -78,12 +79,12 @@ class Store:
             self._merge()
 
     def _write(self, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
-        records = np.empty(len(keys), dtype=[("key", "<u8", (2,)), ("row", "<f4", (rows.shape[1],))])
-        records["key"], records["row"] = keys, rows
+        table = KeyTable.from_digests(keys)
         handle, aside = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.save(file, records, allow_pickle=False)
+                for part in (table.high, table.low, table.rows, np.asarray(rows, dtype=np.float32)):
+                    np.save(file, part, allow_pickle=False)
             # Temporary files are for their owner alone; a cache may be shared.
             Path(aside).chmod(0o666 & ~umask())
             path = Path(aside).with_suffix(".npy")
@@ -95,12 +96,10 @@ class Store:
 
     def _open(self, path: Path) -> None:
         try:
-            records = np.load(path, mmap_mode="r", allow_pickle=False)
-            segment = _Segment(KeyTable.from_digests(records["key"]), records["row"])
-        except (OSError, EOFError, ValueError, IndexError):
+            self._segments[path.name] = _Segment.open(path)
+        except (OSError, EOFError, ValueError):
             # Cut short since it was written, or merged by another process a moment ago.
             return
-        self._segments[path.name] = segment
 
     def _refresh(self) -> bool:
         """Open what other processes have written; tell whether there was anything."""
@@ -122,10 +121,8 @@ class Store:
                 small = by_size[: max(2, len(by_size) * 3 // 4)]
                 if len(small) < _SEGMENTS // 2:
                     return
-                records = [np.load(self._folder / name, mmap_mode="r", allow_pickle=False) for name in small]
-                self._write(
-                    np.concatenate([one["key"] for one in records]), np.concatenate([one["row"] for one in records])
-                )
+                keys, rows = zip(*(self._segments[name].content() for name in small), strict=True)
+                self._write(np.concatenate(keys), np.concatenate(rows))
                 for name in small:
                     (self._folder / name).unlink(missing_ok=True)
                     del self._segments[name]
@@ -134,8 +131,36 @@ class Store:
             return
 
 
-class _Segment:
-    """One memory-mapped file of a store."""
+class _Segment(NamedTuple):
+    """One file of a store: a table of keys and the rows, both memory-mapped, so that a large store takes no memory."""
 
-    def __init__(self, table: KeyTable, rows: NDArray[np.float32]) -> None:
-        self.table, self.rows = table, rows
+    table: KeyTable
+    rows: NDArray[np.float32]
+
+    @classmethod
+    def open(cls, path: Path) -> _Segment:
+        """Map a segment; a ValueError or OSError if it is none."""
+        with path.open("rb") as file:
+            high, low, places = _mapped(file, "<u8", 1), _mapped(file, "<u8", 1), _mapped(file, "<i8", 1)
+            rows = _mapped(file, "<f4", 2)
+        if not len(high) == len(low) == len(places) <= len(rows):
+            raise ValueError(f"{path} is not a segment of a store.")
+        return cls(KeyTable(high, low, places), rows)
+
+    def content(self) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Return all keys and their rows."""
+        return np.stack([self.table.high, self.table.low], axis=1), self.rows[self.table.rows]
+
+
+def _mapped(file: BinaryIO, dtype: str, ndim: int) -> NDArray[Any]:
+    """Map the array that begins where the file stands, and move to its end."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("The array is in another version of numpy's format.")
+    shape, fortran_order, found = np.lib.format.read_array_header_1_0(file)
+    if found != np.dtype(dtype) or len(shape) != ndim or fortran_order:
+        raise ValueError(f"The array is {found} with shape {shape}, expected {dtype} of {ndim} dimensions.")
+    begins = file.tell()
+    # Nothing cannot be mapped. What can becomes a plain array: numpy's own class slows each slice down.
+    array = np.asarray(np.memmap(file, found, "r", begins, shape)) if 0 not in shape else np.empty(shape, found)
+    file.seek(begins + array.nbytes)
+    return array
