@@ -103,7 +103,7 @@ class Batch:
     def require(self, name: str) -> None:
         """Raise a KeyError that names the column, what there is, and who would have made it."""
         if name not in self.names:
-            remedy = _MADE_BY.get(name) or _remedy_for_scores(name) or "add it in an earlier step"
+            remedy = _MADE_BY.get(name) or _remedy_by_name(name) or "add it in an earlier step"
             raise KeyError(
                 f"{self.step} needs the column {name!r}, and there are only {self.names}. To get it: {remedy}."
             )
@@ -249,7 +249,10 @@ class Batch:
         return {name: array.to_pylist() for name, array in columns.items()}
 
 
-def _remedy_for_scores(name: str) -> str | None:
+def _remedy_by_name(name: str) -> str | None:
+    if name.startswith("negative_") and name.endswith("_ranks"):
+        source = name.removesuffix("_ranks").removeprefix("negative_")
+        return f"fuse a source of this name, for example with FuseNegatives({{{source!r}: ..., ...}})"
     teacher = name.removesuffix("_scores").removeprefix("negative_").removeprefix("positive_")
     return _SCORED_BY.format(name=teacher) if name == score_column(teacher, name[:8]) else None
 

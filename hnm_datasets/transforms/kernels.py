@@ -98,10 +98,11 @@ def sample_mask(
     log_weights: NDArray[np.float64],
     keys: NDArray[np.uint64],
     seed: int,
-    n: int,
+    strata: NDArray[np.bool_],
+    counts: NDArray[np.int64],
     keep: NDArray[np.bool_],
 ) -> None:
-    """Mark n candidates of each row, drawn without replacement with the given weights.
+    """Mark candidates of each row, drawn without replacement with the given weights, a number from each stratum.
 
     The n largest of log-weight plus Gumbel noise are such a draw (Efraimidis and Spirakis 2006; Kool et al. 2019).
 
@@ -110,24 +111,34 @@ def sample_mask(
         log_weights: Logarithm of each candidate's weight, up to a constant per row. Shape (C,).
         keys: 64 bits that identify each row. Shape (B,).
         seed: Another seed gives another draw.
-        n: Candidates wanted per row; a row that has no more keeps all.
+        strata: Which candidates belong to each stratum. What an earlier one has drawn is not drawn again. Shape (S, C).
+        counts: Candidates wanted of each stratum; one that has no more gives all. Shape (S,).
         keep: Filled. Shape (C,).
     """
+    keep[:] = False
     for row in range(len(offsets) - 1):
         start, stop = offsets[row], offsets[row + 1]
-        if stop - start <= n:
-            keep[start:stop] = True
-            continue
         noisy = np.empty(stop - start, dtype=np.float64)
-        for place in range(stop - start):
-            uniform = keyed_uniform(keys[row], seed, place)
-            noisy[place] = log_weights[start + place] - np.log(-np.log(uniform))
-        bar = np.partition(noisy, len(noisy) - n)[len(noisy) - n]
-        size = 0
-        for place in range(stop - start):
-            chosen = noisy[place] >= bar and size < n
-            keep[start + place] = chosen
-            size += chosen
+        for stratum in range(len(counts)):
+            n, size = counts[stratum], 0
+            for place in range(start, stop):
+                size += strata[stratum, place] and not keep[place]
+            if size <= n:
+                for place in range(start, stop):
+                    keep[place] |= strata[stratum, place]
+                continue
+            for place in range(start, stop):
+                # Noise of its own: what an earlier stratum left has drawn low there.
+                uniform = keyed_uniform(keys[row], seed + stratum * 1_000_003, place - start)
+                free = strata[stratum, place] and not keep[place]
+                noisy[place - start] = log_weights[place] - np.log(-np.log(uniform)) if free else -np.inf
+            bar = np.partition(noisy, len(noisy) - n)[len(noisy) - n]
+            drawn = 0
+            for place in range(start, stop):
+                # Weights so far apart that all but the largest are nothing can leave several at the bar.
+                if drawn < n and noisy[place - start] >= bar and strata[stratum, place] and not keep[place]:
+                    keep[place] = True
+                    drawn += 1
 
 
 @numba.njit(nogil=True, cache=True)

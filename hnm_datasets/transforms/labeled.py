@@ -33,9 +33,12 @@ class ToLabeledPairs(Shape):
         with_scores: Write also `passage_score`. True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
+        labels: `"scores"`: a teacher's scores in place of 1 and 0, for `MSELoss`, or for `BinaryCrossEntropyLoss` if
+            they lie from 0 to 1.
+        by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; with scores `positive_scores`, `negative_scores`.
+        `query`, `positive_ids`, `negative_ids`; with scores or labels the score columns.
 
     Columns written:
         `anchor`, `passage`, `label` (float32). The lists and `query` are used up; other columns are repeated.
@@ -54,6 +57,7 @@ class ToLabeledPairs(Shape):
     """
 
     output_columns: ClassVar[tuple[str, ...]] = ("anchor", "passage", "label")
+    _labels: ClassVar[tuple[str, ...]] = ("scores",)
 
     def _shape(self, parts: Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
         lists = _labeled(self, parts, parts.examples(), pooled=True)
@@ -61,7 +65,7 @@ class ToLabeledPairs(Shape):
         columns = {
             "anchor": parts.queries.take(pa.array(owners)),
             "passage": lists.column(parts, "text"),
-            "label": pa.array(lists.labels),
+            "label": lists.column(parts, "label"),
         }
         return owners, columns | lists.extras(parts, owners, "passage", lambda array: array)
 
@@ -84,9 +88,13 @@ class ToLabeledLists(Shape):
         with_scores: Write also `passage_scores`. True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
+        labels: `"scores"`: a teacher's scores in place of 1 and 0, for `ListNetLoss`, `LambdaLoss` (which takes what is
+            below 0 for 0: score with `activation="sigmoid"`) and the others. Each list is then in the order of its
+            scores, which `ListMLELoss` and `PListMLELoss` take for the one to learn.
+        by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; with scores `positive_scores`, `negative_scores`.
+        `query`, `positive_ids`, `negative_ids`; with scores or labels the score columns.
 
     Columns written:
         `anchor`, `passages`, `labels` (lists of float32). The lists and `query` are used up; other columns are
@@ -107,6 +115,7 @@ class ToLabeledLists(Shape):
 
     output_columns: ClassVar[tuple[str, ...]] = ("anchor", "passages", "labels")
     _positives: ClassVar[tuple[str, ...]] = ("all", "each", "first", "random")
+    _labels: ClassVar[tuple[str, ...]] = ("scores",)
 
     positives: str = "all"
 
@@ -117,6 +126,8 @@ class ToLabeledLists(Shape):
             )
         else:
             lists = _labeled(self, parts, parts.examples(), pooled=False)
+        if self.labels:
+            lists = lists.by_label(parts)
 
         def listed(array: pa.Array) -> pa.Array:
             return list_array(lists.offsets, array)
@@ -124,7 +135,7 @@ class ToLabeledLists(Shape):
         columns = {
             "anchor": parts.queries.take(pa.array(lists.owners)),
             "passages": listed(lists.column(parts, "text")),
-            "labels": listed(pa.array(lists.labels)),
+            "labels": listed(lists.column(parts, "label")),
         }
         return lists.owners, columns | lists.extras(parts, lists.owners, "passages", listed)
 
@@ -138,13 +149,13 @@ class _Labeled(NamedTuple):
     Attributes:
         owners: The batch's row that each list belongs to. Shape (L,).
         offsets: Where each list begins and ends. Shape (L + 1,).
-        labels: 1 for positives, 0 for negatives. Shape (P,).
+        positive: Which passages are positives. Shape (P,).
         places: Flat places in `positive_ids` or `negative_ids`. Shape (P,).
     """
 
     owners: NDArray[np.int64]
     offsets: NDArray[np.int64]
-    labels: NDArray[np.float32]
+    positive: NDArray[np.bool_]
     places: NDArray[np.int64]
 
     @property
@@ -153,12 +164,19 @@ class _Labeled(NamedTuple):
         return np.repeat(np.arange(len(self.owners)), np.diff(self.offsets))
 
     def column(self, parts: Parts, kind: str) -> pa.Array:
-        """Return the text, id or score of each passage. Shape (P,)."""
+        """Return the text, id, score or label of each passage. Shape (P,)."""
+        if kind == "label" and not parts.step.labels:
+            return pa.array(self.positive.astype(np.float32))
         both = []
-        for part, label in (("positive", 1), ("negative", 0)):
-            places = np.where(self.labels == label, self.places, -1)
+        for part, mine in (("positive", self.positive), ("negative", ~self.positive)):
+            places = np.where(mine, self.places, -1)
             both.append(parts.passages(part, places) if kind == "text" else parts.named(part, kind, places))
         return pc.coalesce(*both)
+
+    def by_label(self, parts: Parts) -> _Labeled:
+        """Order each list by label, highest first."""
+        order = np.lexsort((-self.column(parts, "label").to_numpy(), self.rows))
+        return self._replace(positive=self.positive[order], places=self.places[order])
 
     def extras(
         self, parts: Parts, owners: NDArray[np.int64], name: str, wrap: Callable[[pa.Array], pa.Array]
@@ -206,6 +224,6 @@ def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> 
         [np.repeat(np.arange(len(owners)), n_positives), np.repeat(np.arange(len(owners)), n_negatives)]
     )
     order = np.argsort(lists, kind="stable")
-    labels = np.concatenate([np.ones(len(chosen), np.float32), np.zeros(len(negatives), np.float32)])
+    positive = np.arange(len(order)) < len(chosen)
     places = np.concatenate([chosen, negatives])
-    return _Labeled(owners, offsets_of(n_positives + n_negatives), labels[order], places[order])
+    return _Labeled(owners, offsets_of(n_positives + n_negatives), positive[order], places[order])

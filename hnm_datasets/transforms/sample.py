@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.columns import NEGATIVE_IDS, Batch, score_column
+from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_RANKS, Batch, score_column
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.transforms import kernels
 from hnm_datasets.transforms.base import CandidateFilter
+from hnm_datasets.transforms.filter import within
 
+#: A source by name, or the lowest and highest value of a band.
+_Stratum = str | tuple[float, float]
 _STRATEGIES = ("uniform", "softmax", "simans")
 
 
@@ -70,7 +75,10 @@ class SampleNegatives(CandidateFilter):
     row stands or how the rows are batched. A row that has no more than n candidates keeps all.
 
     Args:
-        n: Candidates per row.
+        n: Candidates per row; or a number per source that `FuseNegatives` merged, `{"bm25": 2, "dense": 3}`; or per
+            band, both ends included, `{(1, 10): 2, (11, 100): 4}`. They are served in this order, and what two sources
+            found counts for the first that draws it. One that has too few gives all it has; no other makes up for it.
+        bands: What the bands are of: `"rank"`, `"score"` (the retriever's), or a teacher's name.
         strategy: `"uniform"` draws each with the same chance; `"softmax"` with a chance in proportion to
             exp(score / temperature); `"simans"` in proportion to exp(-a·(s⁻ - s⁺ - b)²), which favours candidates that
             score about as high as the positive, neither too easy nor likely false (Zhou et al. 2022, *SimANS*,
@@ -85,45 +93,72 @@ class SampleNegatives(CandidateFilter):
 
     Columns read:
         `negative_ids`, `query_id` or `query`; for `"softmax"` and `"simans"` the score column; for `"simans"` also that
-        of the positives (of several the mean; a row without positives is drawn from uniformly).
+        of the positives (of several the mean; a row without positives is drawn from uniformly); for sources
+        `negative_<source>_ranks`, for bands `negative_ranks` or the score column.
 
     Columns written:
         All aligned `negative_*` columns.
 
     Raises:
-        ValueError: `n` is less than 1, the strategy is unknown, or the temperature is not greater than 0.
+        KeyError: A column is missing, such as that of a source that was not fused.
+        ValueError: `n` is less than 1 or mixes sources and bands, a band is empty, the strategy is unknown, or the
+            temperature is not greater than 0.
 
     Example:
         >>> batch = {"query": ["what causes earthquakes?"], "negative_ids": [["a", "b", "c", "d"]]}
         >>> sampled = SampleNegatives(2, seed=3)(batch)
         >>> len(sampled["negative_ids"][0]), sampled == SampleNegatives(2, seed=3)(batch)
         (2, True)
+        >>> SampleNegatives({(1, 10): 1, (11, 50): 1})(batch | {"negative_ranks": [[3, 40, 60, 70]]})["negative_ids"]
+        [['a', 'b']]
     """
 
-    n: int
+    n: int | Mapping[str, int] | Mapping[tuple[float, float], int]
     strategy: str = "uniform"
     temperature: float = 1.0
     seed: int = 0
     by: str = "score"
     a: float = 1.0
     b: float = 0.0
+    bands: str = "rank"
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The columns that the step reads, and beside them `query_id` or `query`."""
         scores = {"softmax": ("negative",), "simans": ("negative", "positive")}.get(self.strategy, ())
-        return (NEGATIVE_IDS, *(score_column(self.by, of=part) for part in scores))
+        columns = (
+            NEGATIVE_IDS,
+            *(score_column(self.by, of=part) for part in scores),
+            *map(self._column_of, self._strata),
+        )
+        return tuple(dict.fromkeys(columns))
+
+    @property
+    def _strata(self) -> tuple[_Stratum, ...]:
+        return tuple(self.n) if isinstance(self.n, Mapping) else ()
+
+    def _column_of(self, stratum: _Stratum) -> str:
+        """Name the column that tells which candidates belong to a stratum."""
+        if isinstance(stratum, str):
+            return f"negative_{stratum}_ranks"
+        return NEGATIVE_RANKS if self.bands == "rank" else score_column(self.bands)
 
     def __post_init__(self) -> None:
         name = "SampleNegatives"
+        if not isinstance(self.bands, str):
+            raise TypeError(f"{name}: bands must be 'rank', 'score' or a teacher's name, got {self.bands!r}.")
         self._set(
-            n=checks.whole_number(name, "n", self.n, low=1),
+            n=_checked_counts(self.n) if isinstance(self.n, Mapping) else checks.whole_number(name, "n", self.n, low=1),
             strategy=checks.one_of(name, "strategy", self.strategy, _STRATEGIES),
             temperature=checks.real_number(name, "temperature", self.temperature, above=0),
             a=checks.real_number(name, "a", self.a, above=0),
             b=checks.real_number(name, "b", self.b),
             seed=checks.whole_number(name, "seed", self.seed, low=0),
         )
+
+    def __hash__(self) -> int:
+        counts = tuple(self.n.items()) if isinstance(self.n, Mapping) else self.n
+        return hash((counts, self.strategy, self.temperature, self.seed, self.by, self.a, self.b, self.bands))
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         keep = np.empty(len(candidates.values), dtype=bool)
@@ -136,5 +171,34 @@ class SampleNegatives(CandidateFilter):
             weights = np.where(np.isnan(aims), 0, -self.a * (own - aims) ** 2)
         else:
             weights = np.zeros(len(keep))
-        kernels.sample_mask(candidates.offsets, weights, batch.row_keys(), self.seed, self.n, keep)
+        strata, counts = np.ones((1, len(keep)), dtype=bool), np.array([self.n])
+        if isinstance(self.n, Mapping):
+            strata = np.array([self._members(batch, stratum) for stratum in self.n])
+            counts = np.array(list(self.n.values()))
+        kernels.sample_mask(candidates.offsets, weights, batch.row_keys(), self.seed, strata, counts, keep)
         return keep
+
+    def _members(self, batch: Batch, stratum: _Stratum) -> NDArray[np.bool_]:
+        """Tell which candidates belong to a stratum. Shape (C,)."""
+        values: NDArray[Any] = batch.number_lists(self._column_of(stratum)).values
+        # What a source did not find has rank 0 in it.
+        return values > 0 if isinstance(stratum, str) else within(values, *stratum)
+
+
+def _checked_counts(counts: Mapping[Any, Any]) -> dict[_Stratum, int]:
+    """Return plain numbers by source or band."""
+    name = "SampleNegatives"
+    example = "{'bm25': 2, 'dense': 3} for sources or {(1, 10): 2, (11, 100): 4} for bands"
+    if not counts or len({isinstance(stratum, str) for stratum in counts}) > 1:
+        raise ValueError(f"{name}: n must be a whole number, or a number per source or per band: {example}.")
+    checked: dict[_Stratum, int] = {}
+    for stratum, n in counts.items():
+        if not isinstance(stratum, str):
+            if not isinstance(stratum, tuple) or len(stratum) != 2:
+                raise TypeError(f"{name}: {stratum!r} is no source and no band; n is such as {example}.")
+            low, high = (checks.real_number(name, f"an end of the band {stratum}", end) for end in stratum)
+            if high < low:
+                raise ValueError(f"{name}: the band {stratum} is empty; its second number must reach the first.")
+            stratum = (low, high)
+        checked[stratum] = checks.whole_number(name, f"n[{stratum!r}]", n, low=1)
+    return checked

@@ -60,7 +60,8 @@ def choose_positives(offsets: NDArray[np.int64], how: str, keys: NDArray[np.uint
     places = offsets[:-1].copy()
     if how == "random":
         mask = np.empty(offsets[-1], dtype=bool)
-        kernels.sample_mask(offsets, np.zeros(len(mask)), keys, seed, 1, mask)
+        one_stratum = np.ones((1, len(mask)), dtype=bool)
+        kernels.sample_mask(offsets, np.zeros(len(mask)), keys, seed, one_stratum, np.ones(1, dtype=np.int64), mask)
         places[lengths > 0] = np.flatnonzero(mask)
     return Examples(np.arange(len(lengths)), np.where(lengths > 0, places, -1))
 
@@ -78,8 +79,11 @@ class Shape(Transform):
     with_ids: bool = False
     with_scores: bool | str = False
     seed: int = 0
+    labels: str | None = None
+    by: str = "teacher"
 
     _positives: ClassVar[tuple[str, ...]] = ("each", "first", "random")
+    _labels: ClassVar[tuple[str, ...]] = ("scores", "margins")
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -93,6 +97,10 @@ class Shape(Transform):
             with_scores=self._checked_scores(),
             seed=checks.whole_number(name, "seed", self.seed, low=0),
         )
+        if self.labels is not None:
+            self._set(labels=checks.one_of(name, "labels", self.labels, self._labels))
+        if not isinstance(self.by, str) or not self.by:
+            raise TypeError(f"{name}: by must be 'score' (the retriever's) or a teacher's name, got {self.by!r}.")
 
     def _checked_scores(self) -> bool | str:
         if isinstance(self.with_scores, (bool, str)) and self.with_scores != "":
@@ -168,14 +176,19 @@ class Parts:
         self.queries = batch.strings(QUERY)
         self.positive_ids = batch.string_lists(POSITIVE_IDS)
         self.negative_ids = batch.candidates()[NEGATIVE_IDS]
-        self.scores: dict[str, pa.Array] = {}
-        if step.with_scores:
-            by = step.with_scores if isinstance(step.with_scores, str) else "score"
-            for part, ids in (("positive", self.positive_ids), ("negative", self.negative_ids)):
-                name = score_column(by, of=part)
-                scores = batch.number_lists(name)
-                batch.check_aligned(f"{part}_ids", ids, name, scores)
-                self.scores[part] = pa.array(scores.values).cast(pa.float32())
+        with_scores = "score" if step.with_scores is True else step.with_scores
+        self.scores = self._scores(with_scores) if with_scores else {}
+        self.label_scores = self._scores(step.by) if step.labels else {}
+
+    def _scores(self, by: str) -> dict[str, pa.Array]:
+        """Return the scores of all positives and of all negatives, flat, as float32."""
+        scores = {}
+        for part, ids in (("positive", self.positive_ids), ("negative", self.negative_ids)):
+            name = score_column(by, of=part)
+            lists = self.batch.number_lists(name)
+            self.batch.check_aligned(f"{part}_ids", ids, name, lists)
+            scores[part] = pa.array(lists.values).cast(pa.float32())
+        return scores
 
     def examples(self) -> Examples:
         """Choose the positives as the step says."""
@@ -217,9 +230,9 @@ class Parts:
         return texts if len(rows) == len(places) else texts.take(_with_gaps(places))
 
     def named(self, part: str, kind: str, places: NDArray[np.int64]) -> pa.Array:
-        """Return the ids or scores of passages by flat place; null for -1."""
+        """Return the ids, scores or labels of passages by flat place; null for -1."""
         ids = self.positive_ids if part == "positive" else self.negative_ids
-        values = ids.values if kind == "id" else self.scores[part]
+        values = {"id": {part: ids.values}, "score": self.scores, "label": self.label_scores}[kind][part]
         return values.take(pa.array(places, mask=places < 0))
 
     def extras(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hnm_datasets.ragged import list_array
 from hnm_datasets.transforms.shape import Parts, Shape, cycled_places
 
 
@@ -27,16 +27,21 @@ class ToTriplets(Shape):
         with_scores: Write also `positive_score` and `negative_score`. True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
+        labels: Write also what a student learns from a teacher. `"margins"`: the teacher's score of the positive less
+            that of the negative, for `MarginMSELoss`; `"scores"`: the list of both, for `DistillKLDivLoss` or
+            `MarginMSELoss`.
+        by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; with scores `positive_scores`, `negative_scores`.
+        `query`, `positive_ids`, `negative_ids`; with scores or labels the score columns.
 
     Columns written:
-        `anchor`, `positive`, `negative`. The lists and `query` are used up; other columns are repeated.
+        `anchor`, `positive`, `negative`; with labels `label` (float32, or a list of two). The lists and `query` are
+        used up; other columns are repeated.
 
     Raises:
         KeyError: A column is missing or an id is not in the corpus.
-        ValueError: An unknown option, or a short row with `missing="error"`.
+        ValueError: An unknown option, labels with `missing="keep"`, or a short row with `missing="error"`.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -47,7 +52,14 @@ class ToTriplets(Shape):
         (['anchor', 'positive', 'negative'], 2)
     """
 
-    output_columns: ClassVar[tuple[str, ...]] = ("anchor", "positive", "negative")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_no_gaps(self)
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step writes."""
+        return ("anchor", "positive", "negative", *(["label"] if self.labels else []))
 
     def _shape(self, parts: Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
         examples = parts.examples()
@@ -70,6 +82,9 @@ class ToTriplets(Shape):
             "positive": parts.passages("positive", positives),
             "negative": parts.passages("negative", negatives),
         }
+        if self.labels:
+            labels = _labels(parts, positives, negatives[:, None])
+            columns["label"] = labels.values if self.labels == "margins" else labels
         extra = parts.extras({"positive": ("positive", positives), "negative": ("negative", negatives)}, owners)
         return owners, columns | extra
 
@@ -91,17 +106,21 @@ class ToNTuples(Shape):
         with_scores: Write also `positive_score`, `negative_1_score`, … True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
+        labels: Write also what a student learns from a teacher. `"margins"`: for each negative the teacher's score
+            of the positive less its own, for `MarginMSELoss`; `"scores"`: the list of the positive's and all negatives'
+            scores, for `DistillKLDivLoss` or `MarginMSELoss`.
+        by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; with scores `positive_scores`, `negative_scores`.
+        `query`, `positive_ids`, `negative_ids`; with scores or labels the score columns.
 
     Columns written:
-        `anchor`, `positive`, `negative_1` to `negative_n`. The lists and `query` are used up; other columns are
-        repeated.
+        `anchor`, `positive`, `negative_1` to `negative_n`; with labels `label` (a list of float32). The lists and
+        `query` are used up; other columns are repeated.
 
     Raises:
         KeyError: A column is missing or an id is not in the corpus.
-        ValueError: An unknown option, or a short row with `missing="error"`.
+        ValueError: An unknown option, labels with `missing="keep"`, or a short row with `missing="error"`.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -110,17 +129,22 @@ class ToNTuples(Shape):
         >>> tuples = mined.map(ToNTuples(corpus, n=2), batched=True, remove_columns=mined.column_names)
         >>> tuples.column_names, len(tuples)
         (['anchor', 'positive', 'negative_1', 'negative_2'], 1)
+        >>> margins = mined.map(ToNTuples(corpus, n=2, labels="margins", by="score"), batched=True)
+        >>> [round(margin, 2) for margin in margins[0]["label"]]
+        [-0.73, -0.15]
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_no_gaps(self)
         if self.n is None:
             raise ValueError("ToNTuples: n, the number of negatives per row, must be given: ToNTuples(corpus, n=5).")
 
     @property
     def output_columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The columns that the step writes."""
-        return ("anchor", "positive", *(f"negative_{place + 1}" for place in range(self.n or 0)))
+        negatives = (f"negative_{place + 1}" for place in range(self.n or 0))
+        return ("anchor", "positive", *negatives, *(["label"] if self.labels else []))
 
     def _shape(self, parts: Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
         n = self.n or 0
@@ -142,4 +166,29 @@ class ToNTuples(Shape):
             places[f"negative_{place + 1}"] = ("negative", np.where(own > source, starts + source, -1))
         columns = {"anchor": parts.queries.take(pa.array(owners))}
         columns |= {name: parts.passages(part, at) for name, (part, at) in places.items()}
+        if self.labels:
+            negatives = np.stack([at for part, at in places.values() if part == "negative"], axis=1)
+            columns["label"] = _labels(parts, positives, negatives)
         return owners, columns | parts.extras(places, owners)
+
+
+def _check_no_gaps(step: Shape) -> None:
+    if step.labels and step.missing == "keep":
+        raise ValueError(
+            f"{type(step).__name__}: labels={step.labels!r} needs a score of every passage, and missing='keep' leaves "
+            f"gaps. Choose missing='drop', 'pad' or 'error'."
+        )
+
+
+def _labels(parts: Parts, positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> pa.Array:
+    """Return what a student learns from the teacher's scores, as a list per row.
+
+    Args:
+        parts: The batch.
+        positives: Flat places in `positive_ids`. Shape (M,).
+        negatives: Flat places in `negative_ids`. Shape (M, n).
+    """
+    own = parts.label_scores["positive"].to_numpy()[positives][:, None]
+    others = parts.label_scores["negative"].to_numpy()[negatives]
+    labels = own - others if parts.step.labels == "margins" else np.concatenate([own, others], axis=1)
+    return list_array(np.arange(len(labels) + 1) * labels.shape[1], pa.array(labels.ravel()))
