@@ -193,7 +193,7 @@ def table(head: str, rows: list[tuple[str, ...]]) -> str:
 
 def markdown(name: str, parts: Parts, sections: dict[str, Any]) -> str:
     """Return the sections that there are."""
-    shown = [f"# Dense mining: {name.removeprefix('dense-')}\n"]
+    shown = [f"# {name.replace('-', ' ').capitalize()}\n"]
     for part, (title, _, show) in parts.items():
         if part not in sections:
             continue

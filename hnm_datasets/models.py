@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hnm_datasets.fingerprint import fingerprint, model_fingerprint
 from hnm_datasets.processes import in_worker
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 EmbeddingModel: TypeAlias = "SentenceTransformer | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
 #: A model, the path or Hub id of one, or any function from B (query, passage) pairs to B scores.
 PairModel: TypeAlias = "CrossEncoder | str | Callable[[list[tuple[str, str]]], Any] | LoadedModel | ModelHandle"
+
+#: Texts that are tokenized at a time when tokens are counted, so that few are held.
+_TOKENIZED = 1024
 
 
 class LoadedModel:
@@ -147,6 +153,34 @@ def load_model(model: EmbeddingModel | PairModel, name: str | None, *, pairs: bo
 
 def _function_fingerprint(name: str) -> str:
     return fingerprint({"kind": "function", "name": name})
+
+
+def token_counts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Count the tokens of each text, up to the model's limit; characters where the model has no tokenizer for texts.
+
+    Batches of texts with equally many tokens need no padding. Equally many characters, by which sentence-transformers
+    sorts, still leave a quarter of the tokens of short passages to padding.
+
+    Args:
+        loaded: A model or function.
+        texts: B texts.
+
+    Returns:
+        Shape (B,).
+    """
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer = getattr(loaded.model, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    counts = np.empty(len(texts), dtype=np.int64)
+    # Many tokenizers have a limit that no text reaches, and warn of it when they are asked to cut.
+    cut = tokenizer.model_max_length < 1_000_000
+    for start in range(0, len(texts), _TOKENIZED):
+        part = list(texts[start : start + _TOKENIZED])
+        found = tokenizer(part, add_special_tokens=False, truncation=cut, return_attention_mask=False, verbose=False)
+        counts[start : start + len(part)] = [len(ids) for ids in found["input_ids"]]
+    return counts
 
 
 class ModelHandle:

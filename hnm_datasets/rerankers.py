@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.fingerprint import digest_strings, fingerprint
-from hnm_datasets.models import LoadedModel, ModelHandle, PairModel, load_model
+from hnm_datasets.models import LoadedModel, ModelHandle, PairModel, load_model, token_counts
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.storage import cache_root
 from hnm_datasets.store import Store
@@ -115,9 +115,7 @@ class Reranker(ModelHandle):
         missing = np.flatnonzero(~known)
         if len(missing):
             owners, places = lists.owners[first[missing]], lists.values[first[missing]]
-            lengths = np.array([len(query) for query in queries])[owners]
-            lengths += np.array([len(text) for text in passages.to_pylist()])[places]
-            order = np.argsort(-lengths, kind="stable")
+            order = np.argsort(-self._lengths(queries, passages, owners, places), kind="stable")
             size = _GROUP * self.batch_size
             with tqdm(total=len(missing), desc="Scoring pairs", unit=" pairs", leave=False) as bar:
                 for start in range(0, len(order), size):
@@ -130,15 +128,34 @@ class Reranker(ModelHandle):
                     bar.update(len(part))
         return scores[back.reshape(-1)]
 
+    def _lengths(
+        self,
+        queries: Sequence[str],
+        passages: pa.Array,
+        owners: NDArray[np.int64],
+        places: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Return how long each pair is for the model. Shape (M,)."""
+        lengths = []
+        for texts, used in ((queries, owners), (passages, places)):
+            asked, back = np.unique(used, return_inverse=True)
+            if isinstance(texts, pa.Array):
+                distinct = texts.take(pa.array(asked)).to_pylist()
+            else:
+                distinct = [texts[place] for place in asked]
+            lengths.append(token_counts(self.loaded, distinct)[back])
+        return lengths[0] + lengths[1]
+
     def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
         loaded = self.loaded
         if loaded.is_function:
             found: Any = loaded.model(pairs)
         else:
+            # A batch at a time, since `predict` sorts what it is given by characters.
+            starts = range(0, len(pairs), self.batch_size)
             with self._precision(loaded):
-                found = loaded.model.predict(
-                    pairs, batch_size=self.batch_size, show_progress_bar=False, activation_fn=self._activation_fn()
-                )
+                parts = [self._predict_batch(loaded, pairs[start : start + self.batch_size]) for start in starts]
+            found = np.concatenate(parts)
         scores = np.asarray(found, dtype=np.float32)
         if scores.shape != (len(pairs),):
             raise ValueError(f"The model must return one score for each of {len(pairs)} pairs, got {scores.shape}.")
@@ -149,6 +166,13 @@ class Reranker(ModelHandle):
                 f"NaN often comes from float16 weights that overflow."
             )
         return scores
+
+    def _predict_batch(self, loaded: LoadedModel, pairs: list[tuple[str, str]]) -> NDArray[Any]:
+        activation = self._activation_fn()
+        scores = loaded.model.predict(
+            pairs, batch_size=self.batch_size, show_progress_bar=False, activation_fn=activation
+        )
+        return np.asarray(scores)
 
     def _activation_fn(self) -> Any:
         import torch

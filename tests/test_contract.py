@@ -83,10 +83,17 @@ def transforms(corpus, model):
         "uniform": SampleNegatives(4, seed=1),
         "softmax": SampleNegatives(4, strategy="softmax", temperature=2.0, seed=1),
         "simans": SampleNegatives(4, strategy="simans", a=0.5, b=-1.0, seed=1),
+        "by-source": SampleNegatives({"bm25": 2, "random": 3}, seed=1),
+        "by-rank": SampleNegatives({(1, 4): 1, (5, 12): 3}, seed=1),
+        "by-band": SampleNegatives({(0, 8): 2, (5, 30): 2}, bands="score", strategy="softmax", seed=1),
         "triplets": ToTriplets(corpus, n=3),
         "tuples": ToNTuples(corpus, n=2, positives="random", seed=5),
         "pairs": ToLabeledPairs(corpus, n=3),
         "lists": ToLabeledLists(corpus, n=3),
+        "triplets-margins": ToTriplets(corpus, n=3, labels="margins", by="score"),
+        "tuples-scores": ToNTuples(corpus, n=2, missing="pad", labels="scores", by="score"),
+        "pairs-scores": ToLabeledPairs(corpus, n=3, missing="keep", labels="scores", by="score"),
+        "lists-scores": ToLabeledLists(corpus, n=3, labels="scores", by="score"),
     }
 
 
@@ -111,10 +118,17 @@ NAMES = (
     "uniform",
     "softmax",
     "simans",
+    "by-source",
+    "by-rank",
+    "by-band",
     "triplets",
     "tuples",
     "pairs",
     "lists",
+    "triplets-margins",
+    "tuples-scores",
+    "pairs-scores",
+    "lists-scores",
 )
 
 
@@ -122,10 +136,15 @@ NAMES = (
 def ready(static_model):
     corpus, rows = sample_rows()
     mined = rows.map(BM25Negatives(corpus, k=12), batched=True)
-    return {
-        name: (transform, rows if name.startswith(("bm25", "random", "dense", "fuse")) else mined)
-        for name, transform in transforms(corpus, static_model).items()
-    }
+    fuse = FuseNegatives({"bm25": BM25Negatives(corpus, k=6), "random": RandomNegatives(corpus, k=6, seed=3)})
+    fused = rows.map(fuse, batched=True)
+
+    def rows_for(name):
+        if name.startswith(("bm25", "random", "dense", "fuse")):
+            return rows
+        return fused if name == "by-source" else mined
+
+    return {name: (transform, rows_for(name)) for name, transform in transforms(corpus, static_model).items()}
 
 
 def test_every_public_transform_is_tested(ready):

@@ -71,9 +71,33 @@ def test_promoted_positives_are_never_mined_again():
         assert set(row["promoted_ids"]) <= set(row["positive_ids"])
 
 
+def test_promoted_positives_are_never_mined_again_by_a_model(static_model):
+    from hnm_datasets import CrossEncoderScores, DenseNegatives, FuseNegatives, RandomNegatives, load_sample
+
+    corpus, queries = load_sample()
+    dense, random = DenseNegatives(corpus, static_model, k=30), RandomNegatives(corpus, k=30)
+    mined = queries.select(range(12)).map(dense, batched=True)
+    scored = mined.map(CrossEncoderScores(corpus, share_of_words, fingerprint="share-1"), batched=True)
+    promoted = scored.map(TeacherThreshold(0.3, 0.5, promote=True), batched=True)
+    assert sum(len(ids) for ids in promoted["promoted_ids"]) > 10
+    for miner in (dense, FuseNegatives({"dense": dense, "random": random})):
+        again = promoted.map(miner, batched=True)
+        assert sum(len(ids) for ids in again["negative_ids"]) > 300
+        for row in again:
+            assert not set(row["negative_ids"]) & {*row["promoted_ids"], *row["positive_ids"]}
+
+
 def share_of_words(pairs):
     words = [(set(query.lower().split()), set(passage.lower().split())) for query, passage in pairs]
     return [len(query & passage) / len(query) for query, passage in words]
+
+
+@given(ROWS, st.floats(0, 0.5, width=32), st.floats(0.5, 1, width=32), st.floats(0.5, 1, width=32))
+def test_a_higher_bar_promotes_no_more(rows, low, one, other):
+    bars = sorted((one, other))
+    many, few = (TeacherThreshold(low, bar, promote=True)(batch_of(rows)) for bar in bars)
+    assert all(set(a) <= set(b) for a, b in zip(few["promoted_ids"], many["promoted_ids"], strict=True))
+    assert few["negative_ids"] == many["negative_ids"]
 
 
 @pytest.mark.parametrize(

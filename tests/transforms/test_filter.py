@@ -37,6 +37,30 @@ def test_score_band_keeps_just_the_band(ranks, low, width):
     assert answer["negative_ranks"] == [[r for r in row if low <= 100 - r <= low + width] for row in ranks]
 
 
+@given(LISTS, st.lists(st.integers(1, 40), min_size=4, max_size=4).map(sorted))
+def test_a_wider_window_keeps_no_fewer(ranks, ends):
+    outer, low, high, last = ends
+    narrow, wide = (RankWindow(*window)(batch_of(ranks))["negative_ranks"] for window in ((low, high), (outer, last)))
+    assert narrow == [[r for r in row if low <= r <= high] for row in wide]
+
+
+FLOATS = st.floats(-100, 100, width=32)
+
+
+@given(st.lists(FLOATS, max_size=12), st.lists(FLOATS, min_size=4, max_size=4).map(sorted), st.sampled_from([1, 2, 3]))
+def test_a_wider_band_keeps_no_fewer(scores, ends, sides):
+    outer, low, high, last = ends
+    rows = {"query": ["?"], "negative_ids": [[str(s) for s in scores]], "negative_judge_scores": [scores]}
+
+    def kept(low, high):
+        limits = {"min": low if sides & 1 else None, "max": high if sides & 2 else None}
+        (answer,) = ScoreBand(**limits, by="judge")(rows)["negative_judge_scores"]
+        assert answer == [s for s in scores if (not sides & 1 or s >= low) and (not sides & 2 or s <= high)]
+        return answer
+
+    assert set(kept(low, high)) <= set(kept(outer, last))
+
+
 def test_score_band_by_teacher():
     answer = ScoreBand(max=1, by="teacher")(batch_of([[4, 5, 6, 10]]))
     assert answer["negative_ranks"] == [[5, 6, 10]]
@@ -57,6 +81,12 @@ def test_bad_options():
         ScoreBand(min=float("nan"))
     with pytest.raises(TypeError, match="max must be a number"):
         ScoreBand(max="high")
+
+
+def test_a_teacher_that_nobody_ran_is_named():
+    rows = {"query": ["?"], "negative_ids": [["a"]], "positive_ids": [["b"]]}
+    with pytest.raises(KeyError, match=r"'negative_nosuchteacher_scores'.*score first.*name='nosuchteacher'"):
+        ScoreBand(min=0, by="nosuchteacher")(rows)
 
 
 def test_bad_rows_are_named():

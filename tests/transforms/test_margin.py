@@ -66,6 +66,23 @@ def test_margins_keep_what_is_below_the_limit(rows, kind, margin, against, by):
     assert scores == [[negatives[j] for j in row] for row, (_, negatives) in zip(kept, rows, strict=True)]
 
 
+FLOATS = st.floats(-10, 10, width=32)
+
+
+@given(
+    st.lists(st.tuples(st.lists(FLOATS, max_size=3), st.lists(FLOATS, max_size=6)), min_size=1, max_size=3),
+    st.lists(st.floats(-1, 3), min_size=2, max_size=2).map(sorted),
+    st.sampled_from(MARGINS),
+    st.sampled_from(AGAINST),
+    st.booleans(),
+)
+def test_a_wider_margin_keeps_no_more(rows, margins, kind, against, single):
+    batch = batch_of(rows, "_teacher")
+    batch = Dataset.from_dict(batch).with_format("numpy", dtype=np.float32)[:] if single else batch
+    many, few = (kind(margin, by="teacher", against=against)(batch)["negative_ids"] for margin in margins)
+    assert all(set(a) <= set(b) for a, b in zip(few, many, strict=True))
+
+
 @pytest.mark.parametrize("kind", MARGINS)
 @pytest.mark.parametrize("against", AGAINST)
 def test_a_margin_of_zero_keeps_what_scores_no_higher_than_the_positive(kind, against):

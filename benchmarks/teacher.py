@@ -1,0 +1,221 @@
+"""Measure scoring with a cross-encoder against one flat `predict`, and against the loop in `mine_hard_negatives`.
+
+    python benchmarks/teacher.py FOLDER... --teacher cross-encoder/ms-marco-MiniLM-L6-v2 --max-length 256
+
+Each FOLDER is a set in BEIR's form. Needs the `dev` extra. Parts (`--parts`), each a section of the report:
+
+- throughput: sentence-transformers' `mine_hard_negatives` with the teacher as `cross_encoder=` mines `--queries`
+  queries with `--k` candidates (static embeddings retrieve), and the pairs that it asks its teacher for are noted, with
+  the time spent in its scoring. The distinct ones of the same pairs are then scored by one `CrossEncoder.predict` that
+  is given them sorted by length, and by `CrossEncoderScores` through `map`, with an empty cache directory; then by a
+  second map that finds the scores on disk. All in one process; the sides take turns, times are medians.
+- memory: the most anonymous memory above the state before, of `CrossEncoderScores` through `map` over 10,000 and
+  100,000 rows of 20 candidates, with a teacher that costs nothing, each in a process of its own.
+
+The results go to teacher-NAMES.json and .md in `--output`, NAMES being the folders' names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from _common import MIB, SEED, Parts, in_child, measured, run_script, spread, spread_of, table
+from datasets import Dataset
+
+from hnm_datasets import Corpus, CrossEncoderScores, load_beir
+
+CANDIDATES, SIZES = 20, (10_000, 100_000)
+PASSAGES = 50_000
+
+
+# ---- throughput --------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A teacher that notes what it is asked, and how long its answers take."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.pairs, self.calls = model, [], 0
+        self.began = self.ended = 0.0
+
+    def predict(self, pairs: list[tuple[str, str]], **options: Any) -> Any:
+        """Score pairs as the model does."""
+        self.began = self.began or time.perf_counter()
+        answer = self.model.predict(pairs, **options)
+        self.ended = time.perf_counter()
+        self.pairs += pairs
+        self.calls += 1
+        return answer
+
+
+def throughput(args: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """Score the same pairs in all ways, in turns."""
+    from _models import make_model
+    from sentence_transformers import CrossEncoder
+
+    options = {} if args.max_length is None else {"max_length": args.max_length}
+    teacher = CrossEncoder(args.teacher, device="cpu", **options)
+    retriever = make_model("static")
+    return {folder.name: one_set(folder, args, teacher, retriever, place / folder.name) for folder in args.folders}
+
+
+def one_set(folder: Path, args: argparse.Namespace, teacher: Any, retriever: Any, place: Path) -> dict[str, Any]:
+    from sentence_transformers.util import mine_hard_negatives
+
+    corpus, queries = load_beir(str(folder), split="test")
+    queries = queries.shuffle(seed=SEED).select(range(min(args.queries, len(queries))))
+    passages = corpus.texts(np.arange(len(corpus))).to_pylist()
+    firsts = corpus.texts(corpus.rows([ids[0] for ids in queries["positive_ids"]])).to_pylist()
+    asked = Dataset.from_dict({"query": queries["query"], "answer": firsts})
+
+    def loop() -> Recorder:
+        recorder = Recorder(teacher)
+        mine_hard_negatives(
+            asked, retriever, corpus=passages, cross_encoder=recorder, range_max=args.k, relative_margin=0.05,
+            batch_size=args.batch_size, verbose=False,
+        )  # fmt: skip
+        return recorder
+
+    first = loop()
+    distinct = sorted(set(first.pairs), key=lambda pair: -len(pair[0]) - len(pair[1]))
+    rows, own = rows_of(distinct, corpus)
+
+    seconds: dict[str, list[float]] = {name: [] for name in ("loop", "flat", "ours", "again")}
+    scores: dict[str, Any] = {}
+    for turn in range(args.repeats):
+        recorder = loop()
+        seconds["loop"].append(recorder.ended - recorder.began)
+        start = time.perf_counter()
+        scores["flat"] = teacher.predict(distinct, batch_size=args.batch_size)
+        seconds["flat"].append(time.perf_counter() - start)
+        datasets.config.HF_DATASETS_CACHE = place / str(turn)
+        step = CrossEncoderScores(own, teacher, batch_size=args.batch_size)
+        for name in ("ours", "again"):
+            start = time.perf_counter()
+            scored = rows.map(step, batched=True, load_from_cache_file=False)
+            seconds[name].append(time.perf_counter() - start)
+    by_pair = dict(zip(distinct, np.asarray(scores["flat"]).tolist(), strict=True))
+    texts = dict(zip(own.ids(np.arange(len(own))).to_pylist(), own.texts(np.arange(len(own))).to_pylist(), strict=True))
+    apart = max(
+        abs(by_pair[row["query"], texts[passage]] - score)
+        for row in scored
+        for passage, score in zip(row["negative_ids"], row["negative_teacher_scores"], strict=True)
+    )
+    return {
+        "seconds": {name: spread_of(times) for name, times in seconds.items()},
+        "pairs": {"loop": len(first.pairs), "flat": len(distinct), "ours": len(distinct), "again": len(distinct)},
+        "calls": first.calls,
+        "largest_difference": apart,
+    }
+
+
+def rows_of(pairs: list[tuple[str, str]], corpus: Corpus) -> tuple[Dataset, Corpus]:
+    """Make rows of exactly these pairs, and a corpus of their passages."""
+    passages = sorted({passage for _, passage in pairs})
+    own = Corpus.from_dataset(
+        Dataset.from_dict({"id": [str(place) for place in range(len(passages))], "text": passages})
+    )
+    ids = {passage: str(place) for place, passage in enumerate(passages)}
+    lists: dict[str, list[str]] = {}
+    for query, passage in sorted(pairs):
+        lists.setdefault(query, []).append(ids[passage])
+    columns = {"query": list(lists), "positive_ids": [[] for _ in lists], "negative_ids": list(lists.values())}
+    features = datasets.Features(
+        {"query": datasets.Value("string")}
+        | {name: datasets.List(datasets.Value("string")) for name in ("positive_ids", "negative_ids")}
+    )
+    return Dataset.from_dict(columns, features=features), own
+
+
+def show_throughput(found: dict[str, Any]) -> str:
+    lines = []
+    for name, one in found.items():
+        rates = {way: one["pairs"][way] / one["seconds"][way]["median_s"] for way in one["seconds"]}
+        lines.append(
+            (
+                name,
+                f"{one['pairs']['loop']:,} ({one['pairs']['flat']:,} distinct)",
+                *(f"{rates[way]:.1f}" for way in ("loop", "flat", "ours")),
+                f"{rates['ours'] / rates['flat']:.2f}",
+                f"{rates['ours'] / rates['loop']:.2f}",
+                f"{one['seconds']['again']['median_s'] / one['seconds']['ours']['median_s']:.1%}",
+                f"{one['largest_difference']:.1e}",
+            )
+        )
+    head = (
+        "set|pairs asked by the loop|loop, pairs/s|flat `predict`, pairs/s|`CrossEncoderScores`, pairs/s|ours / flat|"
+        "ours / loop|second pass / first|largest difference of scores"
+    )
+    times = [
+        (name, *(spread(one["seconds"][way]) for way in ("loop", "flat", "ours", "again")))
+        for name, one in found.items()
+    ]
+    return table(head, lines) + "\n" + table("set|loop|flat|ours|second pass", times)
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------
+
+
+def task_score(rows: int) -> dict[str, Any]:
+    """Score many rows with a teacher that costs nothing."""
+    rng = np.random.default_rng(SEED)
+    corpus = Corpus.from_dataset(
+        Dataset.from_dict({"id": [str(i) for i in range(PASSAGES)], "text": [f"passage {i}" for i in range(PASSAGES)]})
+    )
+
+    def make(size: int) -> Any:
+        for start in range(0, size, 1_000):
+            ids = rng.integers(0, PASSAGES, (1_000, CANDIDATES)).astype(str).tolist()
+            yield from (
+                {"query": f"query {start + i}", "positive_ids": own[:1], "negative_ids": own}
+                for i, own in enumerate(ids)
+            )
+
+    asked = Dataset.from_generator(make, gen_kwargs={"size": rows})
+    step = CrossEncoderScores(corpus, lambda pairs: [len(query) for query, _ in pairs], fingerprint="length")
+    asked.select(range(64)).map(step, batched=True)
+    spent: dict[str, float] = {}
+    with measured(spent):
+        asked.map(step, batched=True, load_from_cache_file=False)
+    return {"seconds": spent}
+
+
+def memory(args: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """Watch the memory of each number of rows."""
+    found = {}
+    for rows in SIZES:
+        with tempfile.TemporaryDirectory(dir=place.parent) as cache:
+            found[str(rows)] = in_child("score", Path(cache), watch=True, rows=rows)
+    return found
+
+
+def show_memory(found: dict[str, Any]) -> str:
+    lines = [
+        (f"{int(rows):,}", f"{int(rows) * CANDIDATES:,}", f"{one['memory']['anonymous'] / MIB:.0f} MiB",
+         f"{one['seconds']['total']:.1f} s")
+        for rows, one in found.items()
+    ]  # fmt: skip
+    return table("rows|pairs|anonymous memory|time", lines)
+
+
+PARTS: Parts = {
+    "throughput": ("Pairs per second", throughput, show_throughput),
+    "memory": ("Memory of scoring as the rows grow", memory, show_memory),
+}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, help="sets in BEIR's form")
+    parser.add_argument("--teacher", default="cross-encoder/ms-marco-MiniLM-L6-v2", help="a path or Hub id")
+    parser.add_argument("--max-length", type=int, help="cut pairs to this many tokens")
+    parser.add_argument("--queries", type=int, default=60)
+    parser.add_argument("--k", type=int, default=30, help="candidates per query")
+    parser.add_argument("--batch-size", type=int, default=32)
+    run_script(parser, PARTS, {"score": task_score})
