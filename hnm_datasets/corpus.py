@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hnm_datasets.fingerprint import ColumnsHasher, digest_strings, fingerprint
-from hnm_datasets.keys import KeyTable
+from hnm_datasets.keys import IdTable, KeyTable, RepeatedIdError
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.storage import (
     build_once,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hnm_datasets.models import EmbeddingModel
 
 #: Goes into every corpus's fingerprint; raise it when the files or the meaning of a passage's text change.
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 20_000
 
 
@@ -146,7 +146,7 @@ class Corpus:
 
     def find(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
         """Return the row number of each passage, -1 where the corpus has none of this id. Shape (B,)."""
-        return self._files.by_id.find(digest_strings(ids.to_pylist() if isinstance(ids, pa.Array) else ids))
+        return self._files.by_id.find(ids if isinstance(ids, pa.Array) else pa.array(ids, pa.large_string()))
 
     def ids(self, rows: NDArray[np.integer]) -> pa.Array:
         """Return the ids of passages by row number. Shape (B,) → (B,)."""
@@ -285,7 +285,7 @@ class _Files:
     texts: pa.LargeStringArray
     titles: pa.LargeStringArray | None
     groups: pa.LargeStringArray | None
-    by_id: KeyTable
+    by_id: IdTable
     by_text: KeyTable
     text_codes: NDArray[np.int64]
     group_codes: NDArray[np.int64] | None
@@ -305,12 +305,13 @@ def _open(name: str) -> _Files:
                 f"Corpus.from_dataset."
             )
         has_titles, has_groups = (folder / "titles.bytes").exists(), (folder / "groups.bytes").exists()
+        ids = open_strings(folder, "ids")
         _OPENED[name] = _Files(
-            ids=open_strings(folder, "ids"),
+            ids=ids,
             texts=open_strings(folder, "texts"),
             titles=open_strings(folder, "titles") if has_titles else None,
             groups=open_strings(folder, "groups") if has_groups else None,
-            by_id=KeyTable.open(folder, "by_id"),
+            by_id=IdTable.open(folder, "by_id", ids),
             by_text=KeyTable.open(folder, "by_text"),
             text_codes=open_array(folder, "text_codes"),  # type: ignore[arg-type]
             group_codes=open_array(folder, "group_codes") if has_groups else None,  # type: ignore[arg-type]
@@ -399,15 +400,13 @@ class _Source:
         for part in self.columns:
             save_strings(folder, part, (chunk[part] for chunk in self.chunks()))
         ids = open_strings(folder, "ids")
-        by_id = KeyTable.from_digests(_in_chunks(digest_strings, ids))
-        if len(by_id.rows) < len(ids):
-            twice = np.setdiff1d(np.arange(len(ids)), by_id.rows)[0]
-            first = by_id.find(digest_strings([ids[int(twice)].as_py()]))[0]
+        try:
+            IdTable.of(ids).save(folder, "by_id")
+        except RepeatedIdError as error:
             raise ValueError(
-                f"The corpus has the id {ids[int(twice)].as_py()!r} more than once, first in rows {first} and {twice}. "
-                f"Each passage needs an id of its own: drop the repeated rows or make the ids distinct."
-            )
-        by_id.save(folder, "by_id")
+                f"The corpus has the id {ids[error.first].as_py()!r} more than once, first in rows {error.first} and "
+                f"{error.second}. Each passage needs an id of its own: drop the repeated rows or make the ids distinct."
+            ) from None
         texts = open_strings(folder, "texts")
         titles = open_strings(folder, "titles") if "titles" in self.columns else None
         digests = np.concatenate(

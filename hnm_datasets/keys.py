@@ -1,24 +1,31 @@
-"""A memory-mapped table from strings to row numbers.
+"""Memory-mapped tables from strings to row numbers.
 
-A Python dict of a hundred million ids takes tens of gigabytes in each process. This table is three sorted arrays of
-24 bytes a key together, mapped from disk and shared by all processes; a look-up is a binary search over a whole batch.
-Keys are compared by a 128-bit digest, so two different strings never meet in practice.
+A Python dict of a hundred million ids takes tens of gigabytes in each process. These tables are arrays that are mapped
+from disk and shared by all processes, and look up a whole batch at a time: `KeyTable` by digests, wherever the strings
+are; `IdTable` in a string column itself, a fraction of a microsecond each.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from hnm_datasets import key_kernels
+from hnm_datasets.processes import threads
 from hnm_datasets.storage import open_array, save_array
+
+#: Look-ups that one thread does at a time.
+_TURN = 16_384
 
 
 @dataclass(frozen=True)
 class KeyTable:
-    """Row numbers by key.
+    """Row numbers by the 128-bit digest of a key, three sorted arrays: two different strings never meet in practice.
 
     Attributes:
         high: The first 64 bits of each key's digest, ascending. Shape (N,).
@@ -76,3 +83,78 @@ class KeyTable:
             place[pending] += 1
             pending = pending[place[pending] < len(self.high)]
         return found
+
+
+@dataclass(frozen=True)
+class IdTable:
+    """Row numbers of the strings of a column: a hash table whose look-ups end by comparing the strings themselves.
+
+    Attributes:
+        slots: Row numbers plus 1 at the places that their strings hash to or the next free ones, 0 elsewhere. Shape
+            (S,), a power of two.
+        ids: The column. Shape (N,).
+
+    Example:
+        >>> table = IdTable.of(pa.array(["a", "b"], pa.large_string()))
+        >>> table.find(pa.array(["b", "c", "a"])).tolist()
+        [1, -1, 0]
+    """
+
+    slots: NDArray[np.int64]
+    ids: pa.LargeStringArray
+
+    @classmethod
+    def of(cls, ids: pa.LargeStringArray) -> IdTable:
+        """Build the table of a column.
+
+        Raises:
+            RepeatedIdError: A string is there twice.
+        """
+        # Half empty at most, so that a look-up takes one or two steps.
+        slots = np.zeros(1 << int(2 * len(ids)).bit_length(), dtype=np.int64)
+        first, second = key_kernels.fill(slots, *_buffers(ids))
+        if second >= 0:
+            raise RepeatedIdError(first, second)
+        return cls(slots, ids)
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write the table to a folder; the column is for the caller to keep."""
+        save_array(folder, name, self.slots)
+
+    @classmethod
+    def open(cls, folder: Path, name: str, ids: pa.LargeStringArray) -> IdTable:
+        """Map a table written by `save`."""
+        return cls(open_array(folder, name), ids)  # type: ignore[arg-type]
+
+    def find(self, asked: pa.Array) -> NDArray[np.int64]:
+        """Return the row number of each string, -1 where the column has none. Shape (B,)."""
+        found = np.empty(len(asked), dtype=np.int64)
+        own, (offsets, data) = _buffers(self.ids), _buffers(asked)
+
+        def turn(start: int) -> None:
+            part = slice(start, start + _TURN)
+            key_kernels.find(self.slots, *own, offsets[start : start + _TURN + 1], data, found[part])
+
+        if len(asked) <= _TURN:
+            turn(0)
+        else:
+            with ThreadPoolExecutor(threads()) as pool:
+                list(pool.map(turn, range(0, len(asked), _TURN)))
+        return found
+
+
+class RepeatedIdError(ValueError):
+    """A column of ids has one of them twice, in the rows `first` and `second`."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"Rows {first} and {second} have the same id.")
+        self.first, self.second = first, second
+
+
+def _buffers(strings: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return where each string begins and ends, shape (B + 1,), and all their bytes."""
+    strings = strings.cast(pa.large_string())
+    _, ends, data = strings.buffers()
+    offsets = np.frombuffer(ends, dtype=np.int64)[strings.offset :][: len(strings) + 1]
+    # No string, no bytes: Arrow may leave the buffer out.
+    return offsets, np.frombuffer(b"" if data is None else data, dtype=np.uint8)
