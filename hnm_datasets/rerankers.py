@@ -158,7 +158,10 @@ class Reranker(ModelHandle):
             found = np.concatenate(parts)
         scores = np.asarray(found, dtype=np.float32)
         if scores.shape != (len(pairs),):
-            raise ValueError(f"The model must return one score for each of {len(pairs)} pairs, got {scores.shape}.")
+            raise ValueError(
+                f"The model must return one score for each of {len(pairs)} pairs, got an array of shape "
+                f"{scores.shape}. Of several outputs choose one, as lambda pairs: model.predict(pairs)[:, 1] does."
+            )
         if not np.isfinite(scores).all():
             query, passage = pairs[int(np.flatnonzero(~np.isfinite(scores))[0])]
             raise ValueError(

@@ -80,6 +80,16 @@ class Transform(ABC):
             object.__setattr__(self, name, value)
 
 
+class Ordered(dict[Any, Any]):
+    """A dict whose order counts when it is compared or hashed: for options that are served in order."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and list(self.items()) == list(other.items())
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+
 @dataclass(frozen=True)
 class CandidateFilter(Transform):
     """A step that keeps some candidates of each row and drops the others, in all aligned columns alike.

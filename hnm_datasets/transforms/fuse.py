@@ -23,7 +23,7 @@ from hnm_datasets.columns import (
     score_column,
 )
 from hnm_datasets.ragged import Ragged, kept_offsets, list_array, offsets_of
-from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.base import Ordered, Transform
 from hnm_datasets.transforms.mine import Candidates, Miner
 
 _METHODS = ("rrf", "interleave", "union")
@@ -102,12 +102,9 @@ class FuseNegatives(Transform):
         corpora = {miner.corpus.fingerprint for miner in self.miners.values()}
         if len(corpora) > 1:
             raise ValueError(f"{step}: the sources {list(self.miners)} are of different corpora.")
-        self._set(miners=dict(self.miners), method=checks.one_of(step, "method", self.method, _METHODS))
+        self._set(miners=Ordered(self.miners), method=checks.one_of(step, "method", self.method, _METHODS))
         if self.k is not None:
             self._set(k=checks.whole_number(step, "k", self.k, low=1))
-
-    def __hash__(self) -> int:
-        return hash((tuple(self.miners.items()), self.method, self.k))
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         mined = {name: miner.mine(batch) for name, miner in self.miners.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_RANKS, Batch, score_column
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.transforms import kernels
-from hnm_datasets.transforms.base import CandidateFilter
+from hnm_datasets.transforms.base import CandidateFilter, Ordered
 from hnm_datasets.transforms.filter import within
 
 #: A source by name, or the lowest and highest value of a band.
@@ -76,8 +77,9 @@ class SampleNegatives(CandidateFilter):
 
     Args:
         n: Candidates per row; or a number per source that `FuseNegatives` merged, `{"bm25": 2, "dense": 3}`; or per
-            band, both ends included, `{(1, 10): 2, (11, 100): 4}`. They are served in this order, and what two sources
-            found counts for the first that draws it. One that has too few gives all it has; no other makes up for it.
+            band, both ends included, `{(1, 10): 2, (11, math.inf): 4}`. They are served in this order, and what two
+            sources found counts for the first that draws it. One that has too few gives all it has; no other makes up
+            for it.
         bands: What the bands are of: `"rank"`, `"score"` (the retriever's), or a teacher's name.
         strategy: `"uniform"` draws each with the same chance; `"softmax"` with a chance in proportion to
             exp(score / temperature); `"simans"` in proportion to exp(-a·(s⁻ - s⁺ - b)²), which favours candidates that
@@ -145,8 +147,10 @@ class SampleNegatives(CandidateFilter):
 
     def __post_init__(self) -> None:
         name = "SampleNegatives"
-        if not isinstance(self.bands, str):
+        if not isinstance(self.bands, str) or not self.bands:
             raise TypeError(f"{name}: bands must be 'rank', 'score' or a teacher's name, got {self.bands!r}.")
+        if not isinstance(self.by, str) or not self.by:
+            raise TypeError(f"{name}: by must be 'score' or a teacher's name, got {self.by!r}.")
         self._set(
             n=_checked_counts(self.n) if isinstance(self.n, Mapping) else checks.whole_number(name, "n", self.n, low=1),
             strategy=checks.one_of(name, "strategy", self.strategy, _STRATEGIES),
@@ -155,10 +159,6 @@ class SampleNegatives(CandidateFilter):
             b=checks.real_number(name, "b", self.b),
             seed=checks.whole_number(name, "seed", self.seed, low=0),
         )
-
-    def __hash__(self) -> int:
-        counts = tuple(self.n.items()) if isinstance(self.n, Mapping) else self.n
-        return hash((counts, self.strategy, self.temperature, self.seed, self.by, self.a, self.b, self.bands))
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         keep = np.empty(len(candidates.values), dtype=bool)
@@ -185,18 +185,21 @@ class SampleNegatives(CandidateFilter):
         return values > 0 if isinstance(stratum, str) else within(values, *stratum)
 
 
-def _checked_counts(counts: Mapping[Any, Any]) -> dict[_Stratum, int]:
+def _checked_counts(counts: Mapping[Any, Any]) -> Ordered:
     """Return plain numbers by source or band."""
     name = "SampleNegatives"
     example = "{'bm25': 2, 'dense': 3} for sources or {(1, 10): 2, (11, 100): 4} for bands"
     if not counts or len({isinstance(stratum, str) for stratum in counts}) > 1:
         raise ValueError(f"{name}: n must be a whole number, or a number per source or per band: {example}.")
-    checked: dict[_Stratum, int] = {}
+    checked = Ordered()
     for stratum, n in counts.items():
         if not isinstance(stratum, str):
             if not isinstance(stratum, tuple) or len(stratum) != 2:
                 raise TypeError(f"{name}: {stratum!r} is no source and no band; n is such as {example}.")
-            low, high = (checks.real_number(name, f"an end of the band {stratum}", end) for end in stratum)
+            low, high = (
+                end if end in (-math.inf, math.inf) else checks.real_number(name, f"an end of the band {stratum}", end)
+                for end in stratum
+            )
             if high < low:
                 raise ValueError(f"{name}: the band {stratum} is empty; its second number must reach the first.")
             stratum = (low, high)

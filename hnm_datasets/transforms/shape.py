@@ -70,8 +70,6 @@ def choose_positives(offsets: NDArray[np.int64], how: str, keys: NDArray[np.uint
 class Shape(Transform):
     """A step that turns mined rows into rows for a trainer. Subclasses fill in `_shape`."""
 
-    input_columns: ClassVar[tuple[str, ...]] = (QUERY, POSITIVE_IDS, NEGATIVE_IDS)
-
     corpus: Corpus
     n: int | None = None
     positives: str = "each"
@@ -84,6 +82,18 @@ class Shape(Transform):
 
     _positives: ClassVar[tuple[str, ...]] = ("each", "first", "random")
     _labels: ClassVar[tuple[str, ...]] = ("scores", "margins")
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step reads, and beside them `query_id`, where there is one."""
+        names = [self._scores_by, self.by if self.labels else None]
+        scores = (score_column(name, of=part) for name in names if name for part in ("positive", "negative"))
+        return tuple(dict.fromkeys((QUERY, POSITIVE_IDS, NEGATIVE_IDS, *scores)))
+
+    @property
+    def _scores_by(self) -> str | None:
+        """Whose scores the score columns are of."""
+        return "score" if self.with_scores is True else self.with_scores or None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -176,9 +186,14 @@ class Parts:
         self.queries = batch.strings(QUERY)
         self.positive_ids = batch.string_lists(POSITIVE_IDS)
         self.negative_ids = batch.candidates()[NEGATIVE_IDS]
-        with_scores = "score" if step.with_scores is True else step.with_scores
-        self.scores = self._scores(with_scores) if with_scores else {}
+        self.scores = self._scores(step._scores_by) if step._scores_by else {}
         self.label_scores = self._scores(step.by) if step.labels else {}
+        for part, values in self.label_scores.items():
+            if not np.isfinite(values.to_numpy()).all():
+                name = score_column(step.by, of=part)
+                raise ValueError(
+                    f"{batch.step}: the column {name!r} holds an infinite score, and labels must be finite."
+                )
 
     def _scores(self, by: str) -> dict[str, pa.Array]:
         """Return the scores of all positives and of all negatives, flat, as float32."""
@@ -187,7 +202,7 @@ class Parts:
             name = score_column(by, of=part)
             lists = self.batch.number_lists(name)
             self.batch.check_aligned(f"{part}_ids", ids, name, lists)
-            scores[part] = pa.array(lists.values).cast(pa.float32())
+            scores[part] = pa.array(lists.values.astype(np.float32))
         return scores
 
     def examples(self) -> Examples:

@@ -102,6 +102,13 @@ def test_a_margin_can_go_by_one_source(mined):
         assert all(score <= 0.8 * min(row["positive_bm25_scores"]) + 1e-4 for score in row["negative_bm25_scores"])
 
 
+def test_equal_steps_hash_alike_whatever_the_order_of_their_sources(mined):
+    # The order decides who comes first, so these may be unequal; but what is equal must hash alike.
+    _, _, miners = mined
+    one, other = FuseNegatives(miners), FuseNegatives(dict(reversed(miners.items())))
+    assert one != other or hash(one) == hash(other)
+
+
 def test_wrong_sources_are_refused(mined):
     corpus, _, miners = mined
     other = Corpus.from_dataset(Dataset.from_dict({"id": ["a"], "text": ["x"]}))
