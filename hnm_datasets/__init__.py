@@ -1,6 +1,6 @@
 """Hard negative mining as batched `Dataset.map` transforms."""
 
-from hnm_datasets.calibration import calibrate_margin
+from hnm_datasets.calibration import calibrate_margin, calibrate_threshold
 from hnm_datasets.corpus import Corpus
 from hnm_datasets.embeddings import Embeddings
 from hnm_datasets.indexes import BM25Index, DenseIndex
@@ -56,6 +56,7 @@ __all__ = [
     "TopNegatives",
     "attach_positives",
     "calibrate_margin",
+    "calibrate_threshold",
     "from_pairs",
     "load_beir",
     "load_sample",

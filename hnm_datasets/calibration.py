@@ -1,31 +1,36 @@
-"""The margin that keeps false negatives rare, read off judged data."""
+"""The settings of filters that keep false negatives rare, read off judged data."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS, QUERY_ID, Batch, score_column
+from hnm_datasets.transforms import kernels
 from hnm_datasets.transforms.margin import AGAINST, limits_of
+
+logger = logging.getLogger(__name__)
 
 
 class Calibration(NamedTuple):
-    """A margin and what it does to the judged candidates.
+    """A setting of a filter and what it does to the judged candidates.
 
     Attributes:
-        margin: For `RelativeMargin` or `AbsoluteMargin`.
-        false_negative_rate: Which share of the candidates that it keeps is relevant.
-        kept: Which share of the candidates it keeps.
+        value: The margin, for `RelativeMargin` or `AbsoluteMargin`; or the threshold, for `TeacherThreshold`.
+        false_negative_rate: Which share of the negatives that are taken is relevant.
+        found: Which share of the wanted negatives is found: of n per row, or of all candidates.
         candidates: How many candidates this was read off.
     """
 
-    margin: float
+    value: float
     false_negative_rate: float
-    kept: float
+    found: float
     candidates: int
 
 
@@ -34,6 +39,7 @@ def calibrate_margin(
     judgements: Dataset,
     target_false_negative_rate: float = 0.05,
     *,
+    n: int | None = None,
     relative: bool = True,
     by: str = "score",
     against: str = "min",
@@ -48,6 +54,8 @@ def calibrate_margin(
         rows: Mined rows with `query_id` and scores of positives and candidates.
         judgements: The columns `query_id`, `corpus_id` and `score`, which is greater than 0 for relevant passages.
         target_false_negative_rate: From 0 to 1.
+        n: The rate of the first n candidates that the margin leaves in each row: what `TopNegatives(n)` takes. None: of
+            all that it leaves, most of which lie deep and are harmless, so that the rate of the first is far higher.
         relative: Calibrate `RelativeMargin`; else `AbsoluteMargin`.
         by: `"score"` for the retriever's scores, or a teacher's name.
         against: What the margin will be taken against, see `RelativeMargin`.
@@ -55,7 +63,7 @@ def calibrate_margin(
             all judged and makes the rate too low otherwise; or `"skip"` leaves it out.
 
     Returns:
-        The margin, with the rate and the share of candidates that it leaves.
+        The margin, with the rate and the share of negatives that it leaves.
 
     Raises:
         KeyError: A column is missing.
@@ -65,44 +73,130 @@ def calibrate_margin(
         >>> rows = {"query_id": ["q"], "negative_ids": [["a", "b", "c"]], "negative_scores": [[0.9, 0.7, 0.4]]}
         >>> rows = Dataset.from_dict(rows | {"positive_scores": [[0.8]]})
         >>> judged = Dataset.from_dict({"query_id": ["q"], "corpus_id": ["b"], "score": [1]})
-        >>> calibrate_margin(rows, judged, 0.1)
-        Calibration(margin=0.5, false_negative_rate=0.0, kept=0.3333333333333333, candidates=3)
+        >>> found = calibrate_margin(rows, judged, 0.1, n=2)
+        >>> found.value, found.found
+        (0.5, 0.5)
     """
     name = "calibrate_margin"
-    target = checks.real_number(name, "target_false_negative_rate", target_false_negative_rate)
     checks.one_of(name, "against", against, AGAINST)
-    checks.one_of(name, "unjudged", unjudged, ("irrelevant", "skip"))
     batch = Batch(rows.with_format("arrow")[:], step=name)
-    candidates = batch.string_lists(NEGATIVE_IDS)
-    scores = batch.number_lists(score_column(by)).values.astype(np.float64)
+    scores = batch.number_lists(score_column(by))
     # What a margin of 0 leaves as the limit is the positive score that margins are taken against.
     positives = limits_of(batch.number_lists(score_column(by, of="positive")), against, 0.0, relative=False)
-    against_scores = np.repeat(positives.astype(np.float64), candidates.lengths)
-    gaps = against_scores - scores
-    margins = gaps / np.abs(against_scores) if relative else gaps
-    pairs = pd.DataFrame(
-        {
-            "query_id": np.repeat(np.array(batch.strings(QUERY_ID).to_pylist(), dtype=object), candidates.lengths),
-            "corpus_id": candidates.values.to_pylist(),
-            "margin": margins,
-        }
-    )
+    limits = np.repeat(positives.astype(np.float64), scores.lengths)
+    gaps = limits - scores.values.astype(np.float64)
+    margins = gaps / np.abs(limits) if relative else gaps
+    found = _calibrated(name, "margin", batch, margins, judgements, target_false_negative_rate, n, unjudged)
+    if found.value <= 0:
+        logger.warning(
+            "calibrate_margin: the target is reached with a margin of %g, which drops little or nothing%s.",
+            found.value,
+            "; for the first few negatives of each row pass n=" if n is None else "",
+        )
+    return found
+
+
+def calibrate_threshold(
+    rows: Dataset,
+    judgements: Dataset,
+    target_false_negative_rate: float = 0.05,
+    *,
+    n: int | None = None,
+    by: str = "teacher",
+    unjudged: str = "irrelevant",
+) -> Calibration:
+    """Find the highest threshold of `TeacherThreshold` that keeps the share of relevant passages below a target.
+
+    A sigmoid's 0.1 means nothing for the cosines of an embedding model, and little for a teacher from another domain.
+
+    Args:
+        rows: Mined rows with `query_id` and the teacher's scores of the candidates.
+        judgements: The columns `query_id`, `corpus_id` and `score`, which is greater than 0 for relevant passages.
+        target_false_negative_rate: From 0 to 1.
+        n: The rate of the first n candidates that the threshold leaves in each row; None: of all that it leaves. See
+            `calibrate_margin`.
+        by: The teacher's name, or `"score"` for the retriever's scores.
+        unjudged: `"irrelevant"` or `"skip"`, see `calibrate_margin`.
+
+    Returns:
+        The threshold, with the rate and the share of negatives that it leaves.
+
+    Raises:
+        KeyError: A column is missing.
+        ValueError: No candidate is judged, or no threshold reaches the target; the message says what can be reached.
+
+    Example:
+        >>> rows = {"query_id": ["q"], "negative_ids": [["a", "b", "c"]], "negative_teacher_scores": [[0.9, 0.7, 0.4]]}
+        >>> judged = Dataset.from_dict({"query_id": ["q"], "corpus_id": ["a"], "score": [1]})
+        >>> found = calibrate_threshold(Dataset.from_dict(rows), judged, 0.1)
+        >>> 0.7 < found.value < 0.9
+        True
+    """
+    name = "calibrate_threshold"
+    batch = Batch(rows.with_format("arrow")[:], step=name)
+    scores = batch.number_lists(score_column(by)).values.astype(np.float64)
+    found = _calibrated(name, "threshold", batch, -scores, judgements, target_false_negative_rate, n, unjudged)
+    # The threshold itself is dropped, and the score that was found is to stay.
+    return found._replace(value=float(np.nextafter(-found.value, np.inf)))
+
+
+def _calibrated(
+    name: str,
+    what: str,
+    batch: Batch,
+    safety: NDArray[np.float64],
+    judgements: Dataset,
+    target_false_negative_rate: float,
+    n: int | None,
+    unjudged: str,
+) -> Calibration:
+    """Find the smallest limit for which the candidates with at least that much safety are false rarely enough.
+
+    Args:
+        name: The function's name, for errors.
+        what: What is calibrated, for errors.
+        batch: The mined rows.
+        safety: How far each candidate is from being taken for relevant. Shape (C,).
+        judgements: Which passages are relevant.
+        target_false_negative_rate: From 0 to 1.
+        n: How many candidates of each row count; None: all.
+        unjudged: What a candidate without a judgement counts as.
+    """
+    target = checks.real_number(name, "target_false_negative_rate", target_false_negative_rate)
+    checks.one_of(name, "unjudged", unjudged, ("irrelevant", "skip"))
+    if n is not None:
+        n = checks.whole_number(name, "n", n, low=1)
+    candidates = batch.string_lists(NEGATIVE_IDS)
+    queries: NDArray[Any] = np.array(batch.strings(QUERY_ID).to_pylist(), dtype=object)
+    pairs = pd.DataFrame({"query_id": queries[candidates.owners], "corpus_id": candidates.values.to_pylist()})
     judged = judgements.select_columns(["query_id", "corpus_id", "score"]).to_pandas()
-    pairs = pairs.merge(judged, on=["query_id", "corpus_id"], how="left")
-    pairs = pairs[np.isfinite(pairs["margin"])]
-    pairs = pairs.dropna(subset="score") if unjudged == "skip" else pairs.fillna({"score": 0})
-    if not len(pairs):
+    relevance = pairs.merge(judged, on=["query_id", "corpus_id"], how="left")["score"].to_numpy()
+    counted = np.isfinite(safety)
+    if unjudged == "skip":
+        counted &= ~np.isnan(relevance)
+    if not counted.any():
         raise ValueError(f"{name}: none of the candidates is judged. Mine for judged queries, of the same ids.")
-    pairs = pairs.sort_values("margin", ascending=False, kind="stable")
-    margin = pairs["margin"].to_numpy()
-    rates = np.cumsum(pairs["score"].to_numpy() > 0) / np.arange(1, len(pairs) + 1)
-    # A margin keeps all candidates that have it, so only the last of equal ones tells its rate.
-    ends = np.append(margin[1:] != margin[:-1], True)
+    candidates_read = int(counted.sum())
+    # A candidate is among the first n for limits up to its own safety and above the n-th greatest before it.
+    crowded = np.full(len(safety), -np.inf)
+    if n is not None:
+        kernels.nth_greatest_before(candidates.offsets, np.where(counted, safety, -np.inf), n, crowded)
+    counted &= safety > crowded
+    limits = np.concatenate([safety[counted], crowded[counted]])
+    steps = np.repeat([1, -1], counted.sum())
+    relevant = np.tile(relevance[counted] > 0, 2)
+    order = np.argsort(-limits, kind="stable")
+    limits, steps, relevant = limits[order], steps[order], relevant[order]
+    taken, false = np.cumsum(steps), np.cumsum(steps * relevant)
+    # A limit keeps all candidates that have it, so only the last of equal ones tells its rate.
+    ends = np.append(limits[1:] != limits[:-1], True) & np.isfinite(limits) & (taken > 0)
+    rates = false / np.maximum(taken, 1)
     reached = np.flatnonzero(ends & (rates <= target))
     if not len(reached):
         raise ValueError(
-            f"{name}: no margin brings the share of relevant candidates to {target:g}; the lowest is "
+            f"{name}: no {what} brings the share of relevant candidates to {target:g}; the lowest is "
             f"{rates[ends].min():.3f}. Score with a teacher and calibrate by=its name, or drop more by rank first."
         )
     last = int(reached[-1])
-    return Calibration(float(margin[last]), float(rates[last]), (last + 1) / len(pairs), len(pairs))
+    wanted = candidates_read if n is None else n * len(candidates)
+    return Calibration(float(limits[last]), float(rates[last]), float(taken[last] / wanted), candidates_read)

@@ -4,7 +4,14 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnm_datasets import AbsoluteMargin, RelativeMargin, calibrate_margin
+from hnm_datasets import (
+    AbsoluteMargin,
+    RelativeMargin,
+    TeacherThreshold,
+    TopNegatives,
+    calibrate_margin,
+    calibrate_threshold,
+)
 
 
 def mined(seed, queries=30, k=12):
@@ -29,19 +36,59 @@ def rate(rows, judged):
     return sum(pair in relevant for pair in kept) / max(1, len(kept)), len(kept)
 
 
-@given(st.integers(0, 40), st.sampled_from([0.05, 0.1]), st.booleans())
-def test_the_margin_does_what_it_says(seed, target, relative):
+SEEDS, TARGETS, FIRST = st.integers(0, 40), st.sampled_from([0.05, 0.1, 0.3]), st.sampled_from([None, 1, 3, 20])
+
+
+def check_does_what_it_says(step, n, rows, judged, found, target):
+    kept = rows.map(step, batched=True)
+    got, taken = rate(kept if n is None else kept.map(TopNegatives(n), batched=True), judged)
+    assert got == pytest.approx(found.false_negative_rate)
+    assert got <= target
+    assert taken / (found.candidates if n is None else n * len(rows)) == pytest.approx(found.found)
+
+
+@given(SEEDS, TARGETS, FIRST, st.booleans())
+def test_the_margin_does_what_it_says(seed, target, n, relative):
     rows, judged = mined(seed)
     try:
-        found = calibrate_margin(rows, judged, target, relative=relative)
+        found = calibrate_margin(rows, judged, target, n=n, relative=relative)
     except ValueError as error:
         assert "no margin" in str(error)  # noqa: PT017
         return
-    step = (RelativeMargin if relative else AbsoluteMargin)(found.margin - 1e-9)
-    got, kept = rate(rows.map(step, batched=True), judged)
-    assert got == pytest.approx(found.false_negative_rate)
-    assert got <= target
-    assert kept / found.candidates == pytest.approx(found.kept)
+    step = (RelativeMargin if relative else AbsoluteMargin)(found.value - 1e-9)
+    check_does_what_it_says(step, n, rows, judged, found, target)
+
+
+@given(SEEDS, TARGETS, FIRST)
+def test_the_threshold_does_what_it_says(seed, target, n):
+    rows, judged = mined(seed)
+    try:
+        found = calibrate_threshold(rows, judged, target, n=n, by="score")
+    except ValueError as error:
+        assert "no threshold" in str(error)  # noqa: PT017
+        return
+    check_does_what_it_says(TeacherThreshold(found.value, by="score"), n, rows, judged, found, target)
+
+
+@given(SEEDS, TARGETS, st.sampled_from([None, 2]))
+def test_no_higher_threshold_reaches_the_target(seed, target, n):
+    rows, judged = mined(seed, queries=6, k=6)
+    try:
+        found = calibrate_threshold(rows, judged, target, n=n, by="score")
+    except ValueError:
+        return
+    scores = sorted({score for scores in rows["negative_scores"] for score in scores})
+    for higher in [score for score in scores if score >= found.value]:
+        step = TeacherThreshold(np.nextafter(higher, 2), by="score")
+        kept = rows.map(step, batched=True)
+        assert rate(kept if n is None else kept.map(TopNegatives(n), batched=True), judged)[0] > target
+
+
+def test_the_first_negatives_are_false_more_often_than_all(caplog):
+    rows, judged = mined(3)
+    of_all = calibrate_margin(rows, judged, 0.2)
+    assert "pass n=" in caplog.text
+    assert calibrate_margin(rows, judged, 0.2, n=2).value > of_all.value
 
 
 def test_unjudged_candidates_can_be_left_out():
