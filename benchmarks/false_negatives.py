@@ -193,13 +193,18 @@ def mine_theirs(split: Hidden, retriever: SentenceTransformer, vectors: str, **o
     return split.judge(owners, split.corpus.find_texts(mined["negative"][:]))
 
 
-def library_margin(train: Hidden, candidates: int) -> float:
-    """Return what `calibrate_margin` says. It goes by all candidates, so its target is a quarter of their rate."""
+def calibrated(one: Filter, train: Hidden, allowed: float) -> float | None:
+    """Return the filter's setting that leaves this rate of false negatives among the first n on train, if any does."""
     owners, passages = np.nonzero(train.relevant)
     ids = pa.array(train.rows["query_id"][:]).take(pa.array(owners))
     judged = pa.table({"query_id": ids, "corpus_id": train.corpus.ids(passages), "score": pa.repeat(1, len(owners))})
-    target = TARGET * train._replace(n=candidates).take("dense")["false"]
-    return hnm.calibrate_margin(Dataset(train.mined["dense"]), Dataset(judged), target, by="teacher").margin
+    rows, options = (Dataset(train.mined[one.source]), Dataset(judged), allowed), {"n": train.n, "by": one.by}
+    try:
+        if one.kind is hnm.TeacherThreshold:
+            return hnm.calibrate_threshold(*rows, **options).value
+        return hnm.calibrate_margin(*rows, relative=one.kind is hnm.RelativeMargin, **options).value
+    except ValueError:
+        return None
 
 
 def compare(ours: list[Finding], theirs: list[Finding], fewest: float) -> Finding | None:
@@ -238,13 +243,11 @@ def measure(folder: Path | None, teacher_name: str, args: argparse.Namespace, ve
             rows[name, f"{found['value']} (usual)"] = found
         settings = one.settings(train.mined)
         curves[name] = test.sweep(one, settings)
-        fits = (point for point in train.sweep(one, settings) if point.get("false", 1) <= allowed)
-        if (chosen := next(fits, None)) is not None:
-            (rows[name, f"{chosen['value']:.3g} (train)"],) = test.sweep(one, [chosen["value"]])
+        if (value := calibrated(one, train, allowed)) is not None:
+            (rows[name, f"{value:.3g} (train)"],) = test.sweep(one, [value])
+            (chosen,) = train.sweep(one, [value])
             if one.by == "teacher" and chosen["found"] >= ENOUGH:
                 hardness[name] = chosen["score"]
-    (found,) = test.sweep(FILTERS["dense, RelativeMargin by teacher"], [library_margin(train, k)])
-    rows["dense, RelativeMargin by teacher", f"{found['value']:.3g} (calibrate_margin)"] = found
     example = {"range_min": 10, "range_max": 50, "max_score": 0.8}
     tips = {"0.05 (its advice)": {}, "0.05, ranks 10-50, at most 0.8 (its example)": example}
     for name, like, more in (
@@ -317,9 +320,10 @@ def markdown(found: Finding) -> str:
         f"passages of each query are hidden; a mined negative that is one of them is false. {found['negatives']} a "
         f"query are wanted, from {found['candidates']} candidates of each source. Cosine, dense rank and the share "
         f"above the known positive are of the true negatives, by the retriever ({found['retriever']}); intervals "
-        f"resample queries. *train*: the loosest setting that leaves {TARGET:.0%} of plain dense mining's false "
-        f"negatives on train; *calibrate_margin*: what that says for {TARGET:.0%} of the rate of all candidates. "
-        f"{THEIRS} is that of sentence-transformers; with a teacher it takes what the teacher scores highest.\n\n"
+        f"resample queries. *train*: the setting that `calibrate_threshold` or `calibrate_margin` read off the train "
+        f"queries, for {TARGET:.0%} of plain dense mining's false negatives. {THEIRS} is that of "
+        f"sentence-transformers; with a teacher it takes what the teacher scores highest, so that hardness by the "
+        f"retriever favours us there.\n\n"
         + "\n".join(map(show_set, found["sets"]))
         + f"\n`{found['command']}`. {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB; {found['date'][:10]}, "
         f"commit {found['commit']}; {versions}.\n"

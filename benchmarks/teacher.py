@@ -18,6 +18,7 @@ The results go to teacher-NAMES.json and .md in `--output`, NAMES being the fold
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +29,8 @@ import numpy as np
 from _common import MIB, SEED, Parts, in_child, measured, run_script, spread, spread_of, table
 from datasets import Dataset
 
-from hnm_datasets import Corpus, CrossEncoderScores, load_beir
+from hnm_datasets import Corpus, CrossEncoderScores, load_beir, rerankers
+from hnm_datasets.storage import cache_root
 
 CANDIDATES, SIZES = 20, (10_000, 100_000)
 PASSAGES = 50_000
@@ -54,7 +56,7 @@ class Recorder:
         return answer
 
 
-def throughput(args: argparse.Namespace, place: Path) -> dict[str, Any]:
+def throughput(args: argparse.Namespace, _: Path) -> dict[str, Any]:
     """Score the same pairs in all ways, in turns."""
     from _models import make_model
     from sentence_transformers import CrossEncoder
@@ -62,10 +64,10 @@ def throughput(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     options = {} if args.max_length is None else {"max_length": args.max_length}
     teacher = CrossEncoder(args.teacher, device="cpu", **options)
     retriever = make_model("static")
-    return {folder.name: one_set(folder, args, teacher, retriever, place / folder.name) for folder in args.folders}
+    return {folder.name: one_set(folder, args, teacher, retriever) for folder in args.folders}
 
 
-def one_set(folder: Path, args: argparse.Namespace, teacher: Any, retriever: Any, place: Path) -> dict[str, Any]:
+def one_set(folder: Path, args: argparse.Namespace, teacher: Any, retriever: Any) -> dict[str, Any]:
     from sentence_transformers.util import mine_hard_negatives
 
     corpus, queries = load_beir(str(folder), split="test")
@@ -88,13 +90,15 @@ def one_set(folder: Path, args: argparse.Namespace, teacher: Any, retriever: Any
 
     seconds: dict[str, list[float]] = {name: [] for name in ("loop", "flat", "ours", "again")}
     scores: dict[str, Any] = {}
-    for turn in range(args.repeats):
+    for _ in range(args.repeats):
         recorder = loop()
         seconds["loop"].append(recorder.ended - recorder.began)
         start = time.perf_counter()
         scores["flat"] = teacher.predict(distinct, batch_size=args.batch_size)
         seconds["flat"].append(time.perf_counter() - start)
-        datasets.config.HF_DATASETS_CACHE = place / str(turn)
+        # Nothing is known of these pairs.
+        shutil.rmtree(cache_root() / "pair_scores", ignore_errors=True)
+        rerankers._STORES.clear()
         step = CrossEncoderScores(own, teacher, batch_size=args.batch_size)
         for name in ("ours", "again"):
             start = time.perf_counter()
