@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
+from hnm_datasets.clock import clocked
 from hnm_datasets.encoders import Encoder, bad_vectors, shortened
 from hnm_datasets.fingerprint import digest_strings, fingerprint
 from hnm_datasets.models import EmbeddingModel
@@ -143,7 +145,8 @@ def embed_corpus(
     )
     job = _Job(corpus, encoder, checks.one_of("embed", "dtype", dtype, _DTYPES))
     if not is_complete(job.folder):
-        job.run(devices)
+        with clocked("encode"):
+            job.run(devices)
     return Embeddings(job.name)
 
 
@@ -164,6 +167,12 @@ def _open(name: str) -> tuple[NDArray[Any], dict[str, Any]]:
         vectors = np.asarray(np.load(folder / _VECTORS, mmap_mode="c", allow_pickle=False))
         _OPENED[name] = (vectors, json.loads((folder / "about.json").read_text()))
     return _OPENED[name]
+
+
+def discard(embeddings: Embeddings) -> None:
+    """Delete vectors that nobody will ask for again, such as those of a model in the middle of its training."""
+    _OPENED.pop(embeddings.fingerprint, None)
+    shutil.rmtree(cache_root() / "embeddings" / embeddings.fingerprint, ignore_errors=True)
 
 
 class _Job:

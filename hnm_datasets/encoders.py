@@ -6,6 +6,7 @@ The vectors of queries, and of single passages, are kept on disk by text, so tha
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
+from hnm_datasets.clock import clocked
 from hnm_datasets.fingerprint import digest_strings, fingerprint
 from hnm_datasets.models import EmbeddingModel, LoadedModel, ModelHandle, load_model
 from hnm_datasets.storage import cache_root
@@ -126,7 +128,8 @@ class Encoder(ModelHandle):
         known, rows = store.find(digests)
         if not known.all():
             missing = np.flatnonzero(~known)
-            fresh = self.encode([texts[place] for place in first[missing]])
+            with clocked("encode"):
+                fresh = self.encode([texts[place] for place in first[missing]])
             bad = bad_vectors(fresh)
             if bad.any():
                 text = texts[first[missing[np.flatnonzero(bad)[0]]]]
@@ -193,6 +196,11 @@ class Encoder(ModelHandle):
             yield pool
         finally:
             loaded.model.stop_multi_process_pool(pool)
+
+    def discard(self) -> None:
+        """Delete the vectors that are kept on disk, because nobody will ask for them again."""
+        _STORES.pop((cache_root(), self.fingerprint), None)
+        shutil.rmtree(cache_root() / "vectors" / self.fingerprint, ignore_errors=True)
 
     @property
     def group_size(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.embeddings import Embeddings
+from hnm_datasets.clock import clocked
+from hnm_datasets.embeddings import Embeddings, discard
 from hnm_datasets.fingerprint import fingerprint
 from hnm_datasets.indexes import exact
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.processes import in_worker
 from hnm_datasets.ragged import Ragged
-from hnm_datasets.storage import build_once
+from hnm_datasets.storage import build_once, cache_root
 
 if TYPE_CHECKING:
     from hnm_datasets.corpus import Corpus
@@ -172,6 +174,12 @@ class DenseIndex:
         logger.info("%s finds %.1f%% of the %d best, by %d queries.", self.factory, 100 * recall, k, len(queries))
         return recall
 
+    def discard(self) -> None:
+        """Delete the index and its vectors, because nobody will ask for them again."""
+        _OPENED.pop(self.fingerprint, None)
+        shutil.rmtree(cache_root() / "dense" / self._built, ignore_errors=True)
+        discard(self.embeddings)
+
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         queries = np.array(queries, dtype=np.float32, order="C", ndmin=1)
         dimension = self.embeddings.dimension
@@ -256,7 +264,8 @@ def _open(index: DenseIndex) -> tuple[Any, Any]:
 
     name = index.fingerprint
     if name not in _OPENED:
-        folder = build_once("dense", index._built, index._build)
+        with clocked("index"):
+            folder = build_once("dense", index._built, index._build)
         opened = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
         for option, parameter in (("nprobe", "nprobe"), ("ef_search", "efSearch")):
             value = getattr(index, option)

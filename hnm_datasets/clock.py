@@ -1,0 +1,40 @@
+"""Where the time of a refresh goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_SPENT: ContextVar[dict[str, float] | None] = ContextVar("spent", default=None)
+
+
+@contextmanager
+def clock() -> Iterator[dict[str, float]]:
+    """Collect the seconds that `clocked` blocks take, by name, until the end of the block.
+
+    Example:
+        >>> with clock() as spent, clocked("encode"):
+        ...     pass
+        >>> list(spent)
+        ['encode']
+    """
+    spent: dict[str, float] = {}
+    token = _SPENT.set(spent)
+    try:
+        yield spent
+    finally:
+        _SPENT.reset(token)
+
+
+@contextmanager
+def clocked(name: str) -> Iterator[None]:
+    """Count the seconds of a block for whoever collects them."""
+    spent = _SPENT.get()
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        if spent is not None:
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - start

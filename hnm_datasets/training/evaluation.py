@@ -1,0 +1,82 @@
+"""Evaluation of a retriever on queries and a corpus of this library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+
+from hnm_datasets import checks
+from hnm_datasets.columns import POSITIVE_IDS, QUERY, QUERY_ID, Batch
+from hnm_datasets.corpus import Corpus, check_corpus
+
+if TYPE_CHECKING:
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+_NAME = "retrieval_evaluator"
+
+
+def retrieval_evaluator(
+    corpus: Corpus,
+    rows: Dataset,
+    *,
+    distractors: int | None = None,
+    seed: int = 0,
+    name: str = "",
+    **options: Any,
+) -> InformationRetrievalEvaluator:
+    """Make the stock `InformationRetrievalEvaluator` from a corpus and queries with positives.
+
+    Args:
+        corpus: The passages.
+        rows: Queries; one without a positive is left out, because no measure is defined for it.
+        distractors: Search the queries' positives and this many random other passages instead of the whole corpus:
+            cheaper, and measures come out higher; compare only runs with the same passages. None: all.
+        seed: For the distractors.
+        name: Goes into the names of the measures.
+        **options: Those of `InformationRetrievalEvaluator`, such as `batch_size` or `ndcg_at_k`.
+
+    Columns read:
+        `query`, `positive_ids`; `query_id`, if there.
+
+    Returns:
+        What the trainer takes as `evaluator=`, and what gives the measures when it is called with a model.
+
+    Raises:
+        KeyError: A column is missing, or an id is not in the corpus.
+        ValueError: No query has a positive.
+
+    Example:
+        >>> from hnm_datasets import load_sample
+        >>> corpus, queries = load_sample("earthquakes")
+        >>> evaluator = retrieval_evaluator(corpus, queries, distractors=3, name="sample")
+        >>> len(evaluator.queries), len(evaluator.corpus)
+        (1, 4)
+    """
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    check_corpus(_NAME, corpus)
+    batch = Batch(rows.with_format("arrow")[:], step=_NAME)
+    positives = batch.string_lists(POSITIVE_IDS)
+    texts = batch.strings(QUERY).to_pylist()
+    ids = batch.strings(QUERY_ID).to_pylist() if batch.has(QUERY_ID) else [str(row) for row in range(len(batch))]
+    answered = np.flatnonzero(positives.lengths)
+    if not len(answered):
+        raise ValueError(f"{_NAME}: no row has a positive. Add them with attach_positives, from qrels.")
+    wanted = np.unique(corpus.rows_of_lists(POSITIVE_IDS, positives, _NAME, batch.describe).values)
+    if distractors is None:
+        taken = np.arange(len(corpus))
+    else:
+        distractors = checks.whole_number(_NAME, "distractors", distractors, low=0)
+        others = np.setdiff1d(np.arange(len(corpus)), wanted)
+        drawn = np.random.default_rng(checks.whole_number(_NAME, "seed", seed, low=0)).permutation(others)
+        taken = np.sort(np.concatenate([wanted, drawn[:distractors]]))
+    names = positives.values.to_pylist()
+    return InformationRetrievalEvaluator(
+        queries={ids[row]: texts[row] for row in answered},
+        corpus=dict(zip(corpus.ids(taken).to_pylist(), corpus.texts(taken).to_pylist(), strict=True)),
+        relevant_docs={ids[row]: set(names[positives.offsets[row] : positives.offsets[row + 1]]) for row in answered},
+        name=name,
+        **options,
+    )

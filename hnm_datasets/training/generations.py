@@ -1,0 +1,155 @@
+"""Generations: the negatives of all training queries at one time, as arrays in a folder.
+
+A generation is written aside and renamed, so that it is never read by half, and never changed. Which one is in use, and
+which epoch it is, stands in a file of two numbers that every process of the training maps: a worker of the dataloader
+sees a switch at its next batch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, Batch, score_column
+from hnm_datasets.corpus import Corpus
+from hnm_datasets.ragged import Ragged
+from hnm_datasets.storage import append_array, build_once, cache_root_at, open_array
+
+_LISTS = {"positives": POSITIVE_IDS, "negatives": NEGATIVE_IDS}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The positives and candidates of Q queries as row numbers of a corpus, memory-mapped.
+
+    Attributes:
+        positives: The known positives of each query.
+        negatives: The candidates of each query, best first.
+        positive_scores: A teacher's scores of the positives, if there are any.
+        negative_scores: A teacher's scores of the candidates, if there are any.
+    """
+
+    positives: Ragged[NDArray[np.int64]]
+    negatives: Ragged[NDArray[np.int64]]
+    positive_scores: NDArray[np.float32] | None
+    negative_scores: NDArray[np.float32] | None
+
+    @classmethod
+    def open(cls, folder: Path) -> Generation:
+        """Map a generation that `write_generation` made."""
+        lists, scores = {}, {}
+        for name in _LISTS:
+            offsets: Any = open_array(folder, f"{name}.offsets")
+            rows: Any = open_array(folder, name)
+            lists[name] = Ragged(offsets, rows)
+            there = (folder / f"{name}.scores.npy").exists()
+            values: Any = open_array(folder, f"{name}.scores") if there else None
+            scores[name] = values
+        return cls(lists["positives"], lists["negatives"], scores["positives"], scores["negatives"])
+
+
+def write_generation(
+    parent: Path, number: int, tables: Iterable[pa.Table], corpus: Corpus, teacher: str | None, step: str
+) -> Path:
+    """Write a generation from mined rows.
+
+    Args:
+        parent: Where generations are kept.
+        number: Its number.
+        tables: The mined rows, some at a time.
+        corpus: The passages.
+        teacher: Keep also the scores of this teacher; None: none.
+        step: Who asks, for errors.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        KeyError: A column is missing, or an id is not in the corpus.
+    """
+
+    def build(folder: Path) -> None:
+        with ExitStack() as stack:
+
+            def writer(name: str, dtype: str) -> Any:
+                return stack.enter_context(append_array(folder, name, np.dtype(dtype)))
+
+            ends = {name: writer(f"{name}.offsets", "<i8") for name in _LISTS}
+            rows = {name: writer(name, "<i8") for name in _LISTS}
+            scores = {name: writer(f"{name}.scores", "<f4") for name in _LISTS} if teacher else {}
+            totals = dict.fromkeys(_LISTS, 0)
+            for end in ends.values():
+                end(np.zeros(1, dtype=np.int64))
+            for table in tables:
+                batch = Batch(table, step=step)
+                for name, column in _LISTS.items():
+                    batch.require(column)
+                    ids = batch.string_lists(column)
+                    found = corpus.rows_of_lists(column, ids, step, batch.describe)
+                    rows[name](found.values)
+                    ends[name](found.offsets[1:] + totals[name])
+                    totals[name] += len(found.values)
+                    if teacher:
+                        scored = score_column(teacher, of=column.removesuffix("_ids"))
+                        lists = batch.number_lists(scored)
+                        batch.check_aligned(column, ids, scored, lists)
+                        scores[name](lists.values.astype(np.float32))
+
+    with cache_root_at(parent.parent):
+        return build_once(parent.name, f"{number:06d}", build)
+
+
+class Progress:
+    """The epoch and generation that a training is in, seen by all its processes on a machine.
+
+    Args:
+        path: A file of two numbers; None: make one, which goes when this object does.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        if path is None:
+            folder = tempfile.mkdtemp(prefix="hnm_datasets-")
+            path = str(Path(folder) / "progress")
+            np.zeros(2, dtype=np.int64).tofile(path)
+            weakref.finalize(self, _remove, folder, os.getpid())
+        self.path = path
+        # Eight aligned bytes are written at once: no reader sees half a number.
+        self._numbers = np.memmap(path, dtype=np.int64, mode="r+", shape=(2,))
+
+    def __reduce__(self) -> tuple[type[Progress], tuple[str]]:
+        return Progress, (self.path,)
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch, from 0."""
+        return int(self._numbers[0])
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        self._numbers[0] = number
+
+    @property
+    def generation(self) -> int:
+        """The number of the generation, from 0."""
+        return int(self._numbers[1])
+
+    @generation.setter
+    def generation(self, number: int) -> None:
+        self._numbers[1] = number
+
+
+def _remove(folder: str, process: int) -> None:
+    # A forked worker inherits the object, and not the right to remove what the others use.
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,60 @@
+"""A guide: a model that judges the passages of a batch in place of the one that is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.gradcache import has_static_embedding_input
+from sentence_transformers.base.losses.merged_forward import embed_columns
+from sentence_transformers.util import batch_to_device
+from torch import Tensor
+
+
+class Guide:
+    """A model that judges the texts of a batch.
+
+    Args:
+        guide: The model.
+        student: The model that is trained, whose tokens the batch holds.
+    """
+
+    def __init__(self, guide: SentenceTransformer, student: SentenceTransformer) -> None:
+        self.guide = guide
+        self.name = guide.model_card_data.base_model or type(guide).__name__
+        mine, theirs = (getattr(model, "tokenizer", None) for model in (student, guide))
+        self.shares_tokens = _vocabulary(mine) == _vocabulary(theirs) and student.max_seq_length == guide.max_seq_length
+        self.tokenizer = mine
+        if not self.shares_tokens and has_static_embedding_input(student):
+            raise ValueError(
+                "A guide with other tokens gets the texts back from the student's tokens, which a StaticEmbedding does "
+                "not keep. Take a guide with the same tokenizer, or mine with the guide's scores instead."
+            )
+
+    def embeddings(self, features: list[dict[str, Tensor]], device: torch.device) -> list[Tensor]:
+        """Embed the texts of each column, and bring the vectors to a device."""
+        # Models write their answers into the features that they are given.
+        copies = [dict(column) for column in features]
+        # It may be the student itself, or one that was just trained: without dropout, and left as it was.
+        modes = [(module, module.training) for module in self.guide.modules()]
+        self.guide.eval()
+        try:
+            with torch.no_grad():
+                if self.shares_tokens:
+                    copies = [batch_to_device(column, self.guide.device) for column in copies]
+                else:
+                    copies = [self._retokenized(column) for column in copies]
+                return [column.clone().to(device) for column in embed_columns(self.guide, copies)]
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    def _retokenized(self, column: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert self.tokenizer is not None
+        texts = self.tokenizer.batch_decode(column["input_ids"], skip_special_tokens=True)
+        return batch_to_device(self.guide.preprocess(texts), self.guide.device)
+
+
+def _vocabulary(tokenizer: Any) -> Any:
+    return tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else tokenizer

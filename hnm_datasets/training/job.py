@@ -1,0 +1,282 @@
+"""One refresh: encode, index and mine with a model in training, and write the next generation."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from hnm_datasets.clock import clock
+from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_SCORES, POSITIVE_IDS, POSITIVE_SCORES, Batch, score_column
+from hnm_datasets.encoders import Encoder
+from hnm_datasets.indexes import DenseIndex
+from hnm_datasets.ragged import Ragged
+from hnm_datasets.storage import cache_root
+from hnm_datasets.training.generations import Generation
+from hnm_datasets.training.live import LiveTexts
+from hnm_datasets.transforms.base import Transform
+
+#: A step, or what makes one of the model as it is now.
+Step = Transform | Callable[[Any], Transform]
+_NAME = "RefreshNegatives"
+_BATCH = 1000
+
+
+class Job:
+    """One refresh.
+
+    Args:
+        source: The rows that are trained on.
+        steps: What to mine with.
+        fraction: The share of the queries to mine.
+        parent: Where the generations are.
+        number: The generation to write.
+        step: The step that the model is of.
+        model_name: The model's fingerprint.
+        leads: This process mines; the others share the encoding, and wait.
+        together: There are other processes, and they make the steps as well.
+    """
+
+    def __init__(
+        self,
+        source: LiveTexts,
+        steps: Sequence[Step],
+        fraction: float,
+        parent: Path,
+        number: int,
+        step: int,
+        model_name: str,
+        *,
+        leads: bool,
+        together: bool,
+    ) -> None:
+        self.source, self.steps, self.fraction = source, steps, fraction
+        self.parent, self.number, self.step, self.model_name = parent, number, step, model_name
+        self.leads, self.together = leads, together
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        # Where other processes read what became of it.
+        self._note = self.parent / f"{number:06d}.json"
+
+    def start(self, model: Any) -> None:
+        """Run in a thread."""
+        self._thread = threading.Thread(target=self._run_noting, args=(model,), name="RefreshNegatives", daemon=True)
+        self._thread.start()
+
+    def _run_noting(self, model: Any) -> None:
+        try:
+            self.run(model)
+        except BaseException as error:
+            self._error = error
+
+    def run(self, model: Any) -> None:
+        """Encode, index and mine; a process that does not lead only helps with the encoding."""
+        start = time.perf_counter()
+        kept = _kept_folders()
+        try:
+            with clock() as spent:
+                steps = [step if isinstance(step, Transform) else step(model) for step in self.steps]
+                if self.together:
+                    # The vectors are deleted in the end: nobody may still be looking for them.
+                    torch.distributed.barrier()
+                if not self.leads:
+                    return
+                tally = _Tally(self.source)
+                self.source.write(self.number, self._tables(steps, tally), self.parent)
+            numbers = tally.numbers(Generation.open(self.parent / f"{self.number:06d}"))
+            whole = time.perf_counter() - start
+            seconds = {f"seconds_{name}": spent.get(name, 0.0) for name in ("encode", "index")}
+            seconds["seconds_mine"] = whole - sum(seconds.values())
+            about = {"generation": self.number, "model_step": self.step} | seconds | numbers
+            aside = self._note.with_suffix(".tmp")
+            aside.write_text(json.dumps(about))
+            aside.rename(self._note)
+            _discard(steps, self.model_name, kept)
+        except BaseException as error:
+            if self.leads:
+                self.parent.mkdir(parents=True, exist_ok=True)
+                self._note.write_text(json.dumps({"error": repr(error)}))
+            raise
+
+    def done(self) -> bool:
+        """Tell whether it is over."""
+        return self._note.exists() and (self._thread is None or not self._thread.is_alive())
+
+    def wait(self) -> None:
+        """Wait for the end, and raise what went wrong."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise RuntimeError("RefreshNegatives: the refresh in the background failed.") from self._error
+        while not self._note.exists():
+            time.sleep(0.05)
+        if "error" in (noted := json.loads(self._note.read_text())):
+            raise RuntimeError(f"RefreshNegatives: the refresh failed in the first process: {noted['error']}")
+
+    def about(self) -> dict[str, Any]:
+        """Return the numbers of the new generation."""
+        found: dict[str, Any] = json.loads(self._note.read_text())
+        return found
+
+    def _tables(self, steps: list[Transform], tally: _Tally) -> Iterator[pa.Table]:
+        """Yield the queries with their new negatives, some at a time."""
+        source = self.source
+        parts = max(1, round(1 / self.fraction))
+        before = Generation.open(source.folder_of(source.progress.generation))
+        plain = [name for name in source.rows.column_names if not name.startswith("negative_")]
+        # Positives are those of the last generation, in which a step may have promoted some.
+        plain = [name for name in plain if not name.startswith("positive_")]
+        rows = source.rows.select_columns(plain).with_format("arrow")
+        start = 0
+        for table in rows.iter(_BATCH):
+            numbers = np.arange(start, start + len(table))
+            start += len(table)
+            table = table.append_column(POSITIVE_IDS, source.ids_of(before.positives, numbers))
+            chosen = numbers % parts == self.number % parts
+            mined = table.filter(pa.array(chosen))
+            for place, step in enumerate(steps):
+                mined = step(mined)
+                if len(mined) != chosen.sum():
+                    raise ValueError(
+                        f"RefreshNegatives: the step {type(step).__name__} changed the number of rows. Shapes are made "
+                        f"by live_negatives; leave such steps out."
+                    )
+                if place == 0:
+                    tally.of_miner(Batch(mined, step=_NAME))
+            tally.of_rows(numbers[chosen], Batch(mined, step=_NAME))
+            columns = [POSITIVE_IDS, NEGATIVE_IDS]
+            if source.teacher:
+                columns += [score_column(source.teacher, of=part) for part in ("positive", "negative")]
+            for name in columns:
+                Batch(mined, step=_NAME).require(name)
+            mined = mined.select(columns)
+            if not chosen.all():
+                old = source.table_of(before, numbers[~chosen])
+                mined = pa.concat_tables([mined, old.select(columns).cast(mined.schema)])
+                order = np.argsort(np.concatenate([numbers[chosen], numbers[~chosen]]))
+                mined = mined.take(pa.array(order)).combine_chunks()
+            yield mined
+
+
+class _Tally:
+    """Counts what a refresh finds."""
+
+    def __init__(self, source: LiveTexts) -> None:
+        self.source = source
+        self.before = Generation.open(source.folder_of(source.progress.generation))
+        self.reciprocal, self.found, self.queries = 0.0, 0, 0
+        self.above, self.scored = 0, 0
+        self.rows: list[NDArray[np.int64]] = []
+
+    def of_miner(self, batch: Batch) -> None:
+        """Rank the best positive of each query among the candidates of the first step."""
+        if not batch.has(NEGATIVE_SCORES) or not batch.has(POSITIVE_SCORES):
+            return
+        own: Ragged[Any] = batch.number_lists(POSITIVE_SCORES)
+        others: Ragged[Any] = batch.number_lists(NEGATIVE_SCORES)
+        answered = own.lengths > 0
+        best = _best(own)
+        ahead = np.bincount(others.owners[others.values > best[others.owners]], minlength=len(own))
+        # Behind all candidates: nobody knows how far.
+        found = answered & ((ahead < others.lengths) | (others.lengths == 0))
+        self.reciprocal += float((1 / (1 + ahead[found])).sum())
+        self.found += int(found.sum())
+        self.queries += int(answered.sum())
+
+    def of_rows(self, rows: NDArray[np.int64], batch: Batch) -> None:
+        """Count what the steps left."""
+        self.rows.append(rows)
+        if batch.has(NEGATIVE_SCORES) and batch.has(POSITIVE_SCORES):
+            others: Ragged[Any] = batch.number_lists(NEGATIVE_SCORES)
+            best = _best(batch.number_lists(POSITIVE_SCORES))
+            self.above += int((others.values > best[others.owners]).sum())
+            self.scored += len(others.values)
+
+    def numbers(self, now: Generation) -> dict[str, float]:
+        """Return all shares."""
+        rows = np.concatenate(self.rows) if self.rows else np.empty(0, dtype=np.int64)
+        mined = np.zeros(len(now.negatives), dtype=bool)
+        mined[rows] = True
+        size = len(self.source.corpus)
+        new, old = (
+            (one.owners * size + one.values)[mined[one.owners]] for one in (now.negatives, self.before.negatives)
+        )
+        numbers = {
+            "replaced": float(np.isin(new, old, invert=True).mean()) if len(new) else 0.0,
+            "short": float((now.negatives.lengths < self.source.n).mean()),
+        }
+        if self.queries:
+            numbers |= {"mrr": self.reciprocal / self.queries, "recall": self.found / self.queries}
+        if self.scored:
+            numbers["above"] = self.above / self.scored
+        return numbers
+
+
+def _best(scores: Ragged[Any]) -> NDArray[np.float64]:
+    """Return the greatest value of each list, infinity of an empty one. Shape (B,)."""
+    best = np.full(len(scores), np.inf)
+    filled = np.flatnonzero(scores.lengths)
+    if len(filled):
+        best[filled] = np.maximum.reduceat(scores.values.astype(np.float64), scores.offsets[:-1][filled])
+    return best
+
+
+@contextmanager
+def untouched(model: Any) -> Iterator[None]:
+    """Restore the modes of the model and all random states."""
+    modes = [(module, module.training) for module in model.modules()]
+    # The legacy state too: data loaders and users may draw from it.
+    states: Any = (random.getstate(), np.random.get_state(), torch.get_rng_state())  # noqa: NPY002
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
+
+
+def _parts_of(value: Any) -> Iterator[Encoder | DenseIndex]:
+    """Find the encoders and indexes that a step holds."""
+    if isinstance(value, (Encoder, DenseIndex)):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _parts_of(one)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for one in fields(value):
+            yield from _parts_of(getattr(value, one.name))
+
+
+def _kept_folders() -> set[Path]:
+    """List what the cache directory held before."""
+    return {path for kind in ("embeddings", "vectors", "dense") for path in (cache_root() / kind).glob("*")}
+
+
+def _discard(steps: Sequence[Transform], model_name: str, kept: set[Path]) -> None:
+    """Delete the vectors of this model: the next refresh has another one."""
+    for step in steps:
+        for part in _parts_of(step):
+            if isinstance(part, Encoder):
+                own, folder = part.model_fingerprint, cache_root() / "vectors" / part.fingerprint
+            else:
+                own = part.embeddings.model_fingerprint
+                folder = cache_root() / "embeddings" / part.embeddings.fingerprint
+            if own == model_name and folder not in kept:
+                part.discard()

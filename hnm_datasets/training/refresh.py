@@ -1,0 +1,337 @@
+"""Dynamic negatives: mined again with the model as it is now, while it is trained (Xiong et al. 2021, ANCE)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hnm_datasets import checks
+from hnm_datasets.columns import (
+    NEGATIVE_IDS,
+    NEGATIVE_RANKS,
+    NEGATIVE_SCORES,
+    NEGATIVE_SOURCE,
+    POSITIVE_SCORES,
+    score_column,
+)
+from hnm_datasets.fingerprint import model_fingerprint
+from hnm_datasets.storage import is_complete
+from hnm_datasets.training.job import Job, Step, untouched
+from hnm_datasets.training.live import LiveNegatives, LiveTexts
+from hnm_datasets.training.metrics import publish
+from hnm_datasets.transforms.base import Transform
+
+logger = logging.getLogger(__name__)
+
+_STATE = "live_negatives.json"
+#: What any miner writes.
+_MINED = (NEGATIVE_IDS, NEGATIVE_SCORES, NEGATIVE_RANKS, NEGATIVE_SOURCE, POSITIVE_SCORES)
+
+
+class FollowEpochs(TrainerCallback):
+    """Tells live negatives the epoch, for trainings on several datasets.
+
+    A trainer on one `LiveNegatives` tells it the epoch by itself, and `RefreshNegatives` does for its own.
+
+    Args:
+        *live: What `live_negatives` made.
+    """
+
+    def __init__(self, *live: LiveNegatives) -> None:
+        self._sources = [_source("FollowEpochs", one) for one in live]
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the next epoch's negatives."""
+        for source in self._sources:
+            source.progress.epoch = math.floor(state.epoch or 0)
+
+
+def _source(owner: str, live: object) -> LiveTexts:
+    if not isinstance(live, LiveNegatives):
+        raise TypeError(f"{owner} takes what live_negatives makes, got {type(live).__name__}.")
+    return live.source
+
+
+class RefreshNegatives(TrainerCallback):
+    """Mines the training queries again every so often, with the model as it is then, and switches to what it found.
+
+    At each refresh the corpus is encoded with the current weights, the steps run over the queries, and the rows of
+    `live_negatives` draw from what they leave: a *generation*. The optimiser, the schedule and the order of the rows go
+    on as if nothing happened, and so do the model's modes and all random states.
+
+    The trainer holds one batch ready (and each of its dataloader's workers some), so a switch is seen from the batch
+    after that on. A training that is resumed from a checkpoint goes on with the generations that it had.
+
+    Under `accelerate launch` the processes share the encoding, one mines, and all switch at the same step; they need a
+    common file system. Numbers on each generation are logged, and reach the trainer's reporters with the parts of the
+    loss if that is `HardNegativesRankingLoss`; see `history`.
+
+    Args:
+        live: The rows that are trained on.
+        steps: What to mine with: steps, and in place of those that need the model a function that makes one of it, such
+            as `[partial(DenseNegatives, corpus, k=50), RelativeMargin(0.05)]`.
+        every: Optimiser steps between refreshes; a float: epochs, such as 0.5.
+        background: Mine beside the training with a copy of the model, and switch when that is done. The copy needs
+            memory; the negatives are some steps old, which the log says; when the switch comes depends on the machine.
+        fraction: Mine only this share of the queries at each refresh, another one each time.
+        keep: Generations that are kept, beside those that a checkpoint needs.
+
+    Attributes:
+        history: One dict per generation: `generation`, `step`, `model_step`, `seconds_encode`, `seconds_index`,
+            `seconds_mine`; `mrr`, `recall`: of the positives under the current model, among the candidates; `above`:
+            the share of the negatives that it ranks above the positive, which carry the gradient; `replaced`: the share
+            of new negatives; `short`: the share of rows with fewer negatives than wanted.
+
+    Raises:
+        TypeError: `live` or a step is something else.
+        ValueError: An option is out of range, or a step needs a column that no step before it writes.
+
+    Example:
+        >>> from functools import partial
+        >>> from hnm_datasets import DenseNegatives, RelativeMargin, load_sample
+        >>> corpus, queries = load_sample("earthquakes")
+        >>> live = live_negatives(queries, corpus, n=2)
+        >>> refresh = RefreshNegatives(live, [partial(DenseNegatives, corpus, k=4), RelativeMargin(0.05)], every=0.5)
+    """
+
+    def __init__(
+        self,
+        live: LiveNegatives,
+        steps: Sequence[Step],
+        every: int | float,
+        *,
+        background: bool = False,
+        fraction: float = 1.0,
+        keep: int = 2,
+    ) -> None:
+        name = "RefreshNegatives"
+        self._source = _source(name, live)
+        if not isinstance(steps, Sequence) or not steps or not all(callable(step) for step in steps):
+            raise TypeError(
+                f"{name}: steps must be a list of steps, and of functions from a model to a step, got {steps!r}."
+            )
+        if isinstance(every, float):
+            self.every: int | float = checks.real_number(name, "every", every, above=0)
+        else:
+            self.every = checks.whole_number(name, "every", every, low=1)
+        self.fraction = checks.real_number(name, "fraction", fraction, above=0)
+        if self.fraction > 1:
+            raise ValueError(f"{name}: fraction is a share of the queries, at most 1, got {fraction:g}.")
+        self.background = checks.yes_or_no(name, "background", background)
+        self.keep = checks.whole_number(name, "keep", keep, low=1)
+        self.steps = list(steps)
+        _check_columns(self.steps, self._source)
+        self.history: list[dict[str, Any]] = []
+        self._job: Job | None = None
+        self._switched_at = 0
+        self._model_name: str | None = None
+
+    # ---- what the trainer calls ----------------------------------------------------------------------------------
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Go on with a checkpoint's generation, or mine if there are no negatives yet."""
+        self._interval = (
+            self.every if isinstance(self.every, int) else self._steps_in(self.every, args, train_dataloader)
+        )
+        self._folder = Path(str(args.output_dir)) / "generations" / self._source.name
+        self._source.root = self._folder
+        if state.global_step:
+            self._restore(args, state, model)
+        else:
+            self._source.progress.generation = 0
+            self._forget_after(0, args)
+            if not len(self._source.generation().negatives.values):
+                self._refresh(args, state, model)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the next epoch's negatives."""
+        self._source.progress.epoch = math.floor(state.epoch or 0)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Refresh, if it is time."""
+        if self._job is not None and _agreed(self._job.done(), args):
+            job, self._job = self._job, None
+            self._switch(args, state, model, job)
+        if state.global_step % self._interval == 0 and state.global_step < state.max_steps:
+            self._refresh(args, state, model)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Note the generation beside the checkpoint."""
+        if args.process_index:
+            return
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if folder.is_dir():
+            path = folder / _STATE
+            noted = json.loads(path.read_text()) if path.exists() else {}
+            noted[self._source.name] = {
+                "generation": self._source.progress.generation,
+                "switched_at": self._switched_at,
+                "model": self._model_name,
+                "history": self.history,
+            }
+            aside = path.with_suffix(".tmp")
+            aside.write_text(json.dumps(noted, indent=1))
+            aside.rename(path)
+            self._prune(args)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Let go of a refresh that came too late, and of the numbers that were logged."""
+        publish(model, {})
+        if self._job is not None:
+            self._job.wait()
+            self._job = None
+
+    @staticmethod
+    def _steps_in(epochs: float, args: TrainingArguments, train_dataloader: Any) -> int:
+        return max(1, round(epochs * len(train_dataloader) / args.gradient_accumulation_steps))
+
+    # ---- a refresh -----------------------------------------------------------------------------------------------
+
+    def _refresh(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+        name = model_fingerprint(model)
+        if name == self._model_name and self.fraction == 1:
+            logger.info("RefreshNegatives: the model has not changed; the negatives stay.")
+            return
+        if self._job is not None:
+            logger.info("RefreshNegatives: step %d: the last refresh is still under way.", state.global_step)
+            return
+        number = self._source.progress.generation + 1
+        beside = self.background and state.global_step > 0
+        job = Job(
+            self._source, self.steps, self.fraction, self._folder, number, state.global_step, name,
+            leads=args.process_index == 0, together=args.world_size > 1 and not beside,
+        )  # fmt: skip
+        if beside:
+            if args.process_index == 0:
+                job.start(copy.deepcopy(model))
+            self._job = job
+            return
+        with untouched(model):
+            job.run(model)
+        job.wait()
+        self._switch(args, state, model, job)
+
+    def _switch(self, args: TrainingArguments, state: TrainerState, model: Any, job: Job) -> None:
+        """Let the rows draw from a generation that is written."""
+        job.wait()
+        about = job.about() | {"step": state.global_step}
+        self._source.root = self._folder
+        self._source.progress.generation = job.number
+        self._switched_at, self._model_name = state.global_step, job.model_name
+        self.history.append(about)
+        numbers = _numbers(about)
+        publish(model, numbers)
+        state.log_history.append(numbers | {"step": state.global_step, "epoch": state.epoch})
+        if args.process_index == 0:
+            logger.info("RefreshNegatives: %s", json.dumps(about))
+            self._prune(args)
+
+    def _restore(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+        path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _STATE
+        noted = json.loads(path.read_text()).get(self._source.name) if path.exists() else None
+        if noted is None:
+            raise ValueError(
+                f"RefreshNegatives: {path} does not tell which generation of negatives the checkpoint had for these "
+                f"rows. Resume with the rows and the output_dir of the training that wrote it, or start anew."
+            )
+        self._switched_at, self._model_name, self.history = noted["switched_at"], noted["model"], noted["history"]
+        number = noted["generation"]
+        if number and not is_complete(self._source.folder_of(number)):
+            raise FileNotFoundError(f"RefreshNegatives: generation {number} is not in {self._folder}.")
+        self._forget_after(number, args)
+        self._source.progress.generation = number
+        if self.history:
+            publish(model, _numbers(self.history[-1]))
+        if self._switched_at == state.global_step and not float(state.epoch or 0).is_integer():
+            # The trainer held one batch ready when the checkpoint was written, from the generation before.
+            self._source.hold(number - 1, 1)
+
+    def _forget_after(self, number: int, args: TrainingArguments) -> None:
+        """Delete what an earlier training, or one that was killed, wrote after a generation."""
+        if args.process_index == 0:
+            for path in self._folder.glob("[0-9]" * 6 + "*"):
+                if int(path.name[:6]) > number:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if args.world_size > 1:
+            torch.distributed.barrier()
+
+    def _prune(self, args: TrainingArguments) -> None:
+        """Delete generations that no checkpoint goes back to."""
+        needed = {self._source.progress.generation - back for back in range(self.keep)}
+        for path in Path(str(args.output_dir)).glob(f"checkpoint-*/{_STATE}"):
+            noted = json.loads(path.read_text()).get(self._source.name)
+            if noted:
+                # The one before may be what the first batch after a resume is from.
+                needed |= {noted["generation"], noted["generation"] - 1}
+        for folder in self._folder.glob("[0-9]" * 6):
+            if int(folder.name) not in needed and int(folder.name) < self._source.progress.generation:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _numbers(about: dict[str, Any]) -> dict[str, float]:
+    """Return what is logged of a generation."""
+    return {f"refresh_{name}": float(value) for name, value in about.items() if name != "step"}
+
+
+def _agreed(done: bool, args: TrainingArguments) -> bool:
+    """Return what the first process says, so that all switch at the same step."""
+    if args.world_size == 1:
+        return done
+    answer = torch.tensor([int(done)], device=args.device)
+    torch.distributed.broadcast(answer, src=0)
+    return bool(answer.item())
+
+
+def _check_columns(steps: Sequence[Step], source: LiveTexts) -> None:
+    """Raise if a step needs a column that neither the rows have nor a step before it writes."""
+    there = {name for name in source.rows.column_names if not name.startswith("negative_")}
+    for step in steps:
+        if isinstance(step, Transform):
+            missing = [name for name in step.input_columns if name not in there]
+            if missing:
+                raise ValueError(
+                    f"RefreshNegatives: the step {type(step).__name__} needs the columns {missing}, and no step before "
+                    f"it writes them; there are {sorted(there)}. Put the step that does before it, such as "
+                    f"CrossEncoderScores for a teacher's scores."
+                )
+            there |= {name for name in step.output_columns if "*" not in name}
+            continue
+        made: Any = step.func if isinstance(step, partial) else step
+        if not inspect.isclass(made) or not issubclass(made, Transform):
+            # What an unknown function makes writes unknown columns.
+            return
+        options = step.keywords if isinstance(step, partial) else {}
+        names = {one.name: one.default for one in fields(made)}
+        if "name" in names:
+            teacher = options.get("name", names["name"])
+            there |= {score_column(teacher), score_column(teacher, of="positive")}
+        else:
+            there |= set(_MINED)
