@@ -1,5 +1,8 @@
 """Hard negative mining as batched `Dataset.map` transforms."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from hnm_datasets.calibration import calibrate_margin, calibrate_threshold
 from hnm_datasets.corpus import Corpus
 from hnm_datasets.embeddings import Embeddings
@@ -28,22 +31,56 @@ from hnm_datasets.transforms import (
     ToTriplets,
 )
 
+if TYPE_CHECKING:
+    from hnm_datasets.training import (
+        CachedHardNegativesRankingLoss,
+        FollowEpochs,
+        HardNegativesRankingLoss,
+        LiveNegatives,
+        RefreshNegatives,
+        live_negatives,
+        retrieval_evaluator,
+    )
+
 __version__ = "0.1.0"
+
+#: Training needs torch, which takes seconds to import, so its names are looked up when they are asked for.
+_TRAINING = (
+    "CachedHardNegativesRankingLoss",
+    "FollowEpochs",
+    "HardNegativesRankingLoss",
+    "LiveNegatives",
+    "RefreshNegatives",
+    "live_negatives",
+    "retrieval_evaluator",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _TRAINING:
+        return getattr(importlib.import_module("hnm_datasets.training"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AbsoluteMargin",
     "BM25Index",
     "BM25Negatives",
     "BiEncoderScores",
+    "CachedHardNegativesRankingLoss",
     "Corpus",
     "CrossEncoderScores",
     "DenseIndex",
     "DenseNegatives",
     "DropNearDuplicates",
     "Embeddings",
+    "FollowEpochs",
     "FuseNegatives",
+    "HardNegativesRankingLoss",
+    "LiveNegatives",
     "RandomNegatives",
     "RankWindow",
+    "RefreshNegatives",
     "RelativeMargin",
     "SampleNegatives",
     "ScoreBand",
@@ -58,7 +95,9 @@ __all__ = [
     "calibrate_margin",
     "calibrate_threshold",
     "from_pairs",
+    "live_negatives",
     "load_beir",
     "load_sample",
     "mine_hard_negatives",
+    "retrieval_evaluator",
 ]

@@ -115,6 +115,11 @@ class Embeddings:
 
         return Corpus(str(_open(self.fingerprint)[1]["corpus"]))
 
+    def discard(self) -> None:
+        """Delete the vectors: nobody will ask again for those of a model in the middle of its training."""
+        _OPENED.pop(self.fingerprint, None)
+        shutil.rmtree(cache_root() / "embeddings" / self.fingerprint, ignore_errors=True)
+
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield all vectors in order as float32, some 65,000 at a time."""
         for start in range(0, len(self), _BLOCK):
@@ -169,10 +174,11 @@ def _open(name: str) -> tuple[NDArray[Any], dict[str, Any]]:
     return _OPENED[name]
 
 
-def discard(embeddings: Embeddings) -> None:
-    """Delete vectors that nobody will ask for again, such as those of a model in the middle of its training."""
-    _OPENED.pop(embeddings.fingerprint, None)
-    shutil.rmtree(cache_root() / "embeddings" / embeddings.fingerprint, ignore_errors=True)
+def close(part: object) -> None:
+    """Unmap the vectors of embeddings or of an index over some, which another process is about to delete."""
+    embeddings = getattr(part, "embeddings", part)
+    if isinstance(embeddings, Embeddings):
+        _OPENED.pop(embeddings.fingerprint, None)
 
 
 class _Job:

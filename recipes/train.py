@@ -12,7 +12,7 @@ from _common import parser_of
 from _training import add_training_options, load_split, load_student, train
 
 from hnm_datasets import BM25Negatives
-from hnm_datasets.training import HardNegativesRankingLoss, live_negatives
+from hnm_datasets.training import FollowEpochs, HardNegativesRankingLoss, live_negatives
 
 
 def main() -> None:
@@ -26,7 +26,8 @@ def main() -> None:
     student = load_student(args.model)
     mined = queries.map(BM25Negatives(corpus, k=args.k), batched=True)
     live = live_negatives(mined, corpus, n=args.negatives, seed=args.seed)
-    train(args, student, live, HardNegativesRankingLoss(student, margin=args.margin), corpus, test)
+    loss = HardNegativesRankingLoss(student, margin=args.margin)
+    train(args, student, live, loss, corpus, test, [FollowEpochs(live)])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 import hnm_datasets
+from hnm_datasets import training
 
 
 def test_all_is_sorted_and_complete():
@@ -13,14 +16,19 @@ def test_all_is_sorted_and_complete():
         for name in vars(hnm_datasets)
         if not name.startswith("_") and not inspect.ismodule(vars(hnm_datasets)[name])
     ]
-    assert sorted(hnm_datasets.__all__) == sorted(names)
+    names = [name for name in names if name not in ("Any", "TYPE_CHECKING")]
+    assert sorted(hnm_datasets.__all__) == sorted({*names, *training.__all__})
+    for name in training.__all__:
+        assert getattr(hnm_datasets, name) is getattr(training, name)
+    with pytest.raises(AttributeError, match="no attribute 'unknown'"):
+        hnm_datasets.unknown  # noqa: B018
 
 
 def test_every_public_name_has_a_full_docstring():
     for name in hnm_datasets.__all__:
         text = inspect.getdoc(getattr(hnm_datasets, name))
         assert text, name
-        if name not in ("Corpus", "Embeddings", "load_beir"):
+        if name not in ("Corpus", "Embeddings", "LiveNegatives", "load_beir"):
             assert "Args:" in text, name
             assert "Example:" in text, name
 

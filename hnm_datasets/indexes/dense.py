@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.clock import clocked
-from hnm_datasets.embeddings import Embeddings, discard
+from hnm_datasets.embeddings import Embeddings
 from hnm_datasets.fingerprint import fingerprint
 from hnm_datasets.indexes import exact
 from hnm_datasets.indexes.base import Hits
@@ -178,7 +178,7 @@ class DenseIndex:
         """Delete the index and its vectors, because nobody will ask for them again."""
         _OPENED.pop(self.fingerprint, None)
         shutil.rmtree(cache_root() / "dense" / self._built, ignore_errors=True)
-        discard(self.embeddings)
+        self.embeddings.discard()
 
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         queries = np.array(queries, dtype=np.float32, order="C", ndmin=1)

@@ -57,10 +57,14 @@ def retrieval_evaluator(
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
     check_corpus(_NAME, corpus)
+    if not isinstance(rows, Dataset):
+        raise TypeError(f"{_NAME}: rows must be a datasets.Dataset, got {type(rows).__name__}.")
     batch = Batch(rows.with_format("arrow")[:], step=_NAME)
     positives = batch.string_lists(POSITIVE_IDS)
     texts = batch.strings(QUERY).to_pylist()
     ids = batch.strings(QUERY_ID).to_pylist() if batch.has(QUERY_ID) else [str(row) for row in range(len(batch))]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{_NAME}: two rows have the same query_id. Merge their positives, or leave one row out.")
     answered = np.flatnonzero(positives.lengths)
     if not len(answered):
         raise ValueError(f"{_NAME}: no row has a positive. Add them with attach_positives, from qrels.")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.clock import clock
 from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_SCORES, POSITIVE_IDS, POSITIVE_SCORES, Batch, score_column
+from hnm_datasets.embeddings import Embeddings, close
 from hnm_datasets.encoders import Encoder
 from hnm_datasets.indexes import DenseIndex
 from hnm_datasets.ragged import Ragged
@@ -29,6 +30,8 @@ from hnm_datasets.transforms.base import Transform
 
 #: A step, or what makes one of the model as it is now.
 Step = Transform | Callable[[Any], Transform]
+#: The suffix of the file that tells what the cache directory held before a refresh.
+KEPT = ".kept"
 _NAME = "RefreshNegatives"
 _BATCH = 1000
 
@@ -83,7 +86,10 @@ class Job:
     def run(self, model: Any) -> None:
         """Encode, index and mine; a process that does not lead only helps with the encoding."""
         start = time.perf_counter()
-        kept = _kept_folders()
+        kept = self._kept() if self.leads else set()
+        if self.together:
+            # Before anyone writes vectors.
+            torch.distributed.barrier()
         try:
             with clock() as spent:
                 steps = [step if isinstance(step, Transform) else step(model) for step in self.steps]
@@ -91,6 +97,8 @@ class Job:
                     # The vectors are deleted in the end: nobody may still be looking for them.
                     torch.distributed.barrier()
                 if not self.leads:
+                    for part in _parts_of_all(steps):
+                        close(part)
                     return
                 tally = _Tally(self.source)
                 self.source.write(self.number, self._tables(steps, tally), self.parent)
@@ -99,15 +107,28 @@ class Job:
             seconds = {f"seconds_{name}": spent.get(name, 0.0) for name in ("encode", "index")}
             seconds["seconds_mine"] = whole - sum(seconds.values())
             about = {"generation": self.number, "model_step": self.step} | seconds | numbers
+            _discard(steps, self.model_name, kept)
             aside = self._note.with_suffix(".tmp")
             aside.write_text(json.dumps(about))
             aside.rename(self._note)
-            _discard(steps, self.model_name, kept)
+            self._note.with_suffix(KEPT).unlink(missing_ok=True)
         except BaseException as error:
             if self.leads:
                 self.parent.mkdir(parents=True, exist_ok=True)
                 self._note.write_text(json.dumps({"error": repr(error)}))
             raise
+
+    def _kept(self) -> set[Path]:
+        """List what the cache directory held before this refresh, or before the one that was killed in its place."""
+        path = self._note.with_suffix(KEPT)
+        kinds = ("embeddings", "vectors", "dense")
+        if not path.exists():
+            names = [str(one) for kind in kinds for one in (cache_root() / kind).glob("*")]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix(".tmp")
+            aside.write_text(json.dumps(names))
+            aside.rename(path)
+        return {Path(name) for name in json.loads(path.read_text())}
 
     def done(self) -> bool:
         """Tell whether it is over."""
@@ -132,8 +153,9 @@ class Job:
     def _tables(self, steps: list[Transform], tally: _Tally) -> Iterator[pa.Table]:
         """Yield the queries with their new negatives, some at a time."""
         source = self.source
-        parts = max(1, round(1 / self.fraction))
         before = Generation.open(source.folder_of(source.progress.generation))
+        # Queries that were never mined are all mined.
+        fraction = self.fraction if len(before.negatives.values) else 1.0
         plain = [name for name in source.rows.column_names if not name.startswith("negative_")]
         # Positives are those of the last generation, in which a step may have promoted some.
         plain = [name for name in plain if not name.startswith("positive_")]
@@ -143,7 +165,9 @@ class Job:
             numbers = np.arange(start, start + len(table))
             start += len(table)
             table = table.append_column(POSITIVE_IDS, source.ids_of(before.positives, numbers))
-            chosen = numbers % parts == self.number % parts
+            # Spread evenly, and moving on by the fraction with each refresh.
+            reached = np.floor(np.arange(numbers[0], numbers[0] + len(numbers) + 1) * fraction + self.number * fraction)
+            chosen = np.diff(reached) > 0
             mined = table.filter(pa.array(chosen))
             for place, step in enumerate(steps):
                 mined = step(mined)
@@ -252,31 +276,28 @@ def untouched(model: Any) -> Iterator[None]:
             torch.cuda.set_rng_state_all(on_gpus)
 
 
-def _parts_of(value: Any) -> Iterator[Encoder | DenseIndex]:
-    """Find the encoders and indexes that a step holds."""
-    if isinstance(value, (Encoder, DenseIndex)):
+def _parts_of(value: Any) -> Iterator[Encoder | DenseIndex | Embeddings]:
+    """Find the encoders, indexes and vectors that a step holds."""
+    if isinstance(value, (Encoder, DenseIndex, Embeddings)):
         yield value
     elif isinstance(value, dict):
         for one in value.values():
             yield from _parts_of(one)
     elif is_dataclass(value) and not isinstance(value, type):
-        for one in fields(value):
-            yield from _parts_of(getattr(value, one.name))
+        for field in fields(value):
+            yield from _parts_of(getattr(value, field.name))
 
 
-def _kept_folders() -> set[Path]:
-    """List what the cache directory held before."""
-    return {path for kind in ("embeddings", "vectors", "dense") for path in (cache_root() / kind).glob("*")}
+def _parts_of_all(steps: Sequence[Transform]) -> Iterator[Encoder | DenseIndex | Embeddings]:
+    for step in steps:
+        yield from _parts_of(step)
 
 
 def _discard(steps: Sequence[Transform], model_name: str, kept: set[Path]) -> None:
     """Delete the vectors of this model: the next refresh has another one."""
-    for step in steps:
-        for part in _parts_of(step):
-            if isinstance(part, Encoder):
-                own, folder = part.model_fingerprint, cache_root() / "vectors" / part.fingerprint
-            else:
-                own = part.embeddings.model_fingerprint
-                folder = cache_root() / "embeddings" / part.embeddings.fingerprint
-            if own == model_name and folder not in kept:
-                part.discard()
+    for part in list(_parts_of_all(steps)):
+        vectors = part.embeddings if isinstance(part, DenseIndex) else part
+        folder = cache_root() / ("vectors" if isinstance(part, Encoder) else "embeddings") / vectors.fingerprint
+        # Deleted already, if two steps hold the same.
+        if folder.exists() and folder not in kept and vectors.model_fingerprint == model_name:
+            part.discard()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, Batch, score_column
@@ -25,12 +27,14 @@ from hnm_datasets.transforms.shape import choose_positives
 _POSITIVES = ("each", "first")
 _BATCH = 1000
 _NAME = "live_negatives"
+#: How many rows of the training are still to come from the generation before.
+_HELD = {"rows": 0}
 
 
 class LiveNegatives(Dataset):  # type: ignore[misc]
     """A `datasets.Dataset` of training rows; make one with `live_negatives`.
 
-    The trainer tells it the epoch by `set_epoch`, as it does any dataset that has this method.
+    Which epoch it is, it learns from `FollowEpochs` or `RefreshNegatives` among the trainer's callbacks.
     """
 
     @property
@@ -38,11 +42,13 @@ class LiveNegatives(Dataset):  # type: ignore[misc]
         """Where the texts come from."""
         return _source_of(self._format_kwargs["transform"])
 
-    def __getitems__(self, keys: list[int]) -> list[dict[str, Any]]:
-        """Return the rows of a batch, for the dataloader."""
-        rows: list[dict[str, Any]] = super().__getitems__(keys)
-        self.source.count_batch()
-        return rows
+    def select(self, *args: Any, **options: Any) -> LiveNegatives:
+        """Select rows, as any dataset does; `shuffle`, `take` and their like come here too."""
+        selected = super().select(*args, **options)
+        # The library makes plain datasets of its subclasses.
+        selected.__class__ = LiveNegatives
+        live: LiveNegatives = selected
+        return live
 
     def set_epoch(self, epoch: int) -> None:
         """Choose negatives anew, by the number of the epoch."""
@@ -74,9 +80,10 @@ def live_negatives(
     A row with fewer candidates than n stays: it is filled up with random passages, which the label marks as padding, so
     that `HardNegativesRankingLoss` leaves them out.
 
-    The rows work with workers of the dataloader, with `BatchSamplers.NO_DUPLICATES` and with prompts. Of several
-    datasets (a `DatasetDict`) each draws by the epoch only if `RefreshNegatives` or `FollowEpochs` is among the
-    trainer's callbacks, because the trainer tells the epoch to a single dataset alone.
+    The rows work with workers of the dataloader, with prompts, as parts of a `DatasetDict`, and with
+    `BatchSamplers.NO_DUPLICATES` (and its hashed form, which looks at queries and positives alone). Put `FollowEpochs`
+    or `RefreshNegatives` among the trainer's callbacks: they tell the rows which epoch it is. The trainer itself does
+    so only for a single dataset, in one process, that is not resumed.
 
     Args:
         rows: Mined rows; or queries without `negative_ids`, if `RefreshNegatives` is to mine for them.
@@ -137,7 +144,9 @@ def live_negatives(
     source = LiveTexts(corpus, n, teacher, most, seed, np.concatenate(keys), rows)
     mined = NEGATIVE_IDS in rows.column_names
     source.write(
-        0, (_with_empty(table, mined, teacher) for table in tables.iter(_BATCH)), cache_root() / "live" / source.name
+        0,
+        (_with_empty(table, mined, teacher) for table in tables.iter(_BATCH)),
+        cache_root() / "live" / source.rows_name,
     )
     # Numbers in the table, under the names of the texts that the transform makes of them.
     live = LiveNegatives(pa.table({name: np.concatenate(numbers) for name, numbers in pairs.items()}))
@@ -196,7 +205,7 @@ class LiveTexts:
     root: Path | None = None
     _first: Path | None = None
     _opened: tuple[int, Generation] | None = None
-    _hold: tuple[int, int] | None = None
+    _held: int | None = None
 
     def __post_init__(self) -> None:
         self._queries = self.rows.select_columns([QUERY]).with_format("arrow")
@@ -206,11 +215,16 @@ class LiveTexts:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_opened": None}
+        return {name: value for name, value in vars(self).items() if name != "_copies"} | {"_opened": None}
 
     @property
     def name(self) -> str:
         """What names the queries, corpus and options: 32 hexadecimal digits."""
+        return fingerprint({"kind": "draw", "of": self.rows_name, "options": [self.n, self.seed, self.most]})
+
+    @property
+    def rows_name(self) -> str:
+        """What names the queries and the corpus: 32 hexadecimal digits."""
         options = {"corpus": self.corpus.fingerprint, "rows": self.rows._fingerprint, "teacher": self.teacher}
         return fingerprint({"kind": "live", "options": options})
 
@@ -239,20 +253,21 @@ class LiveTexts:
 
     def generation(self) -> Generation:
         """Open the generation in use."""
-        number = self.progress.generation if self._hold is None else self._hold[0]
+        number = self.progress.generation if not self._holds() else self._held
+        assert number is not None
         if self._opened is None or self._opened[0] != number:
             self._opened = (number, Generation.open(self.folder_of(number)))
         return self._opened[1]
 
-    def hold(self, number: int, batches: int) -> None:
-        """Take the next batches from another generation."""
-        self._hold = (number, batches)
+    def hold(self, number: int | None, rows: int) -> None:
+        """Take the next rows of the training, of this and all other sets together, from another generation."""
+        self._held = number
+        _HELD["rows"] = rows
 
-    def count_batch(self) -> None:
-        """Count a batch that was taken while another generation is held."""
-        if self._hold is not None:
-            number, left = self._hold
-            self._hold = (number, left - 1) if left > 1 else None
+    def _holds(self) -> bool:
+        worker = get_worker_info()
+        # The first batch is the first worker's.
+        return self._held is not None and _HELD["rows"] > 0 and (worker is None or worker.id == 0)
 
     def ids_of(self, lists: Ragged[NDArray[np.int64]], rows: NDArray[np.int64]) -> pa.ListArray:
         """Return some of a generation's lists as ids."""
@@ -275,6 +290,8 @@ class LiveTexts:
         owners = np.asarray(batch["anchor"], dtype=np.int64)
         positives = np.asarray(batch["positive"], dtype=np.int64)
         generation = self.generation()
+        if self._holds():
+            _HELD["rows"] -= len(owners)
         passages, is_padding, scores = self._choose(generation, owners, positives)
         texts = self.corpus.texts(passages.T.reshape(-1)).to_pylist()
         size = len(owners)
@@ -338,19 +355,27 @@ class LiveTexts:
         self, generation: Generation, owners: NDArray[np.int64], keys: NDArray[np.uint64], seed: int
     ) -> NDArray[np.int64]:
         """Return random passages that are no positives, for what is missing. Shape (S, 1 + n)."""
+        codes = self.corpus.text_codes
         positives = _taken(generation.positives, owners)
-        most = int(positives.lengths.max(initial=0))
-        drawn = np.empty((len(owners), 1 + self.n + most), dtype=np.int64)
+        # So many passages at most have the text of a positive.
+        copies = np.bincount(positives.owners, self._copies[codes[positives.values]], len(owners))
+        drawn = np.empty((len(owners), 1 + self.n + int(copies.max(initial=0))), dtype=np.int64)
         kernels.permuted_rows(keys, seed, len(self.corpus), drawn)
         known = np.zeros(drawn.shape, dtype=bool)
-        for place in range(most):
+        for place in range(int(positives.lengths.max(initial=0))):
             there = positives.lengths > place
-            one = positives.values[positives.offsets[:-1][there] + place]
-            known[there] |= drawn[there] == one[:, None]
+            one = codes[positives.values[positives.offsets[:-1][there] + place]]
+            known[there] |= codes[drawn[there]] == one[:, None]
         # A corpus with too few passages fills up with the first: padding is left out by the loss.
         known |= drawn < 0
         order = np.argsort(known, axis=1, kind="stable")[:, : 1 + self.n]
         return np.maximum(np.take_along_axis(drawn, order, axis=1), 0)
+
+    @cached_property
+    def _copies(self) -> NDArray[np.int64]:
+        """How many passages have the text of each code. Shape (N,)."""
+        codes = self.corpus.text_codes
+        return np.bincount(codes, minlength=len(codes))
 
 
 def _taken(lists: Ragged[Any], rows: NDArray[np.int64]) -> Ragged[Any]:

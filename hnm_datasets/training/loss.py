@@ -192,6 +192,11 @@ class CachedHardNegativesRankingLoss(CachedLossMixin, HardNegativesRankingLoss):
 
     Raises:
         ValueError: An option is out of range, or the model is of static embeddings.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")  # doctest: +SKIP
+        >>> loss = CachedHardNegativesRankingLoss(model, mini_batch_size=16, margin=0.1)  # doctest: +SKIP
     """
 
     def __init__(

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import shutil
+import weakref
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
@@ -23,30 +24,39 @@ from hnm_datasets.columns import (
     NEGATIVE_RANKS,
     NEGATIVE_SCORES,
     NEGATIVE_SOURCE,
+    POSITIVE_IDS,
     POSITIVE_SCORES,
     score_column,
 )
 from hnm_datasets.fingerprint import model_fingerprint
 from hnm_datasets.storage import is_complete
-from hnm_datasets.training.job import Job, Step, untouched
+from hnm_datasets.training.job import KEPT, Job, Step, untouched
 from hnm_datasets.training.live import LiveNegatives, LiveTexts
 from hnm_datasets.training.metrics import publish
 from hnm_datasets.transforms.base import Transform
 
 logger = logging.getLogger(__name__)
 
+#: Which callback writes to a folder of generations in this process.
+_CLAIMED: weakref.WeakValueDictionary[Path, RefreshNegatives] = weakref.WeakValueDictionary()
 _STATE = "live_negatives.json"
 #: What any miner writes.
 _MINED = (NEGATIVE_IDS, NEGATIVE_SCORES, NEGATIVE_RANKS, NEGATIVE_SOURCE, POSITIVE_SCORES)
 
 
 class FollowEpochs(TrainerCallback):
-    """Tells live negatives the epoch, for trainings on several datasets.
+    """Tells live negatives the epoch, so that each draws anew.
 
-    A trainer on one `LiveNegatives` tells it the epoch by itself, and `RefreshNegatives` does for its own.
+    `RefreshNegatives` does so for its own.
 
     Args:
         *live: What `live_negatives` made.
+
+    Example:
+        >>> from hnm_datasets import BM25Negatives, live_negatives, load_sample
+        >>> corpus, queries = load_sample("earthquakes")
+        >>> live = live_negatives(queries.map(BM25Negatives(corpus, k=3), batched=True), corpus)
+        >>> callbacks = [FollowEpochs(live)]
     """
 
     def __init__(self, *live: LiveNegatives) -> None:
@@ -102,7 +112,7 @@ class RefreshNegatives(TrainerCallback):
 
     Example:
         >>> from functools import partial
-        >>> from hnm_datasets import DenseNegatives, RelativeMargin, load_sample
+        >>> from hnm_datasets import DenseNegatives, RelativeMargin, live_negatives, load_sample
         >>> corpus, queries = load_sample("earthquakes")
         >>> live = live_negatives(queries, corpus, n=2)
         >>> refresh = RefreshNegatives(live, [partial(DenseNegatives, corpus, k=4), RelativeMargin(0.05)], every=0.5)
@@ -156,7 +166,13 @@ class RefreshNegatives(TrainerCallback):
             self.every if isinstance(self.every, int) else self._steps_in(self.every, args, train_dataloader)
         )
         self._folder = Path(str(args.output_dir)) / "generations" / self._source.name
+        if _CLAIMED.setdefault(self._folder, self) is not self:
+            raise ValueError(
+                "RefreshNegatives: two sets of the same queries with the same options share their generations. Make "
+                "one of them with another seed: live_negatives(..., seed=1)."
+            )
         self._source.root = self._folder
+        self.history, self._switched_at, self._model_name = [], 0, None
         if state.global_step:
             self._restore(args, state, model)
         else:
@@ -170,6 +186,12 @@ class RefreshNegatives(TrainerCallback):
     ) -> None:
         """Draw the next epoch's negatives."""
         self._source.progress.epoch = math.floor(state.epoch or 0)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let go of the generation that the first batch after a resume was from."""
+        self._source.hold(None, 0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -205,6 +227,7 @@ class RefreshNegatives(TrainerCallback):
     ) -> None:
         """Let go of a refresh that came too late, and of the numbers that were logged."""
         publish(model, {})
+        _CLAIMED.pop(self._folder, None)
         if self._job is not None:
             self._job.wait()
             self._job = None
@@ -260,7 +283,8 @@ class RefreshNegatives(TrainerCallback):
         if noted is None:
             raise ValueError(
                 f"RefreshNegatives: {path} does not tell which generation of negatives the checkpoint had for these "
-                f"rows. Resume with the rows and the output_dir of the training that wrote it, or start anew."
+                f"rows. Resume with the rows and the output_dir of the training that wrote it; if that was killed "
+                f"while it saved, from the checkpoint before."
             )
         self._switched_at, self._model_name, self.history = noted["switched_at"], noted["model"], noted["history"]
         number = noted["generation"]
@@ -272,13 +296,14 @@ class RefreshNegatives(TrainerCallback):
             publish(model, _numbers(self.history[-1]))
         if self._switched_at == state.global_step and not float(state.epoch or 0).is_integer():
             # The trainer held one batch ready when the checkpoint was written, from the generation before.
-            self._source.hold(number - 1, 1)
+            self._source.hold(number - 1, args.per_device_train_batch_size)
 
     def _forget_after(self, number: int, args: TrainingArguments) -> None:
         """Delete what an earlier training, or one that was killed, wrote after a generation."""
         if args.process_index == 0:
             for path in self._folder.glob("[0-9]" * 6 + "*"):
-                if int(path.name[:6]) > number:
+                # What tells a refresh that was killed what to clean up is for the next one.
+                if int(path.name[:6]) > number and path.suffix != KEPT:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         if args.world_size > 1:
             torch.distributed.barrier()
@@ -294,6 +319,8 @@ class RefreshNegatives(TrainerCallback):
         for folder in self._folder.glob("[0-9]" * 6):
             if int(folder.name) not in needed and int(folder.name) < self._source.progress.generation:
                 shutil.rmtree(folder, ignore_errors=True)
+                for note in self._folder.glob(f"{folder.name}.*"):
+                    note.unlink(missing_ok=True)
 
 
 def _numbers(about: dict[str, Any]) -> dict[str, float]:
@@ -312,7 +339,8 @@ def _agreed(done: bool, args: TrainingArguments) -> bool:
 
 def _check_columns(steps: Sequence[Step], source: LiveTexts) -> None:
     """Raise if a step needs a column that neither the rows have nor a step before it writes."""
-    there = {name for name in source.rows.column_names if not name.startswith("negative_")}
+    there = {name for name in source.rows.column_names if not name.startswith(("negative_", "positive_"))}
+    there.add(POSITIVE_IDS)
     for step in steps:
         if isinstance(step, Transform):
             missing = [name for name in step.input_columns if name not in there]
@@ -335,3 +363,13 @@ def _check_columns(steps: Sequence[Step], source: LiveTexts) -> None:
             there |= {score_column(teacher), score_column(teacher, of="positive")}
         else:
             there |= set(_MINED)
+    wanted = (
+        () if source.teacher is None else (score_column(source.teacher), score_column(source.teacher, of="positive"))
+    )
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise ValueError(
+            f"RefreshNegatives: the rows carry the scores of the teacher {source.teacher!r}, and no step writes the "
+            f"columns {missing}. Put a step that does among them, such as CrossEncoderScores(corpus, model, "
+            f"name={source.teacher!r})."
+        )
