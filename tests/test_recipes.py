@@ -1,5 +1,6 @@
 """The recipes run as a user runs them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,16 @@ def test_dense_mines_the_sample_with_a_model_from_a_folder(tmp_path, make_static
     for row in mined.itertuples():
         assert all(score <= 0.95 * min(row.positive_scores) + 1e-6 for score in row.negative_scores)
         assert not set(row.negative_ids) & set(row.positive_ids)
+
+
+@pytest.mark.parametrize("recipe", ["train", "ance"])
+def test_training_recipes_make_the_model_better(tmp_path, recipe):
+    options = ["--steps", 40, "--batch", 32, "--negatives", 2, "--output", tmp_path / "model"]
+    options += ["--every", 20] if recipe == "ance" else []
+    done = run(f"{recipe}.py", *options)
+    assert done.returncode == 0, done.stderr
+    before, after = re.search(r"ndcg@10: (\S+) before, (\S+) after", done.stdout).groups()
+    assert float(after) > float(before) + 0.05
+    assert "# SentenceTransformer" in (tmp_path / "model" / "README.md").read_text()
+    if recipe == "ance":
+        assert "generation 1 at step 20" in done.stdout
