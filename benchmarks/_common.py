@@ -224,7 +224,11 @@ def run_script(parser: argparse.ArgumentParser, parts: Parts, tasks: dict[str, C
     words = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *folders]
     for key, value in vars(args).items():
         if key not in ("folders", "output") and value != parser.get_default(key):
-            words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+            shown = value if isinstance(value, list) else [value]
+            words += [
+                f"--{key.replace('_', '-')}",
+                *(Path(str(one)).name if Path(str(one)).exists() else str(one) for one in shown),
+            ]
     name = "-".join([Path(sys.argv[0]).stem.replace("_", "-"), *folders])
     target = args.output / f"{name}.json"
     args.output.mkdir(parents=True, exist_ok=True)
