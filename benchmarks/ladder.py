@@ -15,8 +15,8 @@ test queries are searched in the whole corpus. Known positives are masked on all
 - cross-encoder: of half of dense's candidates those that a cross-encoder scores below 0.95 times the positive.
 
 What a rung costs is the time of its mining (its first run's, with what earlier rungs left in the cache: the teacher's
-encoding of the corpus is in the first that needs it), of its refreshes and of its training. Results are written after
-each run to ladder-NAMES.json, .md and .png in `--output`, and a run that is there is not done again.
+encoding of the corpus is in the first that needs it), and the medians of its refreshes and of its training. Results are
+written after each run to ladder-NAMES.json, .md and .png in `--output`, and a run that is there is not done again.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def show(found: Finding) -> str:
                 row.append(f"{100 * np.mean([one[kind] for one in masked]):.1f}" if masked else "")
             row.append(f"{max(one['seconds'].get('mine', 0) for one in runs):.0f}")
             for part in ("refresh", "train"):
-                row.append(f"{np.mean([one['seconds'].get(part, 0) for one in runs]):.0f}")
+                row.append(f"{np.median([one['seconds'].get(part, 0) for one in runs]):.0f}")
             lines.append(tuple(row))
         head = "negatives|" + "|".join(MEASURES.values())
         head += "|masked in batch, %|masked mined, %|mining, s|refreshes, s|training, s"
