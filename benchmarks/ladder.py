@@ -166,7 +166,7 @@ def show(found: Finding) -> str:
                 row.append(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}")
             masked = [one["masked"] for one in runs if "masked" in one]
             for kind in ("in_batch", "mined"):
-                row.append(f"{100 * np.mean([one[kind] for one in masked]):.1f}" if masked else "")
+                row.append(f"{100 * np.mean([one[kind] for one in masked]):.2f}" if masked else "")
             row.append(f"{max(one['seconds'].get('mine', 0) for one in runs):.0f}")
             for part in ("refresh", "train"):
                 row.append(f"{np.median([one['seconds'].get(part, 0) for one in runs]):.0f}")
