@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 from pathlib import Path
 
@@ -48,3 +49,17 @@ def make_static_model():
 def static_model(make_static_model):
     """A model of static embeddings that no test changes."""
     return make_static_model()
+
+
+@pytest.fixture(scope="module")
+def fast_trainers():
+    """One thread, and garbage collections, of which every trainer makes one, that leave out what is imported."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    torch.set_num_threads(threads)

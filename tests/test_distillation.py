@@ -1,7 +1,5 @@
 """What the labels of a shape come to in the trainers and losses of sentence-transformers, as they are installed."""
 
-import gc
-
 import numpy as np
 import pytest
 import torch
@@ -26,17 +24,7 @@ from hnm_datasets import (
     load_sample,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    """Every trainer collects garbage, which takes longer than its steps unless what is imported is left out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("fast_trainers")
 
 
 def share_of_words(pairs):

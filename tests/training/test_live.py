@@ -1,7 +1,6 @@
 """Live negatives: which rows and texts they give, what decides the draw, and what the stock trainer sees of them."""
 
 import copy
-import gc
 import itertools
 import pickle
 from collections import Counter
@@ -27,19 +26,10 @@ from hnm_datasets.training.labels import PADDING, unpack
 PASSAGES, QUERIES = 60, 24
 
 # Two cores, or one, are enough for two small workers.
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    """One thread, and garbage collections by the trainers that leave out what is imported."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("fast_trainers"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+]
 
 
 def text_of(row):

@@ -1,6 +1,5 @@
 """The ranking losses against the stock loss, and against a slow one that goes by its words."""
 
-import gc
 import itertools
 import json
 from dataclasses import dataclass
@@ -29,17 +28,7 @@ from hnm_datasets.training import CachedHardNegativesRankingLoss, HardNegativesR
 from hnm_datasets.training.labels import PADDING, pack, unpack
 from hnm_datasets.training.live import live_negatives
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    """One thread, and garbage collections by the trainers that leave out what is imported."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("fast_trainers")
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------

@@ -40,19 +40,10 @@ from hnm_datasets.training.labels import PADDING, unpack
 
 PASSAGES, QUERIES, K, MARGIN = 90, 25, 12, 0.05
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    """One thread, and garbage collections by the trainers that leave out what is imported."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("fast_trainers"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+]
 
 
 WORDS = [f"w{number}" for number in range(60)]

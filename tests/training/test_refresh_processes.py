@@ -1,6 +1,5 @@
 """Refreshes that are killed, and those that several processes share."""
 
-import gc
 import json
 import os
 import re
@@ -30,16 +29,7 @@ from hnm_datasets.training.generations import Generation
 WORDS = [f"w{number}" for number in range(60)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    """One thread, and garbage collections by the trainers that leave out what is imported."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("fast_trainers")
 
 
 def make_corpus():
