@@ -7,7 +7,7 @@ Needs the `dev` extra. Parts (`--parts`), each a section of the report:
 
 - curve: embedding, building, searching, memory and recall by number of passages, for Flat, IVF and HNSW.
 - fingerprint: naming a model by its weights.
-- filters: the margins and `DropNearDuplicates` on 100,000 rows of 100 candidates.
+- filters: the margins, `DropNearDuplicates` and `SampleNegatives` on 100,000 rows of 100 candidates.
 
 Each measurement runs in a fresh process, after a small warm-up, so that imports and compiled loops do not count. Memory
 is told in three ways, see dense_rival.py. Everything is written to a temporary folder; the results go to
@@ -188,6 +188,9 @@ def task_filters(folder: str, repeats: int) -> dict[str, Any]:
         "RelativeMargin(0.05)": hnm.RelativeMargin(0.05),
         "AbsoluteMargin(1)": hnm.AbsoluteMargin(1),
         "DropNearDuplicates(corpus)": duplicates,
+        "SampleNegatives(8)": hnm.SampleNegatives(8),
+        'SampleNegatives(8, strategy="simans")': hnm.SampleNegatives(8, strategy="simans"),
+        "SampleNegatives({(1, 10): 3, (11, 100): 5})": hnm.SampleNegatives({(1, 10): 3, (11, 100): 5}),
     }
     return {f"DropNearDuplicates: open {len(corpus):,} passages": opened} | time_steps(rows, steps, repeats)
 

@@ -169,7 +169,11 @@ def _calibrated(
     candidates = batch.string_lists(NEGATIVE_IDS)
     queries: NDArray[Any] = np.array(batch.strings(QUERY_ID).to_pylist(), dtype=object)
     pairs = pd.DataFrame({"query_id": queries[candidates.owners], "corpus_id": candidates.values.to_pylist()})
-    judged = judgements.select_columns(["query_id", "corpus_id", "score"]).to_pandas()
+    columns = ["query_id", "corpus_id", "score"]
+    missing = [column for column in columns if column not in judgements.column_names]
+    if missing:
+        raise KeyError(f"{name}: the judgements need the columns {missing}, and have {judgements.column_names}.")
+    judged = judgements.select_columns(columns).to_pandas()
     relevance = pairs.merge(judged, on=["query_id", "corpus_id"], how="left")["score"].to_numpy()
     counted = np.isfinite(safety)
     if unjudged == "skip":

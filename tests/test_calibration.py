@@ -97,6 +97,12 @@ def test_unjudged_candidates_can_be_left_out():
     assert calibrate_margin(rows, judged, 0.0, unjudged="skip").candidates == 2
 
 
+def test_judgements_without_their_columns_are_refused():
+    rows, _ = mined(1, queries=2, k=3)
+    with pytest.raises(KeyError, match=r"judgements need the columns \['corpus_id', 'score'\]"):
+        calibrate_margin(rows, rows)
+
+
 def test_what_cannot_be_reached_is_told():
     rows, _ = mined(1, queries=1, k=2)
     judged = Dataset.from_dict({"query_id": ["q0", "q0"], "corpus_id": ["p0", "p1"], "score": [1, 1]})
