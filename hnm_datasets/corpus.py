@@ -157,12 +157,14 @@ class Corpus:
         files, at = self._files, pa.array(rows)
         return passage_texts(None if files.titles is None else files.titles.take(at), files.texts.take(at))
 
-    def iter_texts(self, chunk: int = _CHUNK) -> Iterator[pa.Array]:
-        """Yield the texts of all passages (title and text) in order, `chunk` at a time."""
+    def iter_texts(self, chunk: int = _CHUNK, rows: range | None = None) -> Iterator[pa.Array]:
+        """Yield the texts of all passages, or of a range of them (title and text), in order, `chunk` at a time."""
         files = self._files
-        for start in range(0, len(self), chunk):
-            titles = None if files.titles is None else files.titles.slice(start, chunk)
-            yield passage_texts(titles, files.texts.slice(start, chunk))
+        rows = range(len(self)) if rows is None else rows
+        for start in rows[::chunk]:
+            length = min(chunk, rows.stop - start)
+            titles = None if files.titles is None else files.titles.slice(start, length)
+            yield passage_texts(titles, files.texts.slice(start, length))
 
     def embed(
         self,

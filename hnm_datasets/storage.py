@@ -102,6 +102,11 @@ def build_once(kind: str, name: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
+def folder_size(folder: Path) -> int:
+    """Return the bytes of the files of a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
 def umask() -> int:
     """Return the permissions that this process takes from new files."""
     mask = os.umask(0)

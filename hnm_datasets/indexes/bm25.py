@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.fingerprint import digest_strings, fingerprint
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
+from hnm_datasets.indexes.parts import checked_part, rows_of_part
 from hnm_datasets.keys import KeyTable
 from hnm_datasets.processes import threads
 from hnm_datasets.ragged import Ragged, offsets_of
-from hnm_datasets.storage import build_once, open_array, save_array
+from hnm_datasets.storage import append_array, build_once, cache_root, folder_size, open_array, save_array
 
 #: Goes into every index's fingerprint; raise it when the files or the scores change.
 _FORMAT = 1
@@ -66,6 +67,8 @@ class BM25Index:
         stopwords: A language with a built-in list, such as `"english"` or `"german"`, or the words themselves; None:
             every word counts.
         token_pattern: The regular expression that finds the tokens in the lower-cased text.
+        part: `(i, n)`: index the i-th of n parts of the corpus alone, counted from 0. Document frequencies and lengths
+            are those of the whole corpus, so scores are the same as without parts; see `ShardedIndex`.
 
     Raises:
         TypeError: `corpus` is not a `Corpus`, or an option is of the wrong type.
@@ -88,6 +91,7 @@ class BM25Index:
     stemmer: str | None = "english"
     stopwords: str | Sequence[str] | None = "english"
     token_pattern: str = r"(?u)\b\w\w+\b"
+    part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -112,6 +116,7 @@ class BM25Index:
             re.compile(self.token_pattern)
         except (re.error, TypeError) as error:
             raise ValueError(f"{name}: token_pattern is not a regular expression: {error}") from None
+        values["part"] = checked_part(name, self.part, len(self.corpus))
         for field, value in values.items():
             object.__setattr__(self, field, value)
         _open(self)
@@ -119,16 +124,32 @@ class BM25Index:
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that depend on the corpus, the options, and the lists and stemmer behind them."""
-        return fingerprint(
-            {
-                "kind": "bm25",
-                "format": _FORMAT,
-                "corpus": self.corpus.fingerprint,
-                "options": [self.method, self.k1, self.b, self.delta, self.token_pattern],
-                "stemmer": self.stemmer and [self.stemmer, Stemmer.version()],
-                "stopwords": sorted(self._stop_words()),
-            }
-        )
+        options = {"options": [self.method, self.k1, self.b, self.delta, self.token_pattern]}
+        return fingerprint({"kind": "bm25"} | self._tokens_of(self.part) | options)
+
+    def _tokens_of(self, part: tuple[int, int] | None) -> dict[str, Any]:
+        """Return what the tokens of a part of the corpus depend on."""
+        content = {
+            "format": _FORMAT,
+            "corpus": self.corpus.fingerprint,
+            "stemmer": self.stemmer and [self.stemmer, Stemmer.version()],
+            "stopwords": sorted(self._stop_words()),
+        }
+        return content if part is None else content | {"part": list(part)}
+
+    @property
+    def rows(self) -> range:
+        """The rows of the corpus that are indexed."""
+        return rows_of_part(self.part, len(self.corpus))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the files that a search maps."""
+        return folder_size(cache_root() / "bm25" / self.fingerprint)
+
+    def close(self) -> None:
+        """Let go of the files; the next search opens them again."""
+        _OPENED.pop(self.fingerprint, None)
 
     def search(self, queries: Sequence[str], k: int) -> Hits:
         """Return the k best passages of each query.
@@ -154,13 +175,15 @@ class BM25Index:
                 tokens.offsets[start : stop + 1],
                 tokens.values,
                 extras[start:stop],
-                len(self.corpus),
+                len(self.rows),
                 rows[start:stop],
                 scores[start:stop],
             )
 
         with ThreadPoolExecutor(threads()) as pool:
             list(pool.map(turn, range(0, len(queries), _TURN)))
+        if self.rows.start:
+            rows[rows >= 0] += self.rows.start
         return Hits(rows, scores)
 
     def score(self, queries: Sequence[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -168,7 +191,7 @@ class BM25Index:
 
         Args:
             queries: B texts.
-            rows: B lists of row numbers, C in all.
+            rows: B lists of row numbers of passages that are indexed, C in all.
 
         Returns:
             Shape (C,), aligned with `rows.values`.
@@ -184,7 +207,7 @@ class BM25Index:
             tokens.values,
             extras,
             rows.offsets,
-            rows.values,
+            rows.values - self.rows.start,
             scores,
         )
         return scores
@@ -207,38 +230,39 @@ class BM25Index:
         return ["" if word in stop_words else stem for word, stem in zip(words, stems, strict=True)]
 
     def _build(self, folder: Path) -> None:
-        counts, vocabulary = self._count_tokens()
-        passages = counts.shape[0]
-        frequencies = np.diff(counts.indptr)
-        lengths = np.asarray(counts.sum(axis=1)).ravel().astype(np.float64)
+        counted = self._counted(self.rows) if self.part is None else _Counts.open(self._counts_of(self.part[0]))
+        all_ = _Statistics.of([counted]) if self.part is None else _Statistics.open(self._statistics())
+        # A token that this part lacks has no postings, and others find it.
+        frequencies = np.zeros(len(all_.frequencies), dtype=np.int64)
+        frequencies[all_.vocabulary.find(counted.vocabulary)] = np.diff(counted.starts)
         # Only a corpus of nothing but stop words has a mean length of 0, and it has no postings to divide for.
-        relative_lengths = lengths / (lengths.mean() or 1.0)
-        rarity = _RARITY[self.method](passages, frequencies.astype(np.float64))
+        relative_lengths = counted.lengths / (all_.tokens / all_.passages or 1.0)
+        rarity = _RARITY[self.method](all_.passages, all_.frequencies.astype(np.float64))
         saturation = _SATURATION[self.method]
         floor = saturation(np.zeros(1), np.ones(1), self.k1, self.b, self.delta)[0]
-        owners = np.repeat(np.arange(len(vocabulary), dtype=np.int32), frequencies)
-        weights = np.empty(counts.nnz, dtype=np.float32)
-        for start in range(0, counts.nnz, _POSTINGS):
-            part = slice(start, start + _POSTINGS)
-            lengths_here = relative_lengths[counts.indices[part]]
-            saturated = saturation(counts.data[part].astype(np.float64), lengths_here, self.k1, self.b, self.delta)
-            weights[part] = rarity[owners[part]] * (saturated - floor)
-        save_array(folder, "starts", counts.indptr.astype(np.int64))
-        save_array(folder, "postings", counts.indices.astype(np.int32))
-        save_array(folder, "weights", weights)
+        owners = np.repeat(np.arange(len(frequencies), dtype=np.int32), frequencies)
+        with append_array(folder, "weights", np.dtype(np.float32)) as append:
+            for start in range(0, len(owners), _POSTINGS):
+                part = slice(start, start + _POSTINGS)
+                lengths_here = relative_lengths[counted.postings[part]]
+                counts = counted.counts[part].astype(np.float64)
+                saturated = saturation(counts, lengths_here, self.k1, self.b, self.delta)
+                append(rarity[owners[part]] * (saturated - floor))
+        save_array(folder, "starts", offsets_of(frequencies))
+        save_array(folder, "postings", counted.postings)
         save_array(folder, "extras", (rarity * floor).astype(np.float32))
-        KeyTable.from_digests(digest_strings(vocabulary)).save(folder, "vocabulary")
+        if self.part is None:
+            all_.vocabulary.save(folder, "vocabulary")
 
-    def _count_tokens(self) -> tuple[Any, list[str]]:
-        """Return how often each passage (row) holds each token (column), and the tokens."""
+    def _counted(self, rows: range) -> _Counts:
+        """Count how often each passage holds each token."""
         tokenize = self._tokenizer()
         # A word's number is its place in the order of first appearance.
         numbers: defaultdict[str, int] = defaultdict()
         numbers.default_factory = numbers.__len__
         lengths, words = [], []
-        chunks = self.corpus.iter_texts(_CHUNK)
-        with tqdm(total=len(self.corpus), desc="Indexing passages (BM25)", unit=" passages") as bar:
-            for chunk in chunks:
+        with tqdm(total=len(rows), desc="Indexing passages (BM25)", unit=" passages") as bar:
+            for chunk in self.corpus.iter_texts(_CHUNK, rows):
                 found = [tokenize(text) for text in chunk.to_pylist()]
                 lengths.append(np.array([len(passage) for passage in found], dtype=np.int64))
                 words.append(
@@ -248,17 +272,123 @@ class BM25Index:
                 )
                 bar.update(len(chunk))
         stems = self._stem(list(numbers))
-        vocabulary = sorted(set(stems) - {""})
-        places = {stem: place for place, stem in enumerate(vocabulary)} | {"": -1}
+        distinct = sorted(set(stems) - {""})
+        # In the order of their digests, which is that of a table of them and does not depend on what else there is.
+        digests = digest_strings(distinct)
+        order = np.lexsort((digests[:, 1], digests[:, 0]))
+        places = {distinct[token]: place for place, token in enumerate(order.tolist())} | {"": -1}
         token_of = np.array([places[stem] for stem in stems], dtype=np.int32)
         tokens = token_of[np.concatenate(words)]
         kept = tokens >= 0
-        owners = np.repeat(np.arange(len(self.corpus)), np.concatenate(lengths))[kept]
-        shape = (len(self.corpus), len(vocabulary))
+        owners = np.repeat(np.arange(len(rows)), np.concatenate(lengths))[kept]
+        shape = (len(rows), len(distinct))
         counts = scipy.sparse.coo_array((np.ones(len(owners), dtype=np.float32), (owners, tokens[kept])), shape=shape)
         by_token = counts.tocsc()  # sums repeated tokens
         by_token.sort_indices()
-        return by_token, vocabulary
+        return _Counts(
+            starts=by_token.indptr.astype(np.int64),
+            postings=by_token.indices.astype(np.int32),
+            counts=by_token.data,
+            lengths=np.bincount(owners, minlength=len(rows)).astype(np.float64),
+            vocabulary=digests[order],
+        )
+
+    def _counts_of(self, part: int) -> Path:
+        """Return the folder of the counts of one part, made once; another method or k1 needs no others."""
+        assert self.part is not None
+        place = (part, self.part[1])
+        name = fingerprint({"kind": "bm25-counts", "pattern": self.token_pattern} | self._tokens_of(place))
+        return build_once(
+            "bm25-counts", name, lambda folder: self._counted(rows_of_part(place, len(self.corpus))).save(folder)
+        )
+
+    def _statistics(self) -> Path:
+        """Return the folder of what all parts hold together, made once."""
+        assert self.part is not None
+        own, parts = self.part
+
+        def build(folder: Path) -> None:
+            # Each process begins with its own part, so that several share the work.
+            counted = [self._counts_of((own + step) % parts) for step in range(parts)]
+            _Statistics.of([_Counts.open(one) for one in counted]).save(folder)
+
+        # The lock of the statistics is held while they are made: whoever waits for it could be counting.
+        for step in range(parts):
+            self._counts_of((own + step) % parts)
+        name = {"kind": "bm25-statistics", "pattern": self.token_pattern, "parts": parts}
+        return build_once("bm25-statistics", fingerprint(name | self._tokens_of(None)), build)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """How often each of n passages holds each of V tokens, by token.
+
+    Attributes:
+        starts: Where each token's postings begin and end. Shape (V + 1,).
+        postings: Passages, from 0 on, ascending for each token. Shape (P,).
+        counts: How often. Shape (P,), float32.
+        lengths: How many tokens each passage has. Shape (n,).
+        vocabulary: The digest of each token, ascending. Shape (V, 2).
+    """
+
+    starts: NDArray[np.int64]
+    postings: NDArray[np.int32]
+    counts: NDArray[np.float32]
+    lengths: NDArray[np.float64]
+    vocabulary: NDArray[np.uint64]
+
+    def save(self, folder: Path) -> None:
+        for field in fields(self):
+            save_array(folder, field.name, getattr(self, field.name))
+
+    @classmethod
+    def open(cls, folder: Path) -> _Counts:
+        arrays: Any = {field.name: open_array(folder, field.name) for field in fields(cls)}
+        return cls(**arrays)
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """What the formulas need to know of a whole corpus.
+
+    Attributes:
+        vocabulary: The number of each token.
+        frequencies: In how many passages each is. Shape (V,).
+        passages: How many there are.
+        tokens: How many tokens they have.
+    """
+
+    vocabulary: KeyTable
+    frequencies: NDArray[np.int64]
+    passages: int
+    tokens: float
+
+    @classmethod
+    def of(cls, parts: list[_Counts]) -> _Statistics:
+        digests = np.concatenate([part.vocabulary for part in parts])
+        frequencies = np.concatenate([np.diff(part.starts) for part in parts])
+        order = np.lexsort((digests[:, 1], digests[:, 0]))
+        digests, frequencies = digests[order], frequencies[order]
+        first = np.ones(len(digests), dtype=bool)
+        first[1:] = (digests[1:] != digests[:-1]).any(axis=1)
+        totals = np.add.reduceat(frequencies, np.flatnonzero(first)) if len(first) else frequencies
+        return cls(
+            KeyTable.from_digests(digests[first]),
+            totals,
+            sum(len(part.lengths) for part in parts),
+            float(sum(part.lengths.sum() for part in parts)),
+        )
+
+    def save(self, folder: Path) -> None:
+        self.vocabulary.save(folder, "vocabulary")
+        save_array(folder, "frequencies", self.frequencies)
+        save_array(folder, "sizes", np.array([self.passages, self.tokens]))
+
+    @classmethod
+    def open(cls, folder: Path) -> _Statistics:
+        sizes = open_array(folder, "sizes")
+        frequencies: Any = open_array(folder, "frequencies")
+        return cls(KeyTable.open(folder, "vocabulary"), frequencies, int(sizes[0]), float(sizes[1]))
 
 
 # ---- the formulas ------------------------------------------------------------------------------------------------
@@ -326,6 +456,6 @@ def _open(index: BM25Index) -> _Files:
     if name not in _OPENED:
         folder = build_once("bm25", name, index._build)
         arrays: Any = {part: open_array(folder, part) for part in ("starts", "postings", "weights", "extras")}
-        vocabulary = KeyTable.open(folder, "vocabulary")
+        vocabulary = KeyTable.open(folder if index.part is None else index._statistics(), "vocabulary")
         _OPENED[name] = _Files(**arrays, vocabulary=vocabulary, tokenize=index._tokenizer(), stem=index._stem)
     return _OPENED[name]
