@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hnm_datasets.calibration import calibrate_margin, calibrate_threshold
 from hnm_datasets.corpus import Corpus
 from hnm_datasets.embeddings import Embeddings
-from hnm_datasets.indexes import BM25Index, DenseIndex
+from hnm_datasets.indexes import BM25Index, DenseIndex, ShardedIndex
 from hnm_datasets.loaders import attach_positives, from_pairs, load_beir, load_sample
 from hnm_datasets.one_call import mine_hard_negatives
 from hnm_datasets.transforms import (
@@ -84,6 +84,7 @@ __all__ = [
     "RelativeMargin",
     "SampleNegatives",
     "ScoreBand",
+    "ShardedIndex",
     "SortNegatives",
     "TeacherThreshold",
     "ToLabeledLists",

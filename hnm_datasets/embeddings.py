@@ -120,10 +120,11 @@ class Embeddings:
         _OPENED.pop(self.fingerprint, None)
         shutil.rmtree(cache_root() / "embeddings" / self.fingerprint, ignore_errors=True)
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield all vectors in order as float32, some 65,000 at a time."""
-        for start in range(0, len(self), _BLOCK):
-            yield np.asarray(self.vectors[start : start + _BLOCK], dtype=np.float32)
+    def blocks(self, rows: range | None = None) -> Iterator[NDArray[np.float32]]:
+        """Yield all vectors, or those of some rows, in order as float32, some 65,000 at a time."""
+        rows = range(len(self)) if rows is None else rows
+        for start in rows[::_BLOCK]:
+            yield np.asarray(self.vectors[start : min(start + _BLOCK, rows.stop)], dtype=np.float32)
 
 
 def embed_corpus(

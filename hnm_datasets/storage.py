@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -148,6 +149,22 @@ def open_array(folder: Path, name: str) -> NDArray[np.generic]:
     """Map the array `name.npy`, read-only, as a plain `ndarray` (numpy's `memmap` class slows each slice down)."""
     mapped = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     return np.asarray(mapped)
+
+
+def release(array: NDArray[np.generic]) -> None:
+    """Tell the system that this process does not need what it has read of a mapped array."""
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = base.base if isinstance(base, np.ndarray) else getattr(base, "obj", None)
+    if base is None or not array.nbytes or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    mapped = np.frombuffer(base, dtype=np.uint8)
+    start = array.ctypes.data - mapped.ctypes.data
+    # Whole pages alone, so that what lies beside stays.
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (start + array.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    if length > 0:
+        base.madvise(mmap.MADV_DONTNEED, first, length)
 
 
 def save_strings(folder: Path, name: str, chunks: Iterable[pa.Array]) -> None:

@@ -18,9 +18,10 @@ from hnm_datasets.embeddings import Embeddings
 from hnm_datasets.fingerprint import fingerprint
 from hnm_datasets.indexes import exact
 from hnm_datasets.indexes.base import Hits
+from hnm_datasets.indexes.parts import checked_part, rows_of_part
 from hnm_datasets.processes import in_worker
 from hnm_datasets.ragged import Ragged
-from hnm_datasets.storage import build_once, cache_root
+from hnm_datasets.storage import build_once, cache_root, folder_size, release
 
 if TYPE_CHECKING:
     from hnm_datasets.corpus import Corpus
@@ -58,6 +59,7 @@ class DenseIndex:
             at least 50,000, or all there are.
         nprobe: For IVF: how many inverted lists are searched; more is slower and finds more. FAISS's default is 1.
         ef_search: For HNSW: how wide the search goes; more is slower and finds more. FAISS's default is 16.
+        part: `(i, n)`: index the i-th of n parts of the corpus alone, counted from 0; see `ShardedIndex`.
 
     Raises:
         TypeError: `embeddings` or an option is of the wrong type.
@@ -81,6 +83,7 @@ class DenseIndex:
     training_size: int | None = None
     nprobe: int | None = None
     ef_search: int | None = None
+    part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -91,6 +94,7 @@ class DenseIndex:
             )
         if not isinstance(self.factory, str):
             raise TypeError(f"{name}: factory must be a string such as 'IVF256,Flat', got {self.factory!r}.")
+        object.__setattr__(self, "part", checked_part(name, self.part, len(self.embeddings)))
         for option in ("training_size", "nprobe", "ef_search"):
             value = getattr(self, option)
             if value is None:
@@ -117,11 +121,32 @@ class DenseIndex:
         return fingerprint({"built": self._built, "search": [self.nprobe, self.ef_search]})
 
     @property
+    def rows(self) -> range:
+        """The rows of the corpus that are indexed."""
+        return rows_of_part(self.part, len(self.embeddings))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the files that a search maps."""
+        if self.is_exact:
+            return self._vectors.nbytes
+        return folder_size(cache_root() / "dense" / self._built)
+
+    def close(self) -> None:
+        """Let go of the index, or of what was read of the vectors; the next search opens them again."""
+        _OPENED.pop(self.fingerprint, None)
+        if self.is_exact:
+            release(self._vectors)
+
+    @property
+    def _vectors(self) -> NDArray[Any]:
+        return self.embeddings.vectors[self.rows.start : self.rows.stop]
+
+    @property
     def _built(self) -> str:
         options = [self.factory, self.training_size]
-        return fingerprint(
-            {"kind": "dense", "format": _FORMAT, "embeddings": self.embeddings.fingerprint, "options": options}
-        )
+        content = {"kind": "dense", "format": _FORMAT, "embeddings": self.embeddings.fingerprint, "options": options}
+        return fingerprint(content if self.part is None else content | {"part": list(self.part)})
 
     def search(self, queries: NDArray[np.float32], k: int) -> Hits:
         """Return the k best passages of each query.
@@ -139,7 +164,7 @@ class DenseIndex:
         """
         queries = self._checked(queries)
         if self.is_exact:
-            return exact.search(queries, self.embeddings.vectors, k, self.embeddings.similarity)
+            return self._in_corpus(exact.search(queries, self._vectors, k, self.embeddings.similarity))
         return self._search_approximate(queries, k)
 
     def score(self, queries: NDArray[np.float32], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -167,8 +192,8 @@ class DenseIndex:
         queries = self._checked(queries)
         if len(queries) > _SAMPLE:
             queries = queries[np.sort(np.random.default_rng(0).choice(len(queries), _SAMPLE, replace=False))]
-        k = min(k, len(self.embeddings))
-        best = exact.search(queries, self.embeddings.vectors, k, self.embeddings.similarity)
+        k = min(k, len(self.rows))
+        best = exact.search(queries, self._vectors, k, self.embeddings.similarity)
         # Of passages with equal scores any will do.
         recall = float((self.search(queries, k).scores >= best.scores[:, -1:]).mean())
         logger.info("%s finds %.1f%% of the %d best, by %d queries.", self.factory, 100 * recall, k, len(queries))
@@ -197,7 +222,7 @@ class DenseIndex:
         import faiss
 
         index, on_gpus = _open(self)
-        wanted = min(k, len(self.embeddings))
+        wanted = min(k, len(self.rows))
         if on_gpus is not None and wanted <= _MOST_ON_GPU:
             index = on_gpus
         if in_worker():
@@ -208,8 +233,14 @@ class DenseIndex:
         scores = np.empty((len(queries), k), dtype=np.float32)
         # Where FAISS found no more it says -1, at the end of the line.
         counts = (found >= 0).sum(axis=1)
-        exact.rank(queries, self.embeddings.vectors, found, counts, self.embeddings.similarity, rows, scores)
-        return Hits(rows, scores)
+        exact.rank(queries, self._vectors, found, counts, self.embeddings.similarity, rows, scores)
+        return self._in_corpus(Hits(rows, scores))
+
+    def _in_corpus(self, hits: Hits) -> Hits:
+        """Number the rows of a part as the corpus does."""
+        if self.rows.start:
+            hits.rows[hits.rows >= 0] += self.rows.start
+        return hits
 
     # ---- building ------------------------------------------------------------------------------------------------
 
@@ -227,14 +258,14 @@ class DenseIndex:
             ) from None
         if not index.is_trained:
             index.train(self._training_vectors(faiss.try_extract_index_ivf(index)))
-        with tqdm(total=len(self.embeddings), desc=f"Indexing vectors ({self.factory})", unit=" passages") as bar:
-            for block in self.embeddings.blocks():
+        with tqdm(total=len(self.rows), desc=f"Indexing vectors ({self.factory})", unit=" passages") as bar:
+            for block in self.embeddings.blocks(self.rows):
                 index.add(block)
                 bar.update(len(block))
         faiss.write_index(index, str(folder / _FILE))
 
     def _training_vectors(self, inverted: Any) -> NDArray[np.float32]:
-        total = len(self.embeddings)
+        total = len(self.rows)
         lists = 0 if inverted is None else int(inverted.nlist)
         size = self.training_size or max(_TRAINING, _TRAINING_PER_LIST * lists)
         if lists > min(size, total):
@@ -246,7 +277,7 @@ class DenseIndex:
         rows = np.arange(total)
         if size < total:
             rows = np.sort(np.random.default_rng(0).choice(total, size, replace=False))
-        return np.asarray(self.embeddings.vectors[rows], dtype=np.float32)
+        return np.asarray(self._vectors[rows], dtype=np.float32)
 
 
 def _reason(error: RuntimeError) -> str:

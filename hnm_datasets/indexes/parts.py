@@ -55,7 +55,9 @@ def merged_hits(parts: list[Hits], k: int) -> Hits:
     scores = np.concatenate([hits.scores for hits in parts], axis=1)
     # What is not there comes last.
     order = np.lexsort((np.where(rows < 0, np.iinfo(np.int64).max, rows), -scores), axis=1)[:, :k]
-    return Hits(_padded(np.take_along_axis(rows, order, 1), k, -1), _padded(np.take_along_axis(scores, order, 1), k, -np.inf))
+    return Hits(
+        _padded(np.take_along_axis(rows, order, 1), k, -1), _padded(np.take_along_axis(scores, order, 1), k, -np.inf)
+    )
 
 
 def _padded(found: NDArray[np.generic], k: int, value: float) -> NDArray[np.generic]:

@@ -13,6 +13,7 @@ from hnm_datasets.embeddings import Embeddings
 from hnm_datasets.encoders import Encoder
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.dense import DenseIndex
+from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
 from hnm_datasets.models import LoadedModel, load_model
 from hnm_datasets.ragged import Ragged
 from hnm_datasets.transforms.mine import Miner
@@ -100,17 +101,17 @@ class DenseNegatives(Miner):
     model: Any
     _: KW_ONLY
     query_prompt: str | None = None
-    index: DenseIndex | None = None
+    index: DenseIndex | ShardedIndex | None = None
     batch_size: int = 32
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set(batch_size=checks.whole_number("DenseNegatives", "batch_size", self.batch_size, low=1))
-        if self.index is not None and not isinstance(self.index, DenseIndex):
+        if self.index is not None and not is_index_of(DenseIndex, self.index):
             raise TypeError(
-                f"DenseNegatives: index must be a DenseIndex, got {type(self.index).__name__}. Make one of the "
-                f"embeddings: DenseIndex(corpus.embed(model))."
+                f"DenseNegatives: index must be a DenseIndex, or a ShardedIndex of such, got "
+                f"{type(self.index).__name__}. Make one of the embeddings: DenseIndex(corpus.embed(model))."
             )
         if self.index is not None and self.index.corpus != self.corpus:
             raise ValueError(
@@ -125,7 +126,7 @@ class DenseNegatives(Miner):
         self._set(model=encoder, query_prompt=encoder.prompt)
 
     @property
-    def _dense(self) -> DenseIndex:
+    def _dense(self) -> DenseIndex | ShardedIndex:
         assert self.index is not None  # set in __post_init__
         return self.index
 

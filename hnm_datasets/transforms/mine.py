@@ -25,6 +25,7 @@ from hnm_datasets.columns import (
 from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25 import BM25Index
+from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
 from hnm_datasets.ragged import Ragged, list_array, offsets_of
 from hnm_datasets.transforms import kernels
 from hnm_datasets.transforms.base import Transform
@@ -249,7 +250,8 @@ class BM25Negatives(Miner):
         k: Candidates per query. Mine deep (50 to 200) and let filters and samplers choose.
         exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
             with groups.
-        index: The index to search; by default `BM25Index(corpus)`, built here once and kept in the cache directory.
+        index: The index to search, a `BM25Index` or a `ShardedIndex` of such; by default `BM25Index(corpus)`, built
+            here once and kept in the cache directory.
 
     Columns read:
         `query`, `positive_ids`; `query_id` for error messages, if there.
@@ -275,21 +277,23 @@ class BM25Negatives(Miner):
     source: ClassVar[str] = "bm25"
 
     _: KW_ONLY
-    index: BM25Index | None = None
+    index: BM25Index | ShardedIndex | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.index is None:
             self._set(index=BM25Index(self.corpus))
-        elif not isinstance(self.index, BM25Index):
-            raise TypeError(f"BM25Negatives: index must be a BM25Index, got {type(self.index).__name__}.")
+        elif not is_index_of(BM25Index, self.index):
+            raise TypeError(
+                f"BM25Negatives: index must be a BM25Index, or a ShardedIndex of such, got {type(self.index).__name__}."
+            )
         elif self.index.corpus != self.corpus:
             raise ValueError(
                 "BM25Negatives: the index is of another corpus. Pass BM25Index(corpus, ...) of this corpus."
             )
 
     @property
-    def _bm25(self) -> BM25Index:
+    def _bm25(self) -> BM25Index | ShardedIndex:
         assert self.index is not None  # set in __post_init__
         return self.index
 
