@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.indexes.base import Hits
@@ -55,10 +54,8 @@ def merged_hits(parts: list[Hits], k: int) -> Hits:
     scores = np.concatenate([hits.scores for hits in parts], axis=1)
     # What is not there comes last.
     order = np.lexsort((np.where(rows < 0, np.iinfo(np.int64).max, rows), -scores), axis=1)[:, :k]
+    missing = ((0, 0), (0, k - order.shape[1]))
     return Hits(
-        _padded(np.take_along_axis(rows, order, 1), k, -1), _padded(np.take_along_axis(scores, order, 1), k, -np.inf)
+        np.pad(np.take_along_axis(rows, order, 1), missing, constant_values=-1),
+        np.pad(np.take_along_axis(scores, order, 1), missing, constant_values=-np.inf),
     )
-
-
-def _padded(found: NDArray[np.generic], k: int, value: float) -> NDArray[np.generic]:
-    return np.pad(found, ((0, 0), (0, k - found.shape[1])), constant_values=value)

@@ -1,4 +1,4 @@
-"""Indexes of the parts of a corpus, searched as one: for corpora whose index does not fit into memory, or one machine."""
+"""Indexes of the parts of a corpus, searched as one: where the index does not fit into memory, or one machine."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ShardedIndex:
     """Search several indexes, each of a part of one corpus, and merge what they find.
 
     The answer is that of one index of the whole corpus: for BM25 also the scores, because each part knows the document
-    frequencies of all, and for exact dense search to the bit. Parts can be built by different processes or machines that
-    share the cache directory; each is made once.
+    frequencies of all, and for exact dense search to the bit. Parts can be built by different processes or machines
+    that share the cache directory; each is made once.
 
     Args:
         parts: Indexes that differ in nothing but their `part`, all of them:
@@ -184,8 +184,8 @@ def _checked_parts(name: str, parts: Any) -> tuple[BM25Index, ...] | tuple[Dense
     expected = [(place, len(found)) for place in range(len(found))]
     if [part.part for part in found] != expected:
         raise ValueError(
-            f"{name}: the parts must be {expected}, each once, and are {[part.part for part in found]}. Some are missing, "
-            f"or made for another number of parts."
+            f"{name}: the parts must be {expected}, each once, and are {[part.part for part in found]}. Some are "
+            f"missing, or made for another number of parts."
         )
     for part in found[1:]:
         if type(part) is not type(found[0]) or replace(part, part=found[0].part) != found[0]:
