@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 #: Goes into every corpus's fingerprint; raise it when the files or the meaning of a passage's text change.
 _FORMAT = 2
 _CHUNK = 20_000
+#: Long passages are read fewer at a time.
+_CHUNK_BYTES = 1 << 26
 
 
 class Corpus:
@@ -157,10 +159,26 @@ class Corpus:
         files, at = self._files, pa.array(rows)
         return passage_texts(None if files.titles is None else files.titles.take(at), files.texts.take(at))
 
+    def text_sizes(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the bytes of the texts (title and text) of passages by row number. Shape (B,)."""
+        sizes = np.zeros(len(rows), dtype=np.int64)
+        for column in (self._files.titles, self._files.texts):
+            if column is not None:
+                offsets = np.frombuffer(column.buffers()[1], dtype=np.int64)[column.offset :]
+                # And the space between them.
+                sizes += offsets[rows + 1] - offsets[rows] + 1
+        return sizes
+
     def iter_texts(self, chunk: int = _CHUNK, rows: range | None = None) -> Iterator[pa.Array]:
-        """Yield the texts of all passages, or of a range of them (title and text), in order, `chunk` at a time."""
+        """Yield the texts of all passages, or of a range of them (title and text), in order.
+
+        Args:
+            chunk: How many at a time, or fewer where they are long.
+            rows: Which ones; None: all.
+        """
         files = self._files
         rows = range(len(self)) if rows is None else rows
+        chunk = min(chunk, _few(files.texts))
         for start in rows[::chunk]:
             length = min(chunk, rows.stop - start)
             titles = None if files.titles is None else files.titles.slice(start, length)
@@ -351,7 +369,7 @@ class _Source:
 
     def chunks(self) -> Iterator[dict[str, pa.Array]]:
         seen = 0
-        for table in self.dataset.iter(_CHUNK):
+        for table in self.dataset.iter(_few(self.dataset.data)):
             yield {
                 part: self._checked(part, table[name].combine_chunks(), table, seen)
                 for part, name in self.columns.items()
@@ -411,14 +429,15 @@ class _Source:
             ) from None
         texts = open_strings(folder, "texts")
         titles = open_strings(folder, "titles") if "titles" in self.columns else None
+        chunk = _few(texts)
         digests = np.concatenate(
             [
                 normalized_digests(
                     passage_texts(
-                        None if titles is None else titles.slice(start, _CHUNK), texts.slice(start, _CHUNK)
+                        None if titles is None else titles.slice(start, chunk), texts.slice(start, chunk)
                     ).to_pylist()
                 )
-                for start in range(0, len(texts), _CHUNK)
+                for start in range(0, len(texts), chunk)
             ]
         )
         by_text = KeyTable.from_digests(digests)
@@ -430,6 +449,11 @@ class _Source:
             alone = pc.equal(groups, "").to_numpy(zero_copy_only=False)
             codes = KeyTable.from_digests(digests).find(digests)
             save_array(folder, "group_codes", np.where(alone, np.arange(len(groups)), codes))
+
+
+def _few(rows: pa.Array | datasets.table.Table) -> int:
+    """Return how many rows are read at a time: fewer where they are long."""
+    return int(min(_CHUNK, max(1, _CHUNK_BYTES * len(rows) // max(rows.nbytes, 1))))
 
 
 def _in_chunks(digest: Any, strings: pa.Array) -> NDArray[np.uint64]:

@@ -57,6 +57,30 @@ def kept_offsets(offsets: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray
     return before[offsets]
 
 
+def turns(sizes: NDArray[np.integer], limit: int) -> list[slice]:
+    """Cut rows into runs that are no larger than a limit together; a row that is larger makes a run of its own.
+
+    Example:
+        >>> turns(np.array([3, 1, 9, 2, 2]), 4)
+        [slice(0, 2, None), slice(2, 3, None), slice(3, 5, None)]
+    """
+    ends = np.cumsum(sizes)
+    found: list[slice] = []
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        found.append(slice(start, stop))
+        start = stop
+    return found
+
+
+def part_of(lists: Ragged[NDArray[np.int64]], rows: slice) -> Ragged[NDArray[np.int64]]:
+    """Return some of the lists, consecutive ones."""
+    start, stop = lists.offsets[rows.start], lists.offsets[rows.stop]
+    return Ragged(lists.offsets[rows.start : rows.stop + 1] - start, lists.values[start:stop])
+
+
 def first_positions(offsets: NDArray[np.int64], counts: NDArray[np.integer]) -> NDArray[np.int64]:
     """Return the flat positions of the first `counts[i]` values of each list i, list by list."""
     within = np.arange(int(counts.sum())) - np.repeat(offsets_of(counts)[:-1], counts)

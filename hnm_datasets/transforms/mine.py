@@ -26,9 +26,12 @@ from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25 import BM25Index
 from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
-from hnm_datasets.ragged import Ragged, list_array, offsets_of
+from hnm_datasets.ragged import Ragged, list_array, offsets_of, part_of, turns
 from hnm_datasets.transforms import kernels
 from hnm_datasets.transforms.base import Transform
+
+#: Places of a search that are held at once, 12 bytes each: some millions, whatever k and the batch are.
+_PLACES = 1 << 22
 
 
 class Candidates(NamedTuple):
@@ -120,6 +123,16 @@ def _assembled(found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]], n
     )
 
 
+def _joined(found: list[Candidates]) -> Candidates:
+    """Put the candidates of consecutive queries together."""
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        return _assembled([], 0)
+    offsets = offsets_of(np.concatenate([np.diff(part.offsets) for part in found]))
+    return Candidates(offsets, *(np.concatenate(arrays) for arrays in list(zip(*found, strict=True))[1:]))
+
+
 def _sorted_lists(lists: Ragged[NDArray[np.int64]]) -> Ragged[NDArray[np.int64]]:
     return Ragged(lists.offsets, lists.values[np.lexsort((lists.values, lists.owners))])
 
@@ -201,14 +214,19 @@ class Miner(Transform):
         positives = self.corpus.rows_of_lists(
             POSITIVE_IDS, batch.string_lists(POSITIVE_IDS), batch.step, batch.describe
         )
-        found = mine_candidates(
+        # A search returns as many places as candidates are wanted, and more where many positives are in the way.
+        parts = turns(self.k + positives.lengths, _PLACES)
+        found = [self._mine(queries[rows], keys[rows], part_of(positives, rows)) for rows in parts]
+        return Mined(queries, positives, _joined(found))
+
+    def _mine(self, queries: list[str], keys: NDArray[np.uint64], positives: Ragged[NDArray[np.int64]]) -> Candidates:
+        return mine_candidates(
             lambda which, depth: self._hits([queries[i] for i in which], keys[which], depth),
             self.corpus,
             self.k,
             self._excluded_texts(queries, positives),
             Ragged(positives.offsets, self.corpus.group_codes[positives.values]) if self.exclude_group else None,
         )
-        return Mined(queries, positives, found)
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         queries, positives, found = self.mine(batch)

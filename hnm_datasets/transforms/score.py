@@ -19,10 +19,13 @@ from hnm_datasets.embeddings import Embeddings
 from hnm_datasets.encoders import Encoder
 from hnm_datasets.indexes import exact
 from hnm_datasets.models import load_model
-from hnm_datasets.ragged import Ragged, list_array, offsets_of
+from hnm_datasets.ragged import Ragged, list_array, offsets_of, part_of, turns
 from hnm_datasets.rerankers import Reranker
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.dense import check_same_model, query_encoder
+
+#: Bytes of texts that are scored at once.
+_TEXT_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,15 @@ class _Scores(Transform):
             )
 
     @abstractmethod
-    def _pair_scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def _scores_of_turn(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Return the score of certain passages of each query. Shape (C,), aligned with `rows`."""
+
+    def _pair_scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Score in turns whose texts are not too much for the memory, usually a single one."""
+        sizes = np.bincount(rows.owners, weights=self.corpus.text_sizes(rows.values), minlength=len(rows))
+        parts = turns(sizes.astype(np.int64), _TEXT_BYTES)
+        found = [self._scores_of_turn(queries[part], part_of(rows, part)) for part in parts]
+        return np.concatenate([*found, np.empty(0, dtype=np.float32)])
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         queries = batch.strings(QUERY).to_pylist()
@@ -144,7 +154,7 @@ class BiEncoderScores(_Scores):
         # From here on the encoders stand for the model and its prompts: they pickle to their fingerprints.
         self._set(model=_BiEncoder(queries, documents), query_prompt=queries.prompt, prompt=documents.prompt)
 
-    def _pair_scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def _scores_of_turn(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         asked = self.model.queries.vectors(queries)
         if self.embeddings is not None:
             return exact.score(asked, self.embeddings.vectors, rows, self.embeddings.similarity)
@@ -224,7 +234,7 @@ class CrossEncoderScores(_Scores):
             )
         )
 
-    def _pair_scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def _scores_of_turn(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         used, places = np.unique(rows.values, return_inverse=True)
         reranker: Reranker = self.model
         return reranker.scores(queries, self.corpus.texts(used), Ragged(rows.offsets, places))

@@ -27,6 +27,8 @@ from hnm_datasets.transforms.base import Transform
 
 logger = logging.getLogger(__name__)
 
+#: What an Arrow column of strings can hold, whose offsets are of 32 bits.
+_MOST_BYTES = (1 << 31) - 1
 _MISSING = ("drop", "keep", "pad", "error")
 
 
@@ -240,9 +242,25 @@ class Parts:
         ids = self.positive_ids if part == "positive" else self.negative_ids
         found = self.step.corpus.rows_of_lists(f"{part}_ids", ids, self.batch.step, self.batch.describe)
         rows = found.values[places[places >= 0]]
+        self._check_size(f"{part}s", rows)
         texts = self.step.corpus.texts(rows).cast(pa.string())
         # Without gaps this would copy every text once more.
         return texts if len(rows) == len(places) else texts.take(_with_gaps(places))
+
+    def _check_size(self, what: str, rows: NDArray[np.int64]) -> None:
+        size = int(self.step.corpus.text_sizes(rows).sum())
+        if size <= _MOST_BYTES:
+            return
+        batch = len(self.batch)
+        way_out = (
+            f"Pass batch_size={max(1, batch * _MOST_BYTES // (2 * size))} to map"
+            if batch > 1
+            else "Keep fewer passages first: n=, positives='first', or TopNegatives"
+        )
+        raise ValueError(
+            f"{self.batch.step}: the texts of the {what} of {batch} rows take {size / 1e9:.1f} GB, and an Arrow column "
+            f"of a batch holds 2.1 GB. {way_out}."
+        )
 
     def named(self, part: str, kind: str, places: NDArray[np.int64]) -> pa.Array:
         """Return the ids, scores or labels of passages by flat place; null for -1."""
