@@ -9,6 +9,8 @@ from hnm_datasets.embeddings import Embeddings
 from hnm_datasets.indexes import BM25Index, DenseIndex, ShardedIndex
 from hnm_datasets.loaders import attach_positives, from_pairs, load_beir, load_sample
 from hnm_datasets.one_call import mine_hard_negatives
+from hnm_datasets.ray_jobs import embed_with_ray
+from hnm_datasets.streaming import write_stream
 from hnm_datasets.transforms import (
     AbsoluteMargin,
     BiEncoderScores,
@@ -95,10 +97,12 @@ __all__ = [
     "attach_positives",
     "calibrate_margin",
     "calibrate_threshold",
+    "embed_with_ray",
     "from_pairs",
     "live_negatives",
     "load_beir",
     "load_sample",
     "mine_hard_negatives",
     "retrieval_evaluator",
+    "write_stream",
 ]

@@ -1,8 +1,9 @@
 """The column contract: which columns the steps read and write, and how a batch is read and answered.
 
 `Dataset.map` hands a step a lazy view of an Arrow table, `IterableDataset.map` a dict of lists, a formatted dataset a
-dict of arrays, a table or a data frame. `Batch` reads all of them as Arrow columns and answers in the form it was
-asked in, so that a step knows nothing of where it runs.
+dict of arrays, a table or a data frame, and so does Ray Data. `Batch` reads all of them as Arrow columns and answers in
+the form it was asked in, so that a step knows nothing of where it runs. In a Ray worker alone a dict of arrays is
+answered by a table: Ray would pickle its lists of texts and take its lists of numbers for tensors.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hnm_datasets.fingerprint import digest_strings
-from hnm_datasets.ragged import Ragged
+from hnm_datasets.processes import in_ray_worker
+from hnm_datasets.ragged import Ragged, offsets_of
 
 QUERY_ID = "query_id"
 QUERY = "query"
@@ -61,7 +63,7 @@ class ArrowColumns(dict[str, pa.Array]):
 
     def values(self) -> list[pd.Series[Any]]:  # type: ignore[override]
         """Show the columns as the pandas Series that `map` asks for."""
-        return [pd.Series(pd.arrays.ArrowExtensionArray(array)) for array in super().values()]
+        return [pd.Series(_as_series(array)) for array in super().values()]
 
 
 class Batch:
@@ -79,9 +81,10 @@ class Batch:
                 f"{step} takes a batch of rows (a mapping of columns, a pyarrow.Table or a pandas.DataFrame), got "
                 f"{type(rows).__name__}. Pass it to .map(..., batched=True)."
             )
-        self.rows: Any = rows
+        # Ray takes an answer for the whole batch, where `map` merges it.
+        self.rows: Any = _as_table(rows, step) if _holds_arrays(rows) and in_ray_worker() else rows
         self.step = step
-        names: Any = rows.column_names if isinstance(rows, pa.Table) else rows
+        names: Any = self.rows.column_names if isinstance(self.rows, pa.Table) else self.rows
         self.names: list[str] = list(names)
         self._keys: pa.Array | None = None
 
@@ -237,7 +240,9 @@ class Batch:
                 table = table.append_column(name, array) if place < 0 else table.set_column(place, name, array)
             return table
         if isinstance(self.rows, pd.DataFrame):
-            return self.rows.assign(**{name: _as_objects(array) for name, array in columns.items()})
+            # Ray keeps what pandas knows the Arrow type of, and guesses the others.
+            as_column = _as_series if in_ray_worker() else _as_objects
+            return self.rows.assign(**{name: as_column(array) for name, array in columns.items()})
         return self.as_mapping(columns)
 
     def as_mapping(self, columns: Mapping[str, pa.Array]) -> Any:
@@ -265,25 +270,69 @@ def _is_list(type_: pa.DataType) -> bool:
     return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
 
 
+def _holds_arrays(rows: Any) -> bool:
+    return isinstance(rows, dict) and any(isinstance(values, np.ndarray) for values in rows.values())
+
+
+def _as_table(rows: Any, step: str) -> pa.Table:
+    """Make Ray's dict of arrays a table again; images and other objects stay as Ray keeps them."""
+    columns = {}
+    for name, values in rows.items():
+        if getattr(values, "ndim", 1) == 1:
+            try:
+                array = _as_arrow(values, name, step)
+                # By the contract these hold texts, which empty lists do not tell.
+                is_untyped = pa.types.is_list(array.type) and pa.types.is_null(array.type.value_type)
+                is_texts = is_untyped and name.endswith(("_ids", "_source"))
+                columns[name] = array.cast(pa.list_(pa.string())) if is_texts else array
+                continue
+            except (TypeError, ValueError, pa.ArrowException):
+                # Not of our columns.
+                pass
+        from ray.data.block import BlockAccessor
+
+        columns[name] = BlockAccessor.batch_to_block({name: values})[name]
+    return pa.table(columns)
+
+
 def _as_arrow(values: Any, name: str, step: str) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
-        return values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
+        values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
     if isinstance(values, pa.Array):
-        return values
+        # What a function on arrays has answered in Ray: pickled lists and tensors.
+        return _of_arrays(values.to_pylist()) if isinstance(values.type, pa.BaseExtensionType) else values
     if isinstance(values, (str, bytes)):
         raise TypeError(f"{step} got one row instead of a batch. Pass batched=True to .map.")
     if isinstance(values, pd.Series):
-        array = pa.Array.from_pandas(values)
-        return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+        return _as_arrow(pa.Array.from_pandas(values), name, step)
     if isinstance(values, np.ndarray) and (values.ndim > 1 or values.dtype == object):
         # A formatted dataset stacks lists of one length into a matrix, others into an array of arrays.
-        values = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+        values = list(values)
     elif not isinstance(values, (Sequence, np.ndarray)):
         values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
     try:
-        return pa.array(values)
+        return _of_arrays(values) if isinstance(values, list) else pa.array(values)
     except pa.ArrowInvalid as error:
         raise TypeError(f"{step}: the column {name!r} mixes types: {error}") from error
+
+
+def _of_arrays(values: list[Any]) -> pa.Array:
+    """Read rows that may be arrays; lists of numbers keep their type, even if all are empty."""
+    arrays = [value for value in values if isinstance(value, np.ndarray) and value.ndim == 1]
+    nulls = np.fromiter((value is None for value in values), dtype=bool, count=len(values))
+    kinds = {array.dtype.kind for array in arrays}
+    # numpy makes any empty list one of float64.
+    is_known = len(kinds) == 1 and (any(map(len, arrays)) or arrays[0].dtype != np.float64)
+    if not is_known or len(arrays) + nulls.sum() < len(values):
+        return pa.array([value.tolist() if isinstance(value, np.ndarray) else value for value in values])
+    flat = np.concatenate(arrays)
+    items = pa.array(flat.tolist() if kinds == {"O"} else flat)
+    offsets = offsets_of(np.array([0 if value is None else len(value) for value in values]))
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), items, mask=pa.array(nulls))
+
+
+def _as_series(array: pa.Array) -> pd.api.extensions.ExtensionArray:
+    return pd.arrays.ArrowExtensionArray(array)
 
 
 def _as_objects(array: pa.Array) -> NDArray[Any]:

@@ -8,6 +8,7 @@ once, such as the ranks of `accelerate launch`, take turns shard by shard.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 #: What a kill costs at most: two minutes for a slow model on a CPU.
 _SHARD = 4096
-_DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16")
 _VECTORS = "vectors.npy"
 #: Rows that are read at a time where a whole copy would not do.
 _BLOCK = 65_536
@@ -149,7 +150,7 @@ def embed_corpus(
         batch_size=batch_size,
         fingerprint=fingerprint,
     )
-    job = _Job(corpus, encoder, checks.one_of("embed", "dtype", dtype, _DTYPES))
+    job = Job(corpus, encoder, checks.one_of("embed", "dtype", dtype, DTYPES))
     if not is_complete(job.folder):
         with clocked("encode"):
             job.run(devices)
@@ -182,8 +183,14 @@ def close(part: object) -> None:
         _OPENED.pop(embeddings.fingerprint, None)
 
 
-class _Job:
-    """The embedding of one corpus, whole or in part."""
+class Job:
+    """The embedding of one corpus, whole or in part.
+
+    Attributes:
+        name: The fingerprint of the embeddings.
+        folder: Where they are made.
+        shards: How many shards there are.
+    """
 
     def __init__(self, corpus: Corpus, encoder: Encoder, dtype: str) -> None:
         self.corpus, self.encoder, self.dtype = corpus, encoder, np.dtype(dtype)
@@ -201,49 +208,71 @@ class _Job:
         self.folder = cache_root() / "embeddings" / self.name
         self.shards = -(-len(corpus) // _SHARD)
 
+    @functools.cached_property
+    def first_rows(self) -> NDArray[np.int64]:
+        """For each passage the first one with the same text, which alone is encoded. Shape (N,)."""
+        return _first_rows(self.corpus)
+
     def run(self, devices: Sequence[str] | None) -> None:
         """Encode the shards that are missing, together with whoever else does."""
+        if not self.begin():
+            return
+        pending = self.missing()
+        with self.progress(pending) as bar, self.encoder.pool(devices) as pool:
+            while pending:
+                left = [shard for shard in pending if not self.take(shard, pool, bar)]
+                if len(left) == len(pending):
+                    # All that is left is in other hands.
+                    time.sleep(0.1)
+                pending = left
+        self.end()
+
+    def begin(self) -> bool:
+        """Make the folder ready; tell whether anything is to be done."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "shards").mkdir(exist_ok=True)
         _OPENED.pop(self.name, None)
         with FileLock(self.folder / "finish.lock"):
             if is_complete(self.folder):
-                return
+                return False
             # Else a file that is brought back to its length would be whole by the old sizes.
             unfinish(self.folder)
             self._mend()
-        self.first_rows = _first_rows(self.corpus)
-        pending = [shard for shard in range(self.shards) if not self._is_done(shard)]
-        done = len(self.corpus) - sum(len(self._rows(shard)) for shard in pending)
-        with (
-            tqdm(total=len(self.corpus), initial=done, desc="Embedding passages", unit=" passages") as bar,
-            self.encoder.pool(devices) as pool,
-        ):
-            while pending:
-                left = [shard for shard in pending if not self._take(shard, pool, bar)]
-                if len(left) == len(pending):
-                    # All that is left is in other hands.
-                    time.sleep(0.1)
-                pending = left
-        with FileLock(self.folder / "finish.lock"):
-            if not is_complete(self.folder):
-                self._finish()
+        return True
 
-    def _take(self, shard: int, pool: Any, bar: Any) -> bool:
+    def missing(self) -> list[int]:
+        """Return the shards that are not finished."""
+        return [shard for shard in range(self.shards) if not self.is_done(shard)]
+
+    def progress(self, pending: Sequence[int]) -> Any:
+        """Return the bar that counts passages when only some shards are to be encoded."""
+        done = len(self.corpus) - sum(len(self.rows(shard)) for shard in pending)
+        return tqdm(total=len(self.corpus), initial=done, desc="Embedding passages", unit=" passages")
+
+    def take(self, shard: int, pool: Any = None, bar: Any = None) -> bool:
         """Encode a shard unless another process is at it; tell whether it is done."""
+        bar = tqdm(disable=True) if bar is None else bar
         try:
             with FileLock(self._marker(shard).with_suffix(".lock")).acquire(timeout=0):
-                if self._marker(shard).exists() and self._is_done(shard):
-                    bar.update(len(self._rows(shard)))
+                if self._marker(shard).exists() and self.is_done(shard):
+                    bar.update(len(self.rows(shard)))
                 else:
                     self._write(shard, self._encoded(shard, pool, bar))
                 return True
         except Timeout:
+            # A process that was killed holds nothing: the system lets go of its locks.
             return False
+
+    def end(self) -> None:
+        """Declare the whole finished, unless somebody else has."""
+        with FileLock(self.folder / "finish.lock"):
+            if not is_complete(self.folder):
+                self._finish()
 
     # ---- one shard -----------------------------------------------------------------------------------------------
 
-    def _rows(self, shard: int) -> range:
+    def rows(self, shard: int) -> range:
+        """Return the rows of the corpus that a shard holds."""
         return range(shard * _SHARD, min((shard + 1) * _SHARD, len(self.corpus)))
 
     def _marker(self, shard: int) -> Path:
@@ -251,14 +280,14 @@ class _Job:
 
     def _own(self, shard: int) -> NDArray[np.bool_]:
         """Tell which rows of a shard it can fill itself; the others repeat a passage of an earlier shard."""
-        rows = self._rows(shard)
+        rows = self.rows(shard)
         return np.asarray(self.first_rows[rows.start : rows.stop] >= rows.start)
 
-    def _is_done(self, shard: int) -> bool:
+    def is_done(self, shard: int) -> bool:
         """Tell whether a shard was finished and its bytes are still what they were."""
         try:
             expected = self._marker(shard).read_text()
-            rows = self._rows(shard)
+            rows = self.rows(shard)
             vectors = np.load(self.folder / _VECTORS, mmap_mode="r", allow_pickle=False)
             return expected == _digest(vectors[rows.start : rows.stop][self._own(shard)])
         except (OSError, ValueError):
@@ -267,7 +296,7 @@ class _Job:
 
     def _encoded(self, shard: int, pool: Any, bar: Any) -> NDArray[Any]:
         """Encode the distinct passages of a shard, long ones first, so that a batch has texts of one length."""
-        rows = np.asarray(self._rows(shard))
+        rows = np.asarray(self.rows(shard))
         start, first = rows[0], self.first_rows[rows]
         distinct = np.flatnonzero(first == rows)
         texts = self.corpus.texts(rows[distinct]).to_pylist()
@@ -321,7 +350,7 @@ class _Job:
             size = vectors.shape[1] * self.dtype.itemsize
             header = path.stat().st_size - stored.nbytes
             with path.open("r+b") as file:
-                file.seek(header + self._rows(shard).start * size)
+                file.seek(header + self.rows(shard).start * size)
                 file.write(vectors.tobytes())
                 file.flush()
                 os.fsync(file.fileno())

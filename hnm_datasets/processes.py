@@ -16,11 +16,22 @@ def in_worker() -> bool:
     return any(module is not None and module.parent_process() is not None for module in modules)
 
 
+def in_ray_worker() -> bool:
+    """Tell whether this process runs the tasks of a Ray cluster; the one that gives them out does not."""
+    # Where nothing has imported Ray, nothing runs under it.
+    ray = sys.modules.get("ray")
+    if ray is None or not hasattr(ray, "WORKER_MODE") or not ray.is_initialized():
+        return False
+    return bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
+
+
 def threads() -> int:
-    """One thread per core; one in a worker."""
-    return (
-        1 if in_worker() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    """One thread per core; one in a worker, and as many as it was given cores in a worker of Ray."""
+    if in_worker():
+        return 1
+    if in_ray_worker():
+        return max(1, int(sys.modules["ray"].get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ def unfinish(folder: Path) -> None:
     (folder / _MANIFEST).unlink(missing_ok=True)
 
 
-def build_once(kind: str, name: str, build: Callable[[Path], None]) -> Path:
+def build_once(kind: str, name: str, build: Callable[[Path], None], *, timeout: float = -1) -> Path:
     """Return the finished folder `kind/name`, building it first if need be.
 
     Two processes that ask at once build once; a killed build leaves nothing that is ever opened; a damaged folder is
@@ -74,16 +74,20 @@ def build_once(kind: str, name: str, build: Callable[[Path], None]) -> Path:
         kind: The plural noun of what is kept, such as `"corpora"`.
         name: The fingerprint of the content.
         build: Fills the empty folder that it is given.
+        timeout: For how many seconds to wait for another process that builds it; -1: as long as it takes.
 
     Returns:
         The folder.
+
+    Raises:
+        filelock.Timeout: Another process has been building it all the while.
     """
     parent = cache_root() / kind
     folder = parent / name
     if is_complete(folder):
         return folder
     parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(parent / f"{name}.lock"):
+    with FileLock(parent / f"{name}.lock", timeout=timeout):
         if is_complete(folder):
             return folder
         # Whoever left these was killed: we hold the lock, so nobody is writing them.

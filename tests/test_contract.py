@@ -132,8 +132,8 @@ NAMES = (
 )
 
 
-@pytest.fixture(scope="module")
-def ready(static_model):
+def prepare(model):
+    """Return every transform with rows that it can work on."""
     corpus, rows = sample_rows()
     mined = rows.map(BM25Negatives(corpus, k=12), batched=True)
     fuse = FuseNegatives({"bm25": BM25Negatives(corpus, k=6), "random": RandomNegatives(corpus, k=6, seed=3)})
@@ -144,7 +144,12 @@ def ready(static_model):
             return rows
         return fused if name == "by-source" else mined
 
-    return {name: (transform, rows_for(name)) for name, transform in transforms(corpus, static_model).items()}
+    return {name: (transform, rows_for(name)) for name, transform in transforms(corpus, model).items()}
+
+
+@pytest.fixture(scope="module")
+def ready(static_model):
+    return prepare(static_model)
 
 
 def test_every_public_transform_is_tested(ready):

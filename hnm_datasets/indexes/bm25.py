@@ -6,6 +6,7 @@ contribution to the passage's score, computed once when the index is built, so t
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 import scipy.sparse
 import Stemmer
 from datasets.utils import tqdm
+from filelock import Timeout
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -31,7 +33,7 @@ from hnm_datasets.indexes.parts import checked_part, rows_of_part
 from hnm_datasets.keys import KeyTable
 from hnm_datasets.processes import threads
 from hnm_datasets.ragged import Ragged, offsets_of
-from hnm_datasets.storage import append_array, build_once, cache_root, folder_size, open_array, save_array
+from hnm_datasets.storage import append_array, build_once, cache_root, folder_size, is_complete, open_array, save_array
 
 #: Goes into every index's fingerprint; raise it when the files or the scores change.
 _FORMAT = 1
@@ -161,6 +163,19 @@ class BM25Index:
         Returns:
             Rows and scores of shape (B, k), see `Hits`.
         """
+        hits, extras = self.search_sums(queries, k)
+        return Hits(hits.rows, hits.scores + extras[:, None])
+
+    def search_sums(self, queries: Sequence[str], k: int) -> tuple[Hits, NDArray[np.float32]]:
+        """Search as `search` does, but keep apart what each score of a query gets on top: it makes unequal sums equal.
+
+        Args:
+            queries: B texts.
+            k: Places per query.
+
+        Returns:
+            Rows and sums of shape (B, k), in the order of the sums, and what is to be added to them, of shape (B,).
+        """
         files = _open(self)
         tokens, extras = files.encode(queries)
         rows = np.empty((len(queries), k), dtype=np.int64)
@@ -174,7 +189,6 @@ class BM25Index:
                 files.weights,
                 tokens.offsets[start : stop + 1],
                 tokens.values,
-                extras[start:stop],
                 len(self.rows),
                 rows[start:stop],
                 scores[start:stop],
@@ -184,7 +198,7 @@ class BM25Index:
             list(pool.map(turn, range(0, len(queries), _TURN)))
         if self.rows.start:
             rows[rows >= 0] += self.rows.start
-        return Hits(rows, scores)
+        return Hits(rows, scores), extras
 
     def score(self, queries: Sequence[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Return the score of certain passages of each query, the same to the bit as `search` gives them.
@@ -293,30 +307,37 @@ class BM25Index:
             vocabulary=digests[order],
         )
 
-    def _counts_of(self, part: int) -> Path:
+    def _counts_of(self, part: int, timeout: float = -1) -> Path:
         """Return the folder of the counts of one part, made once; another method or k1 needs no others."""
         assert self.part is not None
         place = (part, self.part[1])
         name = fingerprint({"kind": "bm25-counts", "pattern": self.token_pattern} | self._tokens_of(place))
         return build_once(
-            "bm25-counts", name, lambda folder: self._counted(rows_of_part(place, len(self.corpus))).save(folder)
+            "bm25-counts",
+            name,
+            lambda folder: self._counted(rows_of_part(place, len(self.corpus))).save(folder),
+            timeout=timeout,
         )
 
     def _statistics(self) -> Path:
         """Return the folder of what all parts hold together, made once."""
         assert self.part is not None
         own, parts = self.part
+        content = {"kind": "bm25-statistics", "pattern": self.token_pattern, "parts": parts}
+        name = fingerprint(content | self._tokens_of(None))
 
         def build(folder: Path) -> None:
-            # Each process begins with its own part, so that several share the work.
-            counted = [self._counts_of((own + step) % parts) for step in range(parts)]
-            _Statistics.of([_Counts.open(one) for one in counted]).save(folder)
+            _Statistics.of([_Counts.open(self._counts_of(part)) for part in range(parts)]).save(folder)
 
-        # The lock of the statistics is held while they are made: whoever waits for it could be counting.
-        for step in range(parts):
-            self._counts_of((own + step) % parts)
-        name = {"kind": "bm25-statistics", "pattern": self.token_pattern, "parts": parts}
-        return build_once("bm25-statistics", fingerprint(name | self._tokens_of(None)), build)
+        if not is_complete(cache_root() / "bm25-statistics" / name):
+            # The lock of the statistics is held while they are made: whoever waits for it could be counting. Each
+            # process begins with its own part and passes over what others are at, so that several share the work.
+            for step in range(parts):
+                with contextlib.suppress(Timeout):
+                    self._counts_of((own + step) % parts, timeout=0)
+            for part in range(parts):
+                self._counts_of(part)
+        return build_once("bm25-statistics", name, build)
 
 
 @dataclass(frozen=True)

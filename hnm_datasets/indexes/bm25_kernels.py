@@ -106,7 +106,6 @@ def search(
     weights: NDArray[np.float32],
     offsets: NDArray[np.int64],
     tokens: NDArray[np.int64],
-    extras: NDArray[np.float32],
     n_passages: int,
     out_rows: NDArray[np.int64],
     out_scores: NDArray[np.float32],
@@ -119,10 +118,10 @@ def search(
         weights: What the token adds to each such row's score. Shape (P,).
         offsets: Where each query's tokens begin and end. Shape (B + 1,).
         tokens: The queries' tokens. Shape (T,).
-        extras: What every score of a query gets on top. Shape (B,).
         n_passages: The number of passages, N.
         out_rows: Filled with rows, beyond the last found with -1. Shape (B, K).
-        out_scores: Filled with scores, beyond the last found with -inf. Shape (B, K).
+        out_scores: Filled with scores, without what all of a query get on top, beyond the last found with -inf. Shape
+            (B, K).
     """
     blocks = (n_passages + _BLOCK - 1) // _BLOCK
     sums = np.zeros(blocks * _BLOCK, dtype=np.float32)
@@ -147,8 +146,6 @@ def search(
                         size = _offer(scores, rows, size, sums[row], row)
                         sums[row] = 0
         _sort_heap(scores, rows, size)
-        for place in range(size):
-            scores[place] += extras[query]
         for place in range(size, len(rows)):
             scores[place], rows[place] = -np.inf, -1
 
@@ -165,7 +162,7 @@ def score(
     rows: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> None:
-    """Score certain rows of each query, by a binary search in each token's postings; the arguments are those of search.
+    """Score certain rows of each query, by a binary search in each token's postings; its arguments are as in `search`.
 
     The sum runs over the tokens in the same order as in `search`, so that it is the same to the last bit.
     """

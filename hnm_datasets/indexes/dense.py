@@ -133,10 +133,9 @@ class DenseIndex:
         return folder_size(cache_root() / "dense" / self._built)
 
     def close(self) -> None:
-        """Let go of the index, or of what was read of the vectors; the next search opens them again."""
+        """Let go of the index and of what was read of the vectors; the next search opens them again."""
         _OPENED.pop(self.fingerprint, None)
-        if self.is_exact:
-            release(self._vectors)
+        release(self._vectors)
 
     @property
     def _vectors(self) -> NDArray[Any]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +24,15 @@ from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.indexes.parts import merged_hits
 from hnm_datasets.processes import in_worker
 from hnm_datasets.ragged import Ragged, kept_offsets
+from hnm_datasets.storage import cache_root, cache_root_at
 
 if TYPE_CHECKING:
     from hnm_datasets.corpus import Corpus
     from hnm_datasets.embeddings import Embeddings
 
 _RAY = "ray"
+#: What a part finds, and for BM25 what the scores of each query get on top, shape (B,).
+_Found = tuple[Hits, NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class ShardedIndex:
         parts: Indexes that differ in nothing but their `part`, all of them:
             `[BM25Index(corpus, part=(i, 16)) for i in range(16)]`.
         memory: How many bytes of index files may be open at once, such as `"8GB"`; parts are closed again to stay below
-            it, but for the one that is searched. None: all stay open, memory-mapped.
+            it, but for the one that is searched. Each worker process has as much. None: all stay open, memory-mapped.
         workers: Search parts at the same time: in as many processes; or in Ray actors (`"ray"`), one for each part,
             wherever the cluster has room. None: one after another, with all cores for each. Workers of `Dataset.map`
             search one after another in any case.
@@ -108,13 +116,13 @@ class ShardedIndex:
             Rows and scores of shape (B, k), see `Hits`.
         """
         if self.workers is None or in_worker():
-            return merged_hits([self._search_part(part, queries, k) for part in self._open_first()], k)
+            return _merged([self._search_part(part, queries, k) for part in self._open_first()], k)
         if self.workers == _RAY:
             import ray
 
-            return merged_hits(ray.get([actor.search.remote(queries, k) for actor in _actors(self)]), k)
-        tasks = [(part, queries, k) for part in self.parts]
-        return merged_hits(list(_pool(int(self.workers)).map(_search, tasks)), k)
+            actors, asked = _actors(self), ray.put(queries)
+            return _merged(ray.get([actor.search.remote(asked, k) for actor in actors]), k)
+        return _merged(_search_in_pool(self, queries, k), k)
 
     def score(self, queries: Any, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Return the score of certain passages of each query, the same to the bit as `search` gives them.
@@ -137,9 +145,9 @@ class ShardedIndex:
 
     # ---- what is open --------------------------------------------------------------------------------------------
 
-    def _search_part(self, part: BM25Index | DenseIndex, queries: Any, k: int) -> Hits:
+    def _search_part(self, part: BM25Index | DenseIndex, queries: Any, k: int) -> _Found:
         self._make_room(part)
-        return part.search(queries, k)
+        return _search(part, queries, k)
 
     def _open_first(self) -> list[BM25Index | DenseIndex]:
         """Return the parts, those that are open before those that must be opened."""
@@ -161,7 +169,9 @@ class ShardedIndex:
 
 #: By sharded index, the parts that this process has opened, the latest last.
 _RECENT: dict[str, list[str]] = {}
-_POOLS: dict[int, ProcessPoolExecutor] = {}
+#: By process, because a fork inherits them without their threads; by cache directory and number of workers.
+_POOLS: dict[tuple[int, Path, int], ProcessPoolExecutor] = {}
+#: By sharded index and session of Ray.
 _ACTORS: dict[str, list[Any]] = {}
 
 
@@ -187,41 +197,89 @@ def _checked_parts(name: str, parts: Any) -> tuple[BM25Index, ...] | tuple[Dense
             f"{name}: the parts must be {expected}, each once, and are {[part.part for part in found]}. Some are "
             f"missing, or made for another number of parts."
         )
+    first = found[0]
     for part in found[1:]:
-        if type(part) is not type(found[0]) or replace(part, part=found[0].part) != found[0]:
-            raise ValueError(f"{name}: the parts {found[0].part} and {part.part} differ in more than their part.")
+        # Not by `replace`, which would build another index to compare with.
+        differing = ["kind"] if type(part) is not type(first) else _differing(first, part)
+        if differing:
+            raise ValueError(
+                f"{name}: the parts must be of one kind, corpus and options, and {first.part} and {part.part} differ "
+                f"in {', '.join(differing)}. Make all of them alike but for part=(i, n)."
+            )
     return found
 
 
-def _search(task: tuple[BM25Index | DenseIndex, Any, int]) -> Hits:
-    part, queries, k = task
-    return part.search(queries, k)
+def _differing(one: Any, other: Any) -> list[str]:
+    names = [field.name for field in fields(one) if field.name != "part"]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    if workers not in _POOLS:
-        _POOLS[workers] = ProcessPoolExecutor(workers)
-    return _POOLS[workers]
+def _search(part: BM25Index | DenseIndex, queries: Any, k: int) -> _Found:
+    return part.search_sums(queries, k) if isinstance(part, BM25Index) else (part.search(queries, k), None)
+
+
+def _merged(found: list[_Found], k: int) -> Hits:
+    hits = merged_hits([one for one, _ in found], k)
+    # Of BM25 the same in all parts, because it depends on the query and the whole corpus alone.
+    extras = found[0][1]
+    return hits if extras is None else Hits(hits.rows, hits.scores + extras[:, None])
+
+
+def _search_in_pool(index: ShardedIndex, queries: Any, k: int) -> list[_Found]:
+    """Search the parts in worker processes, each of which keeps below the index's memory."""
+    assert isinstance(index.workers, int)
+    name = os.getpid(), cache_root(), index.workers
+    if name not in _POOLS:
+        _POOLS[name] = ProcessPoolExecutor(index.workers, initializer=_end_with_parent)
+    tasks = [(index, place, queries, k) for place in range(len(index.parts))]
+    try:
+        return list(_POOLS[name].map(_search_place, tasks))
+    except BrokenProcessPool:
+        # It never works again; the next search begins with new processes.
+        _POOLS.pop(name, None)
+        raise
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when its parent was killed; else it would wait for its work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _search_place(task: tuple[ShardedIndex, int, Any, int]) -> _Found:
+    index, place, queries, k = task
+    return index._search_part(index.parts[place], queries, k)
 
 
 def _actors(index: ShardedIndex) -> list[Any]:
     """Return an actor for each part, in this session of Ray."""
     import ray
 
-    name = f"{index.fingerprint}-{ray.get_runtime_context().get_job_id()}"
+    if not ray.is_initialized():
+        ray.init()
+    # Every new cluster counts its jobs from one; its nodes have other names.
+    context = ray.get_runtime_context()
+    name = f"{index.fingerprint}-{context.get_node_id()}-{context.get_job_id()}"
     if name not in _ACTORS:
         # An actor whose machine dies is started again elsewhere and asked again.
         remote = ray.remote(max_restarts=-1, max_task_retries=-1)(_Shard)
-        _ACTORS[name] = [remote.remote(part) for part in index.parts]
+        _ACTORS[name] = [remote.remote(part, cache_root()) for part in index.parts]
     return _ACTORS[name]
 
 
 class _Shard:
     """Holds one part, in an actor."""
 
-    def __init__(self, part: BM25Index | DenseIndex) -> None:
-        self.part = part
+    def __init__(self, part: BM25Index | DenseIndex, root: Path) -> None:
+        self.part, self.root = part, root
 
-    def search(self, queries: Any, k: int) -> Hits:
+    def search(self, queries: Any, k: int) -> _Found:
         """Search it."""
-        return self.part.search(queries, k)
+        with cache_root_at(self.root):
+            return _search(self.part, queries, k)

@@ -41,6 +41,12 @@ class Transform(ABC):
     input_columns: ClassVar[tuple[str, ...]] = ()
     output_columns: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # In an actor pool Ray derives a class of its own from the step's, and messages are to name the step.
+        if cls.__module__.startswith("ray."):
+            cls.__name__ = cls.__mro__[1].__name__
+
     def __call__(self, rows: Any) -> Any:
         """Answer one batch of rows.
 

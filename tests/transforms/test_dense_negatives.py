@@ -197,7 +197,10 @@ def test_options_are_checked(corpus):
         DenseNegatives(corpus, by_number, k=0, fingerprint="table-1")
     with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
         DenseNegatives(corpus, by_number, batch_size=0, fingerprint="table-1")
-    with pytest.raises(TypeError, match=r"index must be a DenseIndex, or a ShardedIndex of such, got Embeddings.*DenseIndex\(corpus\.embed"):
+    with pytest.raises(
+        TypeError,
+        match=r"index must be a DenseIndex, or a ShardedIndex of such, got Embeddings.*DenseIndex\(corpus\.embed",
+    ):
         DenseNegatives(corpus, by_number, index=corpus.embed(by_number, fingerprint="table-1"), fingerprint="table-1")
     with pytest.raises(TypeError, match="corpus must be a Corpus"):
         DenseNegatives(["passage 1"], by_number, fingerprint="table-1")

@@ -1,0 +1,250 @@
+"""Where the parts of a corpus are searched: within a budget of memory, in worker processes, in actors of Ray."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hnm_datasets import BM25Index, BM25Negatives, Corpus, DenseIndex, DenseNegatives, ShardedIndex, load_sample
+from hnm_datasets.indexes import bm25 as bm25_module
+from hnm_datasets.indexes import dense as dense_module
+from hnm_datasets.indexes import sharded as sharded_module
+from hnm_datasets.ragged import Ragged, offsets_of
+
+TABLE = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+VECTORS = np.random.default_rng(1).normal(size=(40, 16)).astype(np.float32)
+
+
+def by_number(texts):
+    return TABLE[[int(text.split()[-1]) for text in texts]]
+
+
+def embedded():
+    ids, texts = [f"p{i}" for i in range(len(TABLE))], [f"passage {i}" for i in range(len(TABLE))]
+    return Corpus.from_dataset(Dataset.from_dict({"id": ids, "text": texts})).embed(by_number, fingerprint="table-1")
+
+
+def parts_of(kind, content, parts, **options):
+    return [kind(content, part=(i, parts), **options) for i in range(parts)]
+
+
+def indexes_of(workers):
+    """Return queries, an index and the same in parts, of each kind."""
+    corpus, rows = load_sample()
+    embeddings = embedded()
+    return {
+        "bm25": (rows["query"][:9], BM25Index(corpus), ShardedIndex(parts_of(BM25Index, corpus, 3), workers=workers)),
+        "dense": (
+            VECTORS,
+            DenseIndex(embeddings),
+            ShardedIndex(parts_of(DenseIndex, embeddings, 3), workers=workers),
+        ),
+    }
+
+
+def assert_same(one, other):
+    for got, expected in zip(one, other, strict=True):
+        np.testing.assert_array_equal(got, expected, strict=True)
+
+
+def as_lists(rows):
+    found = rows >= 0
+    return Ragged(offsets_of(found.sum(axis=1)), rows[found])
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def mapped():
+    """Return the index files that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split()[-1] for line in lines if "/bm25/" in line and line.endswith(".npy")}
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2, 5])
+def test_no_more_than_the_memory_is_open(fitting, monkeypatch):
+    monkeypatch.setattr(bm25_module, "_OPENED", {})
+    corpus, rows = load_sample()
+    queries = rows["query"][:5]
+    expected = BM25Index(corpus, b=0.6).search(queries, 20)
+    lists = as_lists(expected.rows)
+    parts = parts_of(BM25Index, corpus, 5, b=0.6)
+    memory = sum(sorted(part.nbytes for part in parts)[-fitting:]) if fitting else 1
+    index = ShardedIndex(parts, memory)
+    assert not any(part.fingerprint in bm25_module._OPENED for part in parts)
+    open_at_once, reopened = [], []
+    search = BM25Index.search_sums
+
+    def watched(part, *arguments):
+        before = set(bm25_module._OPENED)
+        found = search(part, *arguments)
+        reopened.extend(set(bm25_module._OPENED) - before)
+        opened = [one for one in parts if one.fingerprint in bm25_module._OPENED]
+        assert part in opened
+        assert len(opened) <= 1 or sum(one.nbytes for one in opened) <= memory
+        folders = {Path(path).parent.name for path in mapped()} & {one.fingerprint for one in parts}
+        assert folders == {one.fingerprint for one in opened}
+        open_at_once.append(len(opened))
+        return found
+
+    monkeypatch.setattr(BM25Index, "search_sums", watched)
+    for _ in range(3):
+        assert_same(index.search(queries, 20), expected)
+        np.testing.assert_array_equal(index.score(queries, lists), expected.scores[expected.rows >= 0])
+    assert max(open_at_once) == max(1, fitting)
+    assert len(reopened) >= 5
+    if fitting == 5:
+        assert len(reopened) == 5
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])
+def test_the_memory_of_dense_parts(factory, monkeypatch):
+    monkeypatch.setattr(dense_module, "_OPENED", {})
+    closed = []
+    close = DenseIndex.close
+    monkeypatch.setattr(DenseIndex, "close", lambda part: (closed.append(part.part), close(part))[1])
+    embeddings = embedded()
+    parts = parts_of(DenseIndex, embeddings, 4, factory=factory)
+    expected = ShardedIndex(parts).search(VECTORS, 12)
+    index = ShardedIndex(parts, 2 * max(part.nbytes for part in parts))
+    assert closed == [(i, 4) for i in range(4)]
+    assert dense_module._OPENED == {}
+    closed.clear()
+    assert_same(index.search(VECTORS, 12), expected)
+    assert closed == [(0, 4), (1, 4)]
+    assert len(dense_module._OPENED) == (0 if factory == "Flat" else 2)
+    # Those that are open come first, so two parts are opened again, not four.
+    assert_same(index.search(VECTORS, 12), expected)
+    assert closed == [(0, 4), (1, 4), (2, 4), (3, 4)]
+
+
+# ---- worker processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bm25", "dense"])
+def test_worker_processes_find_the_same(kind):
+    queries, plain, index = indexes_of(2)[kind]
+    for k in (3, 30):
+        assert_same(index.search(queries, k), plain.search(queries, k))
+    lists = as_lists(plain.search(queries, 3).rows)
+    np.testing.assert_array_equal(index.score(queries, lists), plain.score(queries, lists))
+
+
+def test_all_indexes_share_the_processes(monkeypatch):
+    monkeypatch.setattr(sharded_module, "_POOLS", {})
+    for queries, _, index in indexes_of(2).values():
+        index.search(queries, 3)
+        index.search(queries, 5)
+    (pool,) = sharded_module._POOLS.values()
+    assert len(pool._processes) == 2
+    pool.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["bm25", "dense"])
+def test_map_workers_search_one_part_after_another(kind, monkeypatch):
+    queries, plain, index = indexes_of(2)[kind]
+    if kind == "dense":
+        rows = Dataset.from_dict({"query": [f"passage {i}" for i in range(8)], "positive_ids": [["p9"]] * 8})
+        expected, step = (
+            DenseNegatives(one.corpus, by_number, fingerprint="table-1", k=4, index=one) for one in (plain, index)
+        )
+    else:
+        rows = load_sample()[1].select(range(8))
+        expected, step = (BM25Negatives(one.corpus, k=4, index=one) for one in (plain, index))
+    # The workers inherit the pool and its locks, without the threads that serve it.
+    index.search(queries, 3)
+    alone = rows.map(step, batched=True, load_from_cache_file=False).to_dict()
+    monkeypatch.setattr(sharded_module, "_search_in_pool", lambda *_: pytest.fail("a worker asked for workers"))
+    shared = rows.map(step, batched=True, num_proc=2, load_from_cache_file=False).to_dict()
+    monkeypatch.undo()
+    assert alone == shared == rows.map(expected, batched=True).to_dict()
+    assert_same(index.search(queries, 3), plain.search(queries, 3))
+
+
+def test_workers_keep_below_the_memory():
+    script = (
+        "from hnm_datasets import BM25Index, ShardedIndex, load_sample\n"
+        "from hnm_datasets.indexes import bm25, sharded\n"
+        "corpus, _ = load_sample()\n"
+        "parts = [BM25Index(corpus, part=(i, 6)) for i in range(6)]\n"
+        "index = ShardedIndex(parts, memory=2 * max(part.nbytes for part in parts), workers=1)\n"
+        "index.search(['disease'], 2)\n"
+        "(pool,) = sharded._POOLS.values()\n"
+        'print(len(bm25._OPENED), pool.submit(eval, \'__import__("sys").modules["\'\n'
+        "    'hnm_datasets.indexes.bm25\"]._OPENED.__len__()').result())\n"
+    )
+    assert run(script) == "0 2"
+
+
+def test_errors_in_workers_reach_the_caller():
+    queries, plain, index = indexes_of(2)["bm25"]
+    with pytest.raises(AttributeError, match="'int' object has no attribute 'lower'"):
+        index.search([3], 2)
+    assert_same(index.search(queries, 2), plain.search(queries, 2))
+
+
+def test_killed_workers_are_told_and_replaced(monkeypatch):
+    monkeypatch.setattr(sharded_module, "_POOLS", {})
+    queries, plain, index = indexes_of(2)["bm25"]
+    index.search(queries, 2)
+    (pool,) = sharded_module._POOLS.values()
+    for pid in list(pool._processes):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(BrokenProcessPool):
+        index.search(queries, 2)
+    assert_same(index.search(queries, 2), plain.search(queries, 2))
+    sharded_module._POOLS.popitem()[1].shutdown()
+
+
+def run(script):
+    """Run a script of its own and return what it printed."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+SEARCH_AND_SHOW_WORKERS = (
+    "import os, signal\n"
+    "from hnm_datasets import BM25Index, ShardedIndex, load_sample\n"
+    "from hnm_datasets.indexes.sharded import _POOLS\n"
+    "corpus, _ = load_sample()\n"
+    "index = ShardedIndex([BM25Index(corpus, part=(i, 3)) for i in range(3)], workers=2)\n"
+    "def search():\n"
+    "    assert (index.search(['disease'], 2).rows >= 0).all()\n"
+    "search()\n"
+    "print(*[pid for pool in _POOLS.values() for pid in pool._processes], flush=True)\n"
+)
+
+
+@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), signal.SIGKILL)\n"])
+def test_the_workers_end_with_the_program(end):
+    # What is printed is read until all have ended who could print: that would be the workers.
+    done = subprocess.run(
+        [sys.executable, "-c", SEARCH_AND_SHOW_WORKERS + end], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == (-signal.SIGKILL if end else 0), done.stderr
+    workers = [Path(f"/proc/{pid}/cmdline") for pid in done.stdout.split()]
+    assert len(workers) == 2
+    waited = time.monotonic() + 5
+    while any(path.exists() and path.read_bytes() for path in workers) and time.monotonic() < waited:
+        time.sleep(0.05)
+    assert not any(path.exists() and path.read_bytes() for path in workers)
+
+
+def test_a_fork_of_the_program_has_workers_of_its_own():
+    child = (
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    search()\n"
+        "    os._exit(7)\n"
+        "print(os.waitpid(child, 0)[1] >> 8)\n"
+        "search()\n"
+    )
+    assert run(SEARCH_AND_SHOW_WORKERS + child).splitlines()[-1] == "7"
