@@ -188,7 +188,7 @@ def _by_judgements(tally: Tally, judged: Judgements) -> FalseNegatives | None:
     negatives = np.where(known, tally.negatives_per_row, 0)
     rule = "judged relevant"
     if not judged.tell_more(np.unique(tally.queries), tally.positive_pairs, tally.positive_texts):
-        rule = "the judgements know no more relevant passages than the rows, so there were none to find"
+        rule = "judged relevant; nothing beyond the rows' own positives was"
     return estimate("judgements", rule, tally.queries, tally.false_per_row, negatives)
 
 

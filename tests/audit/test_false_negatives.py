@@ -337,6 +337,6 @@ def test_judgements_that_know_no_more_than_the_rows_say_so():
     mined = queries.map(BM25Negatives(corpus, k=3), batched=True)
     found = audit_negatives(mined, corpus, judgements=queries).false_negatives
     assert found.rate == 0
-    assert "none to find" in found.rule
+    assert "nothing beyond" in found.rule
     more = queries.map(lambda row: {"positive_ids": [*row["positive_ids"], "volcanoes"]})
     assert audit_negatives(mined, corpus, judgements=more).false_negatives.rule == "judged relevant"
