@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint bench notebook clean
 
 quickstart: .venv/ready ## mine the embedded sample end to end and show the result
 	$(BIN)/python recipes/bm25.py
@@ -18,6 +18,9 @@ lint: .venv/ready ## ruff and mypy
 
 bench: .venv/ready ## BM25 against bm25s on DATA, a folder in BEIR's form (default: the embedded sample)
 	$(BIN)/python benchmarks/bm25.py $(DATA)
+
+notebook: .venv/ready ## run the notebook and keep its outputs
+	cd recipes && ../$(BIN)/jupyter execute --inplace hard_negatives.ipynb
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

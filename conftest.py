@@ -51,6 +51,33 @@ def static_model(make_static_model):
     return make_static_model()
 
 
+@pytest.fixture(scope="session")
+def make_cross_encoder():
+    """Write a cross-encoder of random weights, which costs nothing to run, to a new folder."""
+
+    def make(folder):
+        from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+        folder.mkdir()
+        words = [
+            "[PAD]",
+            "[UNK]",
+            "[CLS]",
+            "[SEP]",
+            "[MASK]",
+            *"abcdefghijklmnopqrstuvwxyz",
+            *(f"##{c}" for c in "abcdefghij"),
+        ]
+        (folder / "vocab.txt").write_text("\n".join(words))
+        BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=32).save_pretrained(folder)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        config = BertConfig(vocab_size=len(words), num_labels=1, max_position_embeddings=32, **sizes)
+        BertForSequenceClassification(config).save_pretrained(folder)
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="module")
 def fast_trainers():
     """One thread, and garbage collections, of which every trainer makes one, that leave out what is imported."""

@@ -3,9 +3,23 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hnm_datasets.audit import (
+    Audit,
+    Comparison,
+    Explanation,
+    audit_negatives,
+    compare_negatives,
+    explain,
+    plot_hardness,
+    plot_query,
+    plot_scores,
+    plot_training,
+)
 from hnm_datasets.calibration import calibrate_margin, calibrate_threshold
 from hnm_datasets.corpus import Corpus
 from hnm_datasets.embeddings import Embeddings
+from hnm_datasets.forms import convert
+from hnm_datasets.hub import push_mined, save_mined, write_card
 from hnm_datasets.indexes import BM25Index, DenseIndex, ShardedIndex
 from hnm_datasets.loaders import attach_positives, from_pairs, load_beir, load_sample
 from hnm_datasets.one_call import mine_hard_negatives
@@ -66,16 +80,19 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AbsoluteMargin",
+    "Audit",
     "BM25Index",
     "BM25Negatives",
     "BiEncoderScores",
     "CachedHardNegativesRankingLoss",
+    "Comparison",
     "Corpus",
     "CrossEncoderScores",
     "DenseIndex",
     "DenseNegatives",
     "DropNearDuplicates",
     "Embeddings",
+    "Explanation",
     "FollowEpochs",
     "FuseNegatives",
     "HardNegativesRankingLoss",
@@ -95,14 +112,25 @@ __all__ = [
     "ToTriplets",
     "TopNegatives",
     "attach_positives",
+    "audit_negatives",
     "calibrate_margin",
     "calibrate_threshold",
+    "compare_negatives",
+    "convert",
     "embed_with_ray",
+    "explain",
     "from_pairs",
     "live_negatives",
     "load_beir",
     "load_sample",
     "mine_hard_negatives",
+    "plot_hardness",
+    "plot_query",
+    "plot_scores",
+    "plot_training",
+    "push_mined",
     "retrieval_evaluator",
+    "save_mined",
+    "write_card",
     "write_stream",
 ]

@@ -136,7 +136,7 @@ class Batch:
 
     def string_lists(self, name: str) -> Ragged[pa.Array]:
         """Return a column of lists of texts. A null list counts as empty; a null inside a list is refused."""
-        lists = self._lists(name)
+        lists = self.lists(name)
         if pa.types.is_null(lists.values.type):
             lists = Ragged(lists.offsets, lists.values.cast(pa.string()))
         if not _is_string(lists.values.type):
@@ -150,7 +150,7 @@ class Batch:
 
     def number_lists(self, name: str) -> Ragged[NDArray[np.generic]]:
         """Return a column of lists of numbers. A null or NaN inside a list is refused."""
-        lists = self._lists(name)
+        lists = self.lists(name)
         if pa.types.is_null(lists.values.type):
             lists = Ragged(lists.offsets, lists.values.cast(pa.float32()))
         if not (pa.types.is_integer(lists.values.type) or pa.types.is_floating(lists.values.type)):
@@ -195,7 +195,8 @@ class Batch:
             f"the column {second!r}."
         )
 
-    def _lists(self, name: str) -> Ragged[pa.Array]:
+    def lists(self, name: str) -> Ragged[pa.Array]:
+        """Return a column of lists of whatever type. A null list counts as empty."""
         array = self.column(name)
         if not _is_list(array.type) and not pa.types.is_null(array.type):
             raise TypeError(f"{self.step}: the column {name!r} must hold lists, got {array.type}.")

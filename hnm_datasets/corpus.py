@@ -118,6 +118,13 @@ class Corpus:
         """Whether the passages name the documents that they were cut from."""
         return self._files.groups is not None
 
+    @property
+    def columns(self) -> dict[str, pa.LargeStringArray]:
+        """The columns as `Corpus.from_dataset` takes them, memory-mapped: `id`, `text`, and `title`, `group` if any."""
+        files = self._files
+        columns = {"id": files.ids, "text": files.texts, "title": files.titles, "group": files.groups}
+        return {name: column for name, column in columns.items() if column is not None}
+
     # ---- passages ------------------------------------------------------------------------------------------------
 
     def __getitem__(self, passage_id: str) -> dict[str, str | None]:
@@ -260,7 +267,11 @@ class Corpus:
 
     def find_texts(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return the first row with the same text but for Unicode form, case and white space, or -1. Shape (B,)."""
-        return self._files.by_text.find(normalized_digests(texts))
+        return self.find_digests(normalized_digests(texts))
+
+    def find_digests(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return what `find_texts` does, given the texts' `normalized_digests`. Shape (B, 2) → (B,)."""
+        return self._files.by_text.find(digests)
 
     def rows_of_lists(
         self, column: str, lists: Ragged[pa.Array], step: str, row_name: Any

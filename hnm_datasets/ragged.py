@@ -9,7 +9,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Values = TypeVar("Values", pa.Array, NDArray[np.int64], NDArray[np.float32], NDArray[np.uint32], NDArray[np.generic])
+Values = TypeVar(
+    "Values",
+    pa.Array,
+    NDArray[np.int64],
+    NDArray[np.float32],
+    NDArray[np.uint32],
+    NDArray[np.uint64],
+    NDArray[np.generic],
+)
 
 
 @dataclass(frozen=True)

@@ -32,35 +32,13 @@ def test_more_negatives_than_the_window_holds_is_refused(tmp_path):
     assert "larger than the window of ranks 7 to 10" in done.stderr
 
 
-def tiny_cross_encoder(folder):
-    """A cross-encoder of random weights, which costs nothing to run."""
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
-
-    folder.mkdir()
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *"abcdefghijklmnopqrstuvwxyz",
-        *(f"##{c}" for c in "abcdefghij"),
-    ]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=32).save_pretrained(folder)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(vocab_size=len(words), num_labels=1, max_position_embeddings=32, **sizes)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("recipe", ["nv_retriever", "simans", "cross_encoder"])
-def test_every_recipe_mines_the_sample(tmp_path, make_static_model, recipe):
+def test_every_recipe_mines_the_sample(tmp_path, make_static_model, make_cross_encoder, recipe):
     make_static_model().save(str(tmp_path / "model"))
     options = ["--model", tmp_path / "model", "--negatives", 2, "--output", tmp_path / "mined", "--k", 50]
     if recipe == "cross_encoder":
         options[-1] = 10
-        options += ["--teacher", tiny_cross_encoder(tmp_path / "teacher"), "--negative-below", 0.9]
+        options += ["--teacher", make_cross_encoder(tmp_path / "teacher"), "--negative-below", 0.9]
     done = run(f"{recipe}.py", *options)
     assert done.returncode == 0, done.stderr
     mined = pd.read_parquet(tmp_path / "mined" / "mined.parquet")

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.fingerprint import digest_strings, fingerprint
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
+from hnm_datasets.indexes.bm25_counts import Counts, Statistics
 from hnm_datasets.indexes.parts import checked_part, rows_of_part
 from hnm_datasets.keys import KeyTable
 from hnm_datasets.processes import threads
@@ -244,8 +245,8 @@ class BM25Index:
         return ["" if word in stop_words else stem for word, stem in zip(words, stems, strict=True)]
 
     def _build(self, folder: Path) -> None:
-        counted = self._counted(self.rows) if self.part is None else _Counts.open(self._counts_of(self.part[0]))
-        all_ = _Statistics.of([counted]) if self.part is None else _Statistics.open(self._statistics())
+        counted = self._counted(self.rows) if self.part is None else Counts.open(self._counts_of(self.part[0]))
+        all_ = Statistics.of([counted]) if self.part is None else Statistics.open(self._statistics())
         # A token that this part lacks has no postings, and others find it.
         frequencies = np.zeros(len(all_.frequencies), dtype=np.int64)
         frequencies[all_.vocabulary.find(counted.vocabulary)] = np.diff(counted.starts)
@@ -268,7 +269,7 @@ class BM25Index:
         if self.part is None:
             all_.vocabulary.save(folder, "vocabulary")
 
-    def _counted(self, rows: range) -> _Counts:
+    def _counted(self, rows: range) -> Counts:
         """Count how often each passage holds each token."""
         tokenize = self._tokenizer()
         # A word's number is its place in the order of first appearance.
@@ -299,7 +300,7 @@ class BM25Index:
         counts = scipy.sparse.coo_array((np.ones(len(owners), dtype=np.float32), (owners, tokens[kept])), shape=shape)
         by_token = counts.tocsc()  # sums repeated tokens
         by_token.sort_indices()
-        return _Counts(
+        return Counts(
             starts=by_token.indptr.astype(np.int64),
             postings=by_token.indices.astype(np.int32),
             counts=by_token.data,
@@ -327,7 +328,7 @@ class BM25Index:
         name = fingerprint(content | self._tokens_of(None))
 
         def build(folder: Path) -> None:
-            _Statistics.of([_Counts.open(self._counts_of(part)) for part in range(parts)]).save(folder)
+            Statistics.of([Counts.open(self._counts_of(part)) for part in range(parts)]).save(folder)
 
         if not is_complete(cache_root() / "bm25-statistics" / name):
             # The lock of the statistics is held while they are made: whoever waits for it could be counting. Each
@@ -338,78 +339,6 @@ class BM25Index:
             for part in range(parts):
                 self._counts_of(part)
         return build_once("bm25-statistics", name, build)
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """How often each of n passages holds each of V tokens, by token.
-
-    Attributes:
-        starts: Where each token's postings begin and end. Shape (V + 1,).
-        postings: Passages, from 0 on, ascending for each token. Shape (P,).
-        counts: How often. Shape (P,), float32.
-        lengths: How many tokens each passage has. Shape (n,).
-        vocabulary: The digest of each token, ascending. Shape (V, 2).
-    """
-
-    starts: NDArray[np.int64]
-    postings: NDArray[np.int32]
-    counts: NDArray[np.float32]
-    lengths: NDArray[np.float64]
-    vocabulary: NDArray[np.uint64]
-
-    def save(self, folder: Path) -> None:
-        for field in fields(self):
-            save_array(folder, field.name, getattr(self, field.name))
-
-    @classmethod
-    def open(cls, folder: Path) -> _Counts:
-        arrays: Any = {field.name: open_array(folder, field.name) for field in fields(cls)}
-        return cls(**arrays)
-
-
-@dataclass(frozen=True)
-class _Statistics:
-    """What the formulas need to know of a whole corpus.
-
-    Attributes:
-        vocabulary: The number of each token.
-        frequencies: In how many passages each is. Shape (V,).
-        passages: How many there are.
-        tokens: How many tokens they have.
-    """
-
-    vocabulary: KeyTable
-    frequencies: NDArray[np.int64]
-    passages: int
-    tokens: float
-
-    @classmethod
-    def of(cls, parts: list[_Counts]) -> _Statistics:
-        digests = np.concatenate([part.vocabulary for part in parts])
-        frequencies = np.concatenate([np.diff(part.starts) for part in parts])
-        order = np.lexsort((digests[:, 1], digests[:, 0]))
-        digests, frequencies = digests[order], frequencies[order]
-        first = np.ones(len(digests), dtype=bool)
-        first[1:] = (digests[1:] != digests[:-1]).any(axis=1)
-        totals = np.add.reduceat(frequencies, np.flatnonzero(first)) if len(first) else frequencies
-        return cls(
-            KeyTable.from_digests(digests[first]),
-            totals,
-            sum(len(part.lengths) for part in parts),
-            float(sum(part.lengths.sum() for part in parts)),
-        )
-
-    def save(self, folder: Path) -> None:
-        self.vocabulary.save(folder, "vocabulary")
-        save_array(folder, "frequencies", self.frequencies)
-        save_array(folder, "sizes", np.array([self.passages, self.tokens]))
-
-    @classmethod
-    def open(cls, folder: Path) -> _Statistics:
-        sizes = open_array(folder, "sizes")
-        frequencies: Any = open_array(folder, "frequencies")
-        return cls(KeyTable.open(folder, "vocabulary"), frequencies, int(sizes[0]), float(sizes[1]))
 
 
 # ---- the formulas ------------------------------------------------------------------------------------------------

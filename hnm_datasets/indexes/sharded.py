@@ -22,7 +22,7 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25 import BM25Index
 from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.indexes.parts import merged_hits
-from hnm_datasets.processes import in_worker
+from hnm_datasets.processes import in_ray_worker, in_worker
 from hnm_datasets.ragged import Ragged, kept_offsets
 from hnm_datasets.storage import cache_root, cache_root_at
 
@@ -115,7 +115,7 @@ class ShardedIndex:
         Returns:
             Rows and scores of shape (B, k), see `Hits`.
         """
-        if self.workers is None or in_worker():
+        if self.workers is None or in_worker() or in_ray_worker():
             return _merged([self._search_part(part, queries, k) for part in self._open_first()], k)
         if self.workers == _RAY:
             import ray

@@ -210,13 +210,13 @@ def test_building_a_part_holds_no_other(fresh, monkeypatch):
     whole = BM25Index(corpus)
     index = BM25Index(corpus, part=(0, 16))
     read = []
-    opened = bm25_module._Counts.open
+    opened = bm25_module.Counts.open
 
     def watched(folder):
         read.append(folder.name)
         return opened(folder)
 
-    monkeypatch.setattr(bm25_module._Counts, "open", watched)
+    monkeypatch.setattr(bm25_module.Counts, "open", watched)
     monkeypatch.setattr(BM25Index, "_counted", lambda *_: pytest.fail("counted again"))
     tracemalloc.start()
     other = BM25Index(corpus, part=(3, 16))

@@ -1,0 +1,145 @@
+"""Reading a dataset of any form in batches of bounded size, and naming its passages by numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hnm_datasets.columns import Batch
+from hnm_datasets.corpus import Corpus
+from hnm_datasets.fingerprint import digest_strings
+from hnm_datasets.forms import Form, Rows, Side, read_rows
+from hnm_datasets.text import normalized_digests
+
+#: What a batch may hold, so that long lists and long passages take no more memory than short ones.
+_ROWS, _BYTES = 10_000, 64 << 20
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Passages(NamedTuple):
+    """What is known of the positives or negatives of a batch, P in all.
+
+    Attributes:
+        own: 64 bits that two passages share if they are the same one: of the same id, or else of the very same text.
+        text: 64 bits that two passages share if their texts differ in nothing but Unicode form, case and white space.
+        known: Which are in the corpus; all of them, if there is none to look in.
+    """
+
+    own: NDArray[np.uint64]
+    text: NDArray[np.uint64]
+    known: NDArray[np.bool_]
+
+
+def check_dataset(owner: str, dataset: object) -> Dataset:
+    """Return the dataset, or say what to pass instead."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"{owner} takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict take a split; write an "
+            f"IterableDataset to Parquet first."
+        )
+    if not len(dataset):
+        raise ValueError(f"{owner}: the dataset is empty: there is nothing to look at. Was every row filtered out?")
+    return dataset
+
+
+def iter_rows(dataset: Dataset, form: Form, owner: str, at_most: int | None = None) -> Iterator[Rows]:
+    """Yield the rows of a dataset in order, as many at a time as stay small."""
+    table = dataset.data
+    size = min(_ROWS, at_most or _ROWS, max(1, int(_BYTES * len(table) / max(table.nbytes, 1))))
+    for part in dataset.with_format("arrow").iter(size):
+        yield read_rows(form, Batch(part, step=owner))
+
+
+def query_keys(rows: Rows, by_id: bool = True) -> NDArray[np.uint64]:
+    """Return 64 bits per row that depend on its query's id, or on its text where there is none. Shape (B,).
+
+    Args:
+        rows: B rows.
+        by_id: False for the text in any case.
+    """
+    names = rows.queries if rows.query_ids is None or not by_id else rows.query_ids
+    return digest_strings(names.to_pylist())[:, 0]
+
+
+def text_keys(texts: pa.Array) -> NDArray[np.uint64]:
+    """Return 64 bits per text that do not depend on Unicode form, case and white space. Shape (P,)."""
+    return _digests(texts)[:, 0]
+
+
+def passages_of(side: Side, corpus: Corpus | None, as_texts: bool = False) -> Passages:
+    """Name the passages of one side by numbers.
+
+    Args:
+        side: P passages.
+        corpus: Where passages with ids alone are found.
+        as_texts: Go by texts also where ids and a corpus are at hand, so that forms with ids and forms with texts can
+            be compared.
+    """
+    texts = texts_of(side, corpus) if as_texts else side.full_texts
+    if texts is not None:
+        digests = _digests(texts)
+        text, known = digests[:, 0], np.ones(len(digests), dtype=bool)
+        if corpus is not None:
+            known = corpus.find_digests(digests) >= 0
+        names = texts if side.ids is None else side.ids
+        own = digest_strings(names.to_pylist())[:, 0]
+        # Passages that the corpus lacks have no text, and are not all the same one for that.
+        return Passages(own, text if side.texts is not None else np.where(known, text, own), known)
+    ids = side.named
+    if corpus is None:
+        own = digest_strings(ids.to_pylist())[:, 0]
+        return Passages(own, own, np.ones(len(own), dtype=bool))
+    rows = corpus.find(ids)
+    own, text = rows.astype(np.uint64), corpus.text_codes[np.maximum(rows, 0)].astype(np.uint64)
+    if (rows < 0).any():
+        # They differ from each other, and from all row numbers.
+        strangers = digest_strings(ids.filter(pa.array(rows < 0)).to_pylist())[:, 0] | np.uint64(1 << 63)
+        own[rows < 0] = text[rows < 0] = strangers
+    return Passages(own, text, rows >= 0)
+
+
+def texts_of(side: Side, corpus: Corpus | None) -> pa.Array | None:
+    """Return titles and texts of one side; None where they are in a corpus that is not at hand.
+
+    A passage that the corpus lacks has an empty text.
+    """
+    texts = side.full_texts
+    if texts is not None:
+        return texts
+    if corpus is None:
+        return None
+    rows = corpus.find(side.ids)
+    found = corpus.texts(rows[rows >= 0]).cast(pa.large_string())
+    if len(found) == len(rows):
+        return found
+    places = np.cumsum(rows >= 0) - 1
+    return found.take(pa.array(places, mask=rows < 0)).fill_null("")
+
+
+def pair_keys(queries: NDArray[np.uint64], passages: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return 64 bits per pair of query and passage. Shape (P,)."""
+    with np.errstate(over="ignore"):
+        mixed = (queries ^ (queries >> np.uint64(29))) * _STEP + passages
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def is_among(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell which keys are among the known ones, which are in ascending order. Shape (P,)."""
+    if not len(known):
+        return np.zeros(len(keys), dtype=bool)
+    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.asarray(known[places] == keys)
+
+
+def _digests(texts: pa.Array) -> NDArray[np.uint64]:
+    # A text is often there more than once in a batch, and normalising takes most of the time.
+    coded = texts.dictionary_encode()
+    return np.asarray(normalized_digests(coded.dictionary.to_pylist())[coded.indices.to_numpy()])

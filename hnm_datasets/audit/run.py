@@ -1,0 +1,220 @@
+"""`audit_negatives`: everything that can be said of mined negatives without training on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from hnm_datasets import checks
+from hnm_datasets.audit.defects import defects_of
+from hnm_datasets.audit.false_negatives import FalseNegatives, Judgements, estimate
+from hnm_datasets.audit.reading import check_dataset, is_among, iter_rows, query_keys, texts_of
+from hnm_datasets.audit.report import Audit
+from hnm_datasets.audit.sampled import Sampled, draw_sample
+from hnm_datasets.audit.spread import Spread
+from hnm_datasets.audit.tally import Tally, false_by_teacher
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, Batch
+from hnm_datasets.corpus import Corpus, check_corpus
+from hnm_datasets.forms import LABELED_PAIRS, TRIPLETS, Form, Rows, read_rows, recognize
+from hnm_datasets.ragged import kept_offsets, list_array
+from hnm_datasets.transforms.base import Transform
+
+#: Rows that a teacher scores when it is asked here.
+_JUDGED_ROWS = 1_000
+_NAME = "audit_negatives"
+
+
+def audit_negatives(
+    dataset: Dataset,
+    corpus: Corpus | None = None,
+    *,
+    judgements: Dataset | None = None,
+    teacher: str | Transform | None = None,
+    threshold: float | None = None,
+    near_duplicates_from: float = 0.8,
+    sample: int = 10_000,
+    seed: int = 0,
+) -> Audit:
+    """Look at mined negatives: what is wrong with them, how hard they are, how many are relevant in truth.
+
+    Any form is recognised by its columns, see `hnm_datasets.forms`: rows that the miners made, the four forms of
+    sentence-transformers, those of Tevatron and of FlagEmbedding. Defects are counted over all rows; texts are
+    compared, and scores described, on a sample.
+
+    Args:
+        dataset: Mined rows.
+        corpus: The passages that were mined from. Needed for texts where the rows have ids alone, and to tell what is
+            no passage.
+        judgements: Which passages are relevant: `query_id`, `corpus_id` and `score` (relevant above 0), or rows with
+            `positive_ids`, as `load_beir` gives them. With them the false negatives are counted.
+        teacher: Without judgements, whose scores tell false negatives: a name of score columns in the rows, or a step
+            such as `CrossEncoderScores(corpus, model)`, which then scores 1,000 rows. None: the scores named
+            `"teacher"`, where there are any.
+        threshold: The teacher's score from which on a negative counts as relevant; None: the mean score of the
+            positives of its row.
+        near_duplicates_from: The similarity from which on two texts count as nearly the same, see
+            `DropNearDuplicates`.
+        sample: How many rows texts and spreads are taken from, fewer where each row has hundreds of passages.
+        seed: For the sample.
+
+    Returns:
+        An `Audit`: it prints itself, shows itself in a notebook, and has `.to_dict()`, `.to_markdown()` and
+        `.defects`.
+
+    Raises:
+        KeyError: The columns are in no known form, or one is missing; the message says which form was recognised. Or
+            there are no scores of the teacher that was named.
+        TypeError: `dataset` is not a `Dataset`.
+        ValueError: There is no row, or no query is judged.
+
+    Example:
+        >>> triplets = {"anchor": ["a?", "a?", "b?"], "positive": ["A.", "A.", "B."], "negative": ["B.", "a.", "C."]}
+        >>> audit = audit_negatives(Dataset.from_dict(triplets))
+        >>> [(defect.name, defect.count) for defect in audit.defects]
+        [('duplicates-of-positives', 1)]
+        >>> audit.form, audit.queries, audit.positives_elsewhere
+        ('triplets', 2, 0.5)
+    """
+    check_dataset(_NAME, dataset)
+    if corpus is not None:
+        check_corpus(_NAME, corpus)
+    near_from = checks.real_number(_NAME, "near_duplicates_from", near_duplicates_from, above=0.0)
+    sample = checks.whole_number(_NAME, "sample", sample, low=1)
+    seed = checks.whole_number(_NAME, "seed", seed, low=0)
+    if threshold is not None:
+        threshold = checks.real_number(_NAME, "threshold", threshold)
+    if not isinstance(teacher, (str, Transform, type(None))):
+        raise TypeError(f"{_NAME}: teacher must be a name of scores or a scoring step, got {type(teacher).__name__}.")
+    form = recognize(dataset.column_names, _NAME)
+    if isinstance(teacher, Transform) and corpus is None:
+        raise ValueError(
+            f"{_NAME}: a teacher that scores here needs the corpus: {_NAME}(dataset, corpus, teacher=...)."
+        )
+    if isinstance(teacher, str):
+        _check_scored(teacher, threshold, first_row(dataset, form))
+    judged = None
+    if judgements is not None:
+        judged = Judgements(
+            judgements,
+            corpus,
+            by_query_id=form.query_id is not None,
+            by_passage_id=first_row(dataset, form).negatives.ids is not None,
+            rows_are_keys=form.has_ids and corpus is not None,
+            owner=_NAME,
+        )
+    name = "" if isinstance(teacher, Transform) else teacher or "teacher"
+    tally = Tally(dataset, form, corpus, judged, name, threshold, _NAME).run()
+    n_negatives = int(tally.negatives_per_row.sum(dtype=np.int64))
+    n_rows = len(dataset)
+    drawn = draw_sample(dataset, sample, n_negatives / n_rows, tally.n_positives / n_rows, seed)
+    sampled = Sampled(drawn, form, corpus, near_from, tally.is_positive, _NAME).run(
+        (n_negatives + tally.n_positives) / n_rows
+    )
+    if judged is not None:
+        false_negatives = _by_judgements(tally, judged)
+    elif isinstance(teacher, Transform) and corpus is not None:
+        false_negatives = _by_asking(teacher, drawn, form, corpus, threshold, seed)
+    else:
+        false, known = tally.teacher_per_row
+        false_negatives = estimate(name, _rule(threshold), tally.queries, false, known)
+    per, counts = "row", tally.negatives_per_row
+    if form.name in (TRIPLETS, LABELED_PAIRS):
+        per, counts = "query", tally.negatives_per_query
+    order = np.argsort(-tally.negatives.counts, kind="stable")[:3]
+    hubs = zip(tally.name_of(tally.negatives.keys[order]), tally.negatives.counts[order].tolist(), strict=True)
+    overlap = {
+        what: float(sampled.values(what).mean())
+        for what in ("query in positive", "query in negative", "positive and negative")
+        if len(sampled.values(what))
+    }
+    words = {side: sampled.spread(f"{side} words") for side in ("positive", "negative")}
+    return Audit(
+        form=form.name,
+        recognized=form.describe(),
+        rows=n_rows,
+        queries=len(np.unique(tally.queries)),
+        positives=tally.n_positives,
+        negatives=n_negatives,
+        passages=len(tally.negatives.keys),
+        corpus=None if corpus is None else len(corpus),
+        sampled_rows=len(drawn),
+        per=per,
+        per_row=Spread.of(counts),
+        short_rows=int((counts < counts.max()).sum()),
+        sources=tally.sources,
+        scores=sampled.scores(tally.scores),
+        ranks=sampled.spread("ranks"),
+        hubs=tuple(hubs),
+        positives_elsewhere=float(is_among(tally.positives.keys, tally.negatives.keys).mean())
+        if len(tally.positives.keys)
+        else 0.0,
+        overlap=overlap,
+        words={side: spread for side, spread in words.items() if spread is not None},
+        false_negatives=false_negatives,
+        defects=defects_of(tally, sampled.near, len(drawn)),
+    )
+
+
+def first_row(dataset: Dataset, form: Form) -> Rows:
+    """Read the first row, which tells what the others have too: ids, scores."""
+    return read_rows(form, Batch(dataset.with_format("arrow")[:1], step=_NAME))
+
+
+def _check_scored(teacher: str, threshold: float | None, rows: Rows) -> None:
+    of_negatives, of_positives = rows.negatives.scores.keys(), rows.positives.scores.keys()
+    usable = of_negatives if threshold is not None else of_negatives & of_positives
+    if teacher in usable:
+        return
+    lacking = " of positives, which are the limit without threshold=" if teacher in of_negatives else ""
+    raise KeyError(
+        f"{_NAME}: the rows have no scores{lacking} by {teacher!r}; there are those by {sorted(usable)}. Score first, "
+        f"for example with .map(CrossEncoderScores(corpus, model, name={teacher!r}), batched=True)."
+    )
+
+
+def _rule(threshold: float | None) -> str:
+    return "scored as high as the positives" if threshold is None else f"scored {threshold:g} or higher"
+
+
+def _by_judgements(tally: Tally, judged: Judgements) -> FalseNegatives | None:
+    # Of the negatives of other queries nothing is known: to count them as true would make the rate too low.
+    known = is_among(tally.queries, judged.queries)
+    if not known.any():
+        raise ValueError(
+            f"{_NAME}: no query of the dataset is in the judgements. Are the queries of both named alike? The first "
+            f"row is: {tally.describe_first_row()}."
+        )
+    negatives = np.where(known, tally.negatives_per_row, 0)
+    rule = "judged relevant"
+    if not judged.tell_more(np.unique(tally.queries), tally.positive_pairs, tally.positive_texts):
+        rule = "judged relevant; nothing beyond the rows' own positives was"
+    return estimate("judgements", rule, tally.queries, tally.false_per_row, negatives)
+
+
+def _by_asking(
+    teacher: Transform, drawn: Dataset, form: Form, corpus: Corpus, threshold: float | None, seed: int
+) -> FalseNegatives | None:
+    """Let a step score some rows."""
+    if len(drawn) > _JUDGED_ROWS:
+        drawn = drawn.select(np.random.default_rng(seed).choice(len(drawn), _JUDGED_ROWS, replace=False))
+    name = str(getattr(teacher, "name", "teacher"))
+    queries, counts = [], []
+    for rows in iter_rows(drawn, form, _NAME):
+        columns = {QUERY: rows.queries, POSITIVE_IDS: _ids(rows, corpus, 0), NEGATIVE_IDS: _ids(rows, corpus, 1)}
+        scored = teacher(pa.table(columns))
+        scored_rows = read_rows(recognize(scored.column_names, _NAME), Batch(scored, step=_NAME))
+        if name not in scored_rows.negatives.scores:
+            raise ValueError(f"{_NAME}: the teacher {type(teacher).__name__} wrote no scores named {name!r}.")
+        queries.append(query_keys(rows))
+        counts.append(false_by_teacher(scored_rows, name, threshold))
+    false, known = np.concatenate(counts, axis=1)
+    return estimate(name, _rule(threshold), np.concatenate(queries), false, known)
+
+
+def _ids(rows: Rows, corpus: Corpus, part: int) -> pa.ListArray:
+    """Return one side's passages as lists of ids of the corpus; what it lacks is left out."""
+    side = (rows.positives, rows.negatives)[part]
+    texts = texts_of(side, None)
+    found = corpus.find(side.ids) if texts is None else corpus.find_texts(texts.to_pylist())
+    return list_array(kept_offsets(side.offsets, found >= 0), corpus.ids(found[found >= 0]))

@@ -1,0 +1,126 @@
+"""What is measured on a sample of the rows: texts, and how scores and ranks are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hnm_datasets.audit.reading import Passages, iter_rows, passages_of, query_keys, texts_of
+from hnm_datasets.audit.spread import Scores, Spread, histogram_of
+from hnm_datasets.audit.tally import Found, ScoreCounts, describe_pair, mean_of_rows
+from hnm_datasets.audit.texts import pairs_of_rows, shared_by, similarity, words_of
+from hnm_datasets.corpus import Corpus
+from hnm_datasets.forms import Form, Rows
+from hnm_datasets.shingles import shingles_of
+
+#: Pairs of positives and negatives that are compared in all.
+_PAIRS = 500_000
+#: Passages of a batch.
+_PASSAGES = 20_000
+
+
+def draw_sample(dataset: Dataset, wanted: int, negatives: float, positives: float, seed: int) -> Dataset:
+    """Draw rows at random, fewer where each has many passages.
+
+    Args:
+        dataset: All rows.
+        wanted: How many to draw at most.
+        negatives: Negatives per row, on average.
+        positives: Positives per row, on average.
+        seed: For the draw.
+    """
+    size = min(len(dataset), wanted, max(100, int(_PAIRS / max(negatives * max(positives, 1), 1))))
+    if size == len(dataset):
+        return dataset
+    return dataset.select(np.sort(np.random.default_rng(seed).choice(len(dataset), size, replace=False)))
+
+
+@dataclass
+class Sampled:
+    """What a sample of rows tells. All lists are collected batch by batch.
+
+    Attributes:
+        is_positive: Tells which pairs of query and passage are known to be relevant.
+        near: Negatives that are nearly the same text as a positive of their row.
+    """
+
+    dataset: Dataset
+    form: Form
+    corpus: Corpus | None
+    near_from: float
+    is_positive: Callable[[NDArray[np.uint64], Passages], NDArray[np.bool_]]
+    owner: str
+    near: Found = field(default_factory=Found)
+
+    def __post_init__(self) -> None:
+        self._values: dict[str, list[NDArray[Any]]] = {}
+
+    def run(self, passages_per_row: float) -> Sampled:
+        """Read the rows."""
+        at_most = max(1, int(_PASSAGES / max(passages_per_row, 1)))
+        for rows in iter_rows(self.dataset, self.form, self.owner, at_most):
+            self._read_texts(rows)
+            for name, negative in rows.negatives.scores.items():
+                self._add(f"negative {name}", negative)
+                if name in rows.positives.scores:
+                    positive = rows.positives.scores[name]
+                    means = mean_of_rows(positive, rows.positives)
+                    self._add(f"positive {name}", positive)
+                    self._add(f"margin {name}", means[rows.negatives.owners] - negative)
+            if rows.negatives.ranks is not None:
+                self._add("ranks", rows.negatives.ranks)
+        return self
+
+    def spread(self, name: str) -> Spread | None:
+        """Describe what was collected under a name; None if nothing was."""
+        return Spread.of(self.values(name)) if name in self._values else None
+
+    def values(self, name: str) -> NDArray[np.float64]:
+        """Return what was collected under a name."""
+        return np.concatenate([*self._values.get(name, []), np.empty(0)]).astype(np.float64)
+
+    def scores(self, counts: Mapping[str, ScoreCounts]) -> dict[str, Scores]:
+        """Describe all scores."""
+        return {
+            name: Scores(
+                positive=self.spread(f"positive {name}"),
+                negative=self.spread(f"negative {name}"),
+                margin=self.spread(f"margin {name}"),
+                above=counted.above / counted.compared if counted.compared else None,
+                histogram=histogram_of(self.values(f"positive {name}"), self.values(f"negative {name}")),
+            )
+            for name, counted in counts.items()
+        }
+
+    def _add(self, name: str, values: NDArray[Any]) -> None:
+        self._values.setdefault(name, []).append(values)
+
+    def _read_texts(self, rows: Rows) -> None:
+        texts = [texts_of(side, self.corpus) for side in (rows.positives, rows.negatives)]
+        if texts[0] is None or texts[1] is None:
+            return
+        # Each text once: positives and negatives come again and again.
+        parts = [part.cast(pa.large_string()) for part in (rows.queries, *texts)]
+        coded = pa.concat_arrays(parts).dictionary_encode()
+        codes = coded.indices.to_numpy().astype(np.int64)
+        queries, positives, negatives = np.split(codes, np.cumsum([len(part) for part in parts])[:-1])
+        words, lengths = words_of(coded.dictionary)
+        of_positives, of_negatives = queries[rows.positives.owners], queries[rows.negatives.owners]
+        for side, query, own in (("positive", of_positives, positives), ("negative", of_negatives, negatives)):
+            self._add(f"{side} words", lengths[own])
+            asked = words.lengths[query]
+            self._add(f"query in {side}", shared_by(words, query, own)[asked > 0] / asked[asked > 0])
+        lefts, rights = pairs_of_rows(rows.positives.offsets, rows.negatives.offsets)
+        self._add("positive and negative", similarity(words, positives[lefts], negatives[rights]))
+        shingles = shingles_of(coded.dictionary)
+        near = similarity(shingles, positives[lefts], negatives[rights]) >= self.near_from
+        # The same text as one positive, and nearly that of another: it was counted among the exact ones.
+        exact = self.is_positive(query_keys(rows)[rows.negatives.owners], passages_of(rows.negatives, self.corpus))
+        which = (np.bincount(rights[near], minlength=len(negatives)) > 0) & ~exact
+        self.near.add(which, lambda place: describe_pair(rows, rows.negatives, place))

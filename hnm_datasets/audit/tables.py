@@ -1,0 +1,125 @@
+"""Small tables as text, Markdown and HTML."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hnm_datasets.markdown import fenced, plain
+
+#: A number, with a sign or a unit.
+_NUMBER = re.compile(r"(-|-?[\d.,]+(e[-+]?\d+)?%?)( \^|  )?")
+_WIDEST = 110
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the names of columns, rows of cells, and what is said below.
+
+    Attributes:
+        title: What the table shows; may be empty.
+        columns: Their names.
+        rows: Cells; what can be counted is written by `number`.
+        note: Said below; may be empty.
+        block: Shown as it is, in a font of fixed width, below the rows.
+    """
+
+    title: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    note: str = ""
+    block: str = ""
+
+
+def number(value: float | None) -> str:
+    """Write a number for a person: whole ones with separators, others with three digits.
+
+    Example:
+        >>> number(12345), number(0.123456), number(None)
+        ('12,345', '0.123', '-')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    """Write a share as a percentage with one digit.
+
+    Example:
+        >>> percent(0.0345), percent(None)
+        ('3.5%', '-')
+    """
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def as_text(heading: str, tables: Sequence[Table]) -> str:
+    """Write tables for a terminal."""
+    parts = [heading]
+    for table in tables:
+        lines = [table.title] if table.title else []
+        cells = [tuple(map(_shortened, row)) for row in (table.columns, *table.rows) if any(row)]
+        # What is compared stands below each other.
+        columns = [
+            [cell.rjust(width) if numeric else cell.ljust(width) for cell in column]
+            for column in zip(*cells, strict=True)
+            for width in [max(map(len, column))]
+            for numeric in [all(map(_is_number, column[1:]))]
+        ]
+        lines += [("  " + "  ".join(row)).rstrip() for row in zip(*columns, strict=True)]
+        lines += [f"  {line}" for line in (*table.note.splitlines(), *table.block.splitlines())]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def as_markdown(heading: str, tables: Sequence[Table]) -> str:
+    """Write tables for a README or a dataset card."""
+    parts = [_markdown_cell(heading)] if heading else []
+    for table in tables:
+        if table.title:
+            parts.append(f"### {table.title}")
+        if table.rows:
+            lines = [tuple(map(_markdown_cell, row)) for row in (table.columns, *table.rows)]
+            lines.insert(1, ("---",) * len(table.columns))
+            parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+        if table.note:
+            parts.append("  \n".join(map(plain, table.note.splitlines())))
+        if table.block:
+            parts.append(fenced(table.block, "text"))
+    return "\n\n".join(parts)
+
+
+def as_html(heading: str, tables: Sequence[Table]) -> str:
+    """Write tables for a notebook. Everything is escaped: passages may hold any markup."""
+    parts = [f"<p><strong>{html.escape(heading)}</strong></p>"]
+    for table in tables:
+        if table.title:
+            parts.append(f"<p><strong>{html.escape(table.title)}</strong></p>")
+        if table.rows:
+            head = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in table.columns)
+            body = "".join(
+                "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+                for row in table.rows
+            )
+            parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        if table.note:
+            parts.append(f"<p>{html.escape(table.note)}</p>")
+        if table.block:
+            parts.append(f"<pre>{html.escape(table.block)}</pre>")
+    return "\n".join(parts)
+
+
+def _is_number(cell: str) -> bool:
+    return bool(_NUMBER.fullmatch(cell))
+
+
+def _shortened(cell: str) -> str:
+    return cell if len(cell) <= _WIDEST else cell[: _WIDEST - 1] + "…"
+
+
+def _markdown_cell(cell: str) -> str:
+    return plain(cell)

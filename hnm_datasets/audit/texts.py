@@ -1,0 +1,77 @@
+"""What the texts of negatives have in common with those of their query and positives."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from hnm_datasets.audit import kernels
+from hnm_datasets.ragged import Ragged, offsets_of
+
+#: Sets of words, or of shingles, by number.
+Sets = Ragged[NDArray[np.uint64]] | Ragged[NDArray[np.uint32]]
+
+_WORD = re.compile(r"\w+")
+
+
+def words_of(texts: pa.Array) -> tuple[Ragged[NDArray[np.uint64]], NDArray[np.int64]]:
+    """Return the sorted, distinct words of each text, by number, and how many words it has in all.
+
+    Args:
+        texts: P texts.
+
+    Example:
+        >>> words, lengths = words_of(pa.array(["The plate, the plate!"]))
+        >>> words.lengths.tolist(), lengths.tolist()
+        ([2], [4])
+    """
+    found = [_WORD.findall(text.casefold()) for text in texts.to_pylist()]
+    codes = {word: xxhash.xxh3_64_intdigest(word.encode()) for word in set(chain.from_iterable(found))}
+    lengths = np.array([len(words) for words in found], dtype=np.int64)
+    flat = np.fromiter((codes[word] for word in chain.from_iterable(found)), np.uint64, int(lengths.sum()))
+    owners = np.repeat(np.arange(len(found)), lengths)
+    order = np.lexsort((flat, owners))
+    owners, flat = owners[order], flat[order]
+    fresh = np.ones(len(flat), dtype=bool)
+    fresh[1:] = (owners[1:] != owners[:-1]) | (flat[1:] != flat[:-1])
+    return Ragged(offsets_of(np.bincount(owners[fresh], minlength=len(found))), flat[fresh]), lengths
+
+
+def shared_by(sets: Sets, lefts: NDArray[np.int64], rights: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count what the two sets of each pair have in common. Shape (P,)."""
+    out = np.empty(len(lefts), dtype=np.int64)
+    kernels.count_shared(sets.offsets, sets.values, lefts, rights, out)
+    return out
+
+
+def similarity(sets: Sets, lefts: NDArray[np.int64], rights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the Jaccard similarity of each pair of sets; 0 for two empty ones. Shape (P,)."""
+    shared = shared_by(sets, lefts, rights)
+    return np.asarray(shared / np.maximum(sets.lengths[lefts] + sets.lengths[rights] - shared, 1))
+
+
+def pairs_of_rows(left: NDArray[np.int64], right: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pair all that the left and the right lists of each row hold.
+
+    Args:
+        left: Where each row's left list begins and ends. Shape (B + 1,).
+        right: Where its right list does. Shape (B + 1,).
+
+    Returns:
+        Flat places on the left and on the right. Shape (P,) each.
+
+    Example:
+        >>> lefts, rights = pairs_of_rows(np.array([0, 2, 3]), np.array([0, 1, 3]))
+        >>> lefts.tolist(), rights.tolist()
+        ([0, 1, 2, 2], [0, 0, 1, 2])
+    """
+    lefts = np.repeat(np.diff(left), np.diff(right))
+    rights = np.repeat(np.arange(right[-1]), lefts)
+    owners = np.repeat(np.arange(len(right) - 1), np.diff(right))
+    within = np.arange(len(rights)) - np.repeat(offsets_of(lefts)[:-1], lefts)
+    return left[:-1][owners[rights]] + within, rights

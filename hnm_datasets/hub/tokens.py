@@ -1,0 +1,37 @@
+"""Access tokens: none of them may get into a message, a card or a record."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import constants
+
+#: Markdown puts a backslash before the underscore, JSON two.
+_SHAPE = re.compile(r"\bhf\\*_[A-Za-z0-9]{30,}")
+#: A shorter one would be found in ordinary words.
+_SHORTEST = 8
+_HIDDEN = "[token]"
+
+
+def known_tokens(token: str | None = None) -> list[str]:
+    """Return the tokens that this process knows: the given one, those of the environment and of the login."""
+    found = [token, *(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))]
+    login = Path(constants.HF_TOKEN_PATH)
+    if login.is_file():
+        found.append(login.read_text(encoding="utf-8", errors="replace"))
+    return [text.strip() for text in found if text and len(text.strip()) >= _SHORTEST]
+
+
+def hide_tokens(text: str, known: Sequence[str]) -> str:
+    """Put `[token]` in the place of known tokens and of whatever looks like one of the Hub's.
+
+    Example:
+        >>> hide_tokens("my-secret, hf_abcdefghijklmnopqrstuvwxyzABCDEF and more", ["my-secret"])
+        '[token], [token] and more'
+    """
+    for token in known:
+        text = re.sub(r"\\*".join(map(re.escape, token)), _HIDDEN, text)
+    return _SHAPE.sub(_HIDDEN, text)

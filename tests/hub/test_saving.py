@@ -1,0 +1,292 @@
+"""What is saved comes back as it was, and nothing of others is destroyed."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from huggingface_hub import metadata_load
+
+from hnm_datasets import BM25Negatives, Corpus, ToTriplets, load_sample
+from hnm_datasets.hub import shards
+from hnm_datasets.hub.saving import save_mined, write_card
+
+
+@pytest.fixture
+def triplets():
+    texts = [f"passage {number}" for number in range(12)]
+    return Dataset.from_dict(
+        {"anchor": [f"query {text}" for text in texts], "positive": texts, "negative": texts[::-1]}
+    )
+
+
+@pytest.fixture
+def mined():
+    corpus, queries = load_sample("earthquakes")
+    return corpus, queries.map(BM25Negatives(corpus, k=4), batched=True)
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def card_of(folder):
+    return (folder / "README.md").read_text()
+
+
+def test_features_and_splits_come_back(tmp_path):
+    features = Features(
+        {
+            "anchor": Value("string"),
+            "passage": Value("string"),
+            "label": ClassLabel(names=["negative", "positive"]),
+            "weight": Value("float32"),
+        }
+    )
+    rows = Dataset.from_dict(
+        {"anchor": ["a", "a"], "passage": ["b", "c"], "label": [1, 0], "weight": [0.5, 1]}, features=features
+    )
+    folder = save_mined(DatasetDict(train=rows, test=rows.select([1])), tmp_path / "set")
+    back = load_dataset(str(folder))
+    assert list(back) == ["train", "test"]
+    assert back["train"].features == rows.features
+    assert back["train"].to_list() == rows.to_list()
+    assert back["test"].to_list() == rows.select([1]).to_list()
+    assert back["test"].features == rows.features
+
+
+def test_mined_rows_come_back_with_their_corpus(tmp_path, mined):
+    corpus, rows = mined
+    folder = save_mined(rows, tmp_path / "set", corpus=corpus, steps=[BM25Negatives(corpus, k=4)])
+    back = load_dataset(str(folder), split="train")
+    assert back.features == rows.features
+    assert back.to_list() == rows.to_list()
+    again = Corpus.from_dataset(load_dataset(str(folder), "corpus", split="train"))
+    assert again.fingerprint == corpus.fingerprint
+    record = json.loads((folder / "mining.json").read_text())
+    assert record["steps"] == [repr(BM25Negatives(corpus, k=4))]
+    assert record["corpus"]["fingerprint"] == corpus.fingerprint
+
+
+@pytest.mark.parametrize("columns", [["title"], ["group"], ["title", "group"], []])
+def test_the_corpus_keeps_its_titles_and_groups(tmp_path, columns):
+    passages = Dataset.from_dict(
+        {"id": ["a", "b", "c"], "text": ["A", "", "C"], "title": ["x", "y", None], "group": ["1", None, "1"]}
+    )
+    if "title" not in columns:
+        passages = passages.select([0, 2])
+    corpus = Corpus.from_dataset(passages.select_columns(["id", "text", *columns]))
+    rows = Dataset.from_dict({"query": ["q"], "positive_ids": [["a"]], "negative_ids": [["c"]]})
+    back = load_dataset(str(save_mined(rows, tmp_path / "set", corpus=corpus)), "corpus", split="train")
+    assert back.column_names == ["id", "text", *columns]
+    assert Corpus.from_dataset(back).fingerprint == corpus.fingerprint
+
+
+def test_large_sets_are_cut_into_shards(tmp_path, monkeypatch, mined):
+    corpus, rows = mined
+    monkeypatch.setattr(shards, "_SHARD", 700)
+    monkeypatch.setattr(shards, "_CHUNK", 200)
+    rows = Dataset.from_list(rows.to_list() * 20, features=rows.features)
+    folder = save_mined(rows, tmp_path / "set", corpus=corpus)
+    for name, expected in (("data", rows), ("corpus", None)):
+        paths = sorted((folder / name).iterdir())
+        assert len(paths) > 2
+        assert [path.name for path in paths] == [
+            f"train-{shard:05d}-of-{len(paths):05d}.parquet" for shard in range(len(paths))
+        ]
+        assert sum(pq.read_metadata(path).num_rows for path in paths) == (len(corpus) if expected is None else 20)
+    assert load_dataset(str(folder), split="train").to_list() == rows.to_list()
+    published = load_dataset(str(folder), "corpus", split="train")
+    assert Corpus.from_dataset(published).fingerprint == corpus.fingerprint
+
+
+def test_a_corpus_is_written_only_beside_ids_and_when_wanted(tmp_path, mined):
+    corpus, rows = mined
+    shaped = rows.map(ToTriplets(corpus), batched=True, remove_columns=rows.column_names)
+    for name, saved in (
+        ("texts", save_mined(shaped, tmp_path / "texts", corpus=corpus)),
+        ("ids", save_mined(rows, tmp_path / "ids", corpus=corpus, include_corpus=False)),
+    ):
+        assert sorted(path.name for path in saved.iterdir()) == ["README.md", "data", "mining.json"], name
+        assert corpus.fingerprint in (saved / "README.md").read_text()
+
+
+def test_a_selection_and_a_format_do_not_matter(tmp_path, triplets):
+    chosen = triplets.select([3, 1]).with_format("numpy")
+    back = load_dataset(str(save_mined(chosen, tmp_path / "set")), split="train")
+    assert back["positive"][:] == ["passage 3", "passage 1"]
+
+
+def test_an_earlier_folder_is_replaced(tmp_path, monkeypatch, triplets):
+    monkeypatch.setattr(shards, "_SHARD", 200)
+    folder = save_mined(triplets, tmp_path / "set")
+    assert len(list((folder / "data").iterdir())) > 1
+    monkeypatch.setattr(shards, "_SHARD", 1_000_000)
+    save_mined(triplets.select([0]), folder)
+    assert [path.name for path in (folder / "data").iterdir()] == ["train-00000-of-00001.parquet"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_an_empty_folder_is_used(tmp_path, triplets):
+    (tmp_path / "set").mkdir()
+    assert (save_mined(triplets, tmp_path / "set") / "README.md").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "mining.json", "README.md"])
+def test_a_folder_of_something_else_is_refused(tmp_path, triplets, name):
+    (tmp_path / name).write_text('{"made_by": "someone"}')
+    with pytest.raises(FileExistsError, match=rf"not written here \({name}\)\. Choose another folder"):
+        save_mined(triplets, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_was_put_into_an_own_folder_is_not_destroyed(tmp_path, triplets):
+    folder = save_mined(triplets, tmp_path / "set")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"notes\.txt"):
+        save_mined(triplets, folder)
+    (folder / "notes.txt").unlink()
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("## Caveats", "## Known faults"))
+    with pytest.raises(FileExistsError, match=r"changed by hand since\. Move it away or delete it"):
+        save_mined(triplets, folder)
+    assert "## Known faults" in card.read_text()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path, triplets):
+    (tmp_path / "set").write_text("")
+    with pytest.raises(FileExistsError, match="is a file"):
+        save_mined(triplets, tmp_path / "set")
+
+
+def test_a_failure_leaves_the_earlier_folder(tmp_path, monkeypatch, triplets):
+    folder = save_mined(triplets, tmp_path / "set")
+    before = files_of(folder)
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("hnm_datasets.hub.saving.write_rows", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_mined(triplets.select([0]), folder)
+    with pytest.raises(OSError, match="disk full"):
+        save_mined(triplets.select([0]), tmp_path / "other")
+    assert files_of(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_killed_run_leaves_no_half_of_a_folder(tmp_path):
+    code = f"""
+import os
+from datasets import Dataset
+from hnm_datasets.hub import saving
+saving.dataset_card = lambda *arguments: os.kill(os.getpid(), 9)
+rows = Dataset.from_dict({{"anchor": ["a"], "positive": ["b"], "negative": ["c"]}})
+saving.save_mined(rows, {str(tmp_path / "set")!r})
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert not (tmp_path / "set").exists()
+    save_mined(Dataset.from_dict({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}), tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_run_killed_between_the_renames_loses_nothing(tmp_path, monkeypatch, triplets):
+    folder = save_mined(triplets, tmp_path / "set")
+    before = files_of(folder)
+    folder.rename(tmp_path / ".set.hnm_datasets.old")
+    monkeypatch.setattr("hnm_datasets.hub.saving.dataset_card", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_mined(triplets.select([0]), folder)
+    assert files_of(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "error", "message"),
+    [
+        ({"anchor": [], "positive": [], "negative": []}, {}, ValueError, "split 'train' has no rows"),
+        ({"anchor": ["a"], "positive": ["b"]}, {}, KeyError, "no form of mined data"),
+        ({"query": ["a"], "negative_ids": [["b"]]}, {}, KeyError, "positive_ids"),
+        ([{"anchor": "a"}], {}, TypeError, "takes a Dataset or a DatasetDict, got list"),
+        ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"steps": "BM25"}, TypeError, "steps must be a list"),
+        ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"license": 1}, TypeError, "license must be a text"),
+        ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"language": [1]}, TypeError, "language must be"),
+        ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"corpus": 1}, TypeError, "corpus must be a Corpus"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path, rows, options, error, message):
+    dataset = Dataset.from_dict(rows) if isinstance(rows, dict) else rows
+    with pytest.raises(error, match=message):
+        save_mined(dataset, tmp_path / "set", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splits_that_differ_are_refused(tmp_path, triplets):
+    with pytest.raises(ValueError, match="'train' and 'test' hold different columns"):
+        save_mined(DatasetDict(train=triplets, test=triplets.rename_column("anchor", "query")), tmp_path / "set")
+    with pytest.raises(ValueError, match="no split"):
+        save_mined(DatasetDict(), tmp_path / "set")
+
+
+def test_an_id_that_is_not_in_the_corpus_is_refused(tmp_path, mined):
+    corpus, rows = mined
+    rows = Dataset.from_list([rows[0] | {"query_id": "odd", "negative_ids": ["volcanoes", "nowhere", "tsunamis", "x"]}])
+    with pytest.raises(KeyError, match=r"'negative_ids' of the row with query_id 'odd' names the passage 'nowhere'"):
+        save_mined(rows, tmp_path / "set", corpus=corpus)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- written again -----------------------------------------------------------------------------------------------
+
+
+def test_a_card_is_made_again_from_the_folder_alone(tmp_path, mined):
+    corpus, rows = mined
+    steps = [BM25Negatives(corpus, k=4)]
+    folder = save_mined(rows, tmp_path / "set", corpus=corpus, steps=steps, license="mit", language="en")
+    before = card_of(folder)
+    (folder / "README.md").unlink()
+    assert write_card(folder) == folder / "README.md"
+    assert card_of(folder) == before
+    write_card(folder, license="cc-by-4.0", name="Other", language=["en", "de"], source="me/source")
+    write_card(folder)
+    card = card_of(folder)
+    assert "\n# Other\n" in card
+    assert "cc-by-4.0" in card
+    assert metadata_load(folder / "README.md")["language"] == ["en", "de"]
+    assert "[me/source]" in card
+    assert load_dataset(str(folder), split="train").to_list() == rows.to_list()
+
+
+def test_a_card_for_a_folder_of_others(tmp_path):
+    rows = Dataset.from_dict({"query": ["q"] * 4, "pos": [["a"]] * 4, "neg": [["b", "c"]] * 4})
+    rows.to_parquet(tmp_path / "mine.parquet")
+    write_card(tmp_path, license="mit")
+    write_card(tmp_path, license="cc0-1.0", name="Mine")
+    assert "FlagEmbedding" in card_of(tmp_path)
+    assert "The steps were not recorded." in card_of(tmp_path)
+    assert metadata_load(tmp_path / "README.md")["license"] == "cc0-1.0"
+    assert load_dataset(str(tmp_path), split="train").to_list() == rows.to_list()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "mine.parquet"]
+
+
+def test_a_card_that_was_not_written_here_is_kept(tmp_path):
+    Dataset.from_dict({"query": ["q"], "pos": [["a"]], "neg": [["b"]]}).to_parquet(tmp_path / "mine.parquet")
+    (tmp_path / "README.md").write_bytes(b"# \xff mine")
+    with pytest.raises(FileExistsError, match=r"was not written here, or was changed by hand since\. Move it away"):
+        write_card(tmp_path)
+    (tmp_path / "README.md").unlink()
+    write_card(tmp_path)
+    text = card_of(tmp_path).replace("## Use", "## How to use")
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(FileExistsError, match="changed by hand"):
+        write_card(tmp_path)
+    assert card_of(tmp_path) == text
+
+
+def test_no_folder_no_form(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        write_card(tmp_path / "nowhere")
+    Dataset.from_dict({"a": ["q"]}).to_parquet(tmp_path / "mine.parquet")
+    with pytest.raises(KeyError, match="no form of mined data"):
+        write_card(tmp_path)

@@ -1,0 +1,76 @@
+import subprocess
+import sys
+
+import pytest
+from datasets import Dataset
+
+from hnm_datasets import BM25Negatives, TopNegatives, ToTriplets, load_sample
+from hnm_datasets.__main__ import main
+from hnm_datasets.hub import save_mined
+
+
+@pytest.fixture
+def mined():
+    corpus, queries = load_sample()
+    rows = queries.select(range(30)).map(BM25Negatives(corpus, k=10), batched=True)
+    return corpus, rows.map(TopNegatives(3), batched=True)
+
+
+def test_audit_of_a_saved_folder_uses_its_corpus(mined, tmp_path, capsys):
+    corpus, rows = mined
+    save_mined(rows, tmp_path / "saved", corpus=corpus)
+    assert main(["audit", str(tmp_path / "saved")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("train: Audit of 30 rows in the form mined")
+    assert f"from a corpus of {len(corpus):,}" in printed
+
+
+def test_audit_of_triplets_that_another_tool_wrote_counts_the_defect(tmp_path, capsys):
+    rows = {"question": ["a?", "b?"], "answer": ["A.", "B."], "negative": ["A.", "C."]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
+    assert main(["audit", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "triplets (question, answer, negative)" in printed
+    assert "known-positives" in printed
+
+
+def test_card_is_written_and_written_again(mined, tmp_path, capsys):
+    corpus, rows = mined
+    triplets = rows.map(ToTriplets(corpus), batched=True, remove_columns=rows.column_names)
+    triplets.to_parquet(tmp_path / "train.parquet")
+    for _ in range(2):
+        assert main(["card", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_text().startswith("---")
+    assert "README.md" in capsys.readouterr().out
+
+
+def test_card_that_someone_wrote_is_kept(tmp_path, capsys):
+    Dataset.from_dict({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}).to_parquet(tmp_path / "train.parquet")
+    (tmp_path / "README.md").write_text("mine")
+    assert main(["card", str(tmp_path)]) == 1
+    assert "README.md" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["audit", "card"])
+def test_errors_are_one_line(command, tmp_path, capsys):
+    Dataset.from_dict({"a": ["x"]}).to_parquet(tmp_path / "train.parquet")
+    assert main([command, str(tmp_path)]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "no form of mined data was recognised in the columns ['a']" in error
+    assert main([command, str(tmp_path / "nowhere")]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_folder_without_data_is_an_error_of_one_line(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "broken.parquet").write_text("nothing")
+    assert main(["audit", str(tmp_path)]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_help_names_both_commands():
+    shown = subprocess.run([sys.executable, "-m", "hnm_datasets", "--help"], capture_output=True, text=True, check=True)
+    assert "audit" in shown.stdout
+    assert "card" in shown.stdout
