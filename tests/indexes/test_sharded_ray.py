@@ -22,7 +22,7 @@ def cluster():
 
 
 def start():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
 
 
 def count_letters(texts):
