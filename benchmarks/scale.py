@@ -221,8 +221,9 @@ def task_mine(folder: str, source: str, workers: int | None, ray_workers: int | 
     asked = ray.data.from_huggingface(rows).repartition(40).materialize()
 
     def mine() -> int:
+        pool = ray.data.ActorPoolStrategy(size=ray_workers)
         return asked.map_batches(
-            kind, fn_constructor_kwargs=arguments, batch_size=250, batch_format="pyarrow", concurrency=ray_workers
+            kind, fn_constructor_kwargs=arguments, batch_size=250, batch_format="pyarrow", compute=pool
         ).materialize().count()  # fmt: skip
 
     with measured(spent), Watch(ray=True) as watch:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 def in_worker() -> bool:
@@ -14,6 +15,15 @@ def in_worker() -> bool:
     # `Dataset.map(num_proc=...)` starts its workers with `multiprocess`, a fork of the standard library's module.
     modules = (multiprocessing, sys.modules.get("multiprocess"))
     return any(module is not None and module.parent_process() is not None for module in modules)
+
+
+def imported_ray(asking: str) -> Any:
+    """Return the module of Ray, or say what to install."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f"{asking} needs Ray. To install it: pip install 'hnm-datasets[ray]'.") from error
+    return ray
 
 
 def in_ray_worker() -> bool:

@@ -22,6 +22,7 @@ from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.embeddings import DTYPES, Embeddings, Job
 from hnm_datasets.encoders import Encoder
 from hnm_datasets.models import LoadedModel, load_model
+from hnm_datasets.processes import imported_ray
 from hnm_datasets.storage import cache_root, cache_root_at, is_complete
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class _Worker:
 def _run(
     job: Job, loaded: LoadedModel, options: dict[str, Any], concurrency: int | None, resources: dict[str, float]
 ) -> None:
-    ray = _ray()
+    ray = imported_ray("embed_with_ray")
     if not job.begin():
         return
     pending = job.missing()
@@ -247,11 +248,3 @@ def _source(loaded: LoadedModel) -> Iterator[Any]:
             loaded.model.save(folder)
             Path(folder).chmod(0o755)
             yield str(Path(folder).absolute())
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("embed_with_ray needs Ray. To install it: pip install 'hnm-datasets[ray]'.") from error
-    return ray

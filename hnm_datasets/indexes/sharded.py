@@ -22,7 +22,7 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25 import BM25Index
 from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.indexes.parts import merged_hits
-from hnm_datasets.processes import in_ray_worker, in_worker
+from hnm_datasets.processes import imported_ray, in_ray_worker, in_worker
 from hnm_datasets.ragged import Ragged, kept_offsets
 from hnm_datasets.storage import cache_root, cache_root_at
 
@@ -53,6 +53,7 @@ class ShardedIndex:
             search one after another in any case.
 
     Raises:
+        ImportError: Ray is not installed, and `workers="ray"`.
         TypeError: A part is no index, or an option is of the wrong type.
         ValueError: A part is missing, there twice, or made with other options.
 
@@ -82,7 +83,9 @@ class ShardedIndex:
             object.__setattr__(self, "memory", checks.whole_number(name, "memory", memory, low=1))
             for part in self.parts:
                 part.close()
-        if self.workers is not None and self.workers != _RAY:
+        if self.workers == _RAY:
+            imported_ray(f"{name}: workers='ray'")
+        elif self.workers is not None:
             if isinstance(self.workers, str):
                 raise ValueError(f"{name}: workers must be a number of processes or 'ray', got {self.workers!r}.")
             object.__setattr__(self, "workers", checks.whole_number(name, "workers", self.workers, low=1))

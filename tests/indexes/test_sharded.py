@@ -369,6 +369,12 @@ def test_options_are_checked(options, error, match):
         ShardedIndex(parts_of((0, 1)), **options)
 
 
+def test_without_ray_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"^ShardedIndex: workers='ray' needs Ray\. To install it: pip install"):
+        ShardedIndex(parts_of((0, 1)), workers="ray")
+
+
 def test_sizes_and_orders_of_parts():
     assert ShardedIndex(parts_of((0, 1)), "8GB").memory == 8 * 10**9
     index = ShardedIndex(parts_of((1, 3), (2, 3), (0, 3)))
