@@ -8,8 +8,9 @@ BIN := .venv/bin
 quickstart: .venv/ready ## mine the embedded sample end to end and show the result
 	$(BIN)/python recipes/bm25.py
 
+# Two workers; with two threads each they would wait for one another.
 test: lint ## lint, type check and run the tests
-	$(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .
