@@ -6,10 +6,11 @@ Passages are 50 words drawn from a vocabulary whose frequencies fall as those of
 frequent words, as stop words are left out anyway; a query is eight words of one passage. Vectors of 64 dimensions are
 made from numbers, around 1,000 centres, in place of a model. Parts (`--parts`), each a section of the report:
 
-- scale: first seconds, peak of anonymous memory and bytes on disk of the corpus, of BM25, of the vectors and of an IVF
-  index; then 10,000 queries, k = 100, through `Dataset.map` in this process (all cores), in one worker and in two (a
-  core each), and through Ray Data with one and two workers. Memory of all processes together: what is anonymous, and
-  what they share counted once (PSS).
+- scale: first seconds, peak of anonymous memory and bytes on disk of the corpus, of BM25, of the vectors, of an IVF
+  index and of one that holds a byte a number; then 10,000 queries, k = 100, through `Dataset.map` in this process (all
+  cores), in one worker and in two (a core each), and through Ray Data with one and two workers. Memory of all processes
+  together: what is anonymous, and what they share counted once (PSS). Where the time goes: to start (the same workers
+  asked for two rows), and to search (the index alone asked the same, in this process).
 - encode: passages a second that MiniLM encodes here (needs the `offline` extra).
 - stream: a stream of queries to Parquet shards, killed and started again, with the memory along the way.
 
@@ -28,57 +29,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from _common import MIB, SEED, Parts, in_child, measured, run_script, table
-from _vectors import QUERIES, NumberedVectors
+from _common import MIB, Parts, in_child, measured, run_script, table
+from _texts import BATCH, WORDS, passages, queries, words_of
+from _vectors import NumberedVectors, query_vectors
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
 import hnm_datasets as hnm
 from hnm_datasets.storage import cache_root
 
-K, ASKED = 100, 10_000
-WORDS, LEFT_OUT, VOCABULARY = 50, 50, 200_000
+K, ASKED, RECALLED = 100, 10_000, 500
 KIND = "clustered"
-BATCH = 1000
-#: Rows of the stream, of which each shard holds some thousands.
-STREAMED = 200_000
-
-
-def words_of(seed: int, count: int, length: int) -> list[str]:
-    """Draw texts of words whose frequency is inverse to their rank (Zipf 1935)."""
-    ranks = np.arange(LEFT_OUT, VOCABULARY)
-    cumulated = np.cumsum(1 / (ranks + 2.7))
-    drawn = np.searchsorted(cumulated / cumulated[-1], np.random.default_rng((SEED, seed)).random((count, length)))
-    names = np.array([f"w{rank:x}" for rank in ranks])
-    return [" ".join(line) for line in names[drawn]]
-
-
-def passages(starts: list[int], size: int) -> Iterator[dict[str, str]]:
-    """Yield passages; the number that each ends with is that of its vector."""
-    for start in starts:
-        texts = words_of(start, min(BATCH, size - start), WORDS)
-        for row, text in enumerate(texts, start):
-            yield {"id": f"p{row}", "text": f"{text} {row:09d}"}
-
-
-def queries(start: int, count: int, size: int) -> dict[str, list[Any]]:
-    """Return queries of eight words of a passage, which is their positive."""
-    rng = np.random.default_rng((SEED, 1, start))
-    blocks = rng.integers(0, max(1, size // BATCH), -(-count // 50))
-    texts, positives = [], []
-    for block in blocks.tolist():
-        drawn = words_of(block * BATCH, min(BATCH, size), WORDS)
-        for row in rng.integers(0, len(drawn), 50).tolist():
-            words = rng.choice(drawn[row].split(), 8, replace=False)
-            texts.append(f"{' '.join(words)} {QUERIES + start + len(texts):09d}")
-            positives.append([f"p{block * BATCH + row}"])
-    ids = [f"q{start + row}" for row in range(count)]
-    return {"query_id": ids, "query": texts[:count], "positive_ids": positives[:count]}
+#: Queries in a batch of `map`.
+BATCHED = 250
+#: Rows of the stream, of which each shard holds some thousands, and what its words are drawn from.
+STREAMED, FIRST_STREAMED = 200_000, 10**9
 
 
 # ---- build -------------------------------------------------------------------------------------------------------
@@ -120,17 +89,24 @@ def task_ivf(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
     import faiss  # noqa: F401
 
     spent: dict[str, float] = {}
-    vectors = hnm.Embeddings(embeddings)
+    vectors, before = hnm.Embeddings(embeddings), disk("dense")
     assert len(vectors)
     with measured(spent):
         hnm.DenseIndex(vectors, **options)
-    return {"seconds": spent["total"], "bytes": disk("dense")}
+    return {"seconds": spent["total"], "bytes": disk("dense") - before}
 
 
-def ivf_options(size: int) -> dict[str, Any]:
-    """Return an IVF index of four times the root of the passages, of which a sixteenth is searched."""
+def task_recall(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
+    index = hnm.DenseIndex(hnm.Embeddings(embeddings), **options)
+    return {"recall": index.recall(query_vectors(KIND, RECALLED), K)}
+
+
+def ivf_options(size: int) -> dict[str, dict[str, Any]]:
+    """Return IVF indexes of four times the root of the passages, of which a sixteenth is searched."""
     lists = 4 * int(size**0.5)
-    return {"factory": f"IVF{lists},Flat", "nprobe": max(1, lists // 16)}
+    searched = max(1, lists // 16)
+    kinds = {"ivf": "Flat", "compressed": "SQ8"}
+    return {name: {"factory": f"IVF{lists},{kind}", "nprobe": searched} for name, kind in kinds.items()}
 
 
 def prepared(size: int, cache: Path, folder: Path) -> dict[str, Any]:
@@ -139,8 +115,10 @@ def prepared(size: int, cache: Path, folder: Path) -> dict[str, Any]:
     corpus = made["corpus"]["corpus"]
     made["bm25"] = in_child("bm25", cache, watch=True, corpus=corpus)
     made["embed"] = in_child("embed", cache, watch=True, corpus=corpus)
-    options = ivf_options(size)
-    made["ivf"] = in_child("ivf", cache, watch=True, embeddings=made["embed"]["embeddings"], options=options)
+    vectors = made["embed"]["embeddings"]
+    for name, options in ivf_options(size).items():
+        made[name] = in_child("ivf", cache, watch=True, embeddings=vectors, options=options)
+        made[name] |= in_child("recall", cache, embeddings=vectors, options=options)
     return made
 
 
@@ -191,13 +169,13 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
-def step_of(source: str, corpus: str, embeddings: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def step_of(source: str, size: int, corpus: str, embeddings: str) -> tuple[Any, dict[str, Any]]:
     """Return the class of a miner and its arguments."""
     passages_ = hnm.Corpus(corpus)
     if source == "bm25":
         return hnm.BM25Negatives, {"corpus": passages_, "k": K}
     model = NumberedVectors(KIND)
-    index = hnm.DenseIndex(hnm.Embeddings(embeddings), **options)
+    index = hnm.DenseIndex(hnm.Embeddings(embeddings), **ivf_options(size)[source])
     dense = {"corpus": passages_, "model": model, "k": K, "index": index, "fingerprint": model.fingerprint}
     return hnm.DenseNegatives, dense
 
@@ -205,30 +183,57 @@ def step_of(source: str, corpus: str, embeddings: str, options: dict[str, Any]) 
 def task_mine(folder: str, source: str, workers: int | None, ray_workers: int | None, **where: Any) -> dict[str, Any]:
     """Mine for all queries and tell the seconds, and the memory of all processes."""
     rows = load_from_disk(str(Path(folder) / "queries"))
+    # From what another number of workers left, `map` would take over how the rows are shared out.
+    rows.cleanup_cache_files()
     kind, arguments = step_of(source, **where)
     step = kind(**arguments)
     # Opens the index, compiles the loops.
     step(rows[:64])
+    if ray_workers is not None:
+        return mined_with_ray(rows, kind, arguments, ray_workers)
+
+    def mine(asked: Dataset, size: int) -> Dataset:
+        return asked.map(step, batched=True, batch_size=size, num_proc=workers, load_from_cache_file=False)
+
+    parts: dict[str, float] = {}
+    if workers is not None:
+        parts["start"] = seconds_of(lambda: mine(rows.select(range(2)), 1))
     spent: dict[str, float] = {}
-    if ray_workers is None:
-        with measured(spent), Watch(ray=False) as watch:
-            mined = rows.map(step, batched=True, batch_size=250, num_proc=workers, load_from_cache_file=False)
-        return {"seconds": spent["total"], "rows": len(mined), **watch.peak}
+    with measured(spent), Watch(ray=False) as watch:
+        mined = mine(rows, BATCHED)
+    if workers is None:
+        texts = rows["query"][:]
+        index = arguments.get("index") or hnm.BM25Index(arguments["corpus"])
+        asked = NumberedVectors(KIND)(texts) if "index" in arguments else texts
+        batches = [asked[start : start + BATCHED] for start in range(0, len(rows), BATCHED)]
+        parts["search"] = seconds_of(lambda: [index.search(batch, K) for batch in batches])
+    return {"seconds": spent["total"], "rows": len(mined), **parts, **watch.peak}
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def mined_with_ray(rows: Dataset, kind: Any, arguments: dict[str, Any], workers: int) -> dict[str, Any]:
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    asked = ray.data.from_huggingface(rows).repartition(40).materialize()
+    few, all_ = (ray.data.from_huggingface(part).repartition(40).materialize() for part in (rows.select([0, 1]), rows))
 
-    def mine() -> int:
-        pool = ray.data.ActorPoolStrategy(size=ray_workers)
+    def mine(asked: Any) -> int:
+        pool = ray.data.ActorPoolStrategy(size=workers)
         return asked.map_batches(
-            kind, fn_constructor_kwargs=arguments, batch_size=250, batch_format="pyarrow", compute=pool
+            kind, fn_constructor_kwargs=arguments, batch_size=BATCHED, batch_format="pyarrow", compute=pool
         ).materialize().count()  # fmt: skip
 
+    start = seconds_of(lambda: mine(few))
+    spent: dict[str, float] = {}
     with measured(spent), Watch(ray=True) as watch:
-        count = mine()
-    return {"seconds": spent["total"], "rows": count, **watch.peak}
+        count = mine(all_)
+    return {"seconds": spent["total"], "rows": count, "start": start, **watch.peak}
 
 
 def part_scale(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
@@ -240,16 +245,22 @@ def part_scale(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
         where = {
             "corpus": made["corpus"]["corpus"],
             "embeddings": made["embed"]["embeddings"],
-            "options": ivf_options(size),
         }
         mined: dict[str, dict[str, list[Any]]] = {}
         ways = {"map": (None, None), "1 worker": (1, None), "2 workers": (2, None)}
         ways |= {"Ray, 1": (None, 1), "Ray, 2": (None, 2)}
-        for _, source, (way, (workers, ray_workers)) in itertools.product(
-            range(args.repeats), ("bm25", "dense"), ways.items()
-        ):
+        asked = [*itertools.product(("bm25", "ivf"), ways), ("compressed", "map")]
+        for _, (source, way) in itertools.product(range(args.repeats), asked):
+            workers, ray_workers = ways[way]
             run = in_child(
-                "mine", cache, folder=folder, source=source, workers=workers, ray_workers=ray_workers, **where
+                "mine",
+                cache,
+                folder=folder,
+                size=size,
+                source=source,
+                workers=workers,
+                ray_workers=ray_workers,
+                **where,
             )
             mined.setdefault(source, {}).setdefault(way, []).append(run)
         found.append({"size": size, "made": made, "mined": mined})
@@ -264,7 +275,8 @@ def show_scale(found: list[dict[str, Any]]) -> str:
         for what, made in one["made"].items():
             memory = made["memory"].get("anonymous", 0) / MIB
             per = made["bytes"] / size
-            built.append((f"{size:,}", what, f"{made['seconds']:.1f}", f"{memory:,.0f}", f"{per:,.0f}"))
+            recall = f"{made['recall']:.3f}" if "recall" in made else ""
+            built.append((f"{size:,}", what, f"{made['seconds']:.1f}", f"{memory:,.0f}", f"{per:,.0f}", recall))
         for source, ways in one["mined"].items():
             seconds = {way: sorted(run["seconds"] for run in runs) for way, runs in ways.items()}
             middle = {way: times[len(times) // 2] for way, times in seconds.items()}
@@ -280,14 +292,15 @@ def show_scale(found: list[dict[str, Any]]) -> str:
                         way,
                         f"{middle[way]:.2f} ({times[0]:.2f} to {times[-1]:.2f})",
                         gain,
+                        *(f"{ways[way][0][part]:.2f}" if part in ways[way][0] else "" for part in ("start", "search")),
                         f"{memory:,.0f}",
                         f"{pss:,.0f}",
                     )
                 )
     return (
-        table("Passages|What|Build s|Peak MiB|Bytes a passage", built)
+        table(f"Passages|What|Build s|Peak MiB|Bytes a passage|Recall at {K}", built)
         + f"\n{ASKED:,} queries, k = {K}. Gain: how many times as fast as with one worker. Memory of all processes.\n\n"
-        + table("Passages|Source|Way|Seconds|Gain|Anonymous MiB|PSS MiB", mined)
+        + table("Passages|Source|Way|Seconds|Gain|Start|Search|Anonymous MiB|PSS MiB", mined)
     )
 
 
@@ -319,9 +332,8 @@ def show_encode(found: dict[str, Any]) -> str:
 
 def streamed(size: int) -> Iterator[dict[str, Any]]:
     for start in range(0, STREAMED, BATCH):
-        made = queries(start, BATCH, size)
-        for row in range(BATCH):
-            yield {name: values[row] for name, values in made.items()}
+        for row, text in enumerate(words_of(FIRST_STREAMED + start, BATCH, 8), start):
+            yield {"query_id": f"q{row}", "query": text, "positive_ids": [f"p{row % size}"]}
 
 
 def task_stream(folder: str, size: int, corpus: str) -> dict[str, Any]:
@@ -339,7 +351,7 @@ def task_stream(folder: str, size: int, corpus: str) -> dict[str, Any]:
     streaming.pq.write_table = noted
     stream = IterableDataset.from_generator(streamed, gen_kwargs={"size": size})
     mined = stream.map(hnm.BM25Negatives(hnm.Corpus(corpus), k=10), batched=True)
-    rows = hnm.write_stream(mined, folder, max_shard_size="4MB")
+    rows = hnm.write_stream(mined, folder, max_shard_size="2MB")
     return {"rows": rows, "anonymous_mib": notes}
 
 
@@ -351,19 +363,19 @@ def part_stream(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     whole = in_child("stream", cache, folder=scratch / "whole", size=size, corpus=corpus)
     task = [sys.executable, sys.argv[0], "--child", "stream"]
     options = f'{{"folder": "{scratch / "killed"}", "size": {size}, "corpus": "{corpus}"}}'
-    kills = 0
-    for delay in (15, 20, 25):
+    shards, kills = len(whole["anonymous_mib"]), 0
+    for enough in (shards // 4, shards // 2, 3 * shards // 4):
         child = subprocess.Popen(
             [*task, options],
             env=os.environ | {"HF_DATASETS_CACHE": str(cache)},
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(delay)
-        if child.poll() is None:
-            child.send_signal(signal.SIGKILL)
-            kills += 1
-        child.wait()
+        while child.poll() is None and len(list((scratch / "killed").glob("data/*.parquet"))) < enough:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+        kills += child.wait() == -signal.SIGKILL
     last = in_child("stream", cache, folder=scratch / "killed", size=size, corpus=corpus)
     both = [load_dataset(str(scratch / name), split="train", cache_dir=str(cache)) for name in ("whole", "killed")]
     columns = ["query_id", "negative_ids", "negative_scores"]
@@ -394,8 +406,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000], help="numbers of passages")
     tasks = {
-        "corpus": task_corpus, "bm25": task_bm25, "embed": task_embed, "ivf": task_ivf, "mine": task_mine,
-        "encode": task_encode, "stream": task_stream,
+        "corpus": task_corpus, "bm25": task_bm25, "embed": task_embed, "ivf": task_ivf, "recall": task_recall,
+        "mine": task_mine, "encode": task_encode, "stream": task_stream,
     }  # fmt: skip
     run_script(parser, PARTS, tasks)
 

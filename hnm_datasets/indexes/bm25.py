@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import Any
 
 import bm25s.stopwords
 import numpy as np
-import scipy.sparse
 import Stemmer
 from datasets.utils import tqdm
 from filelock import Timeout
@@ -29,7 +27,7 @@ from hnm_datasets.corpus import Corpus, check_corpus
 from hnm_datasets.fingerprint import digest_strings, fingerprint
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.indexes.bm25_counts import Counts, Statistics
+from hnm_datasets.indexes.bm25_counts import Counter, Counts, Statistics
 from hnm_datasets.indexes.parts import checked_part, rows_of_part
 from hnm_datasets.keys import KeyTable
 from hnm_datasets.processes import threads
@@ -42,7 +40,7 @@ _CHUNK = 20_000
 #: Queries per thread's turn: few enough that threads end together, many enough that a turn's buffer pays.
 _TURN = 64
 #: Postings weighed at a time, which bounds the memory of building.
-_POSTINGS = 1 << 22
+_POSTINGS = 1 << 20
 
 _METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 _STOP_WORDS = {
@@ -271,42 +269,12 @@ class BM25Index:
 
     def _counted(self, rows: range) -> Counts:
         """Count how often each passage holds each token."""
-        tokenize = self._tokenizer()
-        # A word's number is its place in the order of first appearance.
-        numbers: defaultdict[str, int] = defaultdict()
-        numbers.default_factory = numbers.__len__
-        lengths, words = [], []
+        tokenize, counter = self._tokenizer(), Counter(self._stem)
         with tqdm(total=len(rows), desc="Indexing passages (BM25)", unit=" passages") as bar:
             for chunk in self.corpus.iter_texts(_CHUNK, rows):
-                found = [tokenize(text) for text in chunk.to_pylist()]
-                lengths.append(np.array([len(passage) for passage in found], dtype=np.int64))
-                words.append(
-                    np.fromiter(
-                        (numbers[word] for word in chain.from_iterable(found)), np.int32, int(lengths[-1].sum())
-                    )
-                )
+                counter.add([tokenize(text) for text in chunk.to_pylist()])
                 bar.update(len(chunk))
-        stems = self._stem(list(numbers))
-        distinct = sorted(set(stems) - {""})
-        # In the order of their digests, which is that of a table of them and does not depend on what else there is.
-        digests = digest_strings(distinct)
-        order = np.lexsort((digests[:, 1], digests[:, 0]))
-        places = {distinct[token]: place for place, token in enumerate(order.tolist())} | {"": -1}
-        token_of = np.array([places[stem] for stem in stems], dtype=np.int32)
-        tokens = token_of[np.concatenate(words)]
-        kept = tokens >= 0
-        owners = np.repeat(np.arange(len(rows)), np.concatenate(lengths))[kept]
-        shape = (len(rows), len(distinct))
-        counts = scipy.sparse.coo_array((np.ones(len(owners), dtype=np.float32), (owners, tokens[kept])), shape=shape)
-        by_token = counts.tocsc()  # sums repeated tokens
-        by_token.sort_indices()
-        return Counts(
-            starts=by_token.indptr.astype(np.int64),
-            postings=by_token.indices.astype(np.int32),
-            counts=by_token.data,
-            lengths=np.bincount(owners, minlength=len(rows)).astype(np.float64),
-            vocabulary=digests[order],
-        )
+        return counter.counts()
 
     def _counts_of(self, part: int, timeout: float = -1) -> Path:
         """Return the folder of the counts of one part, made once; another method or k1 needs no others."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
+from hnm_datasets.fingerprint import digest_strings
+from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.keys import KeyTable
+from hnm_datasets.ragged import offsets_of
 from hnm_datasets.storage import open_array, save_array
 
 
@@ -41,6 +48,65 @@ class Counts:
         """Map what `save` wrote."""
         arrays: Any = {field.name: open_array(folder, field.name) for field in fields(cls)}
         return cls(**arrays)
+
+
+class Counter:
+    """Counts the tokens of passages, a chunk at a time, and holds eight bytes for each different token of each passage.
+
+    Args:
+        stem: Turns words into tokens, and stop words into the empty one, which is not counted.
+    """
+
+    def __init__(self, stem: Callable[[list[str]], list[str]]) -> None:
+        self.stem = stem
+        # Numbers go by the order of first appearance.
+        self.words: defaultdict[str, int] = defaultdict()
+        self.words.default_factory = self.words.__len__
+        self.tokens: defaultdict[str, int] = defaultdict()
+        self.tokens.default_factory = self.tokens.__len__
+        self.token_of = np.empty(0, dtype=np.int32)
+        self.chunks: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
+        self.lengths: list[NDArray[np.int64]] = []
+
+    def add(self, passages: list[list[str]]) -> None:
+        """Count the words of the next passages."""
+        sizes = np.array([len(passage) for passage in passages], dtype=np.int64)
+        words = self.words
+        found = np.fromiter(map(words.__getitem__, chain.from_iterable(passages)), np.int32, int(sizes.sum()))
+        new = list(islice(reversed(words), len(words) - len(self.token_of)))[::-1]
+        stems = (self.tokens[stem] if stem else -1 for stem in self.stem(new))
+        self.token_of = np.concatenate([self.token_of, np.fromiter(stems, np.int32, len(new))])
+        tokens = self.token_of[found]
+        kept = tokens >= 0
+        owners = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[kept]
+        pairs = (np.ones(len(owners), dtype=np.float32), (owners, tokens[kept]))
+        summed = scipy.sparse.coo_array(pairs, shape=(len(sizes), len(self.tokens))).tocsr()
+        self.chunks.append((np.diff(summed.indptr), summed.indices, summed.data))
+        self.lengths.append(np.bincount(owners, minlength=len(sizes)))
+
+    def counts(self) -> Counts:
+        """Return what was counted, by token; it is given away and not held on to."""
+        distinct = list(self.tokens)
+        # In the order of their digests, which is that of a table of them and does not depend on what else there is.
+        digests = digest_strings(distinct)
+        order = np.lexsort((digests[:, 1], digests[:, 0]))
+        places = np.empty(len(order), dtype=np.int32)
+        places[order] = np.arange(len(order), dtype=np.int32)
+        frequencies = np.zeros(len(order), dtype=np.int64)
+        for _, tokens, _ in self.chunks:
+            frequencies += np.bincount(tokens, minlength=len(order))
+        starts = offsets_of(frequencies[order])
+        free = starts[:-1].copy()
+        postings = np.empty(starts[-1], dtype=np.int32)
+        counts = np.empty(starts[-1], dtype=np.float32)
+        first = 0
+        self.chunks.reverse()
+        while self.chunks:
+            sizes, tokens, numbers = self.chunks.pop()
+            bm25_kernels.place(first, sizes, places[tokens], numbers, free, postings, counts)
+            first += len(sizes)
+        lengths = np.concatenate([np.empty(0, np.int64), *self.lengths]).astype(np.float64)
+        return Counts(starts, postings, counts, lengths, digests[order])
 
 
 @dataclass(frozen=True)

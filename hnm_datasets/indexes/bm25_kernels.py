@@ -1,4 +1,4 @@
-"""The loops of BM25 search, compiled by numba.
+"""The loops of BM25, compiled by numba.
 
 Only what is called from Python is cached on disk: helpers that are cached on their own fail now and then, when two
 processes compile at once.
@@ -181,3 +181,34 @@ def score(
                 if low < end and postings[low] == rows[place]:
                     total += weights[low]
             out[place] = total + extras[query]
+
+
+@numba.njit(nogil=True, cache=True)
+def place(
+    first_row: int,
+    sizes: NDArray[np.int32],
+    tokens: NDArray[np.int32],
+    numbers: NDArray[np.float32],
+    free: NDArray[np.int64],
+    postings: NDArray[np.int32],
+    counts: NDArray[np.float32],
+) -> None:
+    """Put the tokens of passages where the postings of each token have their next free place.
+
+    Args:
+        first_row: The row of the first of these passages.
+        sizes: How many different tokens each passage has. Shape (B,).
+        tokens: Its tokens, C in all. Shape (C,).
+        numbers: How often it has them. Shape (C,).
+        free: The next free place of each token, which moves on. Shape (V,).
+        postings: Filled with rows. Shape (P,).
+        counts: Filled with numbers. Shape (P,).
+    """
+    at = 0
+    for passage in range(len(sizes)):
+        for _ in range(sizes[passage]):
+            token = tokens[at]
+            postings[free[token]] = first_row + passage
+            counts[free[token]] = numbers[at]
+            free[token] += 1
+            at += 1
