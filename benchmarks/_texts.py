@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from _common import SEED
 from _vectors import QUERIES
+from numpy.typing import NDArray
 
 WORDS, LEFT_OUT, VOCABULARY = 50, 50, 200_000
 #: Passages or queries made at a time.
@@ -16,11 +18,16 @@ BATCH = 1000
 
 def words_of(seed: int, count: int, length: int) -> list[str]:
     """Draw texts of words whose frequency is inverse to their rank (Zipf 1935)."""
+    shares, names = _vocabulary()
+    drawn = np.searchsorted(shares, np.random.default_rng((SEED, seed)).random((count, length)))
+    return [" ".join(line) for line in names[drawn]]
+
+
+@lru_cache(maxsize=1)
+def _vocabulary() -> tuple[NDArray[np.float64], NDArray[np.str_]]:
     ranks = np.arange(LEFT_OUT, VOCABULARY)
     cumulated = np.cumsum(1 / (ranks + 2.7))
-    drawn = np.searchsorted(cumulated / cumulated[-1], np.random.default_rng((SEED, seed)).random((count, length)))
-    names = np.array([f"w{rank:x}" for rank in ranks])
-    return [" ".join(line) for line in names[drawn]]
+    return cumulated / cumulated[-1], np.array([f"w{rank:x}" for rank in ranks])
 
 
 def passages(starts: list[int], size: int) -> Iterator[dict[str, str]]:

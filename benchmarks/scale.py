@@ -350,7 +350,7 @@ def task_stream(folder: str, size: int, corpus: str) -> dict[str, Any]:
 
     streaming.pq.write_table = noted
     stream = IterableDataset.from_generator(streamed, gen_kwargs={"size": size})
-    mined = stream.map(hnm.BM25Negatives(hnm.Corpus(corpus), k=10), batched=True)
+    mined = stream.with_format("arrow").map(hnm.BM25Negatives(hnm.Corpus(corpus), k=10), batched=True)
     rows = hnm.write_stream(mined, folder, max_shard_size="2MB")
     return {"rows": rows, "anonymous_mib": notes}
 

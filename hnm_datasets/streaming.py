@@ -33,7 +33,9 @@ def write_stream(
 
     A run that was killed is made again with the same call: it goes on after the last whole shard, asks the stream to go
     on from there, and neither loses nor repeats a row. (With a stream that cannot seek, `datasets` reads over what was
-    there.) The folder is read back by `load_dataset(folder)`.
+    there.) The folder is read back by `load_dataset(folder)`, and published by `push_mined` of what that gives.
+
+    In front of `map`, `with_format("arrow")` spares `datasets` to make Python objects of every row, there and back.
 
     Args:
         stream: Rows as they come, usually from `load_dataset(..., streaming=True)` and `.map(step, batched=True)`.
@@ -54,7 +56,8 @@ def write_stream(
         >>> from datasets import load_dataset
         >>> from hnm_datasets import BM25Negatives, load_sample
         >>> corpus, queries = load_sample()
-        >>> mined = queries.to_iterable_dataset().map(BM25Negatives(corpus, k=5), batched=True)
+        >>> stream = queries.to_iterable_dataset().with_format("arrow")
+        >>> mined = stream.map(BM25Negatives(corpus, k=5), batched=True)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_stream(mined, folder), load_dataset(folder, split="train").num_rows
         (600, 600)
