@@ -7,7 +7,7 @@ frequent words, as stop words are left out anyway; a query is eight words of one
 made from numbers, around 1,000 centres, in place of a model. Parts (`--parts`), each a section of the report:
 
 - scale: first seconds, peak of anonymous memory and bytes on disk of the corpus, of BM25, of the vectors, of an IVF
-  index and of one that holds a byte a number; then 10,000 queries, k = 100, through `Dataset.map` in this process (all
+  index and of one that holds a byte a number (exact search needs none); then 10,000 queries, k = 100, through `Dataset.map` in this process (all
   cores), in one worker and in two (a core each), and through Ray Data with one and two workers. Memory of all processes
   together: what is anonymous, and what they share counted once (PSS). Where the time goes: to start (the same workers
   asked for two rows), and to search (the index alone asked the same, in this process).
@@ -85,7 +85,7 @@ def task_embed(corpus: str) -> dict[str, Any]:
     return {"seconds": spent["total"], "bytes": disk("embeddings"), "embeddings": made.fingerprint}
 
 
-def task_ivf(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
+def task_build(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
     import faiss  # noqa: F401
 
     spent: dict[str, float] = {}
@@ -101,12 +101,14 @@ def task_recall(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"recall": index.recall(query_vectors(KIND, RECALLED), K)}
 
 
-def ivf_options(size: int) -> dict[str, dict[str, Any]]:
-    """Return IVF indexes of four times the root of the passages, of which a sixteenth is searched."""
+def dense_options(size: int) -> dict[str, dict[str, Any]]:
+    """Return exact search and IVF indexes of four times the root of the passages, of which a sixteenth is searched."""
     lists = 4 * int(size**0.5)
     searched = max(1, lists // 16)
-    kinds = {"ivf": "Flat", "compressed": "SQ8"}
-    return {name: {"factory": f"IVF{lists},{kind}", "nprobe": searched} for name, kind in kinds.items()}
+    inverted = {"ivf": "Flat", "compressed": "SQ8"}
+    return {"exact": {}} | {
+        name: {"factory": f"IVF{lists},{kind}", "nprobe": searched} for name, kind in inverted.items()
+    }
 
 
 def prepared(size: int, cache: Path, folder: Path) -> dict[str, Any]:
@@ -116,8 +118,10 @@ def prepared(size: int, cache: Path, folder: Path) -> dict[str, Any]:
     made["bm25"] = in_child("bm25", cache, watch=True, corpus=corpus)
     made["embed"] = in_child("embed", cache, watch=True, corpus=corpus)
     vectors = made["embed"]["embeddings"]
-    for name, options in ivf_options(size).items():
-        made[name] = in_child("ivf", cache, watch=True, embeddings=vectors, options=options)
+    for name, options in dense_options(size).items():
+        if name == "exact":
+            continue
+        made[name] = in_child("build", cache, watch=True, embeddings=vectors, options=options)
         made[name] |= in_child("recall", cache, embeddings=vectors, options=options)
     return made
 
@@ -175,7 +179,7 @@ def step_of(source: str, size: int, corpus: str, embeddings: str) -> tuple[Any, 
     if source == "bm25":
         return hnm.BM25Negatives, {"corpus": passages_, "k": K}
     model = NumberedVectors(KIND)
-    index = hnm.DenseIndex(hnm.Embeddings(embeddings), **ivf_options(size)[source])
+    index = hnm.DenseIndex(hnm.Embeddings(embeddings), **dense_options(size)[source])
     dense = {"corpus": passages_, "model": model, "k": K, "index": index, "fingerprint": model.fingerprint}
     return hnm.DenseNegatives, dense
 
@@ -249,7 +253,7 @@ def part_scale(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
         mined: dict[str, dict[str, list[Any]]] = {}
         ways = {"map": (None, None), "1 worker": (1, None), "2 workers": (2, None)}
         ways |= {"Ray, 1": (None, 1), "Ray, 2": (None, 2)}
-        asked = [*itertools.product(("bm25", "ivf"), ways), ("compressed", "map")]
+        asked = [*itertools.product(("bm25", "ivf"), ways), ("compressed", "map"), ("exact", "map")]
         for _, (source, way) in itertools.product(range(args.repeats), asked):
             workers, ray_workers = ways[way]
             run = in_child(
@@ -406,7 +410,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000], help="numbers of passages")
     tasks = {
-        "corpus": task_corpus, "bm25": task_bm25, "embed": task_embed, "ivf": task_ivf, "recall": task_recall,
+        "corpus": task_corpus, "bm25": task_bm25, "embed": task_embed, "build": task_build, "recall": task_recall,
         "mine": task_mine, "encode": task_encode, "stream": task_stream,
     }  # fmt: skip
     run_script(parser, PARTS, tasks)
