@@ -3,13 +3,17 @@
     python benchmarks/placement.py                                   # from benchmarks/results/scale.json
     python benchmarks/placement.py --passages 1e8 --dimension 768 --cores 64 --memory 256 --encode 2000
 
-What grows with the corpus is taken from the two smallest measured sizes. Bytes, building and searching grow with the
-passages; training and filling an IVF index with passages times lists, where the lists are four times the root of the
-passages. The largest measured size is predicted too, and compared with what was measured there.
+What grows with the corpus is taken from the two smallest measured sizes. Bytes, memory, building and searching grow
+with the passages; training and filling an IVF index with passages times lists, where the lists are four times the root
+of the passages and a sixteenth of them is searched. Every larger measured size is predicted too, and compared with what
+was measured there.
 
-Assumed, not measured: that more cores search as many times as fast; that vectors of more dimensions take proportionally
-longer to train, search and store; and `--encode`, unless it is left at what MiniLM does here. Disk is that of vectors
-in float16 and of what is built on them. Writes placement.md to `--output`.
+The dense index is exact up to `--exact` passages, then IVF while it fits into a machine, then IVF with a byte for each
+number. Each machine holds a part of the corpus and answers all queries from it.
+
+Assumed, not measured: that more cores and machines are as many times as fast; that vectors of more dimensions take
+proportionally longer to train, search and store; and `--encode`, unless it is left at what MiniLM does here. Disk is
+that of the corpus, of vectors in float16 and of the indexes. Writes placement.md to `--output`.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from _common import RESULTS, table
 QUERIES, MEASURED_DIMENSION, MEASURED_CORES = 10_000, 64, 2
 #: Of IVF, as scale.py builds it: vectors to train on for each list and at least, and how often they are gone over.
 PER_LIST, LEAST, ROUNDS = 64, 50_000, 10
+#: How much of a machine's memory may be used.
+USED = 0.8
 #: A quantity of this share of the measured one, or its inverse, is right.
 RIGHT = 1.5
 
@@ -58,30 +64,13 @@ def comparisons(passages: float) -> float:
     return lists * (ROUNDS * training + passages)
 
 
-class Model:
-    """The constants of one machine, from two measured sizes."""
-
-    def __init__(self, one: dict[str, Any], other: dict[str, Any]) -> None:
-        sizes = one["size"], other["size"]
-
-        def line(value: Any, scale: Any = float) -> Line:
-            return Line.through((scale(sizes[0]), value(one)), (scale(sizes[1]), value(other)))
-
-        self.build = {
-            what: line(lambda run, what=what: run["made"][what]["seconds"]) for what in ("corpus", "bm25")
-        } | {"ivf": line(lambda run: run["made"]["ivf"]["seconds"], comparisons)}
-        # The share of the vocabulary falls as a corpus grows, so the larger one tells.
-        self.bytes = {what: other["made"][what]["bytes"] / sizes[1] for what in ("corpus", "bm25", "embed", "ivf")}
-        self.mine = {source: line(lambda run, s=source: median(run["mined"][s]["map"])) for source in ("bm25", "dense")}
-        self.anonymous = max(run["anonymous"] for source in other["mined"].values() for run in source["map"])
-
-    def predict(self, passages: float) -> dict[str, float]:
-        """Predict everything that scale.py measures at a size."""
-        found = {f"{what}: seconds to build": line.at(passages) for what, line in self.build.items() if what != "ivf"}
-        found["ivf: seconds to build"] = self.build["ivf"].at(comparisons(passages))
-        found |= {f"{what}: bytes on disk": size * passages for what, size in self.bytes.items()}
-        found |= {f"{source}: seconds to mine": line.at(passages) for source, line in self.mine.items()}
-        return found
+def measured(run: dict[str, Any]) -> dict[str, float]:
+    """Name the quantities of one size that scale.py has measured."""
+    made, mined = run["made"], run["mined"]
+    found = {f"{what}: seconds to build": one["seconds"] for what, one in made.items()}
+    found |= {f"{what}: bytes on disk": one["bytes"] for what, one in made.items()}
+    found |= {"bm25: bytes of memory to build": made["bm25"]["memory"]["anonymous"]}
+    return found | {f"{source}: seconds to mine": median(ways["map"]) for source, ways in mined.items()}
 
 
 def median(runs: list[dict[str, Any]]) -> float:
@@ -89,46 +78,80 @@ def median(runs: list[dict[str, Any]]) -> float:
     return seconds[len(seconds) // 2]
 
 
-def measured(run: dict[str, Any]) -> dict[str, float]:
-    """Return what was measured, named as `Model.predict` does."""
-    made, mined = run["made"], run["mined"]
-    found = {f"{what}: seconds to build": made[what]["seconds"] for what in ("corpus", "bm25", "ivf")}
-    found |= {f"{what}: bytes on disk": made[what]["bytes"] for what in ("corpus", "bm25", "embed", "ivf")}
-    return found | {f"{source}: seconds to mine": median(mined[source]["map"]) for source in ("bm25", "dense")}
+class Model:
+    """The constants of one machine, from two measured sizes."""
+
+    def __init__(self, one: dict[str, Any], other: dict[str, Any]) -> None:
+        small, large = measured(one), measured(other)
+        self.lines = {
+            what: Line.through((_work(what, one["size"]), small[what]), (_work(what, other["size"]), large[what]))
+            for what in small
+        }
+
+    def predict(self, passages: float) -> dict[str, float]:
+        """Predict everything that scale.py measures at a size."""
+        return {what: line.at(_work(what, passages)) for what, line in self.lines.items()}
+
+
+def _work(what: str, passages: float) -> float:
+    """Return what a quantity grows with."""
+    return comparisons(passages) if what in ("ivf: seconds to build", "compressed: seconds to build") else passages
 
 
 def plan(model: Model, passages: float, args: argparse.Namespace) -> tuple[str, ...]:
     """Say what a corpus of a size needs."""
-    wide, cores = args.dimension / MEASURED_DIMENSION, args.cores / MEASURED_CORES
-    approximate = passages > args.exact
+    at, wide = model.predict(passages), args.dimension / MEASURED_DIMENSION
+    room = args.memory * 2**30 * USED
     vectors = 2 * args.dimension * passages
-    index = (4 * args.dimension + 8) * passages if approximate else 0.0
-    bm25 = model.bytes["bm25"] * passages
-    disk = model.bytes["corpus"] * passages + bm25 + vectors + index
+    kind, index = "exact", 0.0
+    if passages > args.exact:
+        kind, index = "ivf", (4 * args.dimension + 8) * passages
+        if index > room:
+            kind, index = "compressed", (args.dimension + 8) * passages
+    names = {"exact": "exact", "ivf": f"IVF{lists_of(passages)},Flat", "compressed": f"IVF{lists_of(passages)},SQ8"}
     # What a search touches should stay in memory: the postings, and the index or the vectors.
-    held = max(bm25, index or vectors)
-    machines = max(1, math.ceil(held / (args.memory * 2**30 * 0.8)))
-    encode = passages / args.encode / machines
-    build = model.build["corpus"].at(passages) + model.build["bm25"].at(passages)
-    ivf = model.build["ivf"].at(comparisons(passages)) * wide if approximate else 0.0
-    mine = model.mine["dense"].at(passages) * wide + model.mine["bm25"].at(passages)
-    share = args.queries / QUERIES / cores / machines
+    held = max(at["bm25: bytes on disk"], index or vectors)
+    machines = math.ceil(held / room)
+    # A part whose counting needs more memory than there is would not be finished.
+    parts = max(machines, math.ceil(at["bm25: bytes of memory to build"] / room))
+    cores = args.cores / MEASURED_CORES * machines
+    build = at["corpus: seconds to build"] + at["bm25: seconds to build"]
+    build += at.get(f"{kind}: seconds to build", 0.0) * wide
+    mine = at["bm25: seconds to mine"] + at[f"{kind}: seconds to mine"] * wide
     return (
         f"{passages:,.0f}",
-        "exact" if not approximate else f"IVF{lists_of(passages)}",
-        f"{disk / 1e9:,.0f} GB",
-        f"{held / 1e9:,.1f} GB",
-        f"{machines}" if machines == 1 else f"{machines}, as many parts",
-        hours(encode),
-        hours(build / cores / machines + ivf / cores / machines),
-        hours(mine * share),
+        names[kind],
+        size_of(at["corpus: bytes on disk"] + at["bm25: bytes on disk"] + vectors + index),
+        size_of(held),
+        f"{machines}",
+        f"{parts}",
+        hours(passages / args.encode / machines),
+        hours(build / cores),
+        hours(mine * args.queries / QUERIES / cores),
     )
+
+
+def size_of(number: float) -> str:
+    return f"{number / 1e9:,.1f} GB" if number < 1e10 else f"{number / 1e9:,.0f} GB"
 
 
 def hours(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.0f} h"
+
+
+def compared(model: Model, run: dict[str, Any]) -> str:
+    """Show what is predicted for a size beside what was measured there."""
+    predicted, found = model.predict(run["size"]), measured(run)
+    ratios = {what: predicted[what] / value for what, value in found.items()}
+    wrong = [what for what, ratio in ratios.items() if not 1 / RIGHT <= ratio <= RIGHT]
+    rows = [(what, f"{predicted[what]:,.1f}", f"{value:,.1f}", f"{ratios[what]:.2f}") for what, value in found.items()]
+    return (
+        f"\n## Prediction against measurement, {run['size']:,} passages\n\n"
+        f"{'All' if not wrong else 'All but ' + ', '.join(wrong)} within a factor of {RIGHT}.\n\n"
+        + table("What|Predicted|Measured|Ratio", rows)
+    )
 
 
 def main() -> None:
@@ -150,26 +173,17 @@ def main() -> None:
         parser.error(f"{args.measured} has {len(runs)} sizes, and three are needed: two to learn from, one to check.")
     if args.encode is None:
         args.encode = sections["encode"]["found"]["per_second"] * args.cores / MEASURED_CORES
-    model, largest = Model(*runs[:2]), runs[-1]
-    predicted, found = model.predict(largest["size"]), measured(largest)
-    checks = [
-        (what, f"{predicted[what]:,.1f}", f"{value:,.1f}", f"{predicted[what] / value:.2f}")
-        for what, value in found.items()
-    ]
-    wrong = [what for what, value in found.items() if not 1 / RIGHT <= predicted[what] / value <= RIGHT]
-    on = sections["scale"]["machine"]
+    model, on = Model(*runs[:2]), sections["scale"]["machine"]
     text = (
-        f"# Placement\n\n{args.queries:,.0f} queries, vectors of {args.dimension} dimensions in float16, machines of "
+        f"# Placement\n\n{args.queries:,.0f} queries, vectors of {args.dimension} dimensions, machines of "
         f"{args.cores} cores and {args.memory:g} GiB, {args.encode:,.0f} passages encoded a second and machine. "
         f"Passages of 50 words.\n\n"
         + table(
-            "Passages|Dense index|Disk|To be held in memory|Machines|Encode|Build both indexes|Mine, both sources",
+            "Passages|Dense index|Disk|Held in memory|Machines|Parts of BM25|Encode|Build indexes|Mine, both",
             [plan(model, passages, args) for passages in args.passages],
         )
-        + f"\n## Prediction against measurement, {largest['size']:,} passages\n\n"
-        f"Learned from {runs[0]['size']:,} and {runs[1]['size']:,} passages; {on['cpu']}, {on['cores']} cores. "
-        f"{'All' if not wrong else f'All but {wrong}'} within a factor of {RIGHT}.\n\n"
-        + table("What|Predicted|Measured|Ratio", checks)
+        + f"\nLearned from {runs[0]['size']:,} and {runs[1]['size']:,} passages; {on['cpu']}, {on['cores']} cores.\n"
+        + "".join(compared(model, run) for run in runs[2:])
     )
     (args.output / "placement.md").write_text(text)
     print(text)

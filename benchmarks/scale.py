@@ -7,10 +7,10 @@ frequent words, as stop words are left out anyway; a query is eight words of one
 made from numbers, around 1,000 centres, in place of a model. Parts (`--parts`), each a section of the report:
 
 - scale: first seconds, peak of anonymous memory and bytes on disk of the corpus, of BM25, of the vectors, of an IVF
-  index and of one that holds a byte a number (exact search needs none); then 10,000 queries, k = 100, through `Dataset.map` in this process (all
-  cores), in one worker and in two (a core each), and through Ray Data with one and two workers. Memory of all processes
-  together: what is anonymous, and what they share counted once (PSS). Where the time goes: to start (the same workers
-  asked for two rows), and to search (the index alone asked the same, in this process).
+  index and of one that holds a byte a number (exact search needs none). Then 10,000 queries, k = 100, through
+  `Dataset.map` in this process (all cores), in one worker and in two (a core each), and through Ray Data with one and
+  two workers. Memory of all processes together: what is anonymous, and what they share counted once (PSS). Where the
+  time goes: to start (the same workers asked for two rows), and to search (the index alone asked the same, here).
 - encode: passages a second that MiniLM encodes here (needs the `offline` extra).
 - stream: a stream of queries to Parquet shards, killed and started again, with the memory along the way.
 
