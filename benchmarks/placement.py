@@ -146,7 +146,16 @@ def compared(model: Model, run: dict[str, Any]) -> str:
     predicted, found = model.predict(run["size"]), measured(run)
     ratios = {what: predicted[what] / value for what, value in found.items()}
     wrong = [what for what, ratio in ratios.items() if not 1 / RIGHT <= ratio <= RIGHT]
-    rows = [(what, f"{predicted[what]:,.1f}", f"{value:,.1f}", f"{ratios[what]:.2f}") for what, value in found.items()]
+    units = {what: 1e6 if "bytes" in what else 1 for what in found}
+    rows = [
+        (
+            what.replace("bytes", "MB"),
+            f"{predicted[what] / units[what]:,.1f}",
+            f"{value / units[what]:,.1f}",
+            f"{ratios[what]:.2f}",
+        )
+        for what, value in found.items()
+    ]
     return (
         f"\n## Prediction against measurement, {run['size']:,} passages\n\n"
         f"{'All' if not wrong else 'All but ' + ', '.join(wrong)} within a factor of {RIGHT}.\n\n"

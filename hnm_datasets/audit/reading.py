@@ -41,7 +41,7 @@ def check_dataset(owner: str, dataset: object) -> Dataset:
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"{owner} takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict take a split; write an "
-            f"IterableDataset to Parquet first."
+            f"IterableDataset to Parquet first, with write_stream."
         )
     if not len(dataset):
         raise ValueError(f"{owner}: the dataset is empty: there is nothing to look at. Was every row filtered out?")

@@ -102,7 +102,7 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"{_STEP} takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict convert each split; "
-            f"write an IterableDataset to Parquet first."
+            f"write an IterableDataset to Parquet first, with write_stream."
         )
     if corpus is not None:
         check_corpus(_STEP, corpus)

@@ -236,7 +236,7 @@ def _splits_of(owner: str, dataset: object) -> dict[str, Dataset]:
     if not isinstance(dataset, (Dataset, DatasetDict)):
         raise TypeError(
             f"{owner} takes a Dataset or a DatasetDict, got {type(dataset).__name__}. Write an IterableDataset to "
-            f"Parquet first, and load that."
+            f"Parquet first, with write_stream, and load that."
         )
     splits = {"train": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     if not splits:
