@@ -123,19 +123,16 @@ def test_a_chain_of_classes_in_actor_pools(model_path):
     )
 
     # Pools keep their cores to themselves while the job lasts; if they took them all, nothing else would ever run.
-    def pool(size=1):
-        return {"compute": ray.data.ActorPoolStrategy(size=size), "num_cpus": 0.2, "batch_size": 3}
+    pool = {"compute": ray.data.ActorPoolStrategy(size=1), "num_cpus": 0.2, "batch_size": 3}
 
     found = (
         under_ray(rows, blocks=4)
+        .map_batches(DenseNegatives, fn_constructor_args=(corpus, model_path), fn_constructor_kwargs={"k": 12}, **pool)
         .map_batches(
-            DenseNegatives, fn_constructor_args=(corpus, model_path), fn_constructor_kwargs={"k": 12}, **pool(2)
-        )
-        .map_batches(
-            CrossEncoderScores, fn_constructor_args=(corpus, shared_words), fn_constructor_kwargs=options, **pool()
+            CrossEncoderScores, fn_constructor_args=(corpus, shared_words), fn_constructor_kwargs=options, **pool
         )
         .map_batches(RelativeMargin(0.05, by="words"), num_cpus=0.1)
-        .map_batches(ToTriplets, fn_constructor_args=(corpus,), fn_constructor_kwargs={"n": 2}, **pool())
+        .map_batches(ToTriplets, fn_constructor_args=(corpus,), fn_constructor_kwargs={"n": 2}, **pool)
     )
     check_same(found, expected)
 

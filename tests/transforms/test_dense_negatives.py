@@ -106,22 +106,22 @@ def check_mined(mined, k, similarity="cosine", prompt="", by_group=False):
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 @pytest.mark.parametrize("k", [1, 25, 400])
 def test_negatives_are_the_best_that_are_not_relevant(corpus, similarity, k):
-    index = DenseIndex(corpus.embed(by_number, fingerprint="table-1", similarity=similarity))
-    step = DenseNegatives(corpus, by_number, k=k, index=index, fingerprint="table-1")
+    index = DenseIndex(corpus.embed(by_number, fingerprint="numbers-1", similarity=similarity))
+    step = DenseNegatives(corpus, by_number, k=k, index=index, fingerprint="numbers-1")
     mined = queries_of().map(step, batched=True, batch_size=16)
     check_mined(mined, k, similarity)
     assert {len(row) for row in mined["negative_ids"]} == {k} if k < SIZE // 2 else True
 
 
 def test_passages_of_a_positives_document_are_left_out_when_asked(corpus):
-    step = DenseNegatives(corpus, by_number, k=30, exclude_group=True, fingerprint="table-1")
+    step = DenseNegatives(corpus, by_number, k=30, exclude_group=True, fingerprint="numbers-1")
     check_mined(queries_of().map(step, batched=True), 30, by_group=True)
 
 
 @pytest.mark.parametrize("prompt", ["query: ", "find: "])
 def test_the_prompt_of_queries_goes_before_each_of_them(corpus, prompt):
-    step = DenseNegatives(corpus, by_number, k=10, query_prompt=prompt, fingerprint="table-1")
-    plain = DenseNegatives(corpus, by_number, k=10, fingerprint="table-1")
+    step = DenseNegatives(corpus, by_number, k=10, query_prompt=prompt, fingerprint="numbers-1")
+    plain = DenseNegatives(corpus, by_number, k=10, fingerprint="numbers-1")
     assert Hasher.hash(step) != Hasher.hash(plain)
     mined = queries_of().map(step, batched=True)
     check_mined(mined, 10, prompt=prompt)
@@ -129,9 +129,9 @@ def test_the_prompt_of_queries_goes_before_each_of_them(corpus, prompt):
 
 
 def test_the_prompt_of_documents_comes_with_the_index(corpus):
-    index = DenseIndex(corpus.embed(by_number, prompt="query: ", fingerprint="table-1"))
-    step = DenseNegatives(corpus, by_number, k=10, index=index, fingerprint="table-1")
-    plain = DenseNegatives(corpus, by_number, k=10, fingerprint="table-1")
+    index = DenseIndex(corpus.embed(by_number, prompt="query: ", fingerprint="numbers-1"))
+    step = DenseNegatives(corpus, by_number, k=10, index=index, fingerprint="numbers-1")
+    plain = DenseNegatives(corpus, by_number, k=10, fingerprint="numbers-1")
     rows = queries_of()
     assert rows.map(step, batched=True)["negative_ids"][:] != rows.map(plain, batched=True)["negative_ids"][:]
 
@@ -156,25 +156,27 @@ def test_each_distinct_query_is_encoded_once(corpus):
 
 
 def test_an_approximate_index_mines_too(corpus):
-    embeddings = corpus.embed(by_number, fingerprint="table-1")
+    embeddings = corpus.embed(by_number, fingerprint="numbers-1")
     index = DenseIndex(embeddings, "IVF8,Flat", nprobe=8)
-    step = DenseNegatives(corpus, by_number, k=20, index=index, fingerprint="table-1")
+    step = DenseNegatives(corpus, by_number, k=20, index=index, fingerprint="numbers-1")
     check_mined(queries_of().map(step, batched=True), 20)
-    narrow = DenseNegatives(corpus, by_number, k=290, index=DenseIndex(embeddings, "IVF8,Flat"), fingerprint="table-1")
+    narrow = DenseNegatives(
+        corpus, by_number, k=290, index=DenseIndex(embeddings, "IVF8,Flat"), fingerprint="numbers-1"
+    )
     for row in queries_of(8).map(narrow, batched=True):
         assert not set(row["negative_ids"]) & set(row["positive_ids"])
         assert 0 < len(row["negative_ids"]) < 290
 
 
 def test_a_step_can_be_replaced_in_part(corpus):
-    step = DenseNegatives(corpus, by_number, k=20, fingerprint="table-1")
+    step = DenseNegatives(corpus, by_number, k=20, fingerprint="numbers-1")
     five = dataclasses.replace(step, k=5)
-    assert five == DenseNegatives(corpus, by_number, k=5, fingerprint="table-1")
+    assert five == DenseNegatives(corpus, by_number, k=5, fingerprint="numbers-1")
     check_mined(queries_of(8).map(five, batched=True), 5)
 
 
 def test_a_replaced_prompt_counts(corpus):
-    step = DenseNegatives(corpus, by_number, k=10, fingerprint="table-1")
+    step = DenseNegatives(corpus, by_number, k=10, fingerprint="numbers-1")
     other = dataclasses.replace(step, query_prompt="query: ")
     check_mined(queries_of(8).map(other, batched=True), 10, prompt="query: ")
 
@@ -184,39 +186,39 @@ def test_a_replaced_prompt_counts(corpus):
 
 def test_an_index_of_another_corpus_or_model_is_refused(corpus):
     other = Corpus.from_dataset(Dataset.from_dict({"id": ["a", "b"], "text": ["passage 1", "passage 2"]}))
-    index = DenseIndex(other.embed(by_number, fingerprint="table-1"))
+    index = DenseIndex(other.embed(by_number, fingerprint="numbers-1"))
     with pytest.raises(ValueError, match=r"the index is of another corpus. Pass DenseIndex\(corpus\.embed\(model\)"):
-        DenseNegatives(corpus, by_number, index=index, fingerprint="table-1")
-    index = DenseIndex(corpus.embed(by_number, fingerprint="table-1"))
+        DenseNegatives(corpus, by_number, index=index, fingerprint="numbers-1")
+    index = DenseIndex(corpus.embed(by_number, fingerprint="numbers-1"))
     with pytest.raises(ValueError, match=r"embeddings are of another model.*again with corpus\.embed\(model\)"):
         DenseNegatives(corpus, by_number, index=index, fingerprint="table-2")
 
 
 def test_options_are_checked(corpus):
     with pytest.raises(ValueError, match="k must be a whole number of at least 1, got 0"):
-        DenseNegatives(corpus, by_number, k=0, fingerprint="table-1")
+        DenseNegatives(corpus, by_number, k=0, fingerprint="numbers-1")
     with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
-        DenseNegatives(corpus, by_number, batch_size=0, fingerprint="table-1")
+        DenseNegatives(corpus, by_number, batch_size=0, fingerprint="numbers-1")
     with pytest.raises(
         TypeError,
         match=r"index must be a DenseIndex, or a ShardedIndex of such, got Embeddings.*DenseIndex\(corpus\.embed",
     ):
-        DenseNegatives(corpus, by_number, index=corpus.embed(by_number, fingerprint="table-1"), fingerprint="table-1")
+        DenseNegatives(corpus, by_number, index=corpus.embed(by_number, fingerprint="numbers-1"), fingerprint="table-1")
     with pytest.raises(TypeError, match="corpus must be a Corpus"):
-        DenseNegatives(["passage 1"], by_number, fingerprint="table-1")
+        DenseNegatives(["passage 1"], by_number, fingerprint="numbers-1")
     with pytest.raises(ValueError, match=r"Name them with fingerprint='\.\.\.'"):
         DenseNegatives(corpus, by_number)
     with pytest.raises(TypeError, match="model must be a SentenceTransformer, its path or Hub id, or a function"):
         DenseNegatives(corpus, 3)
     with pytest.raises(TypeError, match="prompt must be a string or None, got 3"):
-        DenseNegatives(corpus, by_number, query_prompt=3, fingerprint="table-1")
+        DenseNegatives(corpus, by_number, query_prompt=3, fingerprint="numbers-1")
     flat = Corpus.from_dataset(Dataset.from_dict({"id": ["a"], "text": ["passage 1"]}))
     with pytest.raises(ValueError, match="no groups"):
-        DenseNegatives(flat, by_number, exclude_group=True, fingerprint="table-1")
+        DenseNegatives(flat, by_number, exclude_group=True, fingerprint="numbers-1")
 
 
 def test_bad_rows_are_named(corpus):
-    step = DenseNegatives(corpus, by_number, fingerprint="table-1")
+    step = DenseNegatives(corpus, by_number, fingerprint="numbers-1")
     rows = {"query_id": ["q1", "q7"], "query": ["question 1", " "], "positive_ids": [[], []]}
     with pytest.raises(ValueError, match=r"'query' is empty in the row with query_id 'q7'"):
         step(rows)
