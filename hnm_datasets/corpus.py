@@ -444,9 +444,7 @@ class _Source:
         digests = np.concatenate(
             [
                 normalized_digests(
-                    passage_texts(
-                        None if titles is None else titles.slice(start, chunk), texts.slice(start, chunk)
-                    ).to_pylist()
+                    passage_texts(None if titles is None else titles.slice(start, chunk), texts.slice(start, chunk))
                 )
                 for start in range(0, len(texts), chunk)
             ]

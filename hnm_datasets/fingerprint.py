@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,26 @@ def digest_strings(strings: Iterable[str]) -> NDArray[np.uint64]:
         [4867398598950213145, 4867398598950213145, 3351174236915248037]
     """
     # xxh3 over Python strings takes 0.1 microseconds each, less than pandas' vectorised 64-bit hash.
-    joined = b"".join([xxhash.xxh3_128_digest(string.encode()) for string in strings])
-    return np.frombuffer(joined, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+    return _numbers_of([xxhash.xxh3_128_digest(string.encode()) for string in strings])
+
+
+def digest_slices(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return what `digest_strings` does of strings whose UTF-8 bytes lie one after another.
+
+    Args:
+        data: The bytes.
+        ends: Where each string ends. Shape (B,).
+
+    Returns:
+        Digests of shape (B, 2).
+    """
+    view = data.data
+    cuts = [0, *ends.tolist()]
+    return _numbers_of([xxhash.xxh3_128_digest(view[start:end]) for start, end in itertools.pairwise(cuts)])
+
+
+def _numbers_of(digests: list[bytes]) -> NDArray[np.uint64]:
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64).reshape(-1, 2)
 
 
 class ColumnsHasher:

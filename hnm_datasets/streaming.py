@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock
 
 from hnm_datasets import checks
+
+logger = logging.getLogger(__name__)
 
 #: Hidden, so that `load_dataset` does not take it for data.
 _STATE = ".stream.json"
@@ -33,7 +36,8 @@ def write_stream(
 
     A run that was killed is made again with the same call: it goes on after the last whole shard, asks the stream to go
     on from there, and neither loses nor repeats a row. (With a stream that cannot seek, `datasets` reads over what was
-    there.) The folder is read back by `load_dataset(folder)`, and published by `push_mined` of what that gives.
+    there.) A folder that is complete is left as it is. It is read back by `load_dataset(folder)`, and published by
+    `push_mined` of what that gives.
 
     In front of `map`, `with_format("arrow")` spares `datasets` to make Python objects of every row, there and back.
 
@@ -67,7 +71,13 @@ def write_stream(
             f"{_NAME} takes an IterableDataset, got {type(stream).__name__}. A Dataset is on disk already: "
             f"dataset.to_parquet(...), or save_mined."
         )
-    limit = checks.whole_number(_NAME, "max_shard_size", convert_file_size_to_int(max_shard_size), low=1)
+    try:
+        limit = convert_file_size_to_int(max_shard_size)
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(
+            f"{_NAME}: max_shard_size must be bytes, or a size such as '100MB', got {max_shard_size!r}."
+        ) from None
+    limit = checks.whole_number(_NAME, "max_shard_size", limit, low=1)
     batch_size = checks.whole_number(_NAME, "batch_size", batch_size, low=1)
     place = Path(folder).expanduser()
     (place / "data").mkdir(parents=True, exist_ok=True)
@@ -88,6 +98,10 @@ class _Writer:
         """Write what is missing."""
         state = self._read_state()
         if state["done"]:
+            logger.warning(
+                "%s: %s is complete, with %d rows; nothing was written. To write it again, delete the folder.",
+                *(_NAME, self.place, state["rows"]),
+            )
             return int(state["rows"])
         if state["shards"]:
             self.stream.load_state_dict(state["state"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hnm_datasets.fingerprint import digest_strings
+from hnm_datasets.fingerprint import digest_slices, digest_strings
+from hnm_datasets.text_kernels import fold_ascii
 
 
 def passage_texts(titles: pa.Array | None, texts: pa.Array) -> pa.Array:
@@ -45,7 +46,7 @@ def is_blank(texts: pa.Array) -> pa.Array:
     return pc.match_substring_regex(texts, r"^[\t-\r\x1c-\x20\x{85}\p{Z}]*$")
 
 
-def normalized_digests(texts: Iterable[str]) -> NDArray[np.uint64]:
+def normalized_digests(texts: pa.Array | Sequence[str]) -> NDArray[np.uint64]:
     """Hash texts so that texts which differ only in Unicode form (NFKC), case or white space have equal digests.
 
     Args:
@@ -59,5 +60,21 @@ def normalized_digests(texts: Iterable[str]) -> NDArray[np.uint64]:
         >>> (a == b).all(), (a == c).all()
         (np.True_, np.False_)
     """
-    # Python's str methods take 2 microseconds for 50 words, half of what Arrow's kernels take, and fold case fully.
-    return digest_strings([" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts])
+    if not isinstance(texts, pa.Array):
+        texts = pa.array(texts, pa.large_string())
+    if not len(texts):
+        return np.empty((0, 2), dtype=np.uint64)
+    texts = texts.cast(pa.large_string())
+    _, offsets, data = texts.buffers()
+    starts = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    # For ASCII, Python's str methods would take twenty times as long.
+    folded = np.empty(starts[-1] - starts[0], dtype=np.uint8)
+    ends, is_ascii = np.empty(len(texts), dtype=np.int64), np.empty(len(texts), dtype=bool)
+    fold_ascii(np.frombuffer(data or b"", dtype=np.uint8), starts, folded, ends, is_ascii)
+    digests = digest_slices(folded, ends)
+    if not is_ascii.all():
+        others = texts.filter(pa.array(~is_ascii)).to_pylist()
+        # Python's str methods take 2 microseconds for 50 words, half of what Arrow's kernels take, and fold case fully.
+        normal = [" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in others]
+        digests[~is_ascii] = digest_strings(normal)
+    return digests

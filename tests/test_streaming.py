@@ -136,5 +136,16 @@ def test_bad_input(tmp_path):
         write_stream(stream(rows=0), tmp_path)
     with pytest.raises(ValueError, match="batch_size"):
         write_stream(stream(), tmp_path, batch_size=0)
-    with pytest.raises(ValueError, match="size"):
+    with pytest.raises(ValueError, match="max_shard_size must be bytes, or a size such as '100MB', got 'large'"):
         write_stream(stream(), tmp_path, max_shard_size="large")
+    with pytest.raises(ValueError, match="max_shard_size must be a whole number of at least 1"):
+        write_stream(stream(), tmp_path, max_shard_size=0)
+
+
+def test_a_complete_folder_is_left_and_it_says_so(tmp_path, caplog):
+    rows = write_stream(stream(), tmp_path)
+    before = [path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()]
+    assert not caplog.records
+    assert write_stream(stream(), tmp_path) == rows
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()] == before
+    assert f"is complete, with {rows} rows; nothing was written" in caplog.text

@@ -175,6 +175,8 @@ class BM25Index:
         Returns:
             Rows and sums of shape (B, k), in the order of the sums, and what is to be added to them, of shape (B,).
         """
+        if isinstance(queries, str):
+            raise TypeError(f"{type(self).__name__}: queries must be a list of texts, got one: pass [{queries!r}].")
         files = _open(self)
         tokens, extras = files.encode(queries)
         rows = np.empty((len(queries), k), dtype=np.int64)

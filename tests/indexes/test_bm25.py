@@ -144,6 +144,11 @@ def test_options_are_checked(options, error, match):
         BM25Index(corpus_of(["plates move"]), **options)
 
 
+def test_one_text_is_not_taken_for_its_letters():
+    with pytest.raises(TypeError, match=r"BM25Index: queries must be a list of texts, got one: pass \['plates'\]"):
+        BM25Index(corpus_of(["plates move"])).search("plates", 1)
+
+
 def test_the_corpus_is_checked():
     with pytest.raises(TypeError, match=r"corpus must be a Corpus, got list.*Corpus\.from_dataset"):
         BM25Index(["plates move"])
