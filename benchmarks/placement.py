@@ -29,6 +29,9 @@ from _common import RESULTS, table
 QUERIES, MEASURED_DIMENSION, MEASURED_CORES = 10_000, 64, 2
 #: Of IVF, as scale.py builds it: vectors to train on for each list and at least, and how often they are gone over.
 PER_LIST, LEAST, ROUNDS = 64, 50_000, 10
+MEMORY = "bm25: bytes of memory to build"
+#: Passages whose words are held at once while BM25 counts them.
+CHUNK = 20_000
 #: How much of a machine's memory may be used.
 USED = 0.8
 #: A quantity of this share of the measured one, or its inverse, is right.
@@ -69,7 +72,7 @@ def measured(run: dict[str, Any]) -> dict[str, float]:
     made, mined = run["made"], run["mined"]
     found = {f"{what}: seconds to build": one["seconds"] for what, one in made.items()}
     found |= {f"{what}: bytes on disk": one["bytes"] for what, one in made.items()}
-    found |= {"bm25: bytes of memory to build": made["bm25"]["memory"]["anonymous"]}
+    found |= {MEMORY: made["bm25"]["memory"]["anonymous"]}
     return found | {f"{source}: seconds to mine": median(ways["map"]) for source, ways in mined.items()}
 
 
@@ -87,6 +90,11 @@ class Model:
             what: Line.through((_work(what, one["size"]), small[what]), (_work(what, other["size"]), large[what]))
             for what in small
         }
+        if one["size"] < CHUNK < other["size"]:
+            # The smaller corpus was a part of a chunk, the larger one held a whole chunk and the counts.
+            chunk = small[MEMORY] / one["size"] * CHUNK
+            slope = (large[MEMORY] - chunk) / (other["size"] - CHUNK)
+            self.lines[MEMORY] = Line(chunk - slope * CHUNK, slope)
 
     def predict(self, passages: float) -> dict[str, float]:
         """Predict everything that scale.py measures at a size."""
@@ -113,7 +121,7 @@ def plan(model: Model, passages: float, args: argparse.Namespace) -> tuple[str, 
     held = max(at["bm25: bytes on disk"], index or vectors)
     machines = math.ceil(held / room)
     # A part whose counting needs more memory than there is would not be finished.
-    parts = max(machines, math.ceil(at["bm25: bytes of memory to build"] / room))
+    parts = max(machines, math.ceil(at[MEMORY] / room))
     cores = args.cores / MEASURED_CORES * machines
     build = at["corpus: seconds to build"] + at["bm25: seconds to build"]
     build += at.get(f"{kind}: seconds to build", 0.0) * wide
