@@ -32,7 +32,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives as their_function
 
 from hnm_datasets import load_beir, mine_hard_negatives
-from hnm_datasets.text import normalized_digests
+from hnm_datasets.corpus.text import normalized_digests
 
 FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
 NUM_NEGATIVES = 3

@@ -46,7 +46,7 @@ from hnm_datasets import (
     load_sample,
 )
 from hnm_datasets.indexes import bm25 as bm25_module
-from hnm_datasets.storage import cache_root
+from hnm_datasets.storage.folders import cache_root
 
 #: Packages whose versions matter.
 PACKAGES = ("datasets", "bm25s", "numba", "numpy", "pyarrow", "rank_bm25")

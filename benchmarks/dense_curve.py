@@ -46,7 +46,7 @@ from _vectors import query_vectors, task_embed
 from datasets import Dataset
 
 import hnm_datasets as hnm
-from hnm_datasets.storage import cache_root
+from hnm_datasets.storage.folders import cache_root
 
 #: Queries and depth of the curve.
 ASKED, DEPTH = 1000, 100
@@ -145,7 +145,7 @@ def show_curve(found: list[dict[str, Any]]) -> str:
 def task_fingerprint(model: str) -> dict[str, Any]:
     from _models import make_model
 
-    from hnm_datasets.fingerprint import model_fingerprint
+    from hnm_datasets.models.fingerprint import model_fingerprint
 
     loaded = make_model(model)
     size = sum(tensor.nbytes for tensor in loaded.state_dict().values())

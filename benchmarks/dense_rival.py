@@ -39,8 +39,8 @@ from _vectors import QUERIES, NumberedVectors, query_vectors, task_embed
 from datasets import Dataset, load_from_disk
 
 import hnm_datasets as hnm
-from hnm_datasets.fingerprint import digest_strings
-from hnm_datasets.storage import cache_root
+from hnm_datasets.storage.digests import digest_strings
+from hnm_datasets.storage.folders import cache_root
 
 RIVALS = {"faiss": "theirs, use_faiss=True", "torch": "theirs, use_faiss=False"}
 VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "relative_margin=0.05": {"relative_margin": 0.05}}
@@ -69,8 +69,8 @@ def task_mine(side: str, model: str, pairs: str, passages: str, options: dict[st
 def instrumented(side: str, model: Any, spent: dict[str, float]) -> Callable[..., Dataset]:
     """Return one side's function, which adds the seconds inside encoding and search to `spent`."""
     if side == "ours":
-        from hnm_datasets.encoders import Encoder
         from hnm_datasets.indexes import exact
+        from hnm_datasets.models.encoders import Encoder
 
         Encoder.encode = clocked(spent, "encode", Encoder.encode)
         exact.search = clocked(spent, "search", exact.search)
@@ -221,7 +221,7 @@ def task_search(way: str, batch: int, k: int, count: int, embeddings: str) -> di
 
 def task_map(embedded: hnm.Embeddings, k: int, count: int) -> dict[str, Any]:
     """Mine through `map`; leave out the seconds inside the encoder."""
-    from hnm_datasets.encoders import Encoder
+    from hnm_datasets.models.encoders import Encoder
 
     model, spent = NumberedVectors("random"), {}
     Encoder.encode = clocked(spent, "encode", Encoder.encode)

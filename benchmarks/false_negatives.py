@@ -37,7 +37,7 @@ from sentence_transformers.util import mine_hard_negatives as their_function
 
 import hnm_datasets as hnm
 from hnm_datasets.columns import score_column
-from hnm_datasets.transforms import Transform
+from hnm_datasets.transforms.base import Transform
 
 SEED = 0
 #: Settings in a sweep, at equal steps of the share of candidates that they keep.

@@ -40,8 +40,11 @@ from datasets import Dataset
 from sentence_transformers import CrossEncoder, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
 import hnm_datasets as hnm
-from hnm_datasets.training import HardNegativesRankingLoss, RefreshNegatives, live_negatives, retrieval_evaluator
-from hnm_datasets.transforms import Transform
+from hnm_datasets.training.evaluation import retrieval_evaluator
+from hnm_datasets.training.live import live_negatives
+from hnm_datasets.training.loss import HardNegativesRankingLoss
+from hnm_datasets.training.refresh import RefreshNegatives
+from hnm_datasets.transforms.base import Transform
 
 MEASURES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@10": "recall@10", "recall@100": "recall@100"}
 #: How much of the positive's score by the teacher a candidate must stay below.

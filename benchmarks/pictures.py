@@ -26,8 +26,8 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 import hnm_datasets as hnm
-from hnm_datasets.audit.pictures import plot_scores
-from hnm_datasets.audit.query_picture import plot_query
+from hnm_datasets.pictures.query import plot_query
+from hnm_datasets.pictures.scores import plot_scores
 
 #: Dark pages are not quite black.
 STYLES = {

@@ -40,7 +40,7 @@ from _vectors import NumberedVectors, query_vectors
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
 import hnm_datasets as hnm
-from hnm_datasets.storage import cache_root
+from hnm_datasets.storage.folders import cache_root
 
 K, ASKED, RECALLED = 100, 10_000, 500
 KIND = "clustered"
@@ -342,7 +342,7 @@ def streamed(size: int) -> Iterator[dict[str, Any]]:
 
 def task_stream(folder: str, size: int, corpus: str) -> dict[str, Any]:
     """Write the stream, noting the memory at each shard."""
-    from hnm_datasets import streaming
+    from hnm_datasets.scale import streaming
 
     process, notes = psutil.Process(), []
     write = streaming.pq.write_table

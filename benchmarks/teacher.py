@@ -29,8 +29,9 @@ import numpy as np
 from _common import MIB, SEED, Parts, in_child, measured, run_script, spread, spread_of, table
 from datasets import Dataset
 
-from hnm_datasets import Corpus, CrossEncoderScores, load_beir, rerankers
-from hnm_datasets.storage import cache_root
+from hnm_datasets import Corpus, CrossEncoderScores, load_beir
+from hnm_datasets.models import rerankers
+from hnm_datasets.storage.folders import cache_root
 
 CANDIDATES, SIZES = 20, (10_000, 100_000)
 PASSAGES = 50_000

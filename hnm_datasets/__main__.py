@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from datasets import DatasetDict, get_dataset_config_names, load_dataset
 from datasets.exceptions import DatasetsError
 
-from hnm_datasets.audit import audit_negatives
-from hnm_datasets.corpus import Corpus
-from hnm_datasets.hub import write_card
+from hnm_datasets.audit.run import audit_negatives
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.hub.saving import write_card
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

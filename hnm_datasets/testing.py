@@ -223,7 +223,7 @@ def _require(holds: bool, what: str) -> None:
 
 
 def _is_shape(transform: Callable[[Any], Any]) -> bool:
-    from hnm_datasets.transforms.shape import Shape
+    from hnm_datasets.transforms.shapes.base import Shape
 
     return isinstance(transform, Shape)
 

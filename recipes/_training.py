@@ -12,7 +12,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import TrainerCallback
 
 from hnm_datasets import Corpus, load_beir, load_sample
-from hnm_datasets.training import LiveNegatives, retrieval_evaluator
+from hnm_datasets.training.evaluation import retrieval_evaluator
+from hnm_datasets.training.live import LiveNegatives
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:

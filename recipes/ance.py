@@ -14,7 +14,9 @@ from _common import parser_of
 from _training import add_training_options, load_split, load_student, train
 
 from hnm_datasets import AbsoluteMargin, BM25Negatives, DenseNegatives, DropNearDuplicates
-from hnm_datasets.training import HardNegativesRankingLoss, RefreshNegatives, live_negatives
+from hnm_datasets.training.live import live_negatives
+from hnm_datasets.training.loss import HardNegativesRankingLoss
+from hnm_datasets.training.refresh import RefreshNegatives
 
 
 def main() -> None:

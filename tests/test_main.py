@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from hnm_datasets import BM25Negatives, TopNegatives, ToTriplets, load_sample
 from hnm_datasets.__main__ import main
-from hnm_datasets.hub import save_mined
+from hnm_datasets.hub.saving import save_mined
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from hnm_datasets import checks
 from hnm_datasets.audit.reading import check_dataset, iter_rows, passages_of, query_keys
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
 from hnm_datasets.audit.tally import mean_of_rows, name_passage
-from hnm_datasets.corpus import Corpus, check_corpus
-from hnm_datasets.forms import Form, recognize
+from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.formats.reading import Form, recognize
 
 _NAME = "compare_negatives"
 _EXAMPLES, _SHOWN = 3, 2

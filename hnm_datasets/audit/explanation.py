@@ -16,12 +16,13 @@ import Stemmer
 from hnm_datasets.audit.reading import texts_of
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number
 from hnm_datasets.audit.tally import mean_of_rows
-from hnm_datasets.columns import NEGATIVE_IDS, Batch
-from hnm_datasets.corpus import Corpus, check_corpus
-from hnm_datasets.forms import Rows, Side, read_rows, recognize
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS
+from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.formats.reading import Rows, Side, read_rows, recognize
 from hnm_datasets.transforms.base import Transform
-from hnm_datasets.transforms.mine import Miner
-from hnm_datasets.transforms.shape import Shape
+from hnm_datasets.transforms.miners.base import Miner
+from hnm_datasets.transforms.shapes.base import Shape
 
 _NAME = "explain"
 _WORD = re.compile(r"\w+")

@@ -11,10 +11,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets.audit.reading import Passages, is_among, pair_keys, text_keys
-from hnm_datasets.columns import POSITIVE_IDS, QUERY, QUERY_ID, Batch
-from hnm_datasets.corpus import Corpus
-from hnm_datasets.fingerprint import digest_strings
-from hnm_datasets.forms.columns import as_floats
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import POSITIVE_IDS, QUERY, QUERY_ID
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.formats.fields import as_floats
+from hnm_datasets.storage.digests import digest_strings
 
 #: The quantile of the normal distribution for 95%.
 _Z = 1.959963984540054

@@ -10,11 +10,11 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hnm_datasets.columns import Batch
-from hnm_datasets.corpus import Corpus
-from hnm_datasets.fingerprint import digest_strings
-from hnm_datasets.forms import Form, Rows, Side, read_rows
-from hnm_datasets.text import normalized_digests
+from hnm_datasets.batch import Batch
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.text import normalized_digests
+from hnm_datasets.formats.reading import Form, Rows, Side, read_rows
+from hnm_datasets.storage.digests import digest_strings
 
 #: What a batch may hold, so that long lists and long passages take no more memory than short ones.
 _ROWS, _BYTES = 10_000, 64 << 20

@@ -7,6 +7,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hnm_datasets import checks
+from hnm_datasets.arrays.ragged import kept_offsets, list_array
 from hnm_datasets.audit.defects import defects_of
 from hnm_datasets.audit.false_negatives import FalseNegatives, Judgements, estimate
 from hnm_datasets.audit.reading import check_dataset, is_among, iter_rows, query_keys, texts_of
@@ -14,10 +15,10 @@ from hnm_datasets.audit.report import Audit
 from hnm_datasets.audit.sampled import Sampled, draw_sample
 from hnm_datasets.audit.spread import Spread
 from hnm_datasets.audit.tally import Tally, false_by_teacher
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, Batch
-from hnm_datasets.corpus import Corpus, check_corpus
-from hnm_datasets.forms import LABELED_PAIRS, TRIPLETS, Form, Rows, read_rows, recognize
-from hnm_datasets.ragged import kept_offsets, list_array
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
+from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.formats.reading import LABELED_PAIRS, TRIPLETS, Form, Rows, read_rows, recognize
 from hnm_datasets.transforms.base import Transform
 
 #: Rows that a teacher scores when it is asked here.

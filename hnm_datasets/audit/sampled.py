@@ -15,9 +15,9 @@ from hnm_datasets.audit.reading import Passages, iter_rows, passages_of, query_k
 from hnm_datasets.audit.spread import Scores, Spread, histogram_of
 from hnm_datasets.audit.tally import Found, ScoreCounts, describe_pair, mean_of_rows
 from hnm_datasets.audit.texts import pairs_of_rows, shared_by, similarity, words_of
-from hnm_datasets.corpus import Corpus
-from hnm_datasets.forms import Form, Rows
-from hnm_datasets.shingles import shingles_of
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.shingles import shingles_of
+from hnm_datasets.formats.reading import Form, Rows
 
 #: Pairs of positives and negatives that are compared in all.
 _PAIRS = 500_000

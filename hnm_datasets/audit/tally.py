@@ -22,9 +22,9 @@ from hnm_datasets.audit.reading import (
     query_keys,
     text_keys,
 )
-from hnm_datasets.corpus import Corpus
-from hnm_datasets.forms import Form, Rows, Side
-from hnm_datasets.text import is_blank
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.text import is_blank
+from hnm_datasets.formats.reading import Form, Rows, Side
 
 _EXAMPLES = 3
 _MERGE = 1 << 20

@@ -10,8 +10,8 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.audit import kernels
-from hnm_datasets.ragged import Ragged, offsets_of
 
 #: Sets of words, or of shingles, by number.
 Sets = Ragged[NDArray[np.uint64]] | Ragged[NDArray[np.uint32]]

@@ -18,8 +18,8 @@ from datasets import Dataset, DatasetInfo, Features
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
-from hnm_datasets.corpus import Corpus
-from hnm_datasets.forms import (
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.formats.reading import (
     FLAGEMBEDDING,
     LABELED_LISTS,
     LABELED_PAIRS,
@@ -32,6 +32,7 @@ from hnm_datasets.forms import (
 )
 from hnm_datasets.hub.snippets import quoted, usage
 from hnm_datasets.markdown import code, count, fenced, is_hub_id, link, one_line, plain, without_controls
+from hnm_datasets.version import __version__
 
 _TAGS = ["sentence-transformers", "hard-negatives", "hnm_datasets"]
 #: What the forms are called in a card, and the Hub's names of the tasks that they are for.
@@ -77,9 +78,8 @@ class Config(NamedTuple):
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and the packages that mining rests on, as far as installed."""
-    import hnm_datasets
-
-    found = {"python": platform.python_version(), "hnm_datasets": hnm_datasets.__version__}
+    
+    found = {"python": platform.python_version(), "hnm_datasets": __version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

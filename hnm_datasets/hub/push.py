@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hnm_datasets.hub.saving import CARD, CORPUS, DATA, RECORD, Options, save, save_mined, write_card
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
-from hnm_datasets.storage import cache_root
+from hnm_datasets.storage.folders import cache_root
 
 __all__ = ["push_mined", "save_mined", "write_card"]
 

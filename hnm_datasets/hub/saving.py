@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, DatasetDict, load_dataset
 from filelock import FileLock
 
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, Batch
-from hnm_datasets.corpus import Corpus, check_corpus
-from hnm_datasets.forms import MINED, recognize
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS
+from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.formats.reading import MINED, recognize
 from hnm_datasets.hub.card import Config, dataset_card, is_graded, is_own, signed, versions
 from hnm_datasets.hub.shards import (
     corpus_features,
@@ -37,10 +38,10 @@ from hnm_datasets.hub.shards import (
     write_rows,
 )
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
-from hnm_datasets.storage import cache_root
+from hnm_datasets.storage.folders import cache_root
 
 if TYPE_CHECKING:
-    from hnm_datasets.audit import Audit
+    from hnm_datasets.audit.report import Audit
 
 CARD, RECORD, DATA, CORPUS = "README.md", "mining.json", "data", "corpus"
 _MADE_BY = {"made_by": "hnm_datasets", "format": 1}
@@ -290,7 +291,7 @@ def _record_of(splits: Mapping[str, Dataset], options: Options, *, repo_id: str,
 
 
 def _audited(rows: Dataset, split: str, options: Options) -> dict[str, Any] | None:
-    from hnm_datasets.audit import audit_negatives
+    from hnm_datasets.audit.run import audit_negatives
 
     audit = options.audit
     if audit is None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, load_dataset
 
-from hnm_datasets.corpus import Corpus
+from hnm_datasets.corpus.passages import Corpus
 
 #: Bytes of a shard before compression, and of the passages that are held at once.
 _SHARD, _CHUNK = 500_000_000, 64_000_000

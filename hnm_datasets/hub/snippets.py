@@ -6,7 +6,7 @@ import json
 
 from datasets import Features
 
-from hnm_datasets.forms import FLAGEMBEDDING, LABELED_LISTS, LABELED_PAIRS, MINED, TEVATRON, Form
+from hnm_datasets.formats.reading import FLAGEMBEDDING, LABELED_LISTS, LABELED_PAIRS, MINED, TEVATRON, Form
 
 #: The columns that the trainers of sentence-transformers take for labels, whatever the form.
 _LABELS = ("label", "labels", "score", "scores")

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.ragged import Ragged
+from hnm_datasets.arrays.ragged import Ragged
 
 
 class Hits(NamedTuple):

@@ -23,26 +23,37 @@ from filelock import Timeout
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.corpus import Corpus, check_corpus
-from hnm_datasets.fingerprint import digest_strings, fingerprint
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
+from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25_counts import Counter, Counts, Statistics
-from hnm_datasets.indexes.parts import checked_part, rows_of_part
-from hnm_datasets.keys import KeyTable
-from hnm_datasets.processes import threads
-from hnm_datasets.ragged import Ragged, offsets_of
-from hnm_datasets.storage import append_array, build_once, cache_root, folder_size, is_complete, open_array, save_array
+from hnm_datasets.indexes.bm25_weights import RARITY, SATURATION
+from hnm_datasets.indexes.shards import checked_part, rows_of_part
+from hnm_datasets.runtime.workers import threads
+from hnm_datasets.storage.digests import digest_strings, fingerprint
+from hnm_datasets.storage.folders import build_once, cache_root, folder_size, is_complete
+from hnm_datasets.storage.mapped import append_array, open_array, save_array
+from hnm_datasets.storage.tables import KeyTable
 
 #: Goes into every index's fingerprint; raise it when the files or the scores change.
 _FORMAT = 1
+
+
 _CHUNK = 20_000
+
+
 #: Queries per thread's turn: few enough that threads end together, many enough that a turn's buffer pays.
 _TURN = 64
+
+
 #: Postings weighed at a time, which bounds the memory of building.
 _POSTINGS = 1 << 20
 
+
 _METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
+
+
 _STOP_WORDS = {
     name.removeprefix("STOPWORDS_").lower(): name
     for name in sorted(vars(bm25s.stopwords))
@@ -252,8 +263,8 @@ class BM25Index:
         frequencies[all_.vocabulary.find(counted.vocabulary)] = np.diff(counted.starts)
         # Only a corpus of nothing but stop words has a mean length of 0, and it has no postings to divide for.
         relative_lengths = counted.lengths / (all_.tokens / all_.passages or 1.0)
-        rarity = _RARITY[self.method](all_.passages, all_.frequencies.astype(np.float64))
-        saturation = _SATURATION[self.method]
+        rarity = RARITY[self.method](all_.passages, all_.frequencies.astype(np.float64))
+        saturation = SATURATION[self.method]
         floor = saturation(np.zeros(1), np.ones(1), self.k1, self.b, self.delta)[0]
         owners = np.repeat(np.arange(len(frequencies), dtype=np.int32), frequencies)
         with append_array(folder, "weights", np.dtype(np.float32)) as append:
@@ -309,34 +320,6 @@ class BM25Index:
             for part in range(parts):
                 self._counts_of(part)
         return build_once("bm25-statistics", name, build)
-
-
-# ---- the formulas ------------------------------------------------------------------------------------------------
-# score = sum over the query's tokens of rarity(token) * saturation(count of the token in the passage), as written out
-# by Kamphuis et al. 2020. N: passages; n: passages that hold the token; f: count; l: length relative to the mean.
-
-_Numbers = NDArray[np.float64]
-
-_RARITY: dict[str, Callable[[int, _Numbers], _Numbers]] = {
-    "lucene": lambda N, n: np.log(1 + (N - n + 0.5) / (n + 0.5)),
-    "robertson": lambda N, n: np.log(np.maximum((N - n + 0.5) / (n + 0.5), 1)),
-    "atire": lambda N, n: np.log(N / n),
-    "bm25l": lambda N, n: np.log((N + 1) / (n + 0.5)),
-    "bm25+": lambda N, n: np.log((N + 1) / n),
-}
-
-
-def _classic(f: _Numbers, l: _Numbers, k1: float, b: float, delta: float) -> _Numbers:
-    return f / (k1 * (1 - b + b * l) + f) if k1 else (f > 0).astype(np.float64)
-
-
-_SATURATION: dict[str, Callable[[_Numbers, _Numbers, float, float, float], _Numbers]] = {
-    "lucene": _classic,
-    "robertson": _classic,
-    "atire": lambda f, l, k1, b, delta: (k1 + 1) * _classic(f, l, k1, b, delta),
-    "bm25l": lambda f, l, k1, b, delta: (k1 + 1) * (f / (1 - b + b * l) + delta) / (k1 + f / (1 - b + b * l) + delta),
-    "bm25+": lambda f, l, k1, b, delta: (k1 + 1) * _classic(f, l, k1, b, delta) + delta,
-}
 
 
 # ---- opened files ------------------------------------------------------------------------------------------------

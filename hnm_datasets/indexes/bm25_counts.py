@@ -13,11 +13,11 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from hnm_datasets.fingerprint import digest_strings
+from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.indexes import bm25_kernels
-from hnm_datasets.keys import KeyTable
-from hnm_datasets.ragged import offsets_of
-from hnm_datasets.storage import open_array, save_array
+from hnm_datasets.storage.digests import digest_strings
+from hnm_datasets.storage.mapped import open_array, save_array
+from hnm_datasets.storage.tables import KeyTable
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,19 @@ from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.clock import clocked
-from hnm_datasets.embeddings import Embeddings
-from hnm_datasets.fingerprint import fingerprint
+from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.indexes import exact
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.indexes.parts import checked_part, rows_of_part
-from hnm_datasets.processes import in_worker
-from hnm_datasets.ragged import Ragged
-from hnm_datasets.storage import build_once, cache_root, folder_size, release
+from hnm_datasets.indexes.shards import checked_part, rows_of_part
+from hnm_datasets.models.embeddings import Embeddings
+from hnm_datasets.runtime.timing import clocked
+from hnm_datasets.runtime.workers import in_worker
+from hnm_datasets.storage.digests import fingerprint
+from hnm_datasets.storage.folders import build_once, cache_root, folder_size
+from hnm_datasets.storage.mapped import release
 
 if TYPE_CHECKING:
-    from hnm_datasets.corpus import Corpus
+    from hnm_datasets.corpus.passages import Corpus
 
 logger = logging.getLogger(__name__)
 

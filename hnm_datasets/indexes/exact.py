@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.indexes import dense_kernels
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.processes import in_worker, single_threaded_torch, threads
-from hnm_datasets.ragged import Ragged
+from hnm_datasets.runtime.workers import in_worker, single_threaded_torch, threads
 
 #: Queries of a thread's turn and passages of a block: their scores stay in the second-level cache.
 _TURN = 512

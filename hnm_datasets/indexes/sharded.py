@@ -17,18 +17,18 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.fingerprint import fingerprint
+from hnm_datasets.arrays.ragged import Ragged, kept_offsets
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25 import BM25Index
 from hnm_datasets.indexes.dense import DenseIndex
-from hnm_datasets.indexes.parts import merged_hits
-from hnm_datasets.processes import imported_ray, in_ray_worker, in_worker
-from hnm_datasets.ragged import Ragged, kept_offsets
-from hnm_datasets.storage import cache_root, cache_root_at
+from hnm_datasets.indexes.shards import merged_hits
+from hnm_datasets.runtime.workers import imported_ray, in_ray_worker, in_worker
+from hnm_datasets.storage.digests import fingerprint
+from hnm_datasets.storage.folders import cache_root, cache_root_at
 
 if TYPE_CHECKING:
-    from hnm_datasets.corpus import Corpus
-    from hnm_datasets.embeddings import Embeddings
+    from hnm_datasets.corpus.passages import Corpus
+    from hnm_datasets.models.embeddings import Embeddings
 
 _RAY = "ray"
 #: What a part finds, and for BM25 what the scores of each query get on top, shape (B,).

@@ -8,8 +8,9 @@ import numpy as np
 from datasets import Dataset
 
 from hnm_datasets import checks
-from hnm_datasets.columns import POSITIVE_IDS, QUERY, QUERY_ID, Batch
-from hnm_datasets.corpus import Corpus, check_corpus
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import POSITIVE_IDS, QUERY, QUERY_ID
+from hnm_datasets.corpus.passages import Corpus, check_corpus
 
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator

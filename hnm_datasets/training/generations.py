@@ -21,10 +21,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, Batch, score_column
-from hnm_datasets.corpus import Corpus
-from hnm_datasets.ragged import Ragged
-from hnm_datasets.storage import append_array, build_once, cache_root_at, open_array
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.storage.folders import build_once, cache_root_at
+from hnm_datasets.storage.mapped import append_array, open_array
 
 _LISTS = {"positives": POSITIVE_IDS, "negatives": NEGATIVE_IDS}
 

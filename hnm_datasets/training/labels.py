@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.ragged import Ragged
+from hnm_datasets.arrays.ragged import Ragged
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch.utils.data import get_worker_info
 
 from hnm_datasets import checks
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, Batch, score_column
-from hnm_datasets.corpus import Corpus, check_corpus
-from hnm_datasets.fingerprint import fingerprint
-from hnm_datasets.ragged import Ragged, list_array, offsets_of
-from hnm_datasets.storage import cache_root
-from hnm_datasets.training.generations import Generation, Progress, write_generation
-from hnm_datasets.training.labels import PADDING, pack
-from hnm_datasets.transforms import kernels
-from hnm_datasets.transforms.shape import choose_positives
+from hnm_datasets.arrays.ragged import list_array, offsets_of
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
+from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.training.live_texts import LiveTexts
+from hnm_datasets.transforms.shapes.positives import choose_positives
 
 _POSITIVES = ("each", "first")
+
+
 _BATCH = 1000
+
+
 _NAME = "live_negatives"
-#: How many rows of the training are still to come from the generation before.
-_HELD = {"rows": 0}
 
 
 class LiveNegatives(Dataset):  # type: ignore[misc]
@@ -176,211 +172,3 @@ def _with_empty(table: pa.Table, mined: bool, teacher: str | None) -> pa.Table:
 
 def _empty_lists(size: int, of: pa.DataType) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.zeros(size + 1, dtype=np.int32)), pa.array([], of))
-
-
-@dataclass(eq=False)
-class LiveTexts:
-    """The transform of a `LiveNegatives`: from row numbers to texts and labels.
-
-    Attributes:
-        corpus: The passages.
-        n: Negatives per row.
-        teacher: Whose scores the label carries, if anyone's.
-        most: How many positives a label has room for.
-        seed: For the draw.
-        keys: 64 bits that identify each query. Shape (Q,).
-        rows: The queries, for mining.
-        progress: The epoch and the generation.
-        root: Where the generations after the first are.
-    """
-
-    corpus: Corpus
-    n: int
-    teacher: str | None
-    most: int
-    seed: int
-    keys: NDArray[np.uint64]
-    rows: Dataset
-    progress: Progress = field(default_factory=Progress)
-    root: Path | None = None
-    _first: Path | None = None
-    _opened: tuple[int, Generation] | None = None
-    _held: int | None = None
-
-    def __post_init__(self) -> None:
-        self._queries = self.rows.select_columns([QUERY]).with_format("arrow")
-
-    def __deepcopy__(self, memo: object) -> LiveTexts:
-        # Copies of a dataset share the epoch and generation of their training.
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_copies"} | {"_opened": None}
-
-    @property
-    def name(self) -> str:
-        """What names the queries, corpus and options: 32 hexadecimal digits."""
-        return fingerprint({"kind": "draw", "of": self.rows_name, "options": [self.n, self.seed, self.most]})
-
-    @property
-    def rows_name(self) -> str:
-        """What names the queries and the corpus: 32 hexadecimal digits."""
-        options = {"corpus": self.corpus.fingerprint, "rows": self.rows._fingerprint, "teacher": self.teacher}
-        return fingerprint({"kind": "live", "options": options})
-
-    def write(self, number: int, tables: Any, folder: Path) -> None:
-        """Write a generation of these queries into a folder of generations."""
-        path = write_generation(folder, number, tables, self.corpus, self.teacher, _NAME)
-        longest = int(Generation.open(path).positives.lengths.max(initial=0))
-        if longest > self.most:
-            raise ValueError(
-                f"{_NAME}: a query has {longest} positives now, and the labels have room for {self.most}. Give room "
-                f"for those that are promoted: live_negatives(..., max_positives={2 * longest})."
-            )
-        if number == 0:
-            self._first = path
-        else:
-            self.root = folder
-
-    def folder_of(self, number: int) -> Path:
-        """Return where a generation is."""
-        if number == 0:
-            assert self._first is not None
-            return self._first
-        if self.root is None:
-            raise RuntimeError(f"{_NAME}: there is no generation {number}.")
-        return self.root / f"{number:06d}"
-
-    def generation(self) -> Generation:
-        """Open the generation in use."""
-        number = self.progress.generation if not self._holds() else self._held
-        assert number is not None
-        if self._opened is None or self._opened[0] != number:
-            self._opened = (number, Generation.open(self.folder_of(number)))
-        return self._opened[1]
-
-    def hold(self, number: int | None, rows: int) -> None:
-        """Take the next rows of the training, of this and all other sets together, from another generation."""
-        self._held = number
-        _HELD["rows"] = rows
-
-    def _holds(self) -> bool:
-        worker = get_worker_info()
-        # The first batch is the first worker's.
-        return self._held is not None and _HELD["rows"] > 0 and (worker is None or worker.id == 0)
-
-    def ids_of(self, lists: Ragged[NDArray[np.int64]], rows: NDArray[np.int64]) -> pa.ListArray:
-        """Return some of a generation's lists as ids."""
-        taken = _taken(lists, rows)
-        return list_array(taken.offsets, self.corpus.ids(taken.values))
-
-    def table_of(self, generation: Generation, rows: NDArray[np.int64]) -> pa.Table:
-        """Return some queries' lists of a generation as columns."""
-        columns = {}
-        for part in ("positive", "negative"):
-            lists, scores = getattr(generation, f"{part}s"), getattr(generation, f"{part}_scores")
-            columns[f"{part}_ids"] = self.ids_of(lists, rows)
-            if self.teacher is not None:
-                taken = _taken(Ragged(lists.offsets, scores), rows)
-                columns[score_column(self.teacher, of=part)] = list_array(taken.offsets, pa.array(taken.values))
-        return pa.table(columns)
-
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Return the texts and labels of some rows."""
-        owners = np.asarray(batch["anchor"], dtype=np.int64)
-        positives = np.asarray(batch["positive"], dtype=np.int64)
-        generation = self.generation()
-        if self._holds():
-            _HELD["rows"] -= len(owners)
-        passages, is_padding, scores = self._choose(generation, owners, positives)
-        texts = self.corpus.texts(passages.T.reshape(-1)).to_pylist()
-        size = len(owners)
-        columns = {"anchor": self._queries[owners.tolist()][QUERY].to_pylist()}
-        names = ("positive", *(f"negative_{place + 1}" for place in range(self.n)))
-        columns |= {name: texts[place * size : (place + 1) * size] for place, name in enumerate(names)}
-        codes = self.corpus.text_codes
-        known = _taken(generation.positives, owners)
-        labels = pack(
-            np.where(is_padding, PADDING, codes[passages]),
-            Ragged(known.offsets, codes[known.values]),
-            self.most,
-            scores,
-        )
-        return columns | {"label": labels.tolist()}
-
-    def _choose(
-        self, generation: Generation, owners: NDArray[np.int64], positives: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32] | None]:
-        """Draw each row's negatives.
-
-        Returns:
-            The corpus rows of each row's passages, the positive first, shape (M, 1 + n); which are padding; and their
-            scores by the teacher, if wanted.
-        """
-        size, n = len(owners), self.n
-        # Rows of one query draw apart, and each epoch draws anew.
-        keys = self.keys[owners] ^ (positives.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-        seed = self.seed + 1_000_003 * self.progress.epoch
-        offsets = offsets_of(generation.negatives.lengths[owners]) if size else np.zeros(1, dtype=np.int64)
-        places = np.repeat(generation.negatives.offsets[:-1][owners] - offsets[:-1], np.diff(offsets))
-        places = places + np.arange(offsets[-1])
-        keep = np.empty(len(places), dtype=bool)
-        one_stratum = np.ones((1, len(places)), dtype=bool)
-        kernels.sample_mask(offsets, np.zeros(len(places)), keys, seed, one_stratum, np.array([n]), keep)
-        rows = np.repeat(np.arange(size), np.diff(offsets))[keep]
-        found = np.bincount(rows, minlength=size)
-        columns = np.arange(len(rows)) - np.repeat(offsets_of(found)[:-1], found)
-        passages = np.empty((size, 1 + n), dtype=np.int64)
-        is_padding = np.zeros((size, 1 + n), dtype=bool)
-        passages[:, 0] = positives
-        is_padding[:, 1:] = np.arange(n) >= found[:, None]
-        passages[rows, 1 + columns] = generation.negatives.values[places[keep]]
-        short = np.flatnonzero(found < n)
-        if len(short):
-            fillers = self._fillers(generation, owners[short], keys[short], seed)
-            passages[short] = np.where(is_padding[short], fillers, passages[short])
-        if self.teacher is None:
-            return passages, is_padding, None
-        assert generation.positive_scores is not None
-        assert generation.negative_scores is not None
-        scores = np.zeros(passages.shape, dtype=np.float32)
-        scores[rows, 1 + columns] = generation.negative_scores[places[keep]]
-        known = _taken(generation.positives, owners)
-        own = np.flatnonzero(known.values == positives[known.owners])
-        first = own[np.unique(known.owners[own], return_index=True)[1]]
-        scores[:, 0] = _taken(Ragged(generation.positives.offsets, generation.positive_scores), owners).values[first]
-        return passages, is_padding, scores
-
-    def _fillers(
-        self, generation: Generation, owners: NDArray[np.int64], keys: NDArray[np.uint64], seed: int
-    ) -> NDArray[np.int64]:
-        """Return random passages that are no positives, for what is missing. Shape (S, 1 + n)."""
-        codes = self.corpus.text_codes
-        positives = _taken(generation.positives, owners)
-        # So many passages at most have the text of a positive.
-        copies = np.bincount(positives.owners, self._copies[codes[positives.values]], len(owners))
-        drawn = np.empty((len(owners), 1 + self.n + int(copies.max(initial=0))), dtype=np.int64)
-        kernels.permuted_rows(keys, seed, len(self.corpus), drawn)
-        known = np.zeros(drawn.shape, dtype=bool)
-        for place in range(int(positives.lengths.max(initial=0))):
-            there = positives.lengths > place
-            one = codes[positives.values[positives.offsets[:-1][there] + place]]
-            known[there] |= codes[drawn[there]] == one[:, None]
-        # A corpus with too few passages fills up with the first: padding is left out by the loss.
-        known |= drawn < 0
-        order = np.argsort(known, axis=1, kind="stable")[:, : 1 + self.n]
-        return np.maximum(np.take_along_axis(drawn, order, axis=1), 0)
-
-    @cached_property
-    def _copies(self) -> NDArray[np.int64]:
-        """How many passages have the text of each code. Shape (N,)."""
-        codes = self.corpus.text_codes
-        return np.bincount(codes, minlength=len(codes))
-
-
-def _taken(lists: Ragged[Any], rows: NDArray[np.int64]) -> Ragged[Any]:
-    """Return some of the lists."""
-    lengths = lists.lengths[rows]
-    offsets = offsets_of(lengths)
-    places = np.repeat(lists.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return Ragged(offsets, lists.values[places])

@@ -28,11 +28,12 @@ from hnm_datasets.columns import (
     POSITIVE_SCORES,
     score_column,
 )
-from hnm_datasets.fingerprint import model_fingerprint
-from hnm_datasets.storage import is_complete
-from hnm_datasets.training.job import KEPT, Job, Step, untouched
-from hnm_datasets.training.live import LiveNegatives, LiveTexts
+from hnm_datasets.models.fingerprint import model_fingerprint
+from hnm_datasets.storage.folders import is_complete
+from hnm_datasets.training.live import LiveNegatives
+from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.metrics import publish
+from hnm_datasets.training.refresh_job import KEPT, Job, Step, untouched
 from hnm_datasets.transforms.base import Transform
 
 logger = logging.getLogger(__name__)

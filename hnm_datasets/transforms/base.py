@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hnm_datasets.columns import NEGATIVE_IDS, Batch
-from hnm_datasets.ragged import Ragged, kept_offsets, list_array
+from hnm_datasets.arrays.ragged import Ragged, kept_offsets, list_array
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS
 
 #: Raise it when the code that all steps share changes what they answer.
 _SHARED_VERSION = 1

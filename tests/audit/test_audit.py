@@ -13,7 +13,7 @@ from hnm_datasets import (
     audit_negatives,
     load_sample,
 )
-from hnm_datasets.forms import FORMS
+from hnm_datasets.formats.reading import FORMS
 
 N = 60
 TEXT_FORMS = FORMS[1:]

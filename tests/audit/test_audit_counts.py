@@ -12,7 +12,7 @@ from hnm_datasets import BM25Negatives, Corpus, ToLabeledPairs, ToTriplets, audi
 from hnm_datasets.audit import reading, sampled, tally
 from hnm_datasets.audit.reading import iter_rows
 from hnm_datasets.audit.texts import pairs_of_rows
-from hnm_datasets.forms import recognize
+from hnm_datasets.formats.reading import recognize
 
 # Some are the same but for case and white space, one is a query.
 TEXTS = [

@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hnm_datasets import BM25Negatives, TopNegatives, audit_negatives, load_sample
-from hnm_datasets.forms import FORMS
+from hnm_datasets.formats.reading import FORMS
 
 TRIPLETS = {"anchor": ["a?"], "positive": ["A."], "negative": ["B."]}
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnm_datasets import BiEncoderScores, BM25Negatives, Corpus, TopNegatives, ToTriplets, audit_negatives, load_sample
+from hnm_datasets.arrays.ragged import list_array
 from hnm_datasets.audit.false_negatives import estimate
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS
-from hnm_datasets.ragged import list_array
 from hnm_datasets.transforms.base import Transform
 
 # The last two are the same text but for case and white space.

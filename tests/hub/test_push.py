@@ -16,7 +16,7 @@ from fake_hub import FakeHub
 from hnm_datasets import BM25Negatives, load_sample
 from hnm_datasets.hub import shards
 from hnm_datasets.hub.push import push_mined, save_mined
-from hnm_datasets.storage import cache_root
+from hnm_datasets.storage.folders import cache_root
 
 TOKEN = "hf_" + "aBcD" * 8
 REPO = "me/quakes"

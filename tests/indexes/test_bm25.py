@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnm_datasets import BM25Index, Corpus, load_sample
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.indexes import bm25 as bm25_module
-from hnm_datasets.ragged import Ragged, offsets_of
-from hnm_datasets.storage import cache_root, is_complete
+from hnm_datasets.storage.folders import cache_root, is_complete
 
 METHODS = ["lucene", "robertson", "atire", "bm25l", "bm25+"]
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnm_datasets import Corpus, DenseIndex
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.indexes import dense as dense_module
 from hnm_datasets.indexes import exact
-from hnm_datasets.ragged import Ragged, offsets_of
-from hnm_datasets.storage import cache_root, is_complete
+from hnm_datasets.storage.folders import cache_root, is_complete
 
 SIMILARITIES = ["cosine", "dot", "euclidean"]
 SIZE, DIMENSION = 400, 16

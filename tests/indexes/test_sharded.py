@@ -21,8 +21,8 @@ from hnm_datasets import (
     ShardedIndex,
     load_sample,
 )
-from hnm_datasets.ragged import Ragged, offsets_of
-from hnm_datasets.transforms.mine import mine_candidates
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
+from hnm_datasets.transforms.miners.search import mine_candidates
 
 METHODS = ["lucene", "robertson", "atire", "bm25l", "bm25+"]
 SIMILARITIES = ["cosine", "dot", "euclidean"]

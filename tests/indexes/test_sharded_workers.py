@@ -13,10 +13,10 @@ import pytest
 from datasets import Dataset
 
 from hnm_datasets import BM25Index, BM25Negatives, Corpus, DenseIndex, DenseNegatives, ShardedIndex, load_sample
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.indexes import bm25 as bm25_module
 from hnm_datasets.indexes import dense as dense_module
 from hnm_datasets.indexes import sharded as sharded_module
-from hnm_datasets.ragged import Ragged, offsets_of
 
 TABLE = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
 VECTORS = np.random.default_rng(1).normal(size=(40, 16)).astype(np.float32)

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
 from hnm_datasets import Corpus, load_sample
-from hnm_datasets.training import retrieval_evaluator
+from hnm_datasets.training.evaluation import retrieval_evaluator
 
 
 @pytest.fixture(scope="module")

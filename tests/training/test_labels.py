@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnm_datasets.ragged import Ragged, offsets_of
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.training.labels import PADDING, pack, unpack
 
 KEYS = st.one_of(

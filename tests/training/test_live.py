@@ -19,9 +19,11 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from hnm_datasets import Corpus
-from hnm_datasets.storage import cache_root
-from hnm_datasets.training import FollowEpochs, HardNegativesRankingLoss, LiveNegatives, live_negatives
+from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.training.labels import PADDING, unpack
+from hnm_datasets.training.live import LiveNegatives, live_negatives
+from hnm_datasets.training.loss import HardNegativesRankingLoss
+from hnm_datasets.training.refresh import FollowEpochs
 
 PASSAGES, QUERIES = 60, 24
 

@@ -23,10 +23,10 @@ from sentence_transformers.util import cos_sim, dot_score
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hnm_datasets import BM25Negatives, load_sample
-from hnm_datasets.ragged import Ragged, offsets_of
-from hnm_datasets.training import CachedHardNegativesRankingLoss, HardNegativesRankingLoss
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.training.labels import PADDING, pack, unpack
 from hnm_datasets.training.live import live_negatives
+from hnm_datasets.training.loss import CachedHardNegativesRankingLoss, HardNegativesRankingLoss
 
 pytestmark = pytest.mark.usefixtures("fast_trainers")
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from hnm_datasets.ragged import Ragged, offsets_of
-from hnm_datasets.training import CachedHardNegativesRankingLoss, HardNegativesRankingLoss
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.training.labels import PADDING, pack
+from hnm_datasets.training.loss import CachedHardNegativesRankingLoss, HardNegativesRankingLoss
 
 ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 ROWS, COLUMNS, DIMENSION = 6, 3, 4

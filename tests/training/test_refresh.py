@@ -32,11 +32,13 @@ from hnm_datasets import (
     TeacherThreshold,
     ToTriplets,
 )
-from hnm_datasets.storage import cache_root
-from hnm_datasets.training import HardNegativesRankingLoss, RefreshNegatives, live_negatives
+from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.training.generations import Generation
-from hnm_datasets.training.job import untouched
 from hnm_datasets.training.labels import PADDING, unpack
+from hnm_datasets.training.live import live_negatives
+from hnm_datasets.training.loss import HardNegativesRankingLoss
+from hnm_datasets.training.refresh import RefreshNegatives
+from hnm_datasets.training.refresh_job import untouched
 
 PASSAGES, QUERIES, K, MARGIN = 90, 25, 12, 0.05
 

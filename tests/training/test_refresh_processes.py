@@ -22,9 +22,12 @@ from sentence_transformers.sentence_transformer.modules import Dropout, StaticEm
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hnm_datasets import Corpus, DenseNegatives
-from hnm_datasets.storage import cache_root, cache_root_at
-from hnm_datasets.training import HardNegativesRankingLoss, RefreshNegatives, job, live_negatives
+from hnm_datasets.storage.folders import cache_root, cache_root_at
+from hnm_datasets.training import refresh_job as job
 from hnm_datasets.training.generations import Generation
+from hnm_datasets.training.live import live_negatives
+from hnm_datasets.training.loss import HardNegativesRankingLoss
+from hnm_datasets.training.refresh import RefreshNegatives
 
 WORDS = [f"w{number}" for number in range(60)]
 

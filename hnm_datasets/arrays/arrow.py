@@ -1,0 +1,83 @@
+"""Arrow arrays from whatever holds columns, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
+
+
+def is_string(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+
+
+def is_list(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
+
+
+def as_arrow(values: Any, name: str, step: str) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
+    if isinstance(values, pa.Array):
+        # What a function on arrays has answered in Ray: pickled lists and tensors.
+        return array_of_rows(values.to_pylist()) if isinstance(values.type, pa.BaseExtensionType) else values
+    if isinstance(values, (str, bytes)):
+        raise TypeError(f"{step} got one row instead of a batch. Pass batched=True to .map.")
+    if isinstance(values, pd.Series):
+        return as_arrow(pa.Array.from_pandas(values), name, step)
+    if isinstance(values, np.ndarray) and (values.ndim > 1 or values.dtype == object):
+        # A formatted dataset stacks lists of one length into a matrix, others into an array of arrays.
+        values = list(values)
+    elif not isinstance(values, (Sequence, np.ndarray)):
+        values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
+    try:
+        return array_of_rows(values) if isinstance(values, list) else pa.array(values)
+    except pa.ArrowInvalid as error:
+        raise TypeError(f"{step}: the column {name!r} mixes types: {error}") from error
+
+
+def array_of_rows(values: list[Any]) -> pa.Array:
+    """Read rows that may be arrays; lists of numbers keep their type, even if all are empty."""
+    arrays = [value for value in values if isinstance(value, np.ndarray) and value.ndim == 1]
+    nulls = np.fromiter((value is None for value in values), dtype=bool, count=len(values))
+    kinds = {array.dtype.kind for array in arrays}
+    # numpy makes any empty list one of float64.
+    is_known = len(kinds) == 1 and (any(map(len, arrays)) or arrays[0].dtype != np.float64)
+    if not is_known or len(arrays) + nulls.sum() < len(values):
+        return pa.array([value.tolist() if isinstance(value, np.ndarray) else value for value in values])
+    flat = np.concatenate(arrays)
+    items = pa.array(flat.tolist() if kinds == {"O"} else flat)
+    offsets = offsets_of(np.array([0 if value is None else len(value) for value in values]))
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), items, mask=pa.array(nulls))
+
+
+def as_series(array: pa.Array) -> pd.api.extensions.ExtensionArray:
+    return pd.arrays.ArrowExtensionArray(array)
+
+
+def as_objects(array: pa.Array) -> NDArray[Any]:
+    objects = np.empty(len(array), dtype=object)
+    if is_list(array.type):
+        lists = flatten_lists(array)
+        values = lists.values.to_numpy(zero_copy_only=False)
+        # One by one: numpy would take lists of one length for a matrix.
+        for row, part in enumerate(np.split(values, lists.offsets[1:-1]) if len(array) else []):
+            objects[row] = part
+        return objects
+    return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def flatten_lists(array: pa.Array) -> Ragged[pa.Array]:
+    if pa.types.is_null(array.type):
+        return Ragged(np.zeros(len(array) + 1, dtype=np.int64), pa.nulls(0))
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    offsets = np.zeros(len(array) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return Ragged(offsets, array.flatten())

@@ -1,0 +1,1 @@
+"""Passages, their texts, and which texts are the same."""

@@ -1,0 +1,335 @@
+"""The passages that negatives are drawn from: found by id, memory-mapped, named by their content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.corpus.text import normalized_digests, passage_texts
+from hnm_datasets.storage.folders import build_once, cache_root, is_complete
+from hnm_datasets.storage.mapped import open_array, open_strings
+from hnm_datasets.storage.tables import IdTable, KeyTable
+
+if TYPE_CHECKING:
+    from hnm_datasets.models.embeddings import Embeddings
+    from hnm_datasets.models.handles import EmbeddingModel
+from hnm_datasets.corpus.source import _CHUNK, Source, chunk_size
+
+
+class Corpus:
+    """Passages by id, memory-mapped from the `datasets` cache directory and named by their content.
+
+    Make one with `Corpus.from_dataset`, `load_beir` or `from_pairs`. A corpus pickles to its fingerprint alone, so a
+    transform that holds one stays small and hashes to the same value in every process; wherever it is unpickled, it is
+    opened from the cache directory when it is first used.
+
+    A passage's text is its title and its text, joined by a space.
+
+    Attributes:
+        fingerprint: 32 hexadecimal digits that depend on ids, texts, titles and groups, and on nothing else.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> corpus = Corpus.from_dataset(Dataset.from_dict({"id": ["a", "b"], "text": ["Plates move.", "Waves roll."]}))
+        >>> len(corpus), corpus["b"]
+        (2, {'id': 'b', 'text': 'Waves roll.', 'title': None, 'group': None})
+        >>> corpus.texts(corpus.rows(["b", "a"])).to_pylist()
+        ['Waves roll.', 'Plates move.']
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: datasets.Dataset,
+        *,
+        id_column: str = "id",
+        text_column: str = "text",
+        title_column: str | None = "title",
+        group_column: str | None = "group",
+    ) -> Corpus:
+        """Make a corpus of a dataset with one passage per row.
+
+        The first time, the passages are copied into the cache directory, in a form that any process can map and that
+        finds passages by id; afterwards the same passages are recognised by their content.
+
+        Args:
+            dataset: The passages.
+            id_column: The column of ids: strings, each once.
+            text_column: The column of texts: strings; null is refused.
+            title_column: The column of titles; null is an empty title. By default the column `title` if there is one;
+                None: no titles.
+            group_column: The column that names the document which a passage was cut from; null: a passage on its own.
+                By default the column `group` if there is one; None: no groups.
+
+        Raises:
+            KeyError: A named column does not exist.
+            TypeError: The dataset is not a `Dataset`, or a column does not hold strings.
+            ValueError: There is no passage, an id comes twice, or an id or text is null or empty.
+        """
+        source = Source(dataset, id_column, text_column, title_column, group_column)
+        name = source.fingerprint()
+        build_once("corpora", name, source.save)
+        return cls(name)
+
+    # ---- what it is ----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._files.ids)
+
+    def __repr__(self) -> str:
+        return f"Corpus({len(self)} passages, fingerprint={self.fingerprint!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Corpus) and other.fingerprint == self.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __reduce__(self) -> tuple[type[Corpus], tuple[str]]:
+        return Corpus, (self.fingerprint,)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the passages name the documents that they were cut from."""
+        return self._files.groups is not None
+
+    @property
+    def columns(self) -> dict[str, pa.LargeStringArray]:
+        """The columns as `Corpus.from_dataset` takes them, memory-mapped: `id`, `text`, and `title`, `group` if any."""
+        files = self._files
+        columns = {"id": files.ids, "text": files.texts, "title": files.titles, "group": files.groups}
+        return {name: column for name, column in columns.items() if column is not None}
+
+    # ---- passages ------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, passage_id: str) -> dict[str, str | None]:
+        """Return one passage as `id`, `text`, `title` and `group`."""
+        row = int(self.rows([passage_id])[0])
+        files = self._files
+        columns = {"id": files.ids, "text": files.texts, "title": files.titles, "group": files.groups}
+        found = {name: None if column is None else column[row].as_py() for name, column in columns.items()}
+        return found | {"group": found["group"] or None}
+
+    def rows(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
+        """Return the row number of each passage.
+
+        Args:
+            ids: B ids.
+
+        Returns:
+            Shape (B,).
+
+        Raises:
+            KeyError: The corpus has no passage of such an id.
+        """
+        rows = self.find(ids)
+        if (rows < 0).any():
+            unknown = str(ids[int(np.flatnonzero(rows < 0)[0])])
+            raise KeyError(f"There is no passage {unknown!r} among the {len(self)} passages of this corpus.")
+        return rows
+
+    def find(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
+        """Return the row number of each passage, -1 where the corpus has none of this id. Shape (B,)."""
+        return self._files.by_id.find(ids if isinstance(ids, pa.Array) else pa.array(ids, pa.large_string()))
+
+    def ids(self, rows: NDArray[np.integer]) -> pa.Array:
+        """Return the ids of passages by row number. Shape (B,) → (B,)."""
+        return self._files.ids.take(pa.array(rows)).cast(pa.string())
+
+    def texts(self, rows: NDArray[np.integer]) -> pa.Array:
+        """Return the texts of passages (title and text) by row number. Shape (B,) → (B,)."""
+        files, at = self._files, pa.array(rows)
+        return passage_texts(None if files.titles is None else files.titles.take(at), files.texts.take(at))
+
+    def text_sizes(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the bytes of the texts (title and text) of passages by row number. Shape (B,)."""
+        sizes = np.zeros(len(rows), dtype=np.int64)
+        for column in (self._files.titles, self._files.texts):
+            if column is not None:
+                offsets = np.frombuffer(column.buffers()[1], dtype=np.int64)[column.offset :]
+                # And the space between them.
+                sizes += offsets[rows + 1] - offsets[rows] + 1
+        return sizes
+
+    def iter_texts(self, chunk: int = _CHUNK, rows: range | None = None) -> Iterator[pa.Array]:
+        """Yield the texts of all passages, or of a range of them (title and text), in order.
+
+        Args:
+            chunk: How many at a time, or fewer where they are long.
+            rows: Which ones; None: all.
+        """
+        files = self._files
+        rows = range(len(self)) if rows is None else rows
+        chunk = min(chunk, chunk_size(files.texts))
+        for start in rows[::chunk]:
+            length = min(chunk, rows.stop - start)
+            titles = None if files.titles is None else files.titles.slice(start, length)
+            yield passage_texts(titles, files.texts.slice(start, length))
+
+    def embed(
+        self,
+        model: EmbeddingModel,
+        *,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        dtype: str = "float32",
+        devices: Sequence[str] | None = None,
+        normalize: bool | None = None,
+        similarity: str | None = None,
+        fingerprint: str | None = None,
+    ) -> Embeddings:
+        """Encode every passage with a model, once, into memory-mapped vectors in the cache directory.
+
+        A second call with the same passages, weights, prompt and options finds the vectors there. A run that was killed
+        goes on at the shard (4,096 passages) where it was, with the same result to the byte. Passages with the same
+        text are encoded once. Several processes, such as those of `accelerate launch`, share the work when each makes
+        this call.
+
+        Args:
+            model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
+                (B, D).
+            prompt: What each passage is preceded by; None: the model's own prompt for documents, if it has one.
+            batch_size: Passages per forward pass; passages of similar length go together.
+            dtype: `"float32"`, or `"float16"` for half the disk and memory and scores to three digits.
+            devices: Run a process of the model on each of these, such as `["cuda:0", "cuda:1"]` or `["cpu", "cpu"]`;
+                None: the model works here, where it is. (With `devices`, a script needs `if __name__ == "__main__":`.)
+            normalize: Scale vectors to length 1; None: if the similarity is cosine.
+            similarity: `"cosine"`, `"dot"` or `"euclidean"`; None: the model's own, and cosine for a function.
+            fingerprint: For a function: a name that changes whenever its vectors do.
+
+        Returns:
+            The vectors, see `Embeddings`.
+
+        Raises:
+            TypeError: `model` is something else.
+            ValueError: A vector is zero, NaN or infinite, and the message names the passage; a function comes without
+                `fingerprint`; an option is unknown.
+        """
+        from hnm_datasets.models.embedding_job import embed_corpus
+
+        return embed_corpus(
+            self,
+            model,
+            prompt=prompt,
+            batch_size=batch_size,
+            dtype=dtype,
+            devices=devices,
+            normalize=normalize,
+            similarity=similarity,
+            fingerprint=fingerprint,
+        )
+
+    # ---- what is the same as what --------------------------------------------------------------------------------
+
+    @property
+    def text_codes(self) -> NDArray[np.int64]:
+        """The first row whose text is the same but for Unicode form, case and white space. Shape (N,)."""
+        return self._files.text_codes
+
+    @property
+    def group_codes(self) -> NDArray[np.int64]:
+        """The first row of the same group; a passage without one is a group of its own. Shape (N,).
+
+        Raises:
+            ValueError: The corpus was made without groups.
+        """
+        if self._files.group_codes is None:
+            raise ValueError(
+                "This corpus has no groups. Name the column that tells which document a passage was cut from: "
+                "Corpus.from_dataset(..., group_column='document_id')."
+            )
+        return self._files.group_codes
+
+    def find_texts(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the first row with the same text but for Unicode form, case and white space, or -1. Shape (B,)."""
+        return self.find_digests(normalized_digests(texts))
+
+    def find_digests(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return what `find_texts` does, given the texts' `normalized_digests`. Shape (B, 2) → (B,)."""
+        return self._files.by_text.find(digests)
+
+    def rows_of_lists(
+        self, column: str, lists: Ragged[pa.Array], step: str, row_name: Any
+    ) -> Ragged[NDArray[np.int64]]:
+        """Return the row numbers of a column of id lists.
+
+        Args:
+            column: The column's name, for the error.
+            lists: The ids.
+            step: The step's name, for the error.
+            row_name: Names a row of the batch for the error, given its number.
+
+        Raises:
+            KeyError: The corpus has no passage of such an id.
+        """
+        rows = self.find(lists.values)
+        if (rows < 0).any():
+            place = int(np.flatnonzero(rows < 0)[0])
+            raise KeyError(
+                f"{step}: {column!r} of {row_name(int(lists.owners[place]))} names the passage "
+                f"{lists.values[place].as_py()!r}, which is not among the {len(self)} passages of the corpus. Use the "
+                f"corpus that these ids belong to, or take the id out of the column."
+            )
+        return Ragged(lists.offsets, rows)
+
+    @property
+    def _files(self) -> _Files:
+        return _open(self.fingerprint)
+
+
+def check_corpus(owner: str, corpus: object) -> None:
+    """Raise a TypeError that names the step or index unless it was given a corpus."""
+    if not isinstance(corpus, Corpus):
+        raise TypeError(f"{owner}: corpus must be a Corpus, got {type(corpus).__name__}. See Corpus.from_dataset.")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The memory-mapped files of one corpus."""
+
+    ids: pa.LargeStringArray
+    texts: pa.LargeStringArray
+    titles: pa.LargeStringArray | None
+    groups: pa.LargeStringArray | None
+    by_id: IdTable
+    by_text: KeyTable
+    text_codes: NDArray[np.int64]
+    group_codes: NDArray[np.int64] | None
+
+
+#: What this process has opened; a forked worker inherits it.
+_OPENED: dict[str, _Files] = {}
+
+
+def _open(name: str) -> _Files:
+    if name not in _OPENED:
+        folder = cache_root() / "corpora" / name
+        if not is_complete(folder):
+            raise FileNotFoundError(
+                f"The corpus {name} is not in {folder.parent}. A corpus is opened from the datasets cache directory: "
+                f"set HF_DATASETS_CACHE to the same folder in every process, or make the corpus there again with "
+                f"Corpus.from_dataset."
+            )
+        has_titles, has_groups = (folder / "titles.bytes").exists(), (folder / "groups.bytes").exists()
+        ids = open_strings(folder, "ids")
+        _OPENED[name] = _Files(
+            ids=ids,
+            texts=open_strings(folder, "texts"),
+            titles=open_strings(folder, "titles") if has_titles else None,
+            groups=open_strings(folder, "groups") if has_groups else None,
+            by_id=IdTable.open(folder, "by_id", ids),
+            by_text=KeyTable.open(folder, "by_text"),
+            text_codes=open_array(folder, "text_codes"),  # type: ignore[arg-type]
+            group_codes=open_array(folder, "group_codes") if has_groups else None,  # type: ignore[arg-type]
+        )
+    return _OPENED[name]

@@ -1,0 +1,101 @@
+"""Word shingles of passages: what two nearly equal texts share.
+
+A passage's shingles are the hashes of its runs of three words, after the same normalisation that finds exact
+duplicates. Two texts are as near as the share of shingles that they have in common (Jaccard similarity; Broder 1997,
+*On the resemblance and containment of documents*).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from datasets.utils import tqdm
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.storage.folders import build_once
+from hnm_datasets.storage.mapped import append_array, open_array, save_array
+
+#: Goes into the folder's name; raise it when the shingles change.
+_FORMAT = 1
+_WORDS = 3
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Shingles:
+    """The sorted, distinct shingles of each passage of a corpus, memory-mapped.
+
+    Attributes:
+        offsets: Where each passage's shingles begin and end. Shape (N + 1,).
+        values: Shape (S,), uint32.
+    """
+
+    offsets: NDArray[np.int64]
+    values: NDArray[np.uint32]
+
+
+def shingles_of(texts: pa.Array) -> Ragged[NDArray[np.uint32]]:
+    """Return the sorted, distinct shingles of each text; a text of fewer than three words has one.
+
+    Args:
+        texts: N texts.
+
+    Example:
+        >>> one, two = shingles_of(pa.array(["The plate moves north.", "the  plate moves south."])).lengths
+        >>> int(one), int(two)
+        (2, 2)
+    """
+    words = [unicodedata.normalize("NFKC", text).casefold().split() for text in texts.to_pylist()]
+    # Too short texts are filled up with the empty word.
+    words = [found + [""] * (_WORDS - len(found)) for found in words]
+    codes = {word: xxhash.xxh3_64_intdigest(word.encode()) for word in set(chain.from_iterable(words))}
+    lengths = np.array([len(found) for found in words], dtype=np.int64)
+    flat = np.fromiter((codes[word] for word in chain.from_iterable(words)), np.uint64, int(lengths.sum()))
+    hashed = flat.copy()
+    for step in range(1, _WORDS):
+        hashed[: len(flat) - step] = hashed[: len(flat) - step] * _FACTOR + flat[step:]
+    # The last words of a text begin no shingle.
+    places = np.arange(len(flat)) - np.repeat(offsets_of(lengths)[:-1], lengths)
+    begins = places <= np.repeat(lengths, lengths) - _WORDS
+    owners = np.repeat(np.arange(len(words)), lengths)[begins]
+    short = (hashed[begins] >> np.uint64(32)).astype(np.uint32)
+    order = np.lexsort((short, owners))
+    owners, short = owners[order], short[order]
+    fresh = np.ones(len(owners), dtype=bool)
+    fresh[1:] = (owners[1:] != owners[:-1]) | (short[1:] != short[:-1])
+    return Ragged(offsets_of(np.bincount(owners[fresh], minlength=len(words))), short[fresh])
+
+
+#: What this process has opened; a forked worker inherits it.
+_OPENED: dict[str, Shingles] = {}
+
+
+def open_shingles(corpus: Corpus) -> Shingles:
+    """Return the shingles of a corpus, made once and kept in the cache directory."""
+    if corpus.fingerprint not in _OPENED:
+
+        def build(folder: Path) -> None:
+            lengths = []
+            with (
+                tqdm(total=len(corpus), desc="Shingling passages", unit=" passages") as bar,
+                append_array(folder, "values", np.dtype(np.uint32)) as append,
+            ):
+                for texts in corpus.iter_texts():
+                    found = shingles_of(texts)
+                    append(found.values)
+                    lengths.append(found.lengths)
+                    bar.update(len(texts))
+            save_array(folder, "offsets", offsets_of(np.concatenate(lengths)))
+
+        folder = build_once("shingles", f"{corpus.fingerprint}-{_FORMAT}", build)
+        arrays = [open_array(folder, name) for name in ("offsets", "values")]
+        _OPENED[corpus.fingerprint] = Shingles(*arrays)  # type: ignore[arg-type]
+    return _OPENED[corpus.fingerprint]

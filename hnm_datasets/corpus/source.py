@@ -1,0 +1,151 @@
+"""A dataset of passages, checked while it is copied into a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
+from hnm_datasets.storage.digests import ColumnsHasher, digest_strings, fingerprint
+from hnm_datasets.storage.mapped import open_strings, save_array, save_strings
+from hnm_datasets.storage.tables import IdTable, KeyTable, RepeatedIdError
+
+if TYPE_CHECKING:
+    pass
+
+#: Goes into every corpus's fingerprint; raise it when the files or the meaning of a passage's text change.
+_FORMAT = 2
+
+
+_CHUNK = 20_000
+
+
+#: Long passages are read fewer at a time.
+_CHUNK_BYTES = 1 << 26
+
+
+class Source:
+    """A dataset of passages, checked while it is read."""
+
+    def __init__(self, dataset: datasets.Dataset, id_: str, text: str, title: str | None, group: str | None) -> None:
+        if not isinstance(dataset, datasets.Dataset):
+            raise TypeError(
+                f"Corpus.from_dataset takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict take a "
+                f"split; write an IterableDataset to disk first."
+            )
+        optional = {"titles": (title, "title"), "groups": (group, "group")}
+        columns = {"ids": id_, "texts": text}
+        # The default names are a convention, not a demand.
+        columns |= {
+            part: name
+            for part, (name, usual) in optional.items()
+            if name is not None and (name != usual or name in dataset.column_names)
+        }
+        for part, name in columns.items():
+            if name not in dataset.column_names:
+                raise KeyError(
+                    f"The corpus has no column {name!r} for the {part}, only {dataset.column_names}. Name it: "
+                    f"Corpus.from_dataset(dataset, {part[:-1]}_column=...)."
+                )
+        if len(dataset) == 0:
+            raise ValueError("The corpus is empty: it needs at least one passage.")
+        self.columns = columns
+        self.dataset = dataset.select_columns(list(dict.fromkeys(columns.values()))).with_format("arrow")
+
+    def chunks(self) -> Iterator[dict[str, pa.Array]]:
+        seen = 0
+        for table in self.dataset.iter(chunk_size(self.dataset.data)):
+            yield {
+                part: self._checked(part, table[name].combine_chunks(), table, seen)
+                for part, name in self.columns.items()
+            }
+            seen += len(table)
+
+    def _checked(self, part: str, array: pa.Array, table: pa.Table, seen: int) -> pa.Array:
+        name = self.columns[part]
+        if pa.types.is_null(array.type):
+            array = array.cast(pa.string())
+        if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+            raise TypeError(
+                f"The corpus's column {name!r} must hold strings, got {array.type}. Cast it: "
+                f"dataset.cast_column({name!r}, Value('string'))."
+            )
+        if part in ("titles", "groups"):
+            return pc.fill_null(array, "")
+        if array.null_count:
+            row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+            raise ValueError(
+                f"The corpus's column {name!r} is null in {self._name(part, table, row, seen)}. Filter such passages "
+                f"out: dataset.filter(lambda row: row[{name!r}])."
+            )
+        empty = is_blank(array)
+        if part == "texts" and "titles" in self.columns:
+            # A passage may consist of its title alone.
+            titles = self._checked("titles", table[self.columns["titles"]].combine_chunks(), table, seen)
+            empty = pc.and_(empty, is_blank(titles))
+        if empty.true_count:
+            row = int(np.flatnonzero(empty.to_numpy(zero_copy_only=False))[0])
+            raise ValueError(
+                f"The corpus's column {name!r} is empty in {self._name(part, table, row, seen)}. Such a passage can "
+                f"never be found; filter it out: dataset.filter(lambda row: row[{name!r}].strip())."
+            )
+        return array
+
+    def _name(self, part: str, table: pa.Table, row: int, seen: int) -> str:
+        return f"row {seen + row}" if part == "ids" else f"the passage {table[self.columns['ids']][row].as_py()!r}"
+
+    def fingerprint(self) -> str:
+        hasher = ColumnsHasher(self.columns)
+        for chunk in self.chunks():
+            for part, array in chunk.items():
+                hasher.update(part, array)
+        return fingerprint({"kind": "corpus", "format": _FORMAT, "columns": hasher.digests()})
+
+    def save(self, folder: Path) -> None:
+        for part in self.columns:
+            save_strings(folder, part, (chunk[part] for chunk in self.chunks()))
+        ids = open_strings(folder, "ids")
+        try:
+            IdTable.of(ids).save(folder, "by_id")
+        except RepeatedIdError as error:
+            raise ValueError(
+                f"The corpus has the id {ids[error.first].as_py()!r} more than once, first in rows {error.first} and "
+                f"{error.second}. Each passage needs an id of its own: drop the repeated rows or make the ids distinct."
+            ) from None
+        texts = open_strings(folder, "texts")
+        titles = open_strings(folder, "titles") if "titles" in self.columns else None
+        chunk = chunk_size(texts)
+        digests = np.concatenate(
+            [
+                normalized_digests(
+                    passage_texts(None if titles is None else titles.slice(start, chunk), texts.slice(start, chunk))
+                )
+                for start in range(0, len(texts), chunk)
+            ]
+        )
+        by_text = KeyTable.from_digests(digests)
+        by_text.save(folder, "by_text")
+        save_array(folder, "text_codes", by_text.find(digests))
+        if "groups" in self.columns:
+            groups = open_strings(folder, "groups")
+            digests = _in_chunks(digest_strings, groups)
+            alone = pc.equal(groups, "").to_numpy(zero_copy_only=False)
+            codes = KeyTable.from_digests(digests).find(digests)
+            save_array(folder, "group_codes", np.where(alone, np.arange(len(groups)), codes))
+
+
+def chunk_size(rows: pa.Array | datasets.table.Table) -> int:
+    """Return how many rows are read at a time: fewer where they are long."""
+    return int(min(_CHUNK, max(1, _CHUNK_BYTES * len(rows) // max(rows.nbytes, 1))))
+
+
+def _in_chunks(digest: Any, strings: pa.Array) -> NDArray[np.uint64]:
+    pieces = [digest(strings.slice(start, _CHUNK).to_pylist()) for start in range(0, len(strings), _CHUNK)]
+    return np.concatenate(pieces)

@@ -1,0 +1,80 @@
+"""How passages become text, and when two texts are the same."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from hnm_datasets.corpus.text_kernels import fold_ascii
+from hnm_datasets.storage.digests import digest_slices, digest_strings
+
+
+def passage_texts(titles: pa.Array | None, texts: pa.Array) -> pa.Array:
+    """Join each title and text by a space, as BEIR does; a passage without a title is its text.
+
+    Args:
+        titles: Shape (N,), empty strings where a passage has no title; None if no passage has one.
+        texts: Shape (N,).
+
+    Returns:
+        Shape (N,).
+
+    Example:
+        >>> passage_texts(pa.array(["Plates", ""]), pa.array(["They move.", "They collide."])).to_pylist()
+        ['Plates They move.', 'They collide.']
+    """
+    if titles is None:
+        return texts
+    titles, texts = titles.cast(pa.large_string()), texts.cast(pa.large_string())
+    glue = pc.if_else(pc.or_(pc.equal(titles, ""), pc.equal(texts, "")), "", " ").cast(pa.large_string())
+    return pc.binary_join_element_wise(titles, texts, glue)
+
+
+def is_blank(texts: pa.Array) -> pa.Array:
+    """Tell which texts are empty or nothing but white space. Shape (B,) → (B,), null for null.
+
+    Example:
+        >>> is_blank(pa.array(["", "  ", "a "])).to_pylist()
+        [True, True, False]
+    """
+    # A regular expression stops at the first letter; trimming would copy every text.
+    return pc.match_substring_regex(texts, r"^[\t-\r\x1c-\x20\x{85}\p{Z}]*$")
+
+
+def normalized_digests(texts: pa.Array | Sequence[str]) -> NDArray[np.uint64]:
+    """Hash texts so that texts which differ only in Unicode form (NFKC), case or white space have equal digests.
+
+    Args:
+        texts: B texts.
+
+    Returns:
+        Digests of shape (B, 2).
+
+    Example:
+        >>> a, b, c = normalized_digests(["Tectonic  plates", "tectonic plates", "plate tectonics"])
+        >>> (a == b).all(), (a == c).all()
+        (np.True_, np.False_)
+    """
+    if not isinstance(texts, pa.Array):
+        texts = pa.array(texts, pa.large_string())
+    if not len(texts):
+        return np.empty((0, 2), dtype=np.uint64)
+    texts = texts.cast(pa.large_string())
+    _, offsets, data = texts.buffers()
+    starts = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    # For ASCII, Python's str methods would take twenty times as long.
+    folded = np.empty(starts[-1] - starts[0], dtype=np.uint8)
+    ends, is_ascii = np.empty(len(texts), dtype=np.int64), np.empty(len(texts), dtype=bool)
+    fold_ascii(np.frombuffer(data or b"", dtype=np.uint8), starts, folded, ends, is_ascii)
+    digests = digest_slices(folded, ends)
+    if not is_ascii.all():
+        others = texts.filter(pa.array(~is_ascii)).to_pylist()
+        # Python's str methods take 2 microseconds for 50 words, half of what Arrow's kernels take, and fold case fully.
+        normal = [" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in others]
+        digests[~is_ascii] = digest_strings(normal)
+    return digests

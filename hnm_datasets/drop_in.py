@@ -1,0 +1,397 @@
+"""Mining in one call, for people who come from sentence-transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from datasets import Dataset
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.ragged import list_array
+from hnm_datasets.columns import POSITIVE_IDS, POSITIVE_SCORES, QUERY
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.indexes.dense import DenseIndex
+from hnm_datasets.loaders.pairs import from_pairs
+from hnm_datasets.models.handles import load_model
+from hnm_datasets.storage.folders import cache_root_at
+from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.filters.limits import RankWindow, ScoreBand
+from hnm_datasets.transforms.filters.margins import AbsoluteMargin, RelativeMargin
+from hnm_datasets.transforms.miners.dense import DenseNegatives
+from hnm_datasets.transforms.samplers.sample import SampleNegatives, TopNegatives
+from hnm_datasets.transforms.samplers.sort import SortNegatives
+from hnm_datasets.transforms.scorers.bi_encoder import BiEncoderScores
+from hnm_datasets.transforms.scorers.cross_encoder import CrossEncoderScores
+from hnm_datasets.transforms.shapes.base import Shape
+from hnm_datasets.transforms.shapes.labeled import ToLabeledLists, ToLabeledPairs
+from hnm_datasets.transforms.shapes.tuples import ToNTuples, ToTriplets
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+_FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
+_STRATEGIES = ("top", "random")
+
+
+def mine_hard_negatives(
+    dataset: Dataset,
+    model: SentenceTransformer | str,
+    anchor_column_name: str | None = None,
+    positive_column_name: str | None = None,
+    corpus: list[str] | None = None,
+    cross_encoder: CrossEncoder | str | None = None,
+    range_min: int = 0,
+    range_max: int | None = None,
+    max_score: float | None = None,
+    min_score: float | None = None,
+    absolute_margin: float | None = None,
+    relative_margin: float | None = None,
+    num_negatives: int = 3,
+    sampling_strategy: str = "top",
+    query_prompt_name: str | None = None,
+    query_prompt: str | None = None,
+    corpus_prompt_name: str | None = None,
+    corpus_prompt: str | None = None,
+    include_positives: bool = False,
+    output_format: str = "triplet",
+    output_scores: bool = False,
+    batch_size: int = 32,
+    faiss_batch_size: int = 16384,
+    use_faiss: bool = False,
+    use_multi_process: list[str] | bool = False,
+    verbose: bool = True,
+    cache_folder: str | None = None,
+    *,
+    seed: int = 0,
+    keep_columns: bool = False,
+) -> Dataset:
+    """Add hard negatives to a dataset of (anchor, positive) pairs in one call.
+
+    Takes the parameters and gives the rows of `sentence_transformers.util.mine_hard_negatives` (6.2), by chaining
+    `from_pairs`, `DenseNegatives`, `RankWindow`, the margins, a sampler and a shape. Use those steps themselves to mine
+    from other sources, keep ids and ranks, or see what each step leaves.
+
+    What differs, on purpose:
+
+    - A positive is known by its normalised text: a passage that differs from it only in case, white space or Unicode
+      form is no negative. Nor is the query's own text, and of such variants of one text only the best is a candidate,
+      also if a margin or limit then drops it.
+    - `range_min` skips ranks of the retriever's list, before anything was removed; there, it skips candidates that are
+      left after the margins. `range_max` is, as there, the highest rank, plus the largest number of positives.
+    - A cross-encoder is used whenever it is given: its scores order the candidates and are what the margins, limits
+      and `output_scores` go by. There, it does nothing without a margin or limit.
+    - `sampling_strategy="random"` draws by `seed` and query, so that a run can be repeated.
+    - `keep_columns` keeps the dataset's other columns, as they are in the anchor's first pair.
+    - The vectors are kept on disk by weights, prompt and text, always; the same call after training encodes anew.
+    - A column name that does not exist is an error and not the first column.
+
+    Args:
+        dataset: One (anchor, positive) pair per row; several rows of one anchor are its positives.
+        model: A `SentenceTransformer`, its path or Hub id. Vectors are scaled to length 1.
+        anchor_column_name: The column of queries; None: the first.
+        positive_column_name: The column of relevant texts; None: the second.
+        corpus: Further texts to mine from; None: only the positives.
+        cross_encoder: A `CrossEncoder`, its path or Hub id, that scores the candidates again.
+        range_min: Skip that many ranks from the top.
+        range_max: The last rank to consider; None: `range_min` + `num_negatives` (ten times that with a margin,
+            `max_score` or cross-encoder) + the largest number of positives.
+        max_score: The highest score of a negative.
+        min_score: The lowest score of a negative.
+        absolute_margin: A negative scores at least that much below the lowest-scored positive.
+        relative_margin: A negative scores at least that share of its magnitude below the lowest-scored positive; 0.05
+            is the best of NV-Retriever (https://arxiv.org/abs/2407.15831).
+        num_negatives: Negatives per query.
+        sampling_strategy: `"top"` takes the hardest, `"random"` draws among all that are left.
+        query_prompt_name: The name of one of the model's prompts for the anchors.
+        query_prompt: What each anchor is preceded by; goes before `query_prompt_name`.
+        corpus_prompt_name: The name of one of the model's prompts for the passages.
+        corpus_prompt: What each passage is preceded by; goes before `corpus_prompt_name`.
+        include_positives: Leave the positives among the candidates, for reranking sets; the format is then `"n-tuple"`.
+        output_format: `"triplet"`, `"n-tuple"`, `"labeled-pair"` or `"labeled-list"`.
+        output_scores: Write the scores too: `scores` of the positive and the negatives, or in place of the labels.
+        batch_size: Texts per forward pass.
+        faiss_batch_size: Queries that are mined at a time.
+        use_faiss: No matter: the search is exact and in blocks either way.
+        use_multi_process: Encode the passages in several processes: one per GPU, or four on the CPU; or a list of
+            devices.
+        verbose: Print how many rows there are and how many are missing.
+        cache_folder: Where vectors are kept; None: in the `datasets` cache directory.
+        seed: For `"random"`.
+        keep_columns: Keep the dataset's other columns.
+
+    Returns:
+        A dataset with the columns `(anchor, positive, negative)` for triplets, `(anchor, positive, negative_1, …)` for
+        n-tuples, `(anchor, positive, label)` and `(anchor, [positive, …], [label, …])` for the labeled formats, under
+        the dataset's own names for anchor and positive.
+
+    Raises:
+        KeyError: A column or prompt does not exist.
+        ValueError: The dataset is empty, an option is out of range, or the ranks leave too few candidates.
+
+    Example:
+        >>> import numpy as np
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> words = ["plates", "waves", "move", "roll", "why", "do", "[UNK]"]
+        >>> places = {word: place for place, word in enumerate(words)}
+        >>> tokenizer = Tokenizer(models.WordLevel(places, unk_token="[UNK]"))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> weights = np.eye(len(words), dtype=np.float32)
+        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)])
+        >>> pairs = {"question": ["why do plates move", "why do waves roll"], "answer": ["plates move", "waves roll"]}
+        >>> mine_hard_negatives(Dataset.from_dict(pairs), model, num_negatives=1, verbose=False)[0]
+        {'question': 'why do plates move', 'answer': 'plates move', 'negative': 'waves roll'}
+    """
+    name = "mine_hard_negatives"
+    anchor, positive = _columns(dataset, anchor_column_name, positive_column_name)
+    num_negatives = checks.whole_number(name, "num_negatives", num_negatives, low=1)
+    range_min = checks.whole_number(name, "range_min", range_min, low=0)
+    faiss_batch_size = checks.whole_number(name, "faiss_batch_size", faiss_batch_size, low=1)
+    checks.one_of(name, "sampling_strategy", sampling_strategy, _STRATEGIES)
+    checks.one_of(name, "output_format", output_format, _FORMATS)
+    if include_positives and output_format != "n-tuple":
+        logger.warning("%s: include_positives=True keeps the order of the ranking, in the format 'n-tuple'.", name)
+        output_format = "n-tuple"
+    if keep_columns:
+        _check_kept(dataset, anchor, positive)
+    else:
+        dataset = dataset.select_columns([anchor, positive])
+
+    with cache_root_at(None if cache_folder is None else Path(cache_folder)):
+        passages, rows = from_pairs(dataset, anchor, positive, passages=corpus)
+        most_positives = int(pd.Series(dataset.with_format("arrow")[:][anchor].to_pandas()).value_counts().iloc[0])
+        if range_max is None:
+            limits = (cross_encoder, absolute_margin, relative_margin, max_score)
+            selective = any(limit is not None for limit in limits)
+            range_max = range_min + num_negatives * (10 if selective else 1) + most_positives
+        _check_range(num_negatives, range_min, range_max)
+        loaded = load_model(model, None)
+        embeddings = passages.embed(
+            loaded,
+            prompt=_prompt(loaded.model, corpus_prompt, corpus_prompt_name),
+            batch_size=batch_size,
+            normalize=True,
+            devices=_devices(use_multi_process),
+        )
+        search: dict[str, Any] = {
+            "model": loaded,
+            "query_prompt": _prompt(loaded.model, query_prompt, query_prompt_name),
+            "batch_size": batch_size,
+        }
+        depth = range_max + most_positives
+        steps: list[Callable[[Any], Any]] = [
+            DenseNegatives(passages, **search, k=depth, index=DenseIndex(embeddings)),
+            RankWindow(low=range_min + 1, high=depth),
+        ]
+        by = "score"
+        if include_positives:
+            by = "bi_encoder"
+            scores = BiEncoderScores(passages, **search, embeddings=embeddings)
+            steps = [_hide_positives, *steps, _show_positives, scores]
+        if cross_encoder is not None:
+            by = "teacher"
+            steps += [CrossEncoderScores(passages, cross_encoder, batch_size=batch_size), SortNegatives(by)]
+        if absolute_margin is not None:
+            steps.append(AbsoluteMargin(absolute_margin, by=by))
+        if relative_margin is not None:
+            steps.append(RelativeMargin(relative_margin, by=by))
+        if max_score is not None or min_score is not None:
+            steps.append(ScoreBand(min=min_score, max=max_score, by=by))
+        steps.append(
+            TopNegatives(num_negatives) if sampling_strategy == "top" else SampleNegatives(num_negatives, seed=seed)
+        )
+        steps.append(_shape(passages, output_format, num_negatives, by if output_scores else False))
+        with _unlogged_missing():
+            mined = rows.with_format("arrow").map(
+                _Chain((*steps, _Renamed(output_format, anchor, positive, num_negatives, output_scores))),
+                batched=True,
+                batch_size=faiss_batch_size,
+                desc="Mining hard negatives",
+            )
+    if verbose:
+        _report(mined, rows, output_format, num_negatives)
+    return mined.with_format(None)
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Steps one after another on a table: what lies between them is never written."""
+
+    steps: tuple[Callable[[pa.Table], pa.Table], ...]
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        for step in self.steps:
+            table = step(table)
+        return table
+
+
+# ---- options -----------------------------------------------------------------------------------------------------
+
+
+def _columns(dataset: Dataset, anchor: str | None, positive: str | None) -> tuple[str, str]:
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"mine_hard_negatives takes a datasets.Dataset, got {type(dataset).__name__}.")
+    if len(dataset) == 0:
+        raise ValueError("mine_hard_negatives: the dataset is empty; it needs at least one (anchor, positive) pair.")
+    names = dataset.column_names
+    if len(names) < 2:
+        raise ValueError(f"mine_hard_negatives needs a column of anchors and one of positives; there is only {names}.")
+    for option, column in (("anchor_column_name", anchor), ("positive_column_name", positive)):
+        if column is not None and column not in names:
+            raise KeyError(f"mine_hard_negatives: {option}={column!r} is no column; there are {names}.")
+    anchor, positive = anchor or names[0], positive or names[1]
+    if anchor == positive:
+        raise ValueError(
+            f"mine_hard_negatives: {anchor!r} is the column of anchors and of positives. Name both: "
+            f"anchor_column_name=, positive_column_name=."
+        )
+    return anchor, positive
+
+
+def _check_kept(dataset: Dataset, anchor: str, positive: str) -> None:
+    """Raise if a further column has a name that mining gives to a column of its own."""
+    own = {QUERY, "anchor", "positive", _HIDDEN, "passage", "passages"}
+    own |= {f"{name}{plural}" for name in ("label", "score", "passage_score") for plural in ("", "s")}
+    for name in dataset.column_names:
+        if name not in (anchor, positive) and (name in own or name.startswith(("negative", "positive_"))):
+            raise ValueError(
+                f"mine_hard_negatives: the column {name!r} cannot be kept, because mining writes one of this name. "
+                f"Rename it: dataset.rename_column({name!r}, ...), or remove it."
+            )
+
+
+def _check_range(num_negatives: int, range_min: int, range_max: int) -> None:
+    range_max = checks.whole_number("mine_hard_negatives", "range_max", range_max, low=1)
+    if num_negatives > range_max - range_min:
+        raise ValueError(
+            f"mine_hard_negatives: cannot take {num_negatives} negatives of the {max(0, range_max - range_min)} ranks "
+            f"between range_min={range_min} and range_max={range_max}. Lower num_negatives or range_min, or raise "
+            f"range_max."
+        )
+
+
+def _prompt(model: Any, prompt: str | None, name: str | None) -> str | None:
+    if prompt is not None or name is None:
+        return prompt
+    if name not in model.prompts:
+        raise KeyError(f"mine_hard_negatives: the model has no prompt {name!r}, only {sorted(model.prompts)}.")
+    return str(model.prompts[name])
+
+
+def _devices(use_multi_process: list[str] | bool) -> Sequence[str] | None:
+    if not isinstance(use_multi_process, bool):
+        return use_multi_process
+    if not use_multi_process:
+        return None
+    import torch
+
+    return [f"cuda:{place}" for place in range(torch.cuda.device_count())] or ["cpu"] * 4
+
+
+# ---- the form of the rows ----------------------------------------------------------------------------------------
+
+_HIDDEN = "known_ids"
+
+
+def _hide_positives(table: pa.Table) -> pa.Table:
+    """Let the miner take positives for candidates."""
+    none = list_array(np.zeros(len(table) + 1, dtype=np.int64), pa.array([], type=pa.string()))
+    hidden = table.rename_columns([_HIDDEN if name == POSITIVE_IDS else name for name in table.column_names])
+    return hidden.append_column(POSITIVE_IDS, none)
+
+
+def _show_positives(table: pa.Table) -> pa.Table:
+    table = table.drop_columns([POSITIVE_IDS, POSITIVE_SCORES])
+    return table.rename_columns([POSITIVE_IDS if name == _HIDDEN else name for name in table.column_names])
+
+
+def _shape(corpus: Corpus, output_format: str, n: int, scores: str | bool) -> Transform:
+    if output_format == "triplet":
+        return ToTriplets(corpus, with_scores=scores)
+    if output_format == "n-tuple":
+        return ToNTuples(corpus, n=n, with_scores=scores)
+    if output_format == "labeled-pair":
+        return ToLabeledPairs(corpus, missing="keep", with_scores=scores)
+    return ToLabeledLists(corpus, positives="each", missing="drop", with_scores=scores)
+
+
+@dataclass(frozen=True)
+class _Renamed:
+    """Give the columns of a shape the names and types that sentence-transformers gives them."""
+
+    output_format: str
+    anchor: str
+    positive: str
+    n: int
+    with_scores: bool
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        negatives = ["negative"] if self.output_format == "triplet" else [f"negative_{i + 1}" for i in range(self.n)]
+        texts = {"anchor": self.anchor}
+        numbers: dict[str, pa.Array] = {}
+        made = {"anchor"}
+        if self.output_format in ("triplet", "n-tuple"):
+            texts |= {"positive": self.positive} | {name: name for name in negatives}
+            if self.with_scores:
+                columns = [table[f"{name}_score"].to_numpy() for name in ("positive", *negatives)]
+                made |= {f"{name}_score" for name in ("positive", *negatives)}
+                flat = pa.array(np.column_stack(columns).astype(np.float64).reshape(-1))
+                numbers["scores"] = list_array(np.arange(len(table) + 1) * len(columns), flat)
+        else:
+            plural = "s" if self.output_format == "labeled-list" else ""
+            texts[f"passage{plural}"] = self.positive
+            made |= {f"label{plural}", f"passage_score{plural}"}
+            number = pa.float64() if self.with_scores else pa.int64()
+            source, target = ("passage_score", "score") if self.with_scores else ("label", "label")
+            wanted = pa.list_(number) if plural else number
+            numbers[f"{target}{plural}"] = table[f"{source}{plural}"].combine_chunks().cast(wanted)
+        others = [name for name in table.column_names if name not in texts and name not in made]
+        return pa.table(
+            {new: _plain_strings(table[old]) for old, new in texts.items()}
+            | numbers
+            | {name: table[name] for name in others}
+        )
+
+
+def _plain_strings(array: pa.ChunkedArray) -> pa.ChunkedArray:
+    return array.cast(pa.list_(pa.string()) if pa.types.is_list(array.type) else pa.string())
+
+
+@contextlib.contextmanager
+def _unlogged_missing() -> Iterator[None]:
+    """Keep the shape from logging what is missing in each batch: all of it is told at the end, if at all."""
+    shape_logger = logging.getLogger(Shape.__module__)
+    level = shape_logger.level
+    shape_logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        shape_logger.setLevel(level)
+
+
+def _report(mined: Dataset, rows: Dataset, output_format: str, num_negatives: int) -> None:
+    lengths = [len(ids) for ids in rows.with_format(None)[POSITIVE_IDS]]
+    pairs = sum(lengths)
+    most = {
+        "triplet": pairs * num_negatives,
+        "n-tuple": pairs,
+        "labeled-pair": pairs + len(rows) * num_negatives,
+        "labeled-list": pairs,
+    }[output_format]
+    print(f"Mined {len(mined):,} rows for {len(rows):,} queries with {pairs:,} positives.")  # noqa: T201
+    if len(mined) < most:
+        print(  # noqa: T201
+            f"{most - len(mined):,} of {most:,} possible rows are missing, because queries have fewer than "
+            f"{num_negatives} negatives left: raise range_max, or widen the margins and limits."
+        )

@@ -1,0 +1,1 @@
+"""The formats in which mined data is kept, here and by other tools."""

@@ -1,0 +1,111 @@
+"""Columns of passages as flat arrays, with what `Batch` alone does not allow: null texts, null scores, texts as ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.batch import Batch
+from hnm_datasets.storage.digests import digest_strings
+
+#: The column of `mine_hard_negatives` for the scores of a row's positive and negatives, in one list.
+_JOINT = "scores"
+
+
+def text_ids(texts: pa.Array) -> pa.Array:
+    """Name texts by a hash, as `from_pairs` does. Shape (P,).
+
+    Example:
+        >>> text_ids(pa.array(["Plates move."])).to_pylist()
+        ['bc5a1770f4ce5039']
+    """
+    return pa.array([f"{digest:016x}" for digest in digest_strings(texts.to_pylist())[:, 0].tolist()], pa.string())
+
+
+def nullable_strings(batch: Batch, name: str) -> pa.Array:
+    """Read a column of texts, some of which may be null. Shape (B,)."""
+    array = batch.column(name)
+    if pa.types.is_null(array.type):
+        return array.cast(pa.string())
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        raise TypeError(f"{batch.step}: the column {name!r} must hold texts, got {array.type}.")
+    return array
+
+
+def interleaved(columns: list[pa.Array]) -> pa.Array:
+    """Put n columns of B texts into one array, row by row. Shape (B * n,)."""
+    if len(columns) == 1:
+        return columns[0]
+    size, count = len(columns[0]), len(columns)
+    order = np.arange(size * count).reshape(count, size).T.ravel()
+    return pa.concat_arrays([column.cast(pa.large_string()) for column in columns]).take(pa.array(order))
+
+
+def aligned_numbers(batch: Batch, name: str, beside: str, ids: Ragged[pa.Array]) -> NDArray[np.float64]:
+    """Read a column of lists of numbers that is aligned with another; null is NaN."""
+    lists = batch.lists(name)
+    batch.check_aligned(beside, ids, name, lists)
+    return as_floats(lists.values, name, batch.step)
+
+
+def aligned_strings(batch: Batch, name: str, beside: str, lists: Ragged[pa.Array]) -> pa.Array | None:
+    """Read a column of lists of strings that is aligned with another; None if there is no such column. Shape (P,)."""
+    if not batch.has(name):
+        return None
+    strings = batch.string_lists(name)
+    batch.check_aligned(beside, lists, name, strings)
+    return strings.values
+
+
+def as_floats(array: pa.Array, name: str, step: str) -> NDArray[np.float64]:
+    """Read numbers of any type; null is NaN. Shape (P,)."""
+    try:
+        return np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise TypeError(f"{step}: the column {name!r} must hold numbers, got {array.type}.") from None
+
+
+def joint_scores(batch: Batch, wanted: int) -> NDArray[np.float64] | None:
+    """Read the scores of a row's positive and negatives from one list, as `mine_hard_negatives` writes them.
+
+    Returns:
+        Shape (B, wanted); None if there is no such column, or if it holds something else than lists.
+    """
+    if not batch.has(_JOINT) or not pa.types.is_list(batch.column(_JOINT).type):
+        return None
+    lists = batch.lists(_JOINT)
+    if (lists.lengths != wanted).any():
+        row = int(np.flatnonzero(lists.lengths != wanted)[0])
+        raise ValueError(
+            f"{batch.step}: the column {_JOINT!r} must hold {wanted} scores a row, of the positive and of the "
+            f"negatives; {batch.describe(row)} has {lists.lengths[row]}. If it is something else, rename it."
+        )
+    return as_floats(lists.values, _JOINT, batch.step).reshape(-1, wanted)
+
+
+def ids_beside(batch: Batch, names: list[str], columns: Sequence[str], there: pa.Array) -> pa.Array:
+    """Read the ids of the texts that are there, row by row.
+
+    Args:
+        batch: B rows.
+        names: The n columns of ids.
+        columns: The n columns of texts, for the error.
+        there: Which texts are not null. Shape (B * n,).
+
+    Raises:
+        ValueError: An id is null beside a text.
+    """
+    ids = interleaved([nullable_strings(batch, name) for name in names])
+    lacking = pc.and_(ids.is_null(), there)
+    if lacking.true_count:
+        row, place = divmod(int(np.flatnonzero(lacking.to_numpy(zero_copy_only=False))[0]), len(names))
+        raise ValueError(
+            f"{batch.step}: {names[place]!r} is null in {batch.describe(row)}, and {columns[place]!r} is not. Fill the "
+            f"id, or remove the columns of ids."
+        )
+    return ids.filter(there)

@@ -1,0 +1,36 @@
+"""The BM25 formulas: how rare a token is, and how its count saturates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+# ---- the formulas ------------------------------------------------------------------------------------------------
+# score = sum over the query's tokens of rarity(token) * saturation(count of the token in the passage), as written out
+# by Kamphuis et al. 2020. N: passages; n: passages that hold the token; f: count; l: length relative to the mean.
+
+_Numbers = NDArray[np.float64]
+
+
+RARITY: dict[str, Callable[[int, _Numbers], _Numbers]] = {
+    "lucene": lambda N, n: np.log(1 + (N - n + 0.5) / (n + 0.5)),
+    "robertson": lambda N, n: np.log(np.maximum((N - n + 0.5) / (n + 0.5), 1)),
+    "atire": lambda N, n: np.log(N / n),
+    "bm25l": lambda N, n: np.log((N + 1) / (n + 0.5)),
+    "bm25+": lambda N, n: np.log((N + 1) / n),
+}
+
+
+def _classic(f: _Numbers, l: _Numbers, k1: float, b: float, delta: float) -> _Numbers:
+    return f / (k1 * (1 - b + b * l) + f) if k1 else (f > 0).astype(np.float64)
+
+
+SATURATION: dict[str, Callable[[_Numbers, _Numbers, float, float, float], _Numbers]] = {
+    "lucene": _classic,
+    "robertson": _classic,
+    "atire": lambda f, l, k1, b, delta: (k1 + 1) * _classic(f, l, k1, b, delta),
+    "bm25l": lambda f, l, k1, b, delta: (k1 + 1) * (f / (1 - b + b * l) + delta) / (k1 + f / (1 - b + b * l) + delta),
+    "bm25+": lambda f, l, k1, b, delta: (k1 + 1) * _classic(f, l, k1, b, delta) + delta,
+}

@@ -1,0 +1,1 @@
+"""A corpus and rows of queries, from where they are kept."""

@@ -1,0 +1,111 @@
+"""A corpus and rows of queries from text pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hnm_datasets.arrays.ragged import list_array, offsets_of
+from hnm_datasets.columns import POSITIVE_IDS, QUERY
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.text import is_blank
+from hnm_datasets.loaders.qrels import with_column
+from hnm_datasets.storage.digests import digest_strings
+
+
+def from_pairs(
+    dataset: Dataset,
+    query_column: str = "query",
+    positive_column: str = "answer",
+    *,
+    passages: Sequence[str] | None = None,
+) -> tuple[Corpus, Dataset]:
+    """Turn a dataset of text pairs, the usual form of sentence-transformers, into a corpus and rows to mine for.
+
+    The corpus is made of the distinct texts of `passages` and of the positives; a passage's id is a hash of its text.
+    The pairs of one query are merged into one row with several positives.
+
+    Args:
+        dataset: One (query, relevant text) pair per row.
+        query_column: The column of queries.
+        positive_column: The column of relevant texts.
+        passages: Further texts to mine from.
+
+    Returns:
+        The corpus, and one row per distinct query with `query`, `positive_ids`, and the dataset's other columns as they
+        are in the query's first pair.
+
+    Raises:
+        KeyError: A column does not exist.
+        TypeError: A column does not hold strings.
+        ValueError: There is no pair, or a text is null or empty.
+
+    Example:
+        >>> pairs = Dataset.from_dict({"query": ["a?", "b?", "a?"], "answer": ["A.", "B.", "Also A."]})
+        >>> corpus, rows = from_pairs(pairs)
+        >>> len(corpus), rows["query"][:], [len(ids) for ids in rows["positive_ids"]]
+        (3, ['a?', 'b?'], [2, 1])
+    """
+    table = dataset.with_format("arrow")[:] if len(dataset) else None
+    if table is None:
+        raise ValueError("from_pairs: the dataset is empty: it needs at least one pair.")
+    texts = {}
+    for name in (query_column, positive_column):
+        if name not in dataset.column_names:
+            raise KeyError(
+                f"from_pairs: there is no column {name!r}, only {dataset.column_names}. Name both: from_pairs(dataset, "
+                f"query_column, positive_column)."
+            )
+        column = table[name].combine_chunks()
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise TypeError(f"from_pairs: the column {name!r} must hold strings, got {column.type}.")
+        blank = pc.fill_null(is_blank(column), True).to_numpy(zero_copy_only=False)
+        if blank.any():
+            raise ValueError(
+                f"from_pairs: the column {name!r} is null or empty in row {int(np.flatnonzero(blank)[0])}. Filter such "
+                f"pairs out: dataset.filter(lambda row: row[{name!r}] and row[{name!r}].strip())."
+            )
+        texts[name] = column
+    positives = texts[positive_column].cast(pa.string())
+    distinct_texts = pc.unique(
+        positives if passages is None else pa.concat_arrays([_further_passages(passages), positives])
+    )
+    ids = pa.array([f"{digest:016x}" for digest in digest_strings(distinct_texts.to_pylist())[:, 0].tolist()])
+    corpus = Corpus.from_dataset(Dataset(pa.table({"id": ids, "text": distinct_texts})))
+    queries = texts[query_column].dictionary_encode()
+    codes = pd.DataFrame(
+        {
+            "query": queries.indices.to_numpy(),
+            "passage": pc.index_in(positives, value_set=distinct_texts).to_numpy(),
+        }
+    )
+    first = np.flatnonzero(~codes["query"].duplicated().to_numpy())
+    distinct = codes.drop_duplicates().sort_values("query", kind="stable")
+    lists = list_array(
+        offsets_of(np.bincount(distinct["query"], minlength=len(queries.dictionary))),
+        ids.take(pa.array(distinct["passage"].to_numpy())),
+    )
+    rows = dataset.select(first).remove_columns(positive_column)
+    if query_column != QUERY:
+        rows = rows.rename_column(query_column, QUERY)
+    return corpus, with_column(rows, POSITIVE_IDS, lists)
+
+
+def _further_passages(passages: Sequence[str]) -> pa.Array:
+    if isinstance(passages, str):
+        raise TypeError("from_pairs: passages must be a list of texts, got one text.")
+    try:
+        texts = pa.array(passages, type=pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TypeError(f"from_pairs: passages must be texts: {error}") from None
+    blank = pc.fill_null(is_blank(texts), True).to_numpy(zero_copy_only=False)
+    if blank.any():
+        raise ValueError(
+            f"from_pairs: the passage {int(np.flatnonzero(blank)[0])} is null or empty. Leave such passages out."
+        )
+    return texts

@@ -1,0 +1,310 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+from datasets.utils import tqdm
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.models.encoders import Encoder, bad_vectors, shortened
+from hnm_datasets.models.handles import EmbeddingModel
+from hnm_datasets.runtime.timing import clocked
+from hnm_datasets.storage.digests import digest_strings, fingerprint
+from hnm_datasets.storage.folders import cache_root, finish, is_complete, unfinish
+
+if TYPE_CHECKING:
+    from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.models.embeddings import _BLOCK, _OPENED, _VECTORS, Embeddings
+
+#: Goes into the fingerprint; raise it when the files change.
+_FORMAT = 1
+
+
+#: What a kill costs at most: two minutes for a slow model on a CPU.
+_SHARD = 4096
+
+
+DTYPES = ("float32", "float16")
+
+
+def embed_corpus(
+    corpus: Corpus,
+    model: EmbeddingModel,
+    *,
+    prompt: str | None,
+    batch_size: int,
+    dtype: str,
+    devices: Sequence[str] | None,
+    normalize: bool | None,
+    similarity: str | None,
+    fingerprint: str | None,
+) -> Embeddings:
+    """Encode what is not yet encoded; see `Corpus.embed`."""
+    encoder = Encoder(
+        model,
+        "document",
+        prompt=prompt,
+        normalize=normalize,
+        similarity=similarity,
+        batch_size=batch_size,
+        fingerprint=fingerprint,
+    )
+    job = Job(corpus, encoder, checks.one_of("embed", "dtype", dtype, DTYPES))
+    if not is_complete(job.folder):
+        with clocked("encode"):
+            job.run(devices)
+    return Embeddings(job.name)
+
+
+class Job:
+    """The embedding of one corpus, whole or in part.
+
+    Attributes:
+        name: The fingerprint of the embeddings.
+        folder: Where they are made.
+        shards: How many shards there are.
+    """
+
+    def __init__(self, corpus: Corpus, encoder: Encoder, dtype: str) -> None:
+        self.corpus, self.encoder, self.dtype = corpus, encoder, np.dtype(dtype)
+        self.name = fingerprint(
+            {
+                "kind": "embeddings",
+                "format": _FORMAT,
+                "corpus": corpus.fingerprint,
+                "encoder": encoder.fingerprint,
+                "similarity": encoder.similarity,
+                "dtype": dtype,
+                "shard": _SHARD,
+            }
+        )
+        self.folder = cache_root() / "embeddings" / self.name
+        self.shards = -(-len(corpus) // _SHARD)
+
+    @functools.cached_property
+    def first_rows(self) -> NDArray[np.int64]:
+        """For each passage the first one with the same text, which alone is encoded. Shape (N,)."""
+        return _first_rows(self.corpus)
+
+    def run(self, devices: Sequence[str] | None) -> None:
+        """Encode the shards that are missing, together with whoever else does."""
+        if not self.begin():
+            return
+        pending = self.missing()
+        with self.progress(pending) as bar, self.encoder.pool(devices) as pool:
+            while pending:
+                left = [shard for shard in pending if not self.take(shard, pool, bar)]
+                if len(left) == len(pending):
+                    # All that is left is in other hands.
+                    time.sleep(0.1)
+                pending = left
+        self.end()
+
+    def begin(self) -> bool:
+        """Make the folder ready; tell whether anything is to be done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "shards").mkdir(exist_ok=True)
+        _OPENED.pop(self.name, None)
+        with FileLock(self.folder / "finish.lock"):
+            if is_complete(self.folder):
+                return False
+            # Else a file that is brought back to its length would be whole by the old sizes.
+            unfinish(self.folder)
+            self._mend()
+        return True
+
+    def missing(self) -> list[int]:
+        """Return the shards that are not finished."""
+        return [shard for shard in range(self.shards) if not self.is_done(shard)]
+
+    def progress(self, pending: Sequence[int]) -> Any:
+        """Return the bar that counts passages when only some shards are to be encoded."""
+        done = len(self.corpus) - sum(len(self.rows(shard)) for shard in pending)
+        return tqdm(total=len(self.corpus), initial=done, desc="Embedding passages", unit=" passages")
+
+    def take(self, shard: int, pool: Any = None, bar: Any = None) -> bool:
+        """Encode a shard unless another process is at it; tell whether it is done."""
+        bar = tqdm(disable=True) if bar is None else bar
+        try:
+            with FileLock(self._marker(shard).with_suffix(".lock")).acquire(timeout=0):
+                if self._marker(shard).exists() and self.is_done(shard):
+                    bar.update(len(self.rows(shard)))
+                else:
+                    self._write(shard, self._encoded(shard, pool, bar))
+                return True
+        except Timeout:
+            # A process that was killed holds nothing: the system lets go of its locks.
+            return False
+
+    def end(self) -> None:
+        """Declare the whole finished, unless somebody else has."""
+        with FileLock(self.folder / "finish.lock"):
+            if not is_complete(self.folder):
+                self._finish()
+
+    # ---- one shard -----------------------------------------------------------------------------------------------
+
+    def rows(self, shard: int) -> range:
+        """Return the rows of the corpus that a shard holds."""
+        return range(shard * _SHARD, min((shard + 1) * _SHARD, len(self.corpus)))
+
+    def _marker(self, shard: int) -> Path:
+        return self.folder / "shards" / f"{shard:06d}.done"
+
+    def _own(self, shard: int) -> NDArray[np.bool_]:
+        """Tell which rows of a shard it can fill itself; the others repeat a passage of an earlier shard."""
+        rows = self.rows(shard)
+        return np.asarray(self.first_rows[rows.start : rows.stop] >= rows.start)
+
+    def is_done(self, shard: int) -> bool:
+        """Tell whether a shard was finished and its bytes are still what they were."""
+        try:
+            expected = self._marker(shard).read_text()
+            rows = self.rows(shard)
+            vectors = np.load(self.folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+            return expected == _digest(vectors[rows.start : rows.stop][self._own(shard)])
+        except (OSError, ValueError):
+            # No marker or no file, or one that was cut short.
+            return False
+
+    def _encoded(self, shard: int, pool: Any, bar: Any) -> NDArray[Any]:
+        """Encode the distinct passages of a shard, long ones first, so that a batch has texts of one length."""
+        rows = np.asarray(self.rows(shard))
+        start, first = rows[0], self.first_rows[rows]
+        distinct = np.flatnonzero(first == rows)
+        texts = self.corpus.texts(rows[distinct]).to_pylist()
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        size = self.encoder.group_size if pool is None else len(texts)
+        pieces = []
+        for begin in range(0, len(order), max(1, size)):
+            chosen = order[begin : begin + size]
+            vectors = self.encoder.encode([texts[place] for place in chosen], pool)
+            with np.errstate(over="ignore"):
+                kept = vectors.astype(self.dtype)
+            self._check(vectors, kept, rows[distinct[chosen]])
+            pieces.append(kept)
+            bar.update(len(chosen))
+        bar.update(len(rows) - len(distinct))
+        if not pieces:
+            return np.empty((0, 0), dtype=self.dtype)
+        encoded = np.concatenate(pieces)
+        whole = np.zeros((len(rows), encoded.shape[1]), dtype=self.dtype)
+        whole[distinct[order]] = encoded
+        repeated = np.flatnonzero((first != rows) & (first >= start))
+        whole[repeated] = whole[first[repeated] - start]
+        return whole
+
+    def _check(self, vectors: NDArray[np.float32], kept: NDArray[Any], rows: NDArray[np.int64]) -> None:
+        bad = bad_vectors(vectors)
+        overflown = bad | bad_vectors(kept.astype(np.float32))
+        if not overflown.any():
+            return
+        place = int(np.flatnonzero(overflown)[0])
+        passage, text = self.corpus.ids(rows[[place]])[0].as_py(), self.corpus.texts(rows[[place]])[0].as_py()
+        if not bad[place]:
+            raise ValueError(
+                f"The vector of the passage {passage!r} does not fit into {self.dtype}: its largest value is "
+                f"{np.abs(vectors[place]).max():g}. Keep the vectors with dtype='float32', or normalise them."
+            )
+        raise ValueError(
+            f"The model gives a zero, NaN or infinite vector for the passage {passage!r}, whose text is "
+            f"{shortened(text)}. Filter such passages out of the corpus, or check the model: NaN often comes from "
+            f"float16 weights that overflow."
+        )
+
+    def _write(self, shard: int, vectors: NDArray[Any]) -> None:
+        """Bring a shard's bytes to disk, and only then its marker."""
+        marker = self._marker(shard)
+        marker.unlink(missing_ok=True)
+        own = self._own(shard)
+        if own.any():
+            path = self._file(vectors.shape[1])
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            size = vectors.shape[1] * self.dtype.itemsize
+            header = path.stat().st_size - stored.nbytes
+            with path.open("r+b") as file:
+                file.seek(header + self.rows(shard).start * size)
+                file.write(vectors.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        aside = marker.with_suffix(f".{os.getpid()}.tmp")
+        aside.write_text(_digest(vectors[own]) if own.any() else _digest(np.empty((0, 0), dtype=self.dtype)))
+        aside.rename(marker)
+
+    def _file(self, dimension: int) -> Path:
+        """Return the file of all vectors, making it if need be."""
+        path, shape = self.folder / _VECTORS, (len(self.corpus), dimension)
+        with FileLock(self.folder / "file.lock"):
+            if not path.exists():
+                aside = path.with_suffix(".tmp")
+                np.lib.format.open_memmap(aside, mode="w+", dtype=self.dtype, shape=shape)
+                aside.rename(path)
+        found = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        if found != shape:
+            raise ValueError(
+                f"The model gives vectors of {dimension} dimensions, and earlier ones of {found[1]} under the same "
+                f"fingerprint. Give the new vectors another name: fingerprint='...'."
+            )
+        return path
+
+    def _mend(self) -> None:
+        """Bring a file that was cut short back to its length; the hashes tell which shards are lost."""
+        path = self.folder / _VECTORS
+        with FileLock(self.folder / "file.lock"):
+            if not path.exists():
+                return
+            try:
+                with path.open("r+b") as file:
+                    np.lib.format.read_magic(file)
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                    file.truncate(file.tell() + int(np.prod(shape)) * dtype.itemsize)
+            except ValueError:
+                path.unlink()
+
+    def _finish(self) -> None:
+        """Fill in the passages that repeat one of an earlier shard, and declare the whole finished."""
+        vectors = np.load(self.folder / _VECTORS, mmap_mode="r+", allow_pickle=False)
+        shard_starts = np.arange(len(vectors)) // _SHARD * _SHARD
+        repeated = np.flatnonzero(self.first_rows < shard_starts)
+        for begin in range(0, len(repeated), _BLOCK):
+            part = repeated[begin : begin + _BLOCK]
+            vectors[part] = vectors[self.first_rows[part]]
+        vectors.flush()
+        about = {
+            "corpus": self.corpus.fingerprint,
+            "model": self.encoder.model_fingerprint,
+            "encoder": self.encoder.fingerprint,
+            "prompt": self.encoder.prompt,
+            "similarity": self.encoder.similarity,
+            "normalize": self.encoder.normalize,
+        }
+        (self.folder / "about.json").write_text(json.dumps(about, indent=1))
+        finish(self.folder, [_VECTORS, "about.json"])
+
+
+def _digest(vectors: NDArray[Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(vectors.tobytes())
+
+
+def _first_rows(corpus: Corpus) -> NDArray[np.int64]:
+    """Return the first row with exactly the same text. Shape (N,)."""
+    codes = corpus.text_codes
+    first = np.arange(len(codes))
+    # Texts that are the same to the letter are among those that are the same but for case and white space.
+    members = np.flatnonzero(np.isin(codes, codes[codes != first]))
+    if len(members):
+        digests = digest_strings(corpus.texts(members).to_pylist())
+        _, where, back = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+        first[members] = members[where[back.reshape(-1)]]
+    return first

@@ -1,0 +1,254 @@
+"""Models as functions from texts to vectors, named by what determines the vectors.
+
+The vectors of queries, and of single passages, are kept on disk by text, so that no text is encoded twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.models.handles import EmbeddingModel, LoadedModel, ModelHandle, load_model
+from hnm_datasets.runtime.timing import clocked
+from hnm_datasets.storage.digests import digest_strings, fingerprint
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.results import Store
+
+SIMILARITIES = ("cosine", "dot", "euclidean")
+_TASKS = ("query", "document")
+#: Prompts that a model may bring for each task, in the order in which sentence-transformers looks for them.
+_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+#: Static embeddings are looked up and averaged, nothing is padded: large batches only save overhead.
+_STATIC_BATCH = 1024
+
+
+class Encoder(ModelHandle):
+    """A model that encodes queries or documents, named by everything that determines its vectors.
+
+    Args:
+        model: A `SentenceTransformer`; its path or Hub id, which is loaded here, and again in each spawned worker; or a
+            function from a list of texts to an array of shape (B, D), for an embedding service.
+        task: `"query"` or `"document"`: which of the model's prompts, and of its routes, is used.
+        prompt: What each text is preceded by; None: the model's own prompt for the task, if it has one.
+        normalize: Scale vectors to length 1; None: if the similarity is cosine.
+        similarity: `"cosine"`, `"dot"` or `"euclidean"`; None: the model's own, and cosine for a function.
+        batch_size: Texts per forward pass. (At least 1,024 for static embeddings, which know no padding.)
+        fingerprint: For a function: a name that changes whenever its vectors do.
+
+    Attributes:
+        fingerprint: 32 hexadecimal digits of the model, the prompt and the normalisation.
+        model_fingerprint: 32 hexadecimal digits of the model alone.
+        normalize: Whether vectors have length 1.
+        similarity: How two vectors are compared.
+
+    Raises:
+        TypeError: `model` is something else.
+        ValueError: An option is out of range, or a function comes without `fingerprint=`.
+
+    Example:
+        >>> import numpy as np
+        >>> def count_letters(texts):
+        ...     return np.array([[text.count("a"), text.count("e"), 1] for text in texts])
+        >>> encoder = Encoder(count_letters, "query", similarity="dot", fingerprint="letters-1")
+        >>> encoder.vectors(["a plate", "a wave"]).tolist()
+        [[2.0, 1.0, 1.0], [2.0, 1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        task: str,
+        *,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        similarity: str | None = None,
+        batch_size: int = 32,
+        fingerprint: str | None = None,
+    ) -> None:
+        own = load_model(model, fingerprint)
+        super().__init__(own)
+        self.task = checks.one_of("Encoder", "task", task, _TASKS)
+        self.prompt = _own_prompt(own, task) if prompt is None else prompt
+        if not isinstance(self.prompt, str):
+            raise TypeError(f"Encoder: prompt must be a string or None, got {prompt!r}.")
+        if similarity is None:
+            similarity = "cosine" if own.is_function else str(own.model.similarity_fn_name)
+        if similarity not in SIMILARITIES:
+            raise ValueError(
+                f"Encoder: the similarity must be one of 'cosine', 'dot' and 'euclidean', got {similarity!r}. Name "
+                f"the one to use: similarity='euclidean'."
+            )
+        self.similarity = similarity
+        self.normalize = (
+            similarity == "cosine" if normalize is None else checks.yes_or_no("Encoder", "normalize", normalize)
+        )
+        self.batch_size = checks.whole_number("Encoder", "batch_size", batch_size, low=1)
+        self.fingerprint = _fingerprint_of(self)
+
+    def __repr__(self) -> str:
+        return f"Encoder({self.name}, {self.task!r}, prompt={self.prompt!r}, similarity={self.similarity!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoder) and (other.fingerprint, other.similarity) == (
+            self.fingerprint,
+            self.similarity,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.fingerprint, self.similarity))
+
+    # ---- encoding ------------------------------------------------------------------------------------------------
+
+    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts, each distinct one once, and keep the vectors on disk for the next time.
+
+        Args:
+            texts: B texts.
+
+        Returns:
+            Shape (B, D).
+
+        Raises:
+            RuntimeError: The model was changed since, or cannot be used in this process.
+            ValueError: A vector is zero, NaN or infinite; the message shows the text.
+        """
+        self.check_unchanged()
+        digests, back = np.unique(digest_strings(texts), axis=0, return_inverse=True)
+        back = back.reshape(-1)
+        first = np.empty(len(digests), dtype=np.int64)
+        first[back[::-1]] = np.arange(len(texts))[::-1]
+        store = self._store()
+        known, rows = store.find(digests)
+        if not known.all():
+            missing = np.flatnonzero(~known)
+            with clocked("encode"):
+                fresh = self.encode([texts[place] for place in first[missing]])
+            bad = bad_vectors(fresh)
+            if bad.any():
+                text = texts[first[missing[np.flatnonzero(bad)[0]]]]
+                raise ValueError(
+                    f"The model gives a zero, NaN or infinite vector for the text {shortened(text)}. Filter such texts "
+                    f"out, or check the model: NaN often comes from float16 weights on data that overflow them."
+                )
+            if rows.shape[1] not in (0, fresh.shape[1]):
+                raise ValueError(
+                    f"The model gives vectors of {fresh.shape[1]} dimensions, and earlier ones of {rows.shape[1]} "
+                    f"under the same fingerprint. Give the new vectors another name: fingerprint='...'."
+                )
+            store.add(digests[missing], fresh)
+            if not known.any():
+                rows = np.empty((len(digests), fresh.shape[1]), dtype=np.float32)
+            rows[missing] = fresh
+        return rows[back]
+
+    def encode(self, texts: Sequence[str], pool: Any = None) -> NDArray[np.float32]:
+        """Encode texts as they are, without the store.
+
+        Args:
+            texts: B texts.
+            pool: Worker processes of the model, see `pool`.
+
+        Returns:
+            Shape (B, D).
+        """
+        loaded = self.loaded
+        if loaded.is_function:
+            found = loaded.model([self.prompt + text for text in texts])
+            vectors = np.asarray(found, dtype=np.float32)
+            if vectors.ndim != 2 or len(vectors) != len(texts):
+                raise ValueError(
+                    f"The embedding function must return an array of shape ({len(texts)}, D) for {len(texts)} texts, "
+                    f"got {vectors.shape}."
+                )
+            if self.normalize:
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            return vectors
+        encode = loaded.model.encode_query if self.task == "query" else loaded.model.encode_document
+        return np.asarray(
+            encode(
+                list(texts),
+                prompt=self.prompt,
+                batch_size=max(self.batch_size, _STATIC_BATCH) if _is_static(loaded) else self.batch_size,
+                show_progress_bar=False,
+                normalize_embeddings=self.normalize,
+                pool=pool,
+            ),
+            dtype=np.float32,
+        )
+
+    @contextlib.contextmanager
+    def pool(self, devices: Sequence[str] | None) -> Iterator[Any]:
+        """Start a worker process of the model per device, as sentence-transformers does; None: none."""
+        loaded = self.loaded
+        if devices is None or loaded.is_function:
+            yield None
+            return
+        pool = loaded.model.start_multi_process_pool(list(devices))
+        try:
+            yield pool
+        finally:
+            loaded.model.stop_multi_process_pool(pool)
+
+    def discard(self) -> None:
+        """Delete the vectors that are kept on disk, because nobody will ask for them again."""
+        _STORES.pop((cache_root(), self.fingerprint), None)
+        shutil.rmtree(cache_root() / "vectors" / self.fingerprint, ignore_errors=True)
+
+    @property
+    def group_size(self) -> int:
+        """How many texts to encode at a time so that batches are full and progress is seen."""
+        return _STATIC_BATCH if _is_static(self.loaded) else 16 * self.batch_size
+
+    def _store(self) -> Store:
+        key = (cache_root(), self.fingerprint)
+        if key not in _STORES:
+            _STORES[key] = Store("vectors", self.fingerprint)
+        return _STORES[key]
+
+
+def _fingerprint_of(encoder: Encoder) -> str:
+    return fingerprint(
+        {
+            "kind": "encoder",
+            "model": encoder.model_fingerprint,
+            "task": encoder.task,
+            "prompt": encoder.prompt,
+            "normalize": encoder.normalize,
+        }
+    )
+
+
+def bad_vectors(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell which vectors are zero, NaN or infinite. Shape (B, D) → (B,)."""
+    norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return np.asarray(~(np.isfinite(norms) & (norms > 0)))
+
+
+def shortened(text: str) -> str:
+    """Show the beginning of a text."""
+    shown = repr(text)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _own_prompt(loaded: LoadedModel, task: str) -> str:
+    if loaded.is_function:
+        return ""
+    prompts: dict[str, str] = loaded.model.prompts
+    names = [name for name in (*_PROMPTS[task], loaded.model.default_prompt_name) if name in prompts]
+    return prompts[names[0]] if names else ""
+
+
+def _is_static(loaded: LoadedModel) -> bool:
+    return not loaded.is_function and type(loaded.model[0]).__name__ == "StaticEmbedding"
+
+
+#: What this process has opened, by cache directory and encoder; a forked worker inherits it.
+_STORES: dict[tuple[Path, str], Store] = {}

@@ -1,0 +1,241 @@
+"""Models in this process: loaded once, named by their content, refused when they have changed.
+
+Steps hold a `ModelHandle` in place of a model: it pickles to fingerprints, and finds the model again in a forked worker
+or loads it again by its path.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets.models.fingerprint import model_fingerprint
+from hnm_datasets.runtime.workers import in_worker
+from hnm_datasets.storage.digests import fingerprint
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+#: A model, the path or Hub id of one, or any function from B texts to an array of shape (B, D).
+EmbeddingModel: TypeAlias = "SentenceTransformer | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
+#: A model, the path or Hub id of one, or any function from B (query, passage) pairs to B scores.
+PairModel: TypeAlias = "CrossEncoder | str | Callable[[list[tuple[str, str]]], Any] | LoadedModel | ModelHandle"
+
+#: Texts that are tokenized at a time when tokens are counted, so that few are held.
+_TOKENIZED = 1024
+
+
+class LoadedModel:
+    """A model in this process, with its name and what it looked like when it was named.
+
+    Attributes:
+        model: The `SentenceTransformer` or `CrossEncoder`, or a function in place of it.
+        fingerprint: 32 hexadecimal digits.
+        source: The path or Hub id that it was loaded from here, if it was.
+        is_function: Whether it is a function.
+    """
+
+    def __init__(self, model: Any, fingerprint: str, *, is_function: bool, source: str | None = None) -> None:
+        self.model, self.fingerprint, self.is_function, self.source = model, fingerprint, is_function, source
+        self._process = os.getpid()
+        self._seen = self._marks()
+
+    def check_usable(self) -> None:
+        """Raise if the model has changed, or cannot be used in this process; keep to one core in a worker."""
+        self.check_unchanged()
+        if self.is_function:
+            return
+        if os.getpid() != self._process and self.model.device.type != "cpu":
+            raise RuntimeError(
+                f"The model is on {self.model.device}, which a forked worker cannot use. Leave num_proc out: one "
+                f"process keeps a GPU busy. For several GPUs encode the corpus with corpus.embed(model, devices=[...])."
+            )
+        if in_worker():
+            import torch
+
+            # After a fork the parent's threads are gone, and the cores belong to the other workers as well.
+            torch.set_num_threads(1)
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    def check_unchanged(self) -> None:
+        """Raise if the weights have been changed since the model was named: its answers would get a wrong name."""
+        if not self.is_unchanged():
+            raise RuntimeError(
+                "The model was changed after the step was made, by training or by a setting. A step stands for the "
+                "weights that it was made with: make it again after each change, for example "
+                "DenseNegatives(corpus, model)."
+            )
+
+    def is_unchanged(self) -> bool:
+        """Tell whether the model is still what it was named after."""
+        marks = self._marks()
+        if marks != self._seen:
+            if model_fingerprint(self.model) != self.fingerprint:
+                return False
+            self._seen = marks
+        return True
+
+    def _marks(self) -> tuple[object, ...]:
+        """Return what changes when weights are changed in place, replaced or moved, without reading them."""
+        if self.is_function:
+            return ()
+        modules = [(name, type(module), module.extra_repr()) for name, module in self.model.named_modules()]
+        configs = [repr(m.get_config_dict()) for m in self.model.modules() if hasattr(m, "get_config_dict")]
+        tensors = (tensor for tensors in (self.model.parameters(), self.model.buffers()) for tensor in tensors)
+        settings = [getattr(self.model, name, None) for name in ("max_seq_length", "truncate_dim", "activation_fn")]
+        marks = ((tensor.data_ptr(), tensor._version, _sample(tensor)) for tensor in tensors)
+        return (*marks, *settings, *modules, *configs)
+
+
+def _sample(tensor: Any) -> tuple[float, ...]:
+    """Return a few numbers of a tensor: writing through `.data`, as adapters and optimisers may, counts no version."""
+    flat = tensor.detach().reshape(-1)
+    return tuple(flat[:: max(1, len(flat) // 16)].tolist())
+
+
+#: The models that steps of this process hold; a forked worker inherits them.
+_LOADED: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
+
+
+def load_model(model: EmbeddingModel | PairModel, name: str | None, *, pairs: bool = False) -> LoadedModel:
+    """Load a model by its path, if it is one, and name it.
+
+    Args:
+        model: A model, its path or Hub id, a function, or one that was loaded and named before.
+        name: What names a function's answers.
+        pairs: A `CrossEncoder` is meant; else a `SentenceTransformer`.
+
+    Raises:
+        TypeError: `model` is something else.
+        ValueError: A function comes without a name, or a model with one.
+    """
+    if isinstance(model, ModelHandle):
+        model = model.loaded
+    if isinstance(model, LoadedModel):
+        model.check_unchanged()
+        if name is None or not model.is_function or _function_fingerprint(name) == model.fingerprint:
+            return model
+        model = model.model
+    source = model if isinstance(model, str) else None
+    kinds: tuple[Any, ...] = ()
+    # A function needs no sentence-transformers, which takes seconds to import.
+    if source is not None or "sentence_transformers" in sys.modules or not callable(model):
+        from sentence_transformers import CrossEncoder, SentenceTransformer
+
+        kinds = (CrossEncoder, SentenceTransformer) if pairs else (SentenceTransformer, CrossEncoder)
+    if source is not None:
+        model = kinds[0](source)
+    if isinstance(model, kinds[:1]):
+        if name is not None:
+            raise ValueError(f"A {kinds[0].__name__} is fingerprinted by its weights; leave fingerprint= out.")
+        loaded = LoadedModel(model, model_fingerprint(model), is_function=False, source=source)
+    elif callable(model) and not isinstance(model, kinds):
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                "A function's answers cannot be told by its code. Name them with fingerprint='...', for example by the "
+                "service's model and version, and change the name whenever the answers change."
+            )
+        loaded = LoadedModel(model, _function_fingerprint(name), is_function=True)
+    else:
+        raise TypeError(
+            f"model must be a {kinds[0].__name__}, its path or Hub id, or a function "
+            f"{'from (query, passage) pairs to scores' if pairs else 'from texts to vectors'}, got "
+            f"{type(model).__name__}."
+        )
+    _LOADED.add(loaded)
+    return loaded
+
+
+def _function_fingerprint(name: str) -> str:
+    return fingerprint({"kind": "function", "name": name})
+
+
+def token_counts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Count the tokens of each text, up to the model's limit; characters where the model has no tokenizer for texts.
+
+    Batches of texts with equally many tokens need no padding. Equally many characters, by which sentence-transformers
+    sorts, still leave a quarter of the tokens of short passages to padding.
+
+    Args:
+        loaded: A model or function.
+        texts: B texts.
+
+    Returns:
+        Shape (B,).
+    """
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer = getattr(loaded.model, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    counts = np.empty(len(texts), dtype=np.int64)
+    # Many tokenizers have a limit that no text reaches, and warn of it when they are asked to cut.
+    cut = tokenizer.model_max_length < 1_000_000
+    for start in range(0, len(texts), _TOKENIZED):
+        part = list(texts[start : start + _TOKENIZED])
+        found = tokenizer(part, add_special_tokens=False, truncation=cut, return_attention_mask=False, verbose=False)
+        counts[start : start + len(part)] = [len(ids) for ids in found["input_ids"]]
+    return counts
+
+
+class ModelHandle:
+    """What a step holds in place of a model.
+
+    Attributes:
+        model_fingerprint: 32 hexadecimal digits.
+        source: The path or Hub id that the model was loaded from, if it was.
+    """
+
+    _pairs = False
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded: LoadedModel | None = loaded
+        self.model_fingerprint = loaded.fingerprint
+        self.source = loaded.source
+
+    def check_unchanged(self) -> None:
+        """Raise a RuntimeError if the model is in this process and was changed since the handle was made."""
+        if self._loaded is not None:
+            self._loaded.check_unchanged()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.check_unchanged()
+        return {name: value for name, value in vars(self).items() if name != "_loaded"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _loaded=None)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model, loaded if need be.
+
+        Raises:
+            RuntimeError: It has changed, or it cannot be used or loaded in this process.
+        """
+        if self._loaded is None:
+            named = (one for one in _LOADED if one.fingerprint == self.model_fingerprint)
+            self._loaded = next((one for one in named if one.is_unchanged()), None)
+        if self._loaded is None:
+            if self.source is None:
+                raise RuntimeError(
+                    f"The model {self.model_fingerprint} is not in this process, and it was passed as an object. For "
+                    f"processes that are spawned, pass the model's path or Hub id; each loads it once."
+                )
+            self._loaded = load_model(self.source, None, pairs=self._pairs)
+            if self._loaded.fingerprint != self.model_fingerprint:
+                raise RuntimeError(
+                    f"The model at {self.source!r} has changed since the step was made. Make the step again."
+                )
+        self._loaded.check_usable()
+        return self._loaded
+
+    @property
+    def name(self) -> str:
+        """What to call the model: its source, or else its fingerprint."""
+        return repr(self.source) if self.source else f"model {self.model_fingerprint}"

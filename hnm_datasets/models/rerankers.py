@@ -1,0 +1,213 @@
+"""Models that read a query and a passage together, as functions from pairs to scores.
+
+The scores are kept on disk by pair, so that no pair is scored twice: a cross-encoder costs some milliseconds a pair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets.utils import tqdm
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.models.handles import LoadedModel, ModelHandle, PairModel, load_model, token_counts
+from hnm_datasets.storage.digests import digest_strings, fingerprint
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.results import Store
+
+_ACTIVATIONS = ("model", "sigmoid", "none")
+_DTYPES = ("bfloat16", "float16")
+#: Batches that are scored before their scores are written to disk: what a kill costs at most.
+_GROUP = 32
+
+
+class Reranker(ModelHandle):
+    """A model that scores (query, passage) pairs, named by everything that determines its scores.
+
+    Args:
+        model: A `CrossEncoder`; its path or Hub id; or a function from a list of pairs to as many scores.
+        batch_size: Pairs per forward pass.
+        activation: `"model"`: scores as the model gives them, which is a sigmoid for most rerankers and the raw logit
+            for some; `"sigmoid"`: from 0 to 1; `"none"`: the raw logit. For a function only `"model"`.
+        dtype: Compute in `"bfloat16"` or `"float16"`, by torch's autocast; None: as the weights are.
+        fingerprint: For a function: a name that changes whenever its scores do.
+
+    Attributes:
+        fingerprint: 32 hexadecimal digits of the model, the activation and the precision.
+
+    Raises:
+        TypeError: `model` is something else.
+        ValueError: An option is out of range, a function comes without `fingerprint=`, or a model has several outputs.
+
+    Example:
+        >>> def count_shared_words(pairs):
+        ...     return [len(set(query.split()) & set(passage.split())) for query, passage in pairs]
+        >>> reranker = Reranker(count_shared_words, fingerprint="shared-1")
+        >>> reranker.scores(["a b"], pa.array(["b c", "d"]), Ragged(np.array([0, 2]), np.array([0, 1]))).tolist()
+        [1.0, 0.0]
+    """
+
+    _pairs = True
+
+    def __init__(
+        self,
+        model: PairModel,
+        *,
+        batch_size: int = 32,
+        activation: str = "model",
+        dtype: str | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        own = load_model(model, fingerprint, pairs=True)
+        super().__init__(own)
+        self.batch_size = checks.whole_number("Reranker", "batch_size", batch_size, low=1)
+        self.activation = checks.one_of("Reranker", "activation", activation, _ACTIVATIONS)
+        self.dtype = None if dtype is None else checks.one_of("Reranker", "dtype", dtype, _DTYPES)
+        if own.is_function and (activation != "model" or dtype is not None):
+            raise ValueError("Reranker: activation and dtype are of models; a function gives its scores as they are.")
+        self.fingerprint = _fingerprint_of(self)
+        if not own.is_function and own.model.num_labels != 1:
+            raise ValueError(
+                f"The cross-encoder has {own.model.num_labels} outputs per pair, and a teacher must have one. Pass a "
+                f"function that makes one score of them: lambda pairs: model.predict(pairs)[:, 1], fingerprint='...'."
+            )
+
+    def __repr__(self) -> str:
+        return f"Reranker({self.name})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reranker) and other.fingerprint == self.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def scores(
+        self, queries: Sequence[str], passages: pa.Array, lists: Ragged[NDArray[np.int64]]
+    ) -> NDArray[np.float32]:
+        """Score the passages of each query, each distinct pair once, longest first in full batches.
+
+        Args:
+            queries: B texts.
+            passages: P texts.
+            lists: For each query the places of its passages in `passages`, C in all.
+
+        Returns:
+            Shape (C,), aligned with `lists.values`.
+
+        Raises:
+            RuntimeError: The model was changed since, or cannot be used in this process.
+            ValueError: A score is NaN or infinite; the message shows the pair.
+        """
+        self.check_unchanged()
+        digests = digest_strings(passages.to_pylist())
+        keys = _pair_keys(digest_strings(queries)[lists.owners], digests[lists.values])
+        distinct, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        store = self._store()
+        known, found = store.find(distinct)
+        scores = found[:, 0] if known.any() else np.empty(len(distinct), dtype=np.float32)
+        missing = np.flatnonzero(~known)
+        if len(missing):
+            owners, places = lists.owners[first[missing]], lists.values[first[missing]]
+            order = np.argsort(-self._lengths(queries, passages, owners, places), kind="stable")
+            size = _GROUP * self.batch_size
+            with tqdm(total=len(missing), desc="Scoring pairs", unit=" pairs", leave=False) as bar:
+                for start in range(0, len(order), size):
+                    part = order[start : start + size]
+                    texts = passages.take(pa.array(places[part])).to_pylist()
+                    pairs = [(queries[owner], text) for owner, text in zip(owners[part], texts, strict=True)]
+                    fresh = self._predict(pairs)
+                    store.add(distinct[missing[part]], fresh[:, None])
+                    scores[missing[part]] = fresh
+                    bar.update(len(part))
+        return scores[back.reshape(-1)]
+
+    def _lengths(
+        self,
+        queries: Sequence[str],
+        passages: pa.Array,
+        owners: NDArray[np.int64],
+        places: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Return how long each pair is for the model. Shape (M,)."""
+        lengths = []
+        for texts, used in ((queries, owners), (passages, places)):
+            asked, back = np.unique(used, return_inverse=True)
+            if isinstance(texts, pa.Array):
+                distinct = texts.take(pa.array(asked)).to_pylist()
+            else:
+                distinct = [texts[place] for place in asked]
+            lengths.append(token_counts(self.loaded, distinct)[back])
+        return lengths[0] + lengths[1]
+
+    def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
+        loaded = self.loaded
+        if loaded.is_function:
+            found: Any = loaded.model(pairs)
+        else:
+            # A batch at a time, since `predict` sorts what it is given by characters.
+            starts = range(0, len(pairs), self.batch_size)
+            with self._precision(loaded):
+                parts = [self._predict_batch(loaded, pairs[start : start + self.batch_size]) for start in starts]
+            found = np.concatenate(parts)
+        scores = np.asarray(found, dtype=np.float32)
+        if scores.shape != (len(pairs),):
+            raise ValueError(
+                f"The model must return one score for each of {len(pairs)} pairs, got an array of shape "
+                f"{scores.shape}. Of several outputs choose one, as lambda pairs: model.predict(pairs)[:, 1] does."
+            )
+        if not np.isfinite(scores).all():
+            query, passage = pairs[int(np.flatnonzero(~np.isfinite(scores))[0])]
+            raise ValueError(
+                f"The model's score is NaN or infinite for the query {query[:80]!r} and the passage {passage[:80]!r}. "
+                f"NaN often comes from float16 weights that overflow."
+            )
+        return scores
+
+    def _predict_batch(self, loaded: LoadedModel, pairs: list[tuple[str, str]]) -> NDArray[Any]:
+        activation = self._activation_fn()
+        scores = loaded.model.predict(
+            pairs, batch_size=self.batch_size, show_progress_bar=False, activation_fn=activation
+        )
+        return np.asarray(scores)
+
+    def _activation_fn(self) -> Any:
+        import torch
+
+        return {"model": None, "sigmoid": torch.nn.Sigmoid(), "none": torch.nn.Identity()}[self.activation]
+
+    def _precision(self, loaded: LoadedModel) -> contextlib.AbstractContextManager[Any]:
+        import torch
+
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(loaded.model.device.type, dtype=getattr(torch, self.dtype))
+
+    def _store(self) -> Store:
+        key = (cache_root(), self.fingerprint)
+        if key not in _STORES:
+            _STORES[key] = Store("pair_scores", self.fingerprint)
+        return _STORES[key]
+
+
+def _fingerprint_of(reranker: Reranker) -> str:
+    options = [reranker.activation, reranker.dtype]
+    return fingerprint({"kind": "reranker", "model": reranker.model_fingerprint, "options": options})
+
+
+def _pair_keys(queries: NDArray[np.uint64], passages: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Make one 128-bit digest of two. Shapes (C, 2) and (C, 2) → (C, 2)."""
+    # Swapping query and passage must change the key, so one side is turned before the halves are mixed.
+    mixed = (queries << np.uint64(17) | queries >> np.uint64(47)) * np.uint64(0x9E3779B97F4A7C15) ^ passages
+    mixed = (mixed ^ mixed >> np.uint64(32)) * np.uint64(0xD6E8FEB86659FD93)
+    return mixed ^ mixed >> np.uint64(29)
+
+
+#: What this process has opened, by cache directory and model; a forked worker inherits it.
+_STORES: dict[tuple[Path, str], Store] = {}

@@ -1,0 +1,1 @@
+"""Where a step runs: alone, in a worker of a pool, or under Ray."""

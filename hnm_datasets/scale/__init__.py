@@ -1,0 +1,1 @@
+"""Work for many machines, and for streams larger than the memory."""

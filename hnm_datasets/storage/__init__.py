@@ -1,0 +1,1 @@
+"""Names of content and the files that are kept under them."""

@@ -1,0 +1,93 @@
+"""Names made of content: the same content has the same name in every process and on every machine."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    pass
+
+
+def fingerprint(configuration: Mapping[str, Any]) -> str:
+    """Name a configuration by its content.
+
+    Args:
+        configuration: What determines a result, as JSON values. The order of the keys does not matter.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Example:
+        >>> fingerprint({"k1": 1.5, "b": 0.75}) == fingerprint({"b": 0.75, "k1": 1.5})
+        True
+    """
+    canonical = json.dumps(configuration, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return xxhash.xxh3_128_hexdigest(canonical.encode())
+
+
+def digest_strings(strings: Iterable[str]) -> NDArray[np.uint64]:
+    """Hash each string to 128 bits, enough to tell any two strings of any corpus apart.
+
+    Args:
+        strings: B strings.
+
+    Returns:
+        Digests of shape (B, 2), the same in every process.
+
+    Example:
+        >>> digest_strings(["plate", "plate", "tsunami"])[:, 0].tolist()
+        [4867398598950213145, 4867398598950213145, 3351174236915248037]
+    """
+    # xxh3 over Python strings takes 0.1 microseconds each, less than pandas' vectorised 64-bit hash.
+    return _numbers_of([xxhash.xxh3_128_digest(string.encode()) for string in strings])
+
+
+def digest_slices(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return what `digest_strings` does of strings whose UTF-8 bytes lie one after another.
+
+    Args:
+        data: The bytes.
+        ends: Where each string ends. Shape (B,).
+
+    Returns:
+        Digests of shape (B, 2).
+    """
+    view = data.data
+    cuts = [0, *ends.tolist()]
+    return _numbers_of([xxhash.xxh3_128_digest(view[start:end]) for start, end in itertools.pairwise(cuts)])
+
+
+def _numbers_of(digests: list[bytes]) -> NDArray[np.uint64]:
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64).reshape(-1, 2)
+
+
+class ColumnsHasher:
+    """A running hash over string columns that does not depend on how they are cut into chunks.
+
+    Each column is hashed twice, its bytes and its lengths, so that moving a letter from one row to the next changes
+    the hash.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._hashers = {name: (xxhash.xxh3_128(), xxhash.xxh3_128()) for name in names}
+
+    def update(self, name: str, strings: pa.Array) -> None:
+        """Add the next rows of one column (no nulls)."""
+        strings = strings.cast(pa.large_string())
+        text, lengths = self._hashers[name]
+        offsets = np.frombuffer(strings.buffers()[1], dtype=np.int64)[strings.offset :][: len(strings) + 1]
+        if strings.buffers()[2] is not None:
+            text.update(memoryview(strings.buffers()[2])[offsets[0] : offsets[-1]])
+        lengths.update(np.diff(offsets).astype("<i8").tobytes())
+
+    def digests(self) -> dict[str, str]:
+        """Return one hexadecimal digest per column."""
+        return {name: text.hexdigest() + lengths.hexdigest() for name, (text, lengths) in self._hashers.items()}

@@ -1,0 +1,93 @@
+"""Arrays and string columns on disk, memory-mapped."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+def save_array(folder: Path, name: str, array: NDArray[np.generic]) -> None:
+    """Write one array to `name.npy`."""
+    np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def append_array(folder: Path, name: str, dtype: np.dtype[Any]) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """Write a one-dimensional array to `name.npy` piece by piece; yields what takes the next piece."""
+    total = 0
+    with (folder / f"{name}.npy").open("w+b") as file:
+
+        def header() -> None:
+            # Of one length whatever the total: numpy leaves room for growing it.
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
+            )
+
+        def append(piece: NDArray[Any]) -> None:
+            nonlocal total
+            file.write(np.ascontiguousarray(piece, dtype=dtype).tobytes())
+            total += len(piece)
+
+        header()
+        begins = file.tell()
+        yield append
+        file.seek(0)
+        header()
+        assert file.tell() == begins
+
+
+def open_array(folder: Path, name: str) -> NDArray[np.generic]:
+    """Map the array `name.npy`, read-only, as a plain `ndarray` (numpy's `memmap` class slows each slice down)."""
+    mapped = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    return np.asarray(mapped)
+
+
+def release(array: NDArray[np.generic]) -> None:
+    """Tell the system that this process does not need what it has read of a mapped array."""
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = base.base if isinstance(base, np.ndarray) else getattr(base, "obj", None)
+    if base is None or not array.nbytes or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    mapped = np.frombuffer(base, dtype=np.uint8)
+    start = array.ctypes.data - mapped.ctypes.data
+    # Whole pages alone, so that what lies beside stays.
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (start + array.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    if length > 0:
+        base.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+def save_strings(folder: Path, name: str, chunks: Iterable[pa.Array]) -> None:
+    """Write a string column as one run of bytes and its offsets, a chunk at a time.
+
+    One contiguous column is what makes gathering random rows fast: Arrow's `take` on many chunks is not.
+    """
+    total = 0
+    with (folder / f"{name}.bytes").open("wb") as data, (folder / f"{name}.offsets").open("wb") as ends:
+        ends.write(np.zeros(1, dtype=np.int64).tobytes())
+        for chunk in chunks:
+            strings = chunk.cast(pa.large_string())
+            if len(strings) == 0:
+                continue
+            offsets = np.frombuffer(strings.buffers()[1], dtype=np.int64)[strings.offset :][: len(strings) + 1]
+            if strings.buffers()[2] is not None:
+                data.write(memoryview(strings.buffers()[2])[offsets[0] : offsets[-1]])
+            ends.write((offsets[1:] - offsets[0] + total).tobytes())
+            total += int(offsets[-1] - offsets[0])
+
+
+def open_strings(folder: Path, name: str) -> pa.LargeStringArray:
+    """Map a string column written by `save_strings`."""
+    offsets = pa.memory_map(str(folder / f"{name}.offsets")).read_buffer()
+    path = folder / f"{name}.bytes"
+    # An empty file cannot be mapped.
+    data = pa.memory_map(str(path)).read_buffer() if path.stat().st_size else pa.py_buffer(b"")
+    return pa.LargeStringArray.from_buffers(offsets.size // 8 - 1, offsets, data)

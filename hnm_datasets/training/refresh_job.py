@@ -1,0 +1,246 @@
+"""One refresh: encode, index and mine with a model in training, and write the next generation."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
+from hnm_datasets.indexes.dense import DenseIndex
+from hnm_datasets.models.embeddings import Embeddings, close
+from hnm_datasets.models.encoders import Encoder
+from hnm_datasets.runtime.timing import clock
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.training.generations import Generation
+from hnm_datasets.training.live_texts import LiveTexts
+from hnm_datasets.training.refresh_tally import RefreshTally
+from hnm_datasets.transforms.base import Transform
+
+#: A step, or what makes one of the model as it is now.
+Step = Transform | Callable[[Any], Transform]
+
+
+#: The suffix of the file that tells what the cache directory held before a refresh.
+KEPT = ".kept"
+
+
+_NAME = "RefreshNegatives"
+
+
+_BATCH = 1000
+
+
+class Job:
+    """One refresh.
+
+    Args:
+        source: The rows that are trained on.
+        steps: What to mine with.
+        fraction: The share of the queries to mine.
+        parent: Where the generations are.
+        number: The generation to write.
+        step: The step that the model is of.
+        model_name: The model's fingerprint.
+        leads: This process mines; the others share the encoding, and wait.
+        together: There are other processes, and they make the steps as well.
+    """
+
+    def __init__(
+        self,
+        source: LiveTexts,
+        steps: Sequence[Step],
+        fraction: float,
+        parent: Path,
+        number: int,
+        step: int,
+        model_name: str,
+        *,
+        leads: bool,
+        together: bool,
+    ) -> None:
+        self.source, self.steps, self.fraction = source, steps, fraction
+        self.parent, self.number, self.step, self.model_name = parent, number, step, model_name
+        self.leads, self.together = leads, together
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        # Where other processes read what became of it.
+        self._note = self.parent / f"{number:06d}.json"
+
+    def start(self, model: Any) -> None:
+        """Run in a thread."""
+        self._thread = threading.Thread(target=self._run_noting, args=(model,), name="RefreshNegatives", daemon=True)
+        self._thread.start()
+
+    def _run_noting(self, model: Any) -> None:
+        try:
+            self.run(model)
+        except BaseException as error:
+            self._error = error
+
+    def run(self, model: Any) -> None:
+        """Encode, index and mine; a process that does not lead only helps with the encoding."""
+        start = time.perf_counter()
+        kept = self._kept() if self.leads else set()
+        if self.together:
+            # Before anyone writes vectors.
+            torch.distributed.barrier()
+        try:
+            with clock() as spent:
+                steps = [step if isinstance(step, Transform) else step(model) for step in self.steps]
+                if self.together:
+                    # The vectors are deleted in the end: nobody may still be looking for them.
+                    torch.distributed.barrier()
+                if not self.leads:
+                    for part in _parts_of_all(steps):
+                        close(part)
+                    return
+                tally = RefreshTally(self.source)
+                self.source.write(self.number, self._tables(steps, tally), self.parent)
+            numbers = tally.numbers(Generation.open(self.parent / f"{self.number:06d}"))
+            whole = time.perf_counter() - start
+            seconds = {f"seconds_{name}": spent.get(name, 0.0) for name in ("encode", "index")}
+            seconds["seconds_mine"] = whole - sum(seconds.values())
+            about = {"generation": self.number, "model_step": self.step} | seconds | numbers
+            _discard(steps, self.model_name, kept)
+            aside = self._note.with_suffix(".tmp")
+            aside.write_text(json.dumps(about))
+            aside.rename(self._note)
+            self._note.with_suffix(KEPT).unlink(missing_ok=True)
+        except BaseException as error:
+            if self.leads:
+                self.parent.mkdir(parents=True, exist_ok=True)
+                self._note.write_text(json.dumps({"error": repr(error)}))
+            raise
+
+    def _kept(self) -> set[Path]:
+        """List what the cache directory held before this refresh, or before the one that was killed in its place."""
+        path = self._note.with_suffix(KEPT)
+        kinds = ("embeddings", "vectors", "dense")
+        if not path.exists():
+            names = [str(one) for kind in kinds for one in (cache_root() / kind).glob("*")]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix(".tmp")
+            aside.write_text(json.dumps(names))
+            aside.rename(path)
+        return {Path(name) for name in json.loads(path.read_text())}
+
+    def done(self) -> bool:
+        """Tell whether it is over."""
+        return self._note.exists() and (self._thread is None or not self._thread.is_alive())
+
+    def wait(self) -> None:
+        """Wait for the end, and raise what went wrong."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise RuntimeError("RefreshNegatives: the refresh in the background failed.") from self._error
+        while not self._note.exists():
+            time.sleep(0.05)
+        if "error" in (noted := json.loads(self._note.read_text())):
+            raise RuntimeError(f"RefreshNegatives: the refresh failed in the first process: {noted['error']}")
+
+    def about(self) -> dict[str, Any]:
+        """Return the numbers of the new generation."""
+        found: dict[str, Any] = json.loads(self._note.read_text())
+        return found
+
+    def _tables(self, steps: list[Transform], tally: RefreshTally) -> Iterator[pa.Table]:
+        """Yield the queries with their new negatives, some at a time."""
+        source = self.source
+        before = Generation.open(source.folder_of(source.progress.generation))
+        # Queries that were never mined are all mined.
+        fraction = self.fraction if len(before.negatives.values) else 1.0
+        plain = [name for name in source.rows.column_names if not name.startswith("negative_")]
+        # Positives are those of the last generation, in which a step may have promoted some.
+        plain = [name for name in plain if not name.startswith("positive_")]
+        rows = source.rows.select_columns(plain).with_format("arrow")
+        start = 0
+        for table in rows.iter(_BATCH):
+            numbers = np.arange(start, start + len(table))
+            start += len(table)
+            table = table.append_column(POSITIVE_IDS, source.ids_of(before.positives, numbers))
+            # Spread evenly, and moving on by the fraction with each refresh.
+            reached = np.floor(np.arange(numbers[0], numbers[0] + len(numbers) + 1) * fraction + self.number * fraction)
+            chosen = np.diff(reached) > 0
+            mined = table.filter(pa.array(chosen))
+            for place, step in enumerate(steps):
+                mined = step(mined)
+                if len(mined) != chosen.sum():
+                    raise ValueError(
+                        f"RefreshNegatives: the step {type(step).__name__} changed the number of rows. Shapes are made "
+                        f"by live_negatives; leave such steps out."
+                    )
+                if place == 0:
+                    tally.of_miner(Batch(mined, step=_NAME))
+            tally.of_rows(numbers[chosen], Batch(mined, step=_NAME))
+            columns = [POSITIVE_IDS, NEGATIVE_IDS]
+            if source.teacher:
+                columns += [score_column(source.teacher, of=part) for part in ("positive", "negative")]
+            for name in columns:
+                Batch(mined, step=_NAME).require(name)
+            mined = mined.select(columns)
+            if not chosen.all():
+                old = source.table_of(before, numbers[~chosen])
+                mined = pa.concat_tables([mined, old.select(columns).cast(mined.schema)])
+                order = np.argsort(np.concatenate([numbers[chosen], numbers[~chosen]]))
+                mined = mined.take(pa.array(order)).combine_chunks()
+            yield mined
+
+
+@contextmanager
+def untouched(model: Any) -> Iterator[None]:
+    """Restore the modes of the model and all random states."""
+    modes = [(module, module.training) for module in model.modules()]
+    # The legacy state too: data loaders and users may draw from it.
+    states: Any = (random.getstate(), np.random.get_state(), torch.get_rng_state())  # noqa: NPY002
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
+
+
+def _parts_of(value: Any) -> Iterator[Encoder | DenseIndex | Embeddings]:
+    """Find the encoders, indexes and vectors that a step holds."""
+    if isinstance(value, (Encoder, DenseIndex, Embeddings)):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _parts_of(one)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _parts_of(getattr(value, field.name))
+
+
+def _parts_of_all(steps: Sequence[Transform]) -> Iterator[Encoder | DenseIndex | Embeddings]:
+    for step in steps:
+        yield from _parts_of(step)
+
+
+def _discard(steps: Sequence[Transform], model_name: str, kept: set[Path]) -> None:
+    """Delete the vectors of this model: the next refresh has another one."""
+    for part in list(_parts_of_all(steps)):
+        vectors = part.embeddings if isinstance(part, DenseIndex) else part
+        folder = cache_root() / ("vectors" if isinstance(part, Encoder) else "embeddings") / vectors.fingerprint
+        # Deleted already, if two steps hold the same.
+        if folder.exists() and folder not in kept and vectors.model_fingerprint == model_name:
+            part.discard()

@@ -1,0 +1,113 @@
+"""The search for near duplicates among candidates, compiled by numba."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+
+@numba.njit(nogil=True, cache=True)
+def drop_near_duplicates(
+    shingle_offsets: NDArray[np.int64],
+    shingles: NDArray[np.uint32],
+    positive_offsets: NDArray[np.int64],
+    positives: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    threshold: float,
+    keep: NDArray[np.bool_],
+) -> None:
+    """Mark the candidates that are not nearly the same text as a positive or as a better candidate that is kept.
+
+    Args:
+        shingle_offsets: Where each passage's shingles begin and end. Shape (N + 1,).
+        shingles: Sorted within each passage. Shape (S,).
+        positive_offsets: Where each row's positives begin and end. Shape (B + 1,).
+        positives: Their row numbers in the corpus.
+        offsets: Where each row's candidates begin and end. Shape (B + 1,).
+        rows: Their row numbers in the corpus. Shape (C,).
+        threshold: The Jaccard similarity from which on two texts are nearly the same.
+        keep: Receives the answer. Shape (C,).
+    """
+    for line in range(len(offsets) - 1):
+        known = positive_offsets[line + 1] - positive_offsets[line]
+        texts = np.concatenate(
+            (
+                positives[positive_offsets[line] : positive_offsets[line + 1]],
+                rows[offsets[line] : offsets[line + 1]],
+            )
+        )
+        total = 0
+        for row in texts:
+            total += _prefix_length(shingle_offsets[row + 1] - shingle_offsets[row], threshold)
+        # The shingles by which a text that stays is found again, in chains that begin where they hash to.
+        size = 1
+        while size < 2 * total:
+            size *= 2
+        heads = np.full(size, -1, dtype=np.int64)
+        nexts = np.empty(total, dtype=np.int64)
+        values = np.empty(total, dtype=np.uint32)
+        owners = np.empty(total, dtype=np.int64)
+        compared = np.full(len(texts), -1, dtype=np.int64)
+        count = 0
+        for text in range(len(texts)):
+            begin, end = shingle_offsets[texts[text]], shingle_offsets[texts[text] + 1]
+            prefix = begin + _prefix_length(end - begin, threshold)
+            near = False
+            if text >= known:
+                for place in range(begin, prefix):
+                    entry = heads[shingles[place] & (size - 1)]
+                    while entry >= 0 and not near:
+                        other = owners[entry]
+                        if values[entry] == shingles[place] and compared[other] != text:
+                            compared[other] = text
+                            row = texts[other]
+                            near = _is_near(
+                                shingles[begin:end],
+                                shingles[shingle_offsets[row] : shingle_offsets[row + 1]],
+                                threshold,
+                            )
+                        entry = nexts[entry]
+                    if near:
+                        break
+                keep[offsets[line] + text - known] = not near
+            if not near:
+                for place in range(begin, prefix):
+                    slot = shingles[place] & (size - 1)
+                    values[count], owners[count], nexts[count] = shingles[place], text, heads[slot]
+                    heads[slot] = count
+                    count += 1
+
+
+@numba.njit(nogil=True)
+def _prefix_length(size: Any, threshold: float) -> Any:
+    """Return how many of a set's first elements hold one of any set that is near enough.
+
+    Of two sorted sets whose Jaccard similarity reaches the threshold, one of the first elements of either is among the
+    first of the other (Bayardo et al. 2007, *Scaling up all pairs similarity search*).
+    """
+    return size - int(np.ceil(threshold * size - 1e-9)) + 1 if size else 0
+
+
+@numba.njit(nogil=True)
+def _is_near(a: Any, b: Any, threshold: float) -> Any:
+    """Tell whether two sorted sets have a Jaccard similarity of at least the threshold."""
+    # shared / (|a| + |b| - shared) >= t solved for shared; what cannot get there any more is left early.
+    needed = threshold / (1 + threshold) * (len(a) + len(b)) - 1e-9
+    shared = 0
+    i = j = 0
+    while i < len(a) and j < len(b):
+        if shared + min(len(a) - i, len(b) - j) < needed:
+            return False
+        if a[i] == b[j]:
+            shared += 1
+            i += 1
+            j += 1
+        elif a[i] < b[j]:
+            i += 1
+        else:
+            j += 1
+    return shared >= needed

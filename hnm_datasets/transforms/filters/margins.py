@@ -1,0 +1,160 @@
+"""Filters that compare each candidate's score with those of the row's positives."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
+from hnm_datasets.transforms.base import CandidateFilter
+
+AGAINST = ("min", "max", "mean", "each")
+
+
+def limits_of(scores: Ragged[NDArray[np.generic]], against: str, margin: float, *, relative: bool) -> NDArray[Any]:
+    """Return the highest score that a candidate of each row may have.
+
+    Args:
+        scores: The scores of each of B rows' positives.
+        against: `"min"`, `"max"` or `"mean"` of them, or `"each"`.
+        margin: How far below it a candidate must stay.
+        relative: The margin is a share of the positive score's magnitude.
+
+    Returns:
+        Shape (B,); infinity for a row without positives.
+    """
+    # In the precision of the scores: a limit that is rounded otherwise would drop what is equal to it.
+    values = scores.values if scores.values.dtype.kind == "f" else scores.values.astype(np.float64)
+    filled = np.flatnonzero(scores.lengths)
+    starts = scores.offsets[:-1][filled]
+    limits = np.full(len(scores), np.inf, dtype=values.dtype)
+    if not len(filled):
+        return limits
+    if against == "each":
+        limits[filled] = np.minimum.reduceat(_below(values, margin, relative), starts)
+        return limits
+    if against == "mean":
+        totals = np.add.reduceat(values.astype(np.float64), starts)
+        chosen = (totals / scores.lengths[filled]).astype(values.dtype)
+    else:
+        chosen = (np.minimum if against == "min" else np.maximum).reduceat(values, starts)
+    limits[filled] = _below(chosen, margin, relative)
+    return limits
+
+
+def _below(scores: NDArray[Any], margin: float, relative: bool) -> NDArray[Any]:
+    # A share of the magnitude: times (1 - margin) would raise the limit of a negative score.
+    return np.asarray(scores - np.abs(scores) * margin if relative else scores - margin)
+
+
+@dataclass(frozen=True)
+class _Margin(CandidateFilter):
+    """Keep the candidates that score below the positives by a margin. Subclasses fill in `_limits`."""
+
+    margin: float
+    by: str = "score"
+    against: str = "min"
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step reads."""
+        return (NEGATIVE_IDS, score_column(self.by), score_column(self.by, of="positive"))
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        self._set(
+            margin=checks.real_number(name, "margin", self.margin),
+            against=checks.one_of(name, "against", self.against, AGAINST),
+        )
+        if not isinstance(self.by, str):
+            raise TypeError(f"{name}: by must be 'score' or a teacher's name, got {self.by!r}.")
+
+    @abstractmethod
+    def _limits(self, positives: Ragged[NDArray[np.generic]]) -> NDArray[Any]:
+        """Return the highest score that a candidate of each row may have. Shape (B,)."""
+
+    def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
+        scores = batch.number_lists(score_column(self.by))
+        name = score_column(self.by, of="positive")
+        positives = batch.number_lists(name)
+        if batch.has(POSITIVE_IDS):
+            batch.check_aligned(POSITIVE_IDS, batch.string_lists(POSITIVE_IDS), name, positives)
+        return np.asarray(scores.values <= np.repeat(self._limits(positives), scores.lengths))
+
+
+@dataclass(frozen=True)
+class AbsoluteMargin(_Margin):
+    """Keep the candidates that score at least a margin below the positive.
+
+    A candidate that scores as high as the positive is often relevant but not annotated. A row without positives keeps
+    all its candidates.
+
+    Args:
+        margin: In the units of the score; 0 keeps what scores no higher than the positive.
+        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores` and
+            `positive_teacher_scores`).
+        against: Of several positives compare with the lowest (`"min"`, the safest), the highest (`"max"`), their
+            `"mean"`, or `"each"` of them, all of which must be kept clear of; here this means the same as `"min"`.
+
+    Columns read:
+        `negative_ids` and the two score columns.
+
+    Columns written:
+        All aligned `negative_*` columns.
+
+    Raises:
+        ValueError: The margin is not finite, or `against` is unknown.
+
+    Example:
+        >>> batch = {"negative_ids": [["a", "b"]], "negative_scores": [[0.7, 0.4]], "positive_scores": [[0.8]]}
+        >>> AbsoluteMargin(0.25)(batch)
+        {'negative_ids': [['b']], 'negative_scores': [[0.4]]}
+    """
+
+    def _limits(self, positives: Ragged[NDArray[np.generic]]) -> NDArray[Any]:
+        return limits_of(positives, self.against, self.margin, relative=False)
+
+
+@dataclass(frozen=True)
+class RelativeMargin(_Margin):
+    """Keep the candidates that score below the positive by at least a share of its magnitude.
+
+    The limit is s⁺ - |s⁺|·margin, which lies below the positive score s⁺ for negative scores too. A margin of 0.05 is
+    the TopK-PercPos (95%) of NV-Retriever (Moreira et al. 2024, https://arxiv.org/abs/2407.15831), the best of the
+    methods compared there. A row without positives keeps all its candidates.
+
+    Args:
+        margin: The share, usually 0.01 to 0.1.
+        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores` and
+            `positive_teacher_scores`).
+        against: Of several positives compare with the lowest (`"min"`, the safest), the highest (`"max"`), their
+            `"mean"`, or `"each"` of them: a candidate must stay below every positive's limit. That is the same as
+            `"min"` unless the margin is greater than 1.
+
+    Columns read:
+        `negative_ids` and the two score columns.
+
+    Columns written:
+        All aligned `negative_*` columns.
+
+    Raises:
+        ValueError: The margin is not finite, or `against` is unknown.
+
+    Example:
+        >>> batch = {"negative_ids": [["a", "b"]], "negative_scores": [[0.77, 0.4]], "positive_scores": [[0.8]]}
+        >>> RelativeMargin(0.05)(batch)
+        {'negative_ids': [['b']], 'negative_scores': [[0.4]]}
+        >>> RelativeMargin(0.05)(batch | {"positive_scores": [[0.82]]})
+        {'negative_ids': [['a', 'b']], 'negative_scores': [[0.77, 0.4]]}
+    """
+
+    def _limits(self, positives: Ragged[NDArray[np.generic]]) -> NDArray[Any]:
+        return limits_of(positives, self.against, self.margin, relative=True)

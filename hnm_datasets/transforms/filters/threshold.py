@@ -1,0 +1,135 @@
+"""Denoising: a teacher decides which candidates are false negatives, and which are positives that nobody annotated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.ragged import Ragged, kept_offsets, list_array, offsets_of
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
+from hnm_datasets.transforms.base import Transform
+
+logger = logging.getLogger(__name__)
+
+#: What says which positives were promoted, so that they can be counted and taken back.
+PROMOTED_IDS = "promoted_ids"
+
+
+@dataclass(frozen=True)
+class TeacherThreshold(Transform):
+    """Keep a candidate only if a teacher is confident that it is not relevant.
+
+    Retrieved passages are often relevant and unannotated; RocketQA (Qu et al. 2021, https://arxiv.org/abs/2010.08191)
+    keeps those that a cross-encoder scores below 0.1. With `promote`, those above `positive_above` become positives of
+    their row, as in RLHN (Thakur et al. 2025, https://arxiv.org/abs/2505.16967): no later step mines them again.
+    Whatever lies between the two is dropped.
+
+    Args:
+        negative_below: A candidate stays if its score is lower. In the units of the teacher: RocketQA's 0.1 is of a
+            sigmoid.
+        positive_above: With `promote`: a candidate whose score is higher becomes a positive.
+        by: The teacher's name: `"teacher"` reads `negative_teacher_scores`.
+        promote: Move confident false negatives to the positives.
+
+    Columns read:
+        `negative_ids` and the score column; with `promote` also `positive_ids`.
+
+    Columns written:
+        All aligned `negative_*` columns; with `promote` also `positive_ids` and all lists `positive_*_scores`, which
+        take over the candidate's scores, and `promoted_ids`.
+
+    Raises:
+        ValueError: The thresholds contradict each other, only one of `promote` and `positive_above` is given, or a list
+            `positive_*` has no `negative_*` column to take a promoted candidate's value from.
+
+    Example:
+        >>> batch = {"negative_ids": [["a", "b", "c"]], "negative_teacher_scores": [[0.95, 0.5, 0.01]]}
+        >>> TeacherThreshold(0.1)(batch)
+        {'negative_ids': [['c']], 'negative_teacher_scores': [[0.01]]}
+        >>> batch |= {"positive_ids": [["p"]], "positive_teacher_scores": [[0.99]]}
+        >>> kept = TeacherThreshold(0.1, 0.9, promote=True)(batch)
+        >>> kept["positive_ids"], kept["positive_teacher_scores"], kept["promoted_ids"]
+        ([['p', 'a']], [[0.99, 0.95]], [['a']])
+    """
+
+    negative_below: float = 0.1
+    positive_above: float | None = None
+    by: str = "teacher"
+    promote: bool = False
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step reads."""
+        own = (NEGATIVE_IDS, score_column(self.by))
+        return (*own, POSITIVE_IDS) if self.promote else own
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step writes."""
+        return ("negative_*", POSITIVE_IDS, "positive_*", PROMOTED_IDS) if self.promote else ("negative_*",)
+
+    def __post_init__(self) -> None:
+        name = "TeacherThreshold"
+        self._set(
+            negative_below=checks.real_number(name, "negative_below", self.negative_below),
+            promote=checks.yes_or_no(name, "promote", self.promote),
+        )
+        if not isinstance(self.by, str):
+            raise TypeError(f"{name}: by must be a teacher's name, got {self.by!r}.")
+        if self.promote != (self.positive_above is not None):
+            raise ValueError(
+                f"{name}: positive_above says what promote=True moves to the positives; give both or neither."
+            )
+        if self.positive_above is not None:
+            self._set(positive_above=checks.real_number(name, "positive_above", self.positive_above))
+            if self.positive_above < self.negative_below:
+                raise ValueError(
+                    f"{name}: a candidate between positive_above={self.positive_above:g} and negative_below="
+                    f"{self.negative_below:g} would be both; positive_above must not be lower."
+                )
+
+    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
+        lists = batch.candidates()
+        scores = batch.number_lists(score_column(self.by))
+        values = scores.values.astype(np.float64)
+        keep = values < self.negative_below
+        mask, offsets = pa.array(keep), kept_offsets(scores.offsets, keep)
+        columns = {name: list_array(offsets, values.values.filter(mask)) for name, values in lists.items()}
+        if self.positive_above is None:
+            return columns
+        rise = values > self.positive_above
+        logger.info("%s: %d candidates of %d rows became positives.", batch.step, int(rise.sum()), len(scores))
+        return columns | self._promoted(batch, lists, rise)
+
+    def _promoted(
+        self, batch: Batch, lists: Mapping[str, Ragged[pa.Array]], rise: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    ) -> dict[str, pa.Array]:
+        """Return the lists of positives with the risen candidates at their ends."""
+        positives = batch.string_lists(POSITIVE_IDS)
+        owners = lists[NEGATIVE_IDS].owners[rise]
+        lengths = positives.lengths + np.bincount(owners, minlength=len(positives))
+        order = pa.array(np.argsort(np.concatenate([positives.owners, owners]), kind="stable"))
+        mask = pa.array(rise)
+        columns = {}
+        for name, own in batch.positives().items():
+            batch.check_aligned(POSITIVE_IDS, positives, name, own)
+            source = "negative_" + name.removeprefix("positive_")
+            if source not in lists:
+                raise ValueError(
+                    f"{batch.step}: {name!r} has no counterpart {source!r} that would give the value of a promoted "
+                    f"candidate. Write both, or drop the column {name!r}."
+                )
+            risen = lists[source].values.filter(mask)
+            # A batch whose lists are all empty has no type of its own.
+            typed = risen.type if pa.types.is_null(own.values.type) else own.values.type
+            both = pa.concat_arrays([own.values.cast(typed), risen.cast(typed)])
+            columns[name] = list_array(offsets_of(lengths), both.take(order))
+        risen_ids = lists[NEGATIVE_IDS].values.filter(mask).cast(pa.string())
+        columns[PROMOTED_IDS] = list_array(kept_offsets(lists[NEGATIVE_IDS].offsets, rise), risen_ids)
+        return columns

@@ -1,0 +1,82 @@
+"""Static lexical negatives."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.indexes.base import Hits
+from hnm_datasets.indexes.bm25 import BM25Index
+from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
+from hnm_datasets.transforms.miners.base import Miner
+
+
+@dataclass(frozen=True)
+class BM25Negatives(Miner):
+    """Mine static lexical negatives: what BM25 finds for the query and is not known to be relevant.
+
+    Cheap, done once, and a good start for any retriever (Karpukhin et al. 2020, *Dense Passage Retrieval*). Passages
+    that share no token with the query are never candidates; a query that matches nothing gets an empty list.
+
+    Args:
+        corpus: The passages.
+        k: Candidates per query. Mine deep (50 to 200) and let filters and samplers choose.
+        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
+            with groups.
+        index: The index to search, a `BM25Index` or a `ShardedIndex` of such; by default `BM25Index(corpus)`, built
+            here once and kept in the cache directory.
+
+    Columns read:
+        `query`, `positive_ids`; `query_id` for error messages, if there.
+
+    Columns written:
+        `negative_ids` (best first), `negative_scores` (BM25), `negative_ranks` (1-based, in the list before anything
+        was removed), `negative_source` (`"bm25"`), `positive_scores` (BM25, aligned with `positive_ids`).
+
+    Raises:
+        TypeError: `corpus` or `index` is something else, or an option is of the wrong type.
+        ValueError: `k` is less than 1, the index is of another corpus, or `exclude_group` without groups.
+
+    Example:
+        >>> from hnm_datasets import load_sample
+        >>> corpus, queries = load_sample("earthquakes")
+        >>> mined = queries.map(BM25Negatives(corpus, k=3), batched=True)
+        >>> mined[0]["query"], mined[0]["positive_ids"]
+        ('what causes earthquakes?', ['plate-boundaries'])
+        >>> mined[0]["negative_ids"], mined[0]["negative_ranks"]
+        (['richter-scale', 'tsunamis', 'san-francisco-1906'], [1, 2, 4])
+    """
+
+    source: ClassVar[str] = "bm25"
+
+    _: KW_ONLY
+    index: BM25Index | ShardedIndex | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.index is None:
+            self._set(index=BM25Index(self.corpus))
+        elif not is_index_of(BM25Index, self.index):
+            raise TypeError(
+                f"BM25Negatives: index must be a BM25Index, or a ShardedIndex of such, got {type(self.index).__name__}."
+            )
+        elif self.index.corpus != self.corpus:
+            raise ValueError(
+                "BM25Negatives: the index is of another corpus. Pass BM25Index(corpus, ...) of this corpus."
+            )
+
+    @property
+    def _bm25(self) -> BM25Index | ShardedIndex:
+        assert self.index is not None  # set in __post_init__
+        return self.index
+
+    def _hits(self, queries: list[str], keys: NDArray[np.uint64], depth: int) -> Hits:
+        return self._bm25.search(queries, depth)
+
+    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Return the score of certain passages of each query."""
+        return self._bm25.score(queries, rows)

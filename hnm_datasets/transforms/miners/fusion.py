@@ -1,0 +1,199 @@
+"""Fusion: the candidates of several miners as one list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.ragged import Ragged, kept_offsets, list_array, offsets_of
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import (
+    NEGATIVE_IDS,
+    NEGATIVE_RANKS,
+    NEGATIVE_SCORES,
+    NEGATIVE_SOURCE,
+    POSITIVE_IDS,
+    QUERY,
+    score_column,
+)
+from hnm_datasets.transforms.base import Ordered, Transform
+from hnm_datasets.transforms.miners.base import Miner
+from hnm_datasets.transforms.miners.search import Candidates
+
+_METHODS = ("rrf", "interleave", "union")
+#: What is added to each rank; with 60 the first ranks count little more than the next (Cormack et al. 2009).
+_RRF = 60
+#: More than any source finds for a query, so that one source's candidates come before the next one's.
+_APART = 1 << 20
+
+
+@dataclass(frozen=True)
+class FuseNegatives(Transform):
+    """Mine from several sources and merge what they find into one list per row.
+
+    Each candidate keeps its rank in every source, and is scored by every source, also by those that did not find it,
+    so that margins and limits can go by any of them: `RelativeMargin(0.05, by="dense")`.
+
+    Args:
+        miners: The sources by name, all of one corpus, for example `{"bm25": BM25Negatives(corpus), "dense":
+            DenseNegatives(corpus, model)}`.
+        method: `"rrf"` orders by the sum of 1 / (60 + rank) over the sources (Cormack et al. 2009, *Reciprocal Rank
+            Fusion*); `"interleave"` takes the best of each source in turn; `"union"` takes all of the first source,
+            then what the next adds.
+        k: Candidates per row; None: all that the sources found.
+
+    Columns read:
+        `query`, `positive_ids`; `query_id`, if there.
+
+    Columns written:
+        `negative_ids`, `negative_scores` (by which they are ordered), `negative_ranks` (places in the fused list),
+        `negative_source` (the names of the sources that found it, joined by `+`); for each source
+        `negative_<source>_ranks` (0: not found by it), `negative_<source>_scores` and `positive_<source>_scores`.
+
+    Raises:
+        TypeError: A source is no miner.
+        ValueError: There are fewer than two, they are of different corpora, or the method is unknown.
+
+    Example:
+        >>> from hnm_datasets import BM25Negatives, RandomNegatives, load_sample
+        >>> corpus, queries = load_sample("earthquakes")
+        >>> step = FuseNegatives({"bm25": BM25Negatives(corpus, k=2), "random": RandomNegatives(corpus, k=2)})
+        >>> mined = queries.map(step, batched=True)
+        >>> mined[0]["negative_ids"][0], mined[0]["negative_bm25_ranks"][0]
+        ('richter-scale', 1)
+    """
+
+    input_columns: ClassVar[tuple[str, ...]] = (QUERY, POSITIVE_IDS)
+
+    miners: Mapping[str, Miner]
+    method: str = "rrf"
+    k: int | None = None
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step writes."""
+        parts = ("negative_{}_ranks", "negative_{}_scores", "positive_{}_scores")
+        own = (NEGATIVE_IDS, NEGATIVE_SCORES, NEGATIVE_RANKS, NEGATIVE_SOURCE)
+        return (*own, *(part.format(name) for name in self.miners for part in parts))
+
+    def __post_init__(self) -> None:
+        step = "FuseNegatives"
+        if not isinstance(self.miners, Mapping) or len(self.miners) < 2:
+            raise ValueError(
+                f"{step}: miners must name two sources or more, such as {{'bm25': BM25Negatives(corpus), 'dense': "
+                f"DenseNegatives(corpus, model)}}, got {self.miners!r}."
+            )
+        for name, miner in self.miners.items():
+            if not isinstance(miner, Miner):
+                raise TypeError(
+                    f"{step}: the source {name!r} must be a miner such as BM25Negatives(corpus), got "
+                    f"{type(miner).__name__}."
+                )
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "score":
+                raise ValueError(
+                    f"{step}: a source's name goes into column names and must be a word such as 'dense', got {name!r}."
+                )
+        corpora = {miner.corpus.fingerprint for miner in self.miners.values()}
+        if len(corpora) > 1:
+            raise ValueError(f"{step}: the sources {list(self.miners)} are of different corpora.")
+        self._set(miners=Ordered(self.miners), method=checks.one_of(step, "method", self.method, _METHODS))
+        if self.k is not None:
+            self._set(k=checks.whole_number(step, "k", self.k, low=1))
+
+    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
+        mined = {name: miner.mine(batch) for name, miner in self.miners.items()}
+        queries, positives, _ = next(iter(mined.values()))
+        corpus = next(iter(self.miners.values())).corpus
+        fused = fuse([one.candidates for one in mined.values()], corpus.text_codes, self.method)
+        places = np.arange(len(fused.rows)) - np.repeat(fused.offsets[:-1], np.diff(fused.offsets))
+        stay = np.ones(len(places), dtype=bool) if self.k is None else places < self.k
+        offsets = kept_offsets(fused.offsets, stay)
+        rows, ranks = fused.rows[stay], fused.ranks[:, stay]
+        lists = Ragged(offsets, rows)
+        columns = {
+            NEGATIVE_IDS: list_array(offsets, corpus.ids(rows)),
+            NEGATIVE_SCORES: list_array(offsets, pa.array(fused.scores[stay])),
+            NEGATIVE_RANKS: list_array(offsets, pa.array((places[stay] + 1).astype(np.int32))),
+            NEGATIVE_SOURCE: list_array(offsets, _joined(list(self.miners), ranks > 0)),
+        }
+        for (name, miner), own in zip(self.miners.items(), ranks, strict=True):
+            columns[f"negative_{name}_ranks"] = list_array(offsets, pa.array(own))
+            columns[score_column(name)] = list_array(offsets, pa.array(miner.scores_of(queries, lists)))
+            of_positives = pa.array(miner.scores_of(queries, positives))
+            columns[score_column(name, of="positive")] = list_array(positives.offsets, of_positives)
+        return columns
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The merged candidates of B queries, C in all, from S sources.
+
+    Attributes:
+        offsets: Where each query's candidates begin and end. Shape (B + 1,).
+        rows: Row numbers in the corpus. Shape (C,).
+        scores: What they are ordered by. Shape (C,).
+        ranks: The rank in each source, 0 where it did not find the candidate. Shape (S, C).
+    """
+
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    ranks: NDArray[np.int32]
+
+
+def fuse(sources: list[Candidates], text_codes: NDArray[np.int64], method: str) -> Fused:
+    """Merge the lists of several sources.
+
+    Args:
+        sources: The candidates of the same B queries from each of S sources.
+        text_codes: Passages with the same text have the same code: sources may find different ones of them. Shape (N,).
+        method: `"rrf"`, `"interleave"` or `"union"`.
+    """
+    n_queries = len(sources[0].offsets) - 1
+    owners = np.concatenate([np.repeat(np.arange(n_queries), np.diff(one.offsets)) for one in sources])
+    rows = np.concatenate([one.rows for one in sources])
+    source = np.repeat(np.arange(len(sources)), [len(one.rows) for one in sources])
+    ranks = np.concatenate([one.ranks for one in sources]).astype(np.int64)
+    places = np.concatenate(
+        [np.arange(len(one.rows)) - np.repeat(one.offsets[:-1], np.diff(one.offsets)) for one in sources]
+    )
+    # One group per query and text; the first source that found it says which of equal passages it is.
+    order = np.lexsort((source, text_codes[rows], owners))
+    codes = text_codes[rows][order]
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = (owners[order][1:] != owners[order][:-1]) | (codes[1:] != codes[:-1])
+    group = np.cumsum(fresh) - 1
+    first = order[fresh]
+    by_source = np.zeros((len(sources), len(first)), dtype=np.int32)
+    by_source[source[order], group] = ranks[order]
+    if method == "rrf":
+        found = by_source > 0
+        scores = np.where(found, 1 / (_RRF + by_source), 0).sum(axis=0)
+    else:
+        # Of candidates that several sources found, the earliest turn counts.
+        turn = places * len(sources) + source if method == "interleave" else places + source * _APART
+        best = np.full(len(first), np.iinfo(np.int64).max)
+        np.minimum.at(best, group, turn[order])
+        scores = -best.astype(np.float64)
+    final = np.lexsort((rows[first], -scores, owners[first]))
+    return Fused(
+        offsets_of(np.bincount(owners[first], minlength=n_queries)),
+        rows[first][final],
+        scores[final].astype(np.float32),
+        by_source[:, final],
+    )
+
+
+def _joined(names: list[str], found: NDArray[np.bool_]) -> pa.Array:
+    """Name the sources that found each candidate. Shape (S, C) → (C,)."""
+    code = (found * (1 << np.arange(len(names)))[:, None]).sum(axis=0)
+    used, back = np.unique(code, return_inverse=True)
+    labels = ["+".join(name for bit, name in enumerate(names) if one >> bit & 1) for one in used.tolist()]
+    return pa.DictionaryArray.from_arrays(pa.array(back), pa.array(labels, type=pa.string())).cast(pa.string())

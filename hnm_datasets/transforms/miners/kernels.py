@@ -1,0 +1,74 @@
+"""The loop that picks allowed candidates, compiled by numba."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+
+@numba.njit
+def _holds(values: NDArray[np.int64], value: int) -> bool:
+    """Tell whether a sorted array holds a value."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(values) and values[low] == value
+
+
+@numba.njit(nogil=True, cache=True)
+def pick_candidates(
+    rows: NDArray[np.int64],
+    text_codes: NDArray[np.int64],
+    text_offsets: NDArray[np.int64],
+    excluded_texts: NDArray[np.int64],
+    group_codes: NDArray[np.int64],
+    group_offsets: NDArray[np.int64],
+    excluded_groups: NDArray[np.int64],
+    k: int,
+    out: NDArray[np.int64],
+) -> None:
+    """Find the places of the first k allowed passages of each query.
+
+    Args:
+        rows: The retriever's list, best first, -1 beyond its end. Shape (B, K).
+        text_codes: Passages with the same text have the same code. Shape (N,).
+        text_offsets: Where each query's excluded codes begin and end. Shape (B + 1,).
+        excluded_texts: Codes that are no candidates, ascending within each query.
+        group_codes: Passages of the same group have the same code; of shape (0,) when groups do not matter.
+        group_offsets: Where each query's excluded groups begin and end. Shape (B + 1,).
+        excluded_groups: Group codes that are no candidates, ascending within each query.
+        k: Candidates wanted per query.
+        out: Filled with places in the retriever's list, 0-based, -1 beyond the last. Shape (B, k).
+    """
+    taken = np.empty(k, dtype=np.int64)
+    for query in range(len(rows)):
+        texts = excluded_texts[text_offsets[query] : text_offsets[query + 1]]
+        groups = excluded_groups[group_offsets[query] : group_offsets[query + 1]]
+        size = 0
+        for place in range(rows.shape[1]):
+            row = rows[query, place]
+            if row < 0 or size == k:
+                break
+            code = text_codes[row]
+            if _holds(texts, code):
+                continue
+            if len(groups) and _holds(groups, group_codes[row]):
+                continue
+            # Only a passage that is not the first of its text can repeat one, and then only a taken one matters.
+            repeats = False
+            for other in range(size):
+                if taken[other] == code:
+                    repeats = True
+                    break
+            if repeats:
+                continue
+            taken[size] = code
+            out[query, size] = place
+            size += 1
+        for place in range(size, k):
+            out[query, place] = -1

@@ -1,0 +1,67 @@
+"""Random negatives."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.draws import permuted_rows
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.indexes.base import Hits
+from hnm_datasets.transforms.miners.base import Miner
+
+
+@dataclass(frozen=True)
+class RandomNegatives(Miner):
+    """Draw random passages that are not known to be relevant: the baseline that mining has to beat.
+
+    Which passages a row gets depends on the seed and on the row's `query_id` (or its `query`), not on its place in the
+    dataset.
+
+    Args:
+        corpus: The passages.
+        k: Passages per query.
+        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
+            with groups.
+        seed: Another seed draws other passages.
+
+    Columns read:
+        `query`, `positive_ids`; `query_id` as the row's key, if there.
+
+    Columns written:
+        The same as by `BM25Negatives`, with `negative_source` `"random"`, scores of 0, and as rank the place in the
+        random order.
+
+    Raises:
+        TypeError: `corpus` is something else, or an option is of the wrong type.
+        ValueError: `k` is less than 1, or `exclude_group` without groups.
+
+    Example:
+        >>> from hnm_datasets import load_sample
+        >>> corpus, queries = load_sample("earthquakes")
+        >>> mined = queries.map(RandomNegatives(corpus, k=2, seed=7), batched=True)
+        >>> len(mined[0]["negative_ids"]), mined[0]["negative_source"]
+        (2, ['random', 'random'])
+    """
+
+    source: ClassVar[str] = "random"
+
+    _: KW_ONLY
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(seed=checks.whole_number("RandomNegatives", "seed", self.seed, low=0))
+
+    def _hits(self, queries: list[str], keys: NDArray[np.uint64], depth: int) -> Hits:
+        rows = np.empty((len(keys), depth), dtype=np.int64)
+        permuted_rows(keys, self.seed, len(self.corpus), rows)
+        return Hits(rows, np.where(rows < 0, -np.inf, 0).astype(np.float32))
+
+    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Return the score of certain passages of each query."""
+        return np.zeros(len(rows.values), dtype=np.float32)

@@ -1,0 +1,128 @@
+"""Search until each query has k allowed candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.indexes.base import Hits
+from hnm_datasets.transforms.miners.kernels import pick_candidates
+
+
+class Candidates(NamedTuple):
+    """The candidates of B queries, best first, C in all.
+
+    Attributes:
+        offsets: Where each query's candidates begin and end. Shape (B + 1,).
+        rows: Row numbers in the corpus. Shape (C,).
+        scores: The retriever's scores. Shape (C,).
+        ranks: 1-based places in the retriever's list, before anything was removed. Shape (C,).
+    """
+
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    ranks: NDArray[np.int32]
+
+
+def mine_candidates(
+    search: Callable[[NDArray[np.int64], int], Hits],
+    corpus: Corpus,
+    k: int,
+    excluded_texts: Ragged[NDArray[np.int64]],
+    excluded_groups: Ragged[NDArray[np.int64]] | None = None,
+) -> Candidates:
+    """Search until each query has k allowed candidates or has seen everything that the retriever finds.
+
+    Excluded passages and repeated texts leave gaps in the retriever's list; the queries that are short because of them
+    are searched again, twice as deep each time.
+
+    Args:
+        search: Given the numbers of some queries and a depth, returns their hits. A deeper search must begin with the
+            answer of a shallower one.
+        corpus: The passages.
+        k: Candidates per query.
+        excluded_texts: Text codes (`Corpus.text_codes`) that are no candidates, per query.
+        excluded_groups: Group codes that are no candidates, per query; None: groups do not matter.
+
+    Returns:
+        At most k candidates per query.
+    """
+    texts = _sorted_lists(excluded_texts)
+    groups = None if excluded_groups is None else _sorted_lists(excluded_groups)
+    group_codes = np.empty(0, dtype=np.int64) if groups is None else corpus.group_codes
+    open_queries = np.arange(len(texts))
+    found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]] = []
+    depth = min(k + max(8, k // 4), len(corpus))
+    while len(open_queries):
+        hits = search(open_queries, depth)
+        places = np.empty((len(open_queries), k), dtype=np.int64)
+        mine = _take_lists(texts, open_queries)
+        mine_groups = _no_lists(len(open_queries)) if groups is None else _take_lists(groups, open_queries)
+        pick_candidates(
+            hits.rows,
+            corpus.text_codes,
+            mine.offsets,
+            mine.values,
+            group_codes,
+            mine_groups.offsets,
+            mine_groups.values,
+            k,
+            places,
+        )
+        done = (places[:, -1] >= 0) | (hits.rows[:, -1] < 0) | (depth >= len(corpus))
+        found.append((open_queries[done], Hits(hits.rows[done], hits.scores[done]), places[done]))
+        open_queries = open_queries[~done]
+        depth = min(2 * depth, len(corpus))
+    return _assembled(found, len(texts))
+
+
+def _assembled(found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]], n_queries: int) -> Candidates:
+    owners, rows, scores, ranks = [], [], [], []
+    for queries, hits, places in found:
+        line, column = np.nonzero(places >= 0)
+        place = places[line, column]
+        owners.append(queries[line])
+        rows.append(hits.rows[line, place])
+        scores.append(hits.scores[line, place])
+        ranks.append(place + 1)
+    owner = np.concatenate(owners) if owners else np.empty(0, dtype=np.int64)
+    if not owners:
+        return Candidates(np.zeros(1, np.int64), owner, owner.astype(np.float32), owner.astype(np.int32))
+    order = np.argsort(owner, kind="stable") if len(found) > 1 else slice(None)
+    return Candidates(
+        offsets_of(np.bincount(owner, minlength=n_queries)),
+        np.concatenate(rows)[order],
+        np.concatenate(scores)[order],
+        np.concatenate(ranks)[order].astype(np.int32),
+    )
+
+
+def joined_candidates(found: list[Candidates]) -> Candidates:
+    """Put the candidates of consecutive queries together."""
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        return _assembled([], 0)
+    offsets = offsets_of(np.concatenate([np.diff(part.offsets) for part in found]))
+    return Candidates(offsets, *(np.concatenate(arrays) for arrays in list(zip(*found, strict=True))[1:]))
+
+
+def _sorted_lists(lists: Ragged[NDArray[np.int64]]) -> Ragged[NDArray[np.int64]]:
+    return Ragged(lists.offsets, lists.values[np.lexsort((lists.values, lists.owners))])
+
+
+def _take_lists(lists: Ragged[NDArray[np.int64]], which: NDArray[np.int64]) -> Ragged[NDArray[np.int64]]:
+    if len(which) == len(lists):
+        return lists
+    chosen = np.isin(lists.owners, which)
+    return Ragged(offsets_of(lists.lengths[which]), lists.values[chosen])
+
+
+def _no_lists(count: int) -> Ragged[NDArray[np.int64]]:
+    return Ragged(np.zeros(count + 1, dtype=np.int64), np.empty(0, dtype=np.int64))

@@ -1,0 +1,60 @@
+"""The order of the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from hnm_datasets.arrays.ragged import list_array
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS, score_column
+from hnm_datasets.transforms.base import Transform
+
+
+@dataclass(frozen=True)
+class SortNegatives(Transform):
+    """Put the candidates of each row in the order of a score, the highest first.
+
+    After a teacher has scored them, this makes its order the one that `TopNegatives` goes by. Ranks stay what the
+    retriever said; candidates with the same score stay in their order.
+
+    Args:
+        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`).
+
+    Columns read:
+        `negative_ids` and the score column.
+
+    Columns written:
+        All aligned `negative_*` columns.
+
+    Raises:
+        KeyError: There is no such score.
+
+    Example:
+        >>> batch = {"negative_ids": [["a", "b", "c"]], "negative_teacher_scores": [[0.1, 0.9, 0.4]]}
+        >>> SortNegatives("teacher")(batch)["negative_ids"]
+        [['b', 'c', 'a']]
+    """
+
+    output_columns: ClassVar[tuple[str, ...]] = ("negative_*",)
+
+    by: str = "teacher"
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step reads."""
+        return (NEGATIVE_IDS, score_column(self.by))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.by, str):
+            raise TypeError(f"SortNegatives: by must be 'score' or a teacher's name, got {self.by!r}.")
+
+    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
+        lists = batch.candidates()
+        scores = batch.number_lists(score_column(self.by))
+        order = pa.array(np.lexsort((-scores.values.astype(np.float64), scores.owners)))
+        return {name: list_array(values.offsets, values.values.take(order)) for name, values in lists.items()}

@@ -1,0 +1,1 @@
+"""Steps that add another model's scores of the candidates and positives."""

@@ -1,0 +1,107 @@
+"""Scores by an embedding model."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.indexes import exact
+from hnm_datasets.models.embeddings import Embeddings
+from hnm_datasets.models.encoders import Encoder
+from hnm_datasets.models.handles import load_model
+from hnm_datasets.models.query_encoders import check_same_model, query_encoder
+from hnm_datasets.transforms.scorers.base import Scorer
+
+
+@dataclass(frozen=True)
+class BiEncoderScores(Scorer):
+    """Score the candidates of any source, and the positives, with an embedding model.
+
+    Only passages that are among them are encoded, each once, and their vectors kept on disk.
+
+    Args:
+        corpus: The passages.
+        model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
+            (B, D), see `fingerprint`.
+        name: Goes into the names of the columns.
+        query_prompt: What each query is preceded by; None: the model's own prompt for queries, if it has one.
+        prompt: What each passage is preceded by; None: the model's own prompt for documents, if it has one.
+        embeddings: The vectors of the whole corpus under the model, if there are any; `prompt` is then theirs.
+        batch_size: Texts per forward pass.
+        fingerprint: For a function: a name that changes whenever its vectors do.
+
+    Columns read:
+        `query`, `positive_ids`, `negative_ids`.
+
+    Columns written:
+        `positive_<name>_scores` and `negative_<name>_scores`, aligned with the ids.
+
+    Raises:
+        KeyError: An id is not in the corpus.
+        TypeError: `corpus` or `model` is something else.
+        ValueError: `name` is no word, the embeddings are of another corpus or model, or a vector is zero or NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> from hnm_datasets import BM25Negatives, load_sample
+        >>> corpus, queries = load_sample("earthquakes")
+        >>> mined = queries.map(BM25Negatives(corpus, k=3), batched=True)
+        >>> def count_words(texts):
+        ...     words = ("earthquake", "wave", "plate", "volcano", "the")
+        ...     return np.array([[text.lower().count(word) + 0.1 for word in words] for text in texts])
+        >>> scored = mined.map(BiEncoderScores(corpus, count_words, fingerprint="words-1"), batched=True)
+        >>> [len(scored[0][name]) for name in ("positive_bi_encoder_scores", "negative_bi_encoder_scores")]
+        [1, 3]
+    """
+
+    name: str = "bi_encoder"
+    _: KW_ONLY
+    query_prompt: str | None = None
+    prompt: str | None = None
+    embeddings: Embeddings | None = None
+    batch_size: int = 32
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        step = type(self).__name__
+        self._set(batch_size=checks.whole_number(step, "batch_size", self.batch_size, low=1))
+        if self.embeddings is not None:
+            if not isinstance(self.embeddings, Embeddings):
+                raise TypeError(
+                    f"{step}: embeddings must be Embeddings, got {type(self.embeddings).__name__}. Make them with "
+                    f"corpus.embed(model)."
+                )
+            if self.embeddings.corpus != self.corpus:
+                raise ValueError(f"{step}: the embeddings are of another corpus. Pass corpus.embed(model) of this one.")
+        loaded = load_model(
+            self.model.documents if isinstance(self.model, _BiEncoder) else self.model, self.fingerprint
+        )
+        documents = Encoder(loaded, "document", prompt=self.prompt, batch_size=self.batch_size)
+        queries = query_encoder(loaded, self.embeddings or documents, self.query_prompt, self.batch_size)
+        if self.embeddings is not None:
+            check_same_model(step, queries, self.embeddings)
+        # From here on the encoders stand for the model and its prompts: they pickle to their fingerprints.
+        self._set(model=_BiEncoder(queries, documents), query_prompt=queries.prompt, prompt=documents.prompt)
+
+    def _scores_of_turn(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        asked = self.model.queries.vectors(queries)
+        if self.embeddings is not None:
+            return exact.score(asked, self.embeddings.vectors, rows, self.embeddings.similarity)
+        used, places = np.unique(rows.values, return_inverse=True)
+        if not len(used):
+            return np.empty(0, dtype=np.float32)
+        vectors = self.model.documents.vectors(self.corpus.texts(used).to_pylist())
+        return exact.score(asked, vectors, Ragged(rows.offsets, places), self.model.queries.similarity)
+
+
+@dataclass(frozen=True)
+class _BiEncoder:
+    """One model with its prompts for queries and documents."""
+
+    queries: Encoder
+    documents: Encoder

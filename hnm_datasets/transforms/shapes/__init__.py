@@ -1,0 +1,1 @@
+"""Steps that turn mined rows into training rows."""

@@ -1,0 +1,264 @@
+"""Shaping: mined rows become the rows that a trainer takes, with texts in place of ids.
+
+A shape step changes the number of rows, which `Dataset.map` handles badly: a column that stays is beside the wrong rows
+when the totals happen to agree. So in `Dataset.map` a shape step also repeats the batch's other columns for each row it
+makes and takes the lists away that it has used up; `remove_columns=` works as usual.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.ragged import offsets_of
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID, score_column
+from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.shapes.positives import Examples, choose_positives
+
+logger = logging.getLogger(__name__)
+
+
+#: What an Arrow column of strings can hold, whose offsets are of 32 bits.
+_MOST_BYTES = (1 << 31) - 1
+
+
+_MISSING = ("drop", "keep", "pad", "error")
+
+
+@dataclass(frozen=True)
+class Shape(Transform):
+    """A step that turns mined rows into rows for a trainer. Subclasses fill in `_shape`."""
+
+    corpus: Corpus
+    n: int | None = None
+    positives: str = "each"
+    missing: str = "drop"
+    with_ids: bool = False
+    with_scores: bool | str = False
+    seed: int = 0
+    labels: str | None = None
+    by: str = "teacher"
+
+    _positives: ClassVar[tuple[str, ...]] = ("each", "first", "random")
+    _labels: ClassVar[tuple[str, ...]] = ("scores", "margins")
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the step reads, and beside them `query_id`, where there is one."""
+        names = [self._scores_by, self.by if self.labels else None]
+        scores = (score_column(name, of=part) for name in names if name for part in ("positive", "negative"))
+        return tuple(dict.fromkeys((QUERY, POSITIVE_IDS, NEGATIVE_IDS, *scores)))
+
+    @property
+    def _scores_by(self) -> str | None:
+        """Whose scores the score columns are of."""
+        return "score" if self.with_scores is True else self.with_scores or None
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        check_corpus(name, self.corpus)
+        if self.n is not None:
+            self._set(n=checks.whole_number(name, "n", self.n, low=1))
+        self._set(
+            positives=checks.one_of(name, "positives", self.positives, self._positives),
+            missing=checks.one_of(name, "missing", self.missing, _MISSING),
+            with_ids=checks.yes_or_no(name, "with_ids", self.with_ids),
+            with_scores=self._checked_scores(),
+            seed=checks.whole_number(name, "seed", self.seed, low=0),
+        )
+        if self.labels is not None:
+            self._set(labels=checks.one_of(name, "labels", self.labels, self._labels))
+        if not isinstance(self.by, str) or not self.by:
+            raise TypeError(f"{name}: by must be 'score' (the retriever's) or a teacher's name, got {self.by!r}.")
+
+    def _checked_scores(self) -> bool | str:
+        if isinstance(self.with_scores, (bool, str)) and self.with_scores != "":
+            return self.with_scores
+        raise TypeError(
+            f"{type(self).__name__}: with_scores must be True (the retriever's), False, or a teacher's name, got "
+            f"{self.with_scores!r}."
+        )
+
+    def __call__(self, rows: Any) -> Any:
+        """Answer one batch of rows; see `Transform.__call__`. The number of rows changes."""
+        batch = Batch(rows, step=type(self).__name__)
+        for name in self.input_columns:
+            batch.require(name)
+        owners, columns = self._shape(Parts(self, batch))
+        taken = [name for name in columns if batch.has(name)]
+        if taken:
+            raise ValueError(
+                f"{batch.step} writes the columns {list(columns)}, and the rows have {taken} already. Rename or remove "
+                f"them first."
+            )
+        return _reshaped(batch, owners, columns)
+
+    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
+        return self._shape(Parts(self, batch))[1]
+
+    @abstractmethod
+    def _shape(self, parts: Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
+        """Return the batch's row that each new row comes from, and the new columns."""
+
+
+def _reshaped(batch: Batch, owners: NDArray[np.int64], columns: dict[str, pa.Array]) -> Any:
+    rows: Any = batch.rows
+    used = {name for name in batch.names if name.startswith(("negative_", "positive_"))} | {QUERY}
+    others = [name for name in batch.names if name not in used]
+    if isinstance(rows, pa.Table):
+        return pa.table({name: batch.column(name).take(pa.array(owners)) for name in others} | columns)
+    if isinstance(rows, pd.DataFrame):
+        repeated = rows[others].iloc[owners].reset_index(drop=True)
+        return Batch(repeated, batch.step).answer(columns)
+    if hasattr(rows, "keys_to_format"):
+        # What is changed in this batch in place is what `map` merges, and from which it takes `remove_columns` away.
+        for name in others:
+            rows[name] = batch.column(name).take(pa.array(owners))
+        for name in used:
+            del rows[name]
+        return batch.as_mapping(columns)
+    new = batch.as_mapping(columns)
+    if any(isinstance(values, np.ndarray) for values in rows.values()):
+        # A formatted dataset merges the columns as they were before, and a stream of arrays compares only numbers of
+        # rows: whoever is asked in arrays answers with all columns.
+        return {name: _repeated(values, owners) for name, values in rows.items()} | new
+    as_many = len(owners) == len(batch) and not np.array_equal(owners, np.arange(len(batch)))
+    if as_many and isinstance(rows, dict) and all(isinstance(values, list) for values in rows.values()):
+        # A stream compares only the numbers of rows, and here they agree although the rows do not. Handing back the
+        # batch itself, with all its columns repeated, keeps them beside their rows and lets `remove_columns` work.
+        for name in batch.names:
+            rows[name] = [rows[name][owner] for owner in owners.tolist()]
+        rows.update(new)
+        return rows
+    return new
+
+
+def _repeated(values: Any, owners: NDArray[np.int64]) -> Any:
+    return values[owners] if isinstance(values, np.ndarray) else [values[owner] for owner in owners.tolist()]
+
+
+class Parts:
+    """The parts of a batch that shapes are made of."""
+
+    def __init__(self, step: Shape, batch: Batch) -> None:
+        self.step, self.batch = step, batch
+        self.queries = batch.strings(QUERY)
+        self.positive_ids = batch.string_lists(POSITIVE_IDS)
+        self.negative_ids = batch.candidates()[NEGATIVE_IDS]
+        self.scores = self._scores(step._scores_by) if step._scores_by else {}
+        self.label_scores = self._scores(step.by) if step.labels else {}
+        for part, values in self.label_scores.items():
+            if not np.isfinite(values.to_numpy()).all():
+                name = score_column(step.by, of=part)
+                raise ValueError(
+                    f"{batch.step}: the column {name!r} holds an infinite score, and labels must be finite."
+                )
+
+    def _scores(self, by: str) -> dict[str, pa.Array]:
+        """Return the scores of all positives and of all negatives, flat, as float32."""
+        scores = {}
+        for part, ids in (("positive", self.positive_ids), ("negative", self.negative_ids)):
+            name = score_column(by, of=part)
+            lists = self.batch.number_lists(name)
+            self.batch.check_aligned(f"{part}_ids", ids, name, lists)
+            scores[part] = pa.array(lists.values.astype(np.float32))
+        return scores
+
+    def examples(self) -> Examples:
+        """Choose the positives as the step says."""
+        keys = self.batch.row_keys() if self.step.positives == "random" else np.empty(0, dtype=np.uint64)
+        return choose_positives(self.positive_ids.offsets, self.step.positives, keys, self.step.seed)
+
+    def available(self, wanted: int | None) -> NDArray[np.int64]:
+        """Return how many negatives each row of the batch gives, at most `wanted`. Shape (B,)."""
+        lengths = self.negative_ids.lengths
+        return lengths if wanted is None else np.minimum(lengths, wanted)
+
+    def check_missing(self, short: NDArray[np.bool_], what: str) -> None:
+        """Raise for `missing="error"`; otherwise report how many rows are short and what becomes of them."""
+        if not short.any():
+            return
+        row = int(np.flatnonzero(short)[0])
+        if self.step.missing == "error":
+            raise ValueError(
+                f"{self.batch.step}: {self.batch.describe(row)} has {self.negative_ids.lengths[row]} negatives and "
+                f"{self.positive_ids.lengths[row]} positives, too few for {what}. Mine with a larger k, widen the "
+                f"filters, ask for fewer (n=), or choose what happens to such rows: missing='drop', 'keep' or 'pad'."
+            )
+        logger.warning(
+            "%s: %d of %d rows have too few passages for %s (missing=%r).",
+            self.batch.step,
+            int(short.sum()),
+            len(short),
+            what,
+            self.step.missing,
+        )
+
+    def passages(self, part: str, places: NDArray[np.int64]) -> pa.Array:
+        """Return the texts of passages by flat place in the id column; null for -1."""
+        ids = self.positive_ids if part == "positive" else self.negative_ids
+        found = self.step.corpus.rows_of_lists(f"{part}_ids", ids, self.batch.step, self.batch.describe)
+        rows = found.values[places[places >= 0]]
+        self._check_size(f"{part}s", rows)
+        texts = self.step.corpus.texts(rows).cast(pa.string())
+        # Without gaps this would copy every text once more.
+        return texts if len(rows) == len(places) else texts.take(_with_gaps(places))
+
+    def _check_size(self, what: str, rows: NDArray[np.int64]) -> None:
+        size = int(self.step.corpus.text_sizes(rows).sum())
+        if size <= _MOST_BYTES:
+            return
+        batch = len(self.batch)
+        way_out = (
+            f"Pass batch_size={max(1, batch * _MOST_BYTES // (2 * size))} to map"
+            if batch > 1
+            else "Keep fewer passages first: n=, positives='first', or TopNegatives"
+        )
+        raise ValueError(
+            f"{self.batch.step}: the texts of the {what} of {batch} rows take {size / 1e9:.1f} GB, and an Arrow column "
+            f"of a batch holds 2.1 GB. {way_out}."
+        )
+
+    def named(self, part: str, kind: str, places: NDArray[np.int64]) -> pa.Array:
+        """Return the ids, scores or labels of passages by flat place; null for -1."""
+        ids = self.positive_ids if part == "positive" else self.negative_ids
+        values = {"id": {part: ids.values}, "score": self.scores, "label": self.label_scores}[kind][part]
+        return values.take(pa.array(places, mask=places < 0))
+
+    def extras(
+        self, columns: dict[str, tuple[str, NDArray[np.int64]]], owners: NDArray[np.int64]
+    ) -> dict[str, pa.Array]:
+        """Return the id and score columns that the step was asked for, given each column's part and places."""
+        extra: dict[str, pa.Array] = {}
+        if self.step.with_ids:
+            if self.batch.has(QUERY_ID):
+                extra["anchor_id"] = self.batch.strings(QUERY_ID).take(pa.array(owners))
+            extra |= {f"{name}_id": self.named(part, "id", places) for name, (part, places) in columns.items()}
+        if self.step.with_scores:
+            extra |= {f"{name}_score": self.named(part, "score", places) for name, (part, places) in columns.items()}
+        return extra
+
+
+def _with_gaps(places: NDArray[np.int64]) -> pa.Array:
+    """Number the places that are not -1 from 0 on; null for the others."""
+    return pa.array(np.cumsum(places >= 0) - 1, mask=places < 0)
+
+
+def cycled_places(
+    offsets: NDArray[np.int64], available: NDArray[np.int64], owners: NDArray[np.int64], counts: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return flat places of each example's negatives, from the first on and again from the first; -1 for none."""
+    within = np.arange(len(owners)) - np.repeat(offsets_of(counts)[:-1], counts)
+    own = available[owners]
+    return np.where(own > 0, offsets[:-1][owners] + within % np.maximum(own, 1), -1)
