@@ -2,12 +2,13 @@
 
 `Dataset.map` passes a step a lazy view of an Arrow table, `IterableDataset.map` a dict of lists, a formatted dataset a
 dict of arrays, a table or a data frame, and so does Ray Data. `Batch` reads all of them as Arrow columns and answers in
-the same form, so that a step does not know where it runs."""
+the same form, so that a step does not know where it runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -39,8 +40,6 @@ _MADE_BY = {
     NEGATIVE_RANKS: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
     POSITIVE_SCORES: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
 }
-
-
 _SCORED_BY = "score first, for example with .map(CrossEncoderScores(corpus, model, name={name!r}), batched=True)"
 
 
@@ -55,6 +54,62 @@ class ArrowColumns(dict[str, pa.Array]):
     def values(self) -> list[pd.Series[Any]]:  # type: ignore[override]
         """Show the columns as the pandas Series that `map` asks for."""
         return [pd.Series(as_series(array)) for array in super().values()]
+
+
+class PassageIds(Protocol):
+    """What a batch must know of a corpus to look ids up: `Corpus` is one."""
+
+    def __len__(self) -> int: ...
+
+    def find(self, ids: pa.Array) -> NDArray[np.int64]:
+        """Return the row number of each passage, -1 where there is none. Shape (B,)."""
+
+
+def rows_of_ids(
+    ids: Ragged[pa.Array],
+    corpus: PassageIds,
+    step: str,
+    name: str,
+    describe: Callable[[int], str],
+    which: NDArray[np.int64] | None = None,
+) -> Ragged[NDArray[np.int64]]:
+    """Return the row numbers of passages in a corpus; see `Batch.rows_in`.
+
+    Args:
+        ids: B lists of ids.
+        corpus: The passages.
+        step: The step that asks, for the error.
+        name: The column of the ids, for the error.
+        describe: Names a row for a person, given its number, for the error.
+        which: Look up only these flat positions; the others are 0. None: all.
+    """
+    asked = ids.values if which is None else ids.values.take(pa.array(which))
+    found = corpus.find(asked)
+    if (found < 0).any():
+        at = int(np.flatnonzero(found < 0)[0])
+        owner = int(ids.owners[at if which is None else which[at]])
+        raise KeyError(
+            f"{step}: {name!r} of {describe(owner)} names the passage {asked[at].as_py()!r}, which is not among the "
+            f"{len(corpus)} passages of the corpus. Use the corpus that these ids belong to, or take the id out of the "
+            f"column."
+        )
+    if which is None:
+        return Ragged(ids.offsets, found)
+    rows = np.zeros(len(ids.values), dtype=np.int64)
+    rows[which] = found
+    return Ragged(ids.offsets, rows)
+
+
+class NewRows(NamedTuple):
+    """The answer of a step that changes the number of rows.
+
+    Attributes:
+        owners: The batch's row that each new row comes from. Shape (M,).
+        columns: The columns that the step writes. Shape (M,) each.
+    """
+
+    owners: NDArray[np.int64]
+    columns: dict[str, pa.Array]
 
 
 class Batch:
@@ -153,6 +208,21 @@ class Batch:
             self._refuse(name, lists, np.isnan(values), "holds a NaN")
         return Ragged(lists.offsets, values)
 
+    def rows_in(
+        self, name: str, corpus: PassageIds, which: NDArray[np.int64] | None = None
+    ) -> Ragged[NDArray[np.int64]]:
+        """Return the row numbers in a corpus of the passages that a column of id lists names.
+
+        Args:
+            name: The column.
+            corpus: The passages.
+            which: Look up only these flat positions of the column; the others are 0. None: all.
+
+        Raises:
+            KeyError: The corpus has no passage of such an id.
+        """
+        return rows_of_ids(self.string_lists(name), corpus, self.step, name, self.describe, which)
+
     def candidates(self) -> dict[str, Ragged[pa.Array]]:
         """Return the aligned candidate lists: every list column that begins with `negative_`."""
         self.require(NEGATIVE_IDS)
@@ -219,31 +289,78 @@ class Batch:
 
     # ---- answering -----------------------------------------------------------------------------------------------
 
-    def answer(self, columns: Mapping[str, pa.Array]) -> Any:
-        """Return new or changed columns in the form that the batch came in.
+    def answer(self, columns: Mapping[str, pa.Array] | NewRows) -> Any:
+        """Return new or changed columns, or new rows, in the form that the batch came in.
 
         A mapping is answered by the columns alone, which `map` merges; a table or data frame, which `map` would take
         as the whole result, by itself with the columns put in.
         """
+        if isinstance(columns, NewRows):
+            return self._with_new_rows(*columns)
         if isinstance(self.rows, pa.Table):
             table = self.rows
             for name, array in columns.items():
-                place = table.column_names.index(name) if name in table.column_names else -1
-                table = table.append_column(name, array) if place < 0 else table.set_column(place, name, array)
+                at = table.column_names.index(name) if name in table.column_names else -1
+                table = table.append_column(name, array) if at < 0 else table.set_column(at, name, array)
             return table
         if isinstance(self.rows, pd.DataFrame):
             # Ray keeps what pandas knows the Arrow type of, and guesses the others.
             as_column = as_series if in_ray_worker() else as_objects
             return self.rows.assign(**{name: as_column(array) for name, array in columns.items()})
-        return self.as_mapping(columns)
+        return self._as_mapping(columns)
 
-    def as_mapping(self, columns: Mapping[str, pa.Array]) -> Any:
+    def _as_mapping(self, columns: Mapping[str, pa.Array]) -> Any:
         """Return columns as the kind of mapping that the batch is: Arrow, numpy or lists."""
         if self._is_lazy:
             return ArrowColumns(columns)
         if any(isinstance(values, np.ndarray) for values in self.rows.values()):
             return {name: as_objects(array) for name, array in columns.items()}
         return {name: array.to_pylist() for name, array in columns.items()}
+
+    def _with_new_rows(self, owners: NDArray[np.int64], columns: dict[str, pa.Array]) -> Any:
+        """Return new rows beside the batch's other columns, each repeated for the rows that come from it.
+
+        The lists of positives and negatives and the query are used up.
+        """
+        taken = [name for name in columns if self.has(name)]
+        if taken:
+            raise ValueError(
+                f"{self.step} writes the columns {list(columns)}, and the rows have {taken} already. Rename or remove "
+                f"them first."
+            )
+        rows: Any = self.rows
+        used = {name for name in self.names if name.startswith(("negative_", "positive_"))} | {QUERY}
+        others = [name for name in self.names if name not in used]
+        if isinstance(rows, pa.Table):
+            return pa.table({name: self.column(name).take(pa.array(owners)) for name in others} | columns)
+        if isinstance(rows, pd.DataFrame):
+            repeated = rows[others].iloc[owners].reset_index(drop=True)
+            return Batch(repeated, self.step).answer(columns)
+        if self._is_lazy:
+            # `map` merges the changes that are made in this batch in place, and takes `remove_columns` away from it.
+            for name in others:
+                rows[name] = self.column(name).take(pa.array(owners))
+            for name in used:
+                del rows[name]
+            return self._as_mapping(columns)
+        new = self._as_mapping(columns)
+        if any(isinstance(values, np.ndarray) for values in rows.values()):
+            # A formatted dataset merges the columns as they were before, and a stream of arrays compares only numbers
+            # of rows: a step that is asked in arrays answers with all columns.
+            return {name: _repeated(values, owners) for name, values in rows.items()} | new
+        as_many = len(owners) == len(self) and not np.array_equal(owners, np.arange(len(self)))
+        if as_many and isinstance(rows, dict) and all(isinstance(values, list) for values in rows.values()):
+            # A stream compares only the numbers of rows, and here they agree although the rows do not. Returning the
+            # batch itself, with all its columns repeated, keeps them beside their rows and lets `remove_columns` work.
+            for name in self.names:
+                rows[name] = [rows[name][owner] for owner in owners.tolist()]
+            rows.update(new)
+            return rows
+        return new
+
+
+def _repeated(values: Any, owners: NDArray[np.int64]) -> Any:
+    return values[owners] if isinstance(values, np.ndarray) else [values[owner] for owner in owners.tolist()]
 
 
 def _remedy_by_name(name: str) -> str | None:

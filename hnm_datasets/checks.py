@@ -43,3 +43,10 @@ def yes_or_no(owner: str, name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{owner}: {name} must be True or False, got {value!r}.")
     return value
+
+
+def score_option(owner: str, name: str, value: object) -> str | None:
+    """Return `value` if it names scores: "score", a teacher's name, or None."""
+    if value is not None and (not isinstance(value, str) or not value):
+        raise TypeError(f"{owner}: {name} must be 'score' (the retriever's), a teacher's name or None, got {value!r}.")
+    return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 QUERY_ID = "query_id"
 
 
@@ -37,3 +39,21 @@ def score_column(by: str, of: str = "negative") -> str:
         ('negative_scores', 'negative_teacher_scores', 'positive_teacher_scores')
     """
     return f"{of}_scores" if by == "score" else f"{of}_{by}_scores"
+
+
+def score_name(by: str | None, names: Collection[str]) -> str:
+    """Return the scores that a step reads: those it was told, else the teacher's where rows have them, else the retriever's.
+
+    Args:
+        by: `"score"` for the retriever's, a teacher's name, or None.
+        names: The columns of the rows.
+
+    Example:
+        >>> score_name(None, ["negative_ids", "negative_scores"])
+        'score'
+        >>> score_name(None, ["negative_ids", "negative_scores", "negative_teacher_scores"])
+        'teacher'
+    """
+    if by is not None:
+        return by
+    return "teacher" if score_column("teacher") in names else "score"

@@ -15,14 +15,23 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of
 
 
 def is_string(type_: pa.DataType) -> bool:
+    """Return whether this is a type of texts."""
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
 
 
 def is_list(type_: pa.DataType) -> bool:
+    """Return whether this is a type of lists."""
     return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
 
 
 def as_arrow(values: Any, name: str, step: str) -> pa.Array:
+    """Read a column, whatever holds it, as one Arrow array.
+
+    Args:
+        values: An Arrow array, a pandas Series, a numpy array, or a sequence.
+        name: The column, for errors.
+        step: The step that reads it, for errors.
+    """
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
     if isinstance(values, pa.Array):
@@ -59,10 +68,12 @@ def array_of_rows(values: list[Any]) -> pa.Array:
 
 
 def as_series(array: pa.Array) -> pd.api.extensions.ExtensionArray:
+    """Return the array as pandas keeps it without copying."""
     return pd.arrays.ArrowExtensionArray(array)
 
 
 def as_objects(array: pa.Array) -> NDArray[Any]:
+    """Return the array as numpy; lists become one array each."""
     objects = np.empty(len(array), dtype=object)
     if is_list(array.type):
         lists = flatten_lists(array)
@@ -75,9 +86,15 @@ def as_objects(array: pa.Array) -> NDArray[Any]:
 
 
 def flatten_lists(array: pa.Array) -> Ragged[pa.Array]:
+    """Return the lists of an Arrow array with their values one after another; a null list is empty."""
     if pa.types.is_null(array.type):
         return Ragged(np.zeros(len(array) + 1, dtype=np.int64), pa.nulls(0))
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
     offsets = np.zeros(len(array) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return Ragged(offsets, array.flatten())
+
+
+def list_array(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
+    """Make the Arrow list column that `datasets` writes as `List(...)`."""
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)

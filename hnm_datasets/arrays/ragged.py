@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -53,11 +53,6 @@ def offsets_of(lengths: NDArray[np.integer]) -> NDArray[np.int64]:
     return offsets
 
 
-def list_array(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
-    """Make the Arrow list column that `datasets` writes as `List(...)`."""
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
-
-
 def kept_offsets(offsets: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the offsets that remain when only the values marked in `keep` (shape (C,)) stay in their lists."""
     before = np.zeros(len(keep) + 1, dtype=np.int64)
@@ -65,11 +60,11 @@ def kept_offsets(offsets: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray
     return before[offsets]
 
 
-def turns(sizes: NDArray[np.integer], limit: int) -> list[slice]:
-    """Cut rows into runs that are no larger than a limit together; a row that is larger makes a run of its own.
+def runs_within(sizes: NDArray[np.integer], limit: int) -> list[slice]:
+    """Cut rows into consecutive runs whose sizes add up to at most a limit; a larger row is a run of its own.
 
     Example:
-        >>> turns(np.array([3, 1, 9, 2, 2]), 4)
+        >>> runs_within(np.array([3, 1, 9, 2, 2]), 4)
         [slice(0, 2, None), slice(2, 3, None), slice(3, 5, None)]
     """
     ends = np.cumsum(sizes)
@@ -83,13 +78,77 @@ def turns(sizes: NDArray[np.integer], limit: int) -> list[slice]:
     return found
 
 
-def part_of(lists: Ragged[NDArray[np.int64]], rows: slice) -> Ragged[NDArray[np.int64]]:
-    """Return some of the lists, consecutive ones."""
+def slice_lists(lists: Ragged[Values], rows: slice) -> Ragged[Values]:
+    """Return consecutive lists, without copying their values."""
     start, stop = lists.offsets[rows.start], lists.offsets[rows.stop]
     return Ragged(lists.offsets[rows.start : rows.stop + 1] - start, lists.values[start:stop])
 
 
-def first_positions(offsets: NDArray[np.int64], counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the flat positions of the first `counts[i]` values of each list i, list by list."""
-    within = np.arange(int(counts.sum())) - np.repeat(offsets_of(counts)[:-1], counts)
-    return np.repeat(offsets[:-1], counts) + within
+def take_lists(lists: Ragged[Values], which: NDArray[np.integer]) -> Ragged[Values]:
+    """Return some of the lists, by their numbers and in that order.
+
+    Example:
+        >>> lists = Ragged(np.array([0, 2, 2, 5]), np.array([1, 2, 3, 4, 5]))
+        >>> taken = take_lists(lists, np.array([2, 0]))
+        >>> taken.offsets.tolist(), taken.values.tolist()
+        ([0, 3, 5], [3, 4, 5, 1, 2])
+    """
+    lengths = lists.lengths[which]
+    at = first_positions(lists.offsets[which], lengths)
+    values: Any = lists.values
+    return Ragged(offsets_of(lengths), values.take(pa.array(at) if isinstance(values, pa.Array) else at))
+
+
+def positions_within(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the position of each value in its list, counted from 0. Shape (B + 1,) → (C,).
+
+    Example:
+        >>> positions_within(np.array([0, 2, 2, 5])).tolist()
+        [0, 1, 0, 1, 2]
+    """
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+
+
+def first_positions(starts: NDArray[np.int64], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the flat positions of `counts[i]` values from `starts[i]` on, list by list. Shapes (B,) and (B,) → (C,).
+
+    Example:
+        >>> first_positions(np.array([0, 7]), np.array([2, 3])).tolist()
+        [0, 1, 7, 8, 9]
+    """
+    return np.repeat(starts, counts) + positions_within(offsets_of(counts))
+
+
+def first_of_runs(*keys: NDArray[Any]) -> NDArray[np.bool_]:
+    """Mark the values that differ from the one before in any key; of sorted keys, the first of each group.
+
+    Example:
+        >>> first_of_runs(np.array([1, 1, 2, 2]), np.array([5, 5, 5, 6])).tolist()
+        [True, False, True, True]
+    """
+    first = np.zeros(len(keys[0]), dtype=bool)
+    first[:1] = True
+    for key in keys:
+        first[1:] |= key[1:] != key[:-1]
+    return first
+
+
+def interleave_lists(first: Ragged[Any], second: Ragged[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Join two columns of lists row by row: each row's first list, then its second.
+
+    Args:
+        first: B lists, C in all.
+        second: B lists, D in all.
+
+    Returns:
+        The offsets of the joined lists, shape (B + 1,), and the order in which to take the values of `first` and
+        `second`, one after the other, shape (C + D,).
+
+    Example:
+        >>> ids, more = Ragged(np.array([0, 1, 3]), np.array([1, 2, 3])), Ragged(np.array([0, 1, 1]), np.array([9]))
+        >>> offsets, order = interleave_lists(ids, more)
+        >>> offsets.tolist(), np.concatenate([ids.values, more.values])[order].tolist()
+        ([0, 2, 4], [1, 9, 2, 3])
+    """
+    order = np.argsort(np.concatenate([first.owners, second.owners]), kind="stable")
+    return first.offsets + second.offsets, order

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.corpus.text import normalized_digests, passage_texts
 from hnm_datasets.storage.folders import build_once, cache_root, is_complete
 from hnm_datasets.storage.mapped import open_array, open_strings
+from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.tables import IdTable, KeyTable
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Corpus:
         """
         source = Source(dataset, id_column, text_column, title_column, group_column)
         name = source.fingerprint()
-        build_once("corpora", name, source.save)
+        build_once(cache_root() / "corpora", name, source.save)
         return cls(name)
 
     # ---- what it is ----------------------------------------------------------------------------------------------
@@ -215,9 +215,9 @@ class Corpus:
             ValueError: A vector is zero, NaN or infinite, and the message names the passage; a function comes without
                 `fingerprint`; an option is unknown.
         """
-        from hnm_datasets.models.embedding_job import embed_corpus
+        from hnm_datasets.models.embedding_job import embed_passages
 
-        return embed_corpus(
+        return embed_passages(
             self,
             model,
             prompt=prompt,
@@ -258,30 +258,6 @@ class Corpus:
         """Return what `find_texts` does, given the texts' `normalized_digests`. Shape (B, 2) → (B,)."""
         return self._files.by_text.find(digests)
 
-    def rows_of_lists(
-        self, column: str, lists: Ragged[pa.Array], step: str, row_name: Any
-    ) -> Ragged[NDArray[np.int64]]:
-        """Return the row numbers of a column of id lists.
-
-        Args:
-            column: The column's name, for the error.
-            lists: The ids.
-            step: The step's name, for the error.
-            row_name: Names a row of the batch for the error, given its number.
-
-        Raises:
-            KeyError: The corpus has no passage of such an id.
-        """
-        rows = self.find(lists.values)
-        if (rows < 0).any():
-            place = int(np.flatnonzero(rows < 0)[0])
-            raise KeyError(
-                f"{step}: {column!r} of {row_name(int(lists.owners[place]))} names the passage "
-                f"{lists.values[place].as_py()!r}, which is not among the {len(self)} passages of the corpus. Use the "
-                f"corpus that these ids belong to, or take the id out of the column."
-            )
-        return Ragged(lists.offsets, rows)
-
     @property
     def _files(self) -> _Files:
         return _open(self.fingerprint)
@@ -307,12 +283,11 @@ class _Files:
     group_codes: NDArray[np.int64] | None
 
 
-#: What this process has opened; a forked worker inherits it.
-_OPENED: dict[str, _Files] = {}
+_OPENED: Opened[_Files] = Opened()
 
 
 def _open(name: str) -> _Files:
-    if name not in _OPENED:
+    def opened() -> _Files:
         folder = cache_root() / "corpora" / name
         if not is_complete(folder):
             raise FileNotFoundError(
@@ -322,7 +297,7 @@ def _open(name: str) -> _Files:
             )
         has_titles, has_groups = (folder / "titles.bytes").exists(), (folder / "groups.bytes").exists()
         ids = open_strings(folder, "ids")
-        _OPENED[name] = _Files(
+        return _Files(
             ids=ids,
             texts=open_strings(folder, "texts"),
             titles=open_strings(folder, "titles") if has_titles else None,
@@ -332,4 +307,5 @@ def _open(name: str) -> _Files:
             text_codes=open_array(folder, "text_codes"),  # type: ignore[arg-type]
             group_codes=open_array(folder, "group_codes") if has_groups else None,  # type: ignore[arg-type]
         )
-    return _OPENED[name]
+
+    return _OPENED.get(name, opened)

@@ -18,10 +18,11 @@ import xxhash
 from datasets.utils import tqdm
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged, offsets_of
+from hnm_datasets.arrays.ragged import Ragged, first_of_runs, offsets_of, positions_within
 from hnm_datasets.corpus.passages import Corpus
-from hnm_datasets.storage.folders import build_once
+from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.mapped import append_array, open_array, save_array
+from hnm_datasets.storage.opened import Opened
 
 #: Goes into the folder's name; raise it when the shingles change.
 _FORMAT = 1
@@ -63,39 +64,37 @@ def shingles_of(texts: pa.Array) -> Ragged[NDArray[np.uint32]]:
     for step in range(1, _WORDS):
         hashed[: len(flat) - step] = hashed[: len(flat) - step] * _FACTOR + flat[step:]
     # The last words of a text begin no shingle.
-    places = np.arange(len(flat)) - np.repeat(offsets_of(lengths)[:-1], lengths)
-    begins = places <= np.repeat(lengths, lengths) - _WORDS
+    begins = positions_within(offsets_of(lengths)) <= np.repeat(lengths, lengths) - _WORDS
     owners = np.repeat(np.arange(len(words)), lengths)[begins]
     short = (hashed[begins] >> np.uint64(32)).astype(np.uint32)
     order = np.lexsort((short, owners))
     owners, short = owners[order], short[order]
-    fresh = np.ones(len(owners), dtype=bool)
-    fresh[1:] = (owners[1:] != owners[:-1]) | (short[1:] != short[:-1])
+    fresh = first_of_runs(owners, short)
     return Ragged(offsets_of(np.bincount(owners[fresh], minlength=len(words))), short[fresh])
 
 
-#: What this process has opened; a forked worker inherits it.
-_OPENED: dict[str, Shingles] = {}
+_OPENED: Opened[Shingles] = Opened()
 
 
 def open_shingles(corpus: Corpus) -> Shingles:
     """Return the shingles of a corpus, made once and kept in the cache directory."""
-    if corpus.fingerprint not in _OPENED:
 
-        def build(folder: Path) -> None:
-            lengths = []
-            with (
-                tqdm(total=len(corpus), desc="Shingling passages", unit=" passages") as bar,
-                append_array(folder, "values", np.dtype(np.uint32)) as append,
-            ):
-                for texts in corpus.iter_texts():
-                    found = shingles_of(texts)
-                    append(found.values)
-                    lengths.append(found.lengths)
-                    bar.update(len(texts))
-            save_array(folder, "offsets", offsets_of(np.concatenate(lengths)))
+    def build(folder: Path) -> None:
+        lengths = []
+        with (
+            tqdm(total=len(corpus), desc="Shingling passages", unit=" passages") as bar,
+            append_array(folder, "values", np.dtype(np.uint32)) as append,
+        ):
+            for texts in corpus.iter_texts():
+                found = shingles_of(texts)
+                append(found.values)
+                lengths.append(found.lengths)
+                bar.update(len(texts))
+        save_array(folder, "offsets", offsets_of(np.concatenate(lengths)))
 
-        folder = build_once("shingles", f"{corpus.fingerprint}-{_FORMAT}", build)
-        arrays = [open_array(folder, name) for name in ("offsets", "values")]
-        _OPENED[corpus.fingerprint] = Shingles(*arrays)  # type: ignore[arg-type]
-    return _OPENED[corpus.fingerprint]
+    def opened() -> Shingles:
+        folder = build_once(cache_root() / "shingles", f"{corpus.fingerprint}-{_FORMAT}", build)
+        offsets, values = (open_array(folder, name) for name in ("offsets", "values"))
+        return Shingles(offsets, values)  # type: ignore[arg-type]
+
+    return _OPENED.get(corpus.fingerprint, opened)

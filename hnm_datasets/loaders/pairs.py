@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hnm_datasets.arrays.ragged import list_array, offsets_of
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.text import is_blank

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hnm_datasets.arrays.ragged import list_array, offsets_of
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import JUDGED_NEGATIVE_IDS, POSITIVE_IDS, QUERY_ID
 
 _QUERY_ID_NAMES = ("query-id", "query_id")

@@ -1,4 +1,10 @@
-"""TODO."""
+"""The embedding of a corpus: encoded once, a shard at a time, by any number of processes.
+
+All vectors are in one file, so that a search reads them as one matrix. A shard is a range of its rows. It is final once
+its marker is there, which is written after its bytes have reached the disk and holds their hash: an interrupted run
+resumes, and a shard whose bytes were lost or cut short is encoded again. Processes that embed the same corpus at once,
+such as the ranks of `accelerate launch`, share the shards.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +14,61 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from datasets.utils import tqdm
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
+from hnm_datasets.models.embeddings import BLOCK, OPENED, VECTORS, Embeddings, embeddings_folder
 from hnm_datasets.models.encoders import Encoder, bad_vectors, shortened
 from hnm_datasets.models.handles import EmbeddingModel
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.digests import digest_strings, fingerprint
-from hnm_datasets.storage.folders import cache_root, finish, is_complete, unfinish
-
-if TYPE_CHECKING:
-    from hnm_datasets.corpus.passages import Corpus
-from hnm_datasets.models.embeddings import _BLOCK, _OPENED, _VECTORS, Embeddings
+from hnm_datasets.storage.folders import finish, is_complete, unfinish, written_aside
 
 #: Goes into the fingerprint; raise it when the files change.
 _FORMAT = 1
-
-
-#: What a kill costs at most: two minutes for a slow model on a CPU.
+#: The most that an interrupted run loses: two minutes for a slow model on a CPU.
 _SHARD = 4096
-
-
 DTYPES = ("float32", "float16")
 
 
-def embed_corpus(
-    corpus: Corpus,
+class Passages(Protocol):
+    """What is embedded: `Corpus` is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A name that depends on all texts."""
+
+    @property
+    def text_codes(self) -> NDArray[np.int64]:
+        """The first row whose text is the same but for Unicode form, case and white space. Shape (N,)."""
+
+    def __len__(self) -> int: ...
+
+    def ids(self, rows: NDArray[np.integer]) -> pa.Array:
+        """Return the ids of passages by row number."""
+
+    def texts(self, rows: NDArray[np.integer]) -> pa.Array:
+        """Return the texts of passages by row number."""
+
+
+def embed_passages(
+    passages: Passages,
     model: EmbeddingModel,
     *,
-    prompt: str | None,
-    batch_size: int,
-    dtype: str,
-    devices: Sequence[str] | None,
-    normalize: bool | None,
-    similarity: str | None,
-    fingerprint: str | None,
+    prompt: str | None = None,
+    batch_size: int = 32,
+    dtype: str = "float32",
+    devices: Sequence[str] | None = None,
+    normalize: bool | None = None,
+    similarity: str | None = None,
+    fingerprint: str | None = None,
 ) -> Embeddings:
     """Encode what is not yet encoded; see `Corpus.embed`."""
     encoder = Encoder(
@@ -60,14 +80,12 @@ def embed_corpus(
         batch_size=batch_size,
         fingerprint=fingerprint,
     )
-    job = Job(corpus, encoder, checks.one_of("embed", "dtype", dtype, DTYPES))
-    if not is_complete(job.folder):
-        with clocked("encode"):
-            job.run(devices)
-    return Embeddings(job.name)
+    job = EmbeddingJob(passages, encoder, checks.one_of("embed", "dtype", dtype, DTYPES))
+    job.ensure(devices)
+    return job.embeddings
 
 
-class Job:
+class EmbeddingJob:
     """The embedding of one corpus, whole or in part.
 
     Attributes:
@@ -76,7 +94,7 @@ class Job:
         shards: How many shards there are.
     """
 
-    def __init__(self, corpus: Corpus, encoder: Encoder, dtype: str) -> None:
+    def __init__(self, corpus: Passages, encoder: Encoder, dtype: str = "float32") -> None:
         self.corpus, self.encoder, self.dtype = corpus, encoder, np.dtype(dtype)
         self.name = fingerprint(
             {
@@ -89,13 +107,24 @@ class Job:
                 "shard": _SHARD,
             }
         )
-        self.folder = cache_root() / "embeddings" / self.name
+        self.folder = embeddings_folder(self.name)
         self.shards = -(-len(corpus) // _SHARD)
 
     @functools.cached_property
     def first_rows(self) -> NDArray[np.int64]:
         """For each passage the first one with the same text, which alone is encoded. Shape (N,)."""
         return _first_rows(self.corpus)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The vectors, which need not be made yet."""
+        return Embeddings(self.name)
+
+    def ensure(self, devices: Sequence[str] | None = None) -> None:
+        """Encode everything that is missing, unless all is there."""
+        if not is_complete(self.folder):
+            with clocked("encode"):
+                self.run(devices)
 
     def run(self, devices: Sequence[str] | None) -> None:
         """Encode the shards that are missing, together with whoever else does."""
@@ -115,7 +144,7 @@ class Job:
         """Make the folder ready; tell whether anything is to be done."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "shards").mkdir(exist_ok=True)
-        _OPENED.pop(self.name, None)
+        OPENED.forget(self.name)
         with FileLock(self.folder / "finish.lock"):
             if is_complete(self.folder):
                 return False
@@ -172,7 +201,7 @@ class Job:
         try:
             expected = self._marker(shard).read_text()
             rows = self.rows(shard)
-            vectors = np.load(self.folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+            vectors = np.load(self.folder / VECTORS, mmap_mode="r", allow_pickle=False)
             return expected == _digest(vectors[rows.start : rows.stop][self._own(shard)])
         except (OSError, ValueError):
             # No marker or no file, or one that was cut short.
@@ -238,18 +267,16 @@ class Job:
                 file.write(vectors.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-        aside = marker.with_suffix(f".{os.getpid()}.tmp")
-        aside.write_text(_digest(vectors[own]) if own.any() else _digest(np.empty((0, 0), dtype=self.dtype)))
-        aside.rename(marker)
+        with written_aside(marker) as aside:
+            aside.write_text(_digest(vectors[own]) if own.any() else _digest(np.empty((0, 0), dtype=self.dtype)))
 
     def _file(self, dimension: int) -> Path:
         """Return the file of all vectors, making it if need be."""
-        path, shape = self.folder / _VECTORS, (len(self.corpus), dimension)
+        path, shape = self.folder / VECTORS, (len(self.corpus), dimension)
         with FileLock(self.folder / "file.lock"):
             if not path.exists():
-                aside = path.with_suffix(".tmp")
-                np.lib.format.open_memmap(aside, mode="w+", dtype=self.dtype, shape=shape)
-                aside.rename(path)
+                with written_aside(path) as aside:
+                    np.lib.format.open_memmap(aside, mode="w+", dtype=self.dtype, shape=shape)
         found = np.load(path, mmap_mode="r", allow_pickle=False).shape
         if found != shape:
             raise ValueError(
@@ -260,7 +287,7 @@ class Job:
 
     def _mend(self) -> None:
         """Bring a file that was cut short back to its length; the hashes tell which shards are lost."""
-        path = self.folder / _VECTORS
+        path = self.folder / VECTORS
         with FileLock(self.folder / "file.lock"):
             if not path.exists():
                 return
@@ -274,11 +301,11 @@ class Job:
 
     def _finish(self) -> None:
         """Fill in the passages that repeat one of an earlier shard, and declare the whole finished."""
-        vectors = np.load(self.folder / _VECTORS, mmap_mode="r+", allow_pickle=False)
+        vectors = np.load(self.folder / VECTORS, mmap_mode="r+", allow_pickle=False)
         shard_starts = np.arange(len(vectors)) // _SHARD * _SHARD
         repeated = np.flatnonzero(self.first_rows < shard_starts)
-        for begin in range(0, len(repeated), _BLOCK):
-            part = repeated[begin : begin + _BLOCK]
+        for begin in range(0, len(repeated), BLOCK):
+            part = repeated[begin : begin + BLOCK]
             vectors[part] = vectors[self.first_rows[part]]
         vectors.flush()
         about = {
@@ -290,14 +317,14 @@ class Job:
             "normalize": self.encoder.normalize,
         }
         (self.folder / "about.json").write_text(json.dumps(about, indent=1))
-        finish(self.folder, [_VECTORS, "about.json"])
+        finish(self.folder, [VECTORS, "about.json"])
 
 
 def _digest(vectors: NDArray[Any]) -> str:
     return xxhash.xxh3_128_hexdigest(vectors.tobytes())
 
 
-def _first_rows(corpus: Corpus) -> NDArray[np.int64]:
+def _first_rows(corpus: Passages) -> NDArray[np.int64]:
     """Return the first row with exactly the same text. Shape (N,)."""
     codes = corpus.text_codes
     first = np.arange(len(codes))

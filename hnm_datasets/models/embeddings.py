@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.storage.folders import cache_root, is_complete
+from hnm_datasets.storage.opened import Opened
 
-if TYPE_CHECKING:
-    from hnm_datasets.corpus.passages import Corpus
-
-_VECTORS = "vectors.npy"
-
-
+#: The file of the vectors in the folder of the embeddings.
+VECTORS = "vectors.npy"
 #: Rows that are read at a time where a whole copy would not do.
-_BLOCK = 65_536
+BLOCK = 65_536
 
 
 class Embeddings:
@@ -48,6 +46,8 @@ class Embeddings:
         return len(self.vectors)
 
     def __repr__(self) -> str:
+        if not self.are_made:
+            return f"Embeddings(fingerprint={self.fingerprint!r}, not made yet)"
         rows, dimension = self.vectors.shape
         return (
             f"Embeddings({rows} vectors of {dimension} dimensions, {self.vectors.dtype}, {self.similarity}, "
@@ -89,45 +89,56 @@ class Embeddings:
         return str(_open(self.fingerprint)[1]["model"])
 
     @property
-    def corpus(self) -> Corpus:
-        """The passages."""
-        from hnm_datasets.corpus.passages import Corpus
+    def prompt(self) -> str:
+        """The text that preceded each passage."""
+        return str(_open(self.fingerprint)[1]["prompt"])
 
-        return Corpus(str(_open(self.fingerprint)[1]["corpus"]))
+    @property
+    def corpus_fingerprint(self) -> str:
+        """The fingerprint of the corpus."""
+        return str(_open(self.fingerprint)[1]["corpus"])
+
+    @property
+    def are_made(self) -> bool:
+        """Whether all vectors are in the cache directory."""
+        return is_complete(embeddings_folder(self.fingerprint))
+
+    def close(self) -> None:
+        """Unmap the vectors, for example before another process deletes them; the next use maps them again."""
+        OPENED.forget(self.fingerprint)
 
     def discard(self) -> None:
-        """Delete the vectors: nobody will ask again for those of a model in the middle of its training."""
-        _OPENED.pop(self.fingerprint, None)
-        shutil.rmtree(cache_root() / "embeddings" / self.fingerprint, ignore_errors=True)
+        """Delete the vectors, for example those of a model in the middle of its training."""
+        self.close()
+        shutil.rmtree(embeddings_folder(self.fingerprint), ignore_errors=True)
 
     def blocks(self, rows: range | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield all vectors, or those of some rows, in order as float32, some 65,000 at a time."""
         rows = range(len(self)) if rows is None else rows
-        for start in rows[::_BLOCK]:
-            yield np.asarray(self.vectors[start : min(start + _BLOCK, rows.stop)], dtype=np.float32)
+        for start in rows[::BLOCK]:
+            yield np.asarray(self.vectors[start : min(start + BLOCK, rows.stop)], dtype=np.float32)
 
 
-#: What this process has opened; a forked worker inherits it.
-_OPENED: dict[str, tuple[NDArray[Any], dict[str, Any]]] = {}
+def embeddings_folder(name: str) -> Path:
+    """Return the folder of the embeddings of a fingerprint."""
+    return cache_root() / "embeddings" / name
+
+
+#: The vectors and their description.
+OPENED: Opened[tuple[NDArray[Any], dict[str, Any]]] = Opened()
 
 
 def _open(name: str) -> tuple[NDArray[Any], dict[str, Any]]:
-    if name not in _OPENED:
-        folder = cache_root() / "embeddings" / name
+    def opened() -> tuple[NDArray[Any], dict[str, Any]]:
+        folder = embeddings_folder(name)
         if not is_complete(folder):
             raise FileNotFoundError(
-                f"The embeddings {name} are not whole in {folder.parent}. They are opened from the datasets cache "
+                f"The embeddings {name} are not complete in {folder.parent}. They are opened from the datasets cache "
                 f"directory: set HF_DATASETS_CACHE to the same folder in every process, or run corpus.embed again, "
                 f"which encodes what is missing."
             )
         # Copy on write: nothing is ever written, and torch warns of memory that is read-only.
-        vectors = np.asarray(np.load(folder / _VECTORS, mmap_mode="c", allow_pickle=False))
-        _OPENED[name] = (vectors, json.loads((folder / "about.json").read_text()))
-    return _OPENED[name]
+        vectors = np.asarray(np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False))
+        return vectors, json.loads((folder / "about.json").read_text())
 
-
-def close(part: object) -> None:
-    """Unmap the vectors of embeddings or of an index over some, which another process is about to delete."""
-    embeddings = getattr(part, "embeddings", part)
-    if isinstance(embeddings, Embeddings):
-        _OPENED.pop(embeddings.fingerprint, None)
+    return OPENED.get(name, opened)

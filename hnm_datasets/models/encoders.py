@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from hnm_datasets.models.handles import EmbeddingModel, LoadedModel, ModelHandle
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.digests import digest_strings, fingerprint
 from hnm_datasets.storage.folders import cache_root
-from hnm_datasets.storage.results import Store
+from hnm_datasets.storage.opened import Opened
+from hnm_datasets.storage.results import Results
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 _TASKS = ("query", "document")
@@ -124,8 +124,8 @@ class Encoder(ModelHandle):
         back = back.reshape(-1)
         first = np.empty(len(digests), dtype=np.int64)
         first[back[::-1]] = np.arange(len(texts))[::-1]
-        store = self._store()
-        known, rows = store.find(digests)
+        results = self._results()
+        known, rows = results.find(digests)
         if not known.all():
             missing = np.flatnonzero(~known)
             with clocked("encode"):
@@ -142,7 +142,7 @@ class Encoder(ModelHandle):
                     f"The model gives vectors of {fresh.shape[1]} dimensions, and earlier ones of {rows.shape[1]} "
                     f"under the same fingerprint. Give the new vectors another name: fingerprint='...'."
                 )
-            store.add(digests[missing], fresh)
+            results.add(digests[missing], fresh)
             if not known.any():
                 rows = np.empty((len(digests), fresh.shape[1]), dtype=np.float32)
             rows[missing] = fresh
@@ -199,7 +199,7 @@ class Encoder(ModelHandle):
 
     def discard(self) -> None:
         """Delete the vectors that are kept on disk, because nobody will ask for them again."""
-        _STORES.pop((cache_root(), self.fingerprint), None)
+        _RESULTS.forget(self.fingerprint)
         shutil.rmtree(cache_root() / "vectors" / self.fingerprint, ignore_errors=True)
 
     @property
@@ -207,11 +207,8 @@ class Encoder(ModelHandle):
         """How many texts to encode at a time so that batches are full and progress is seen."""
         return _STATIC_BATCH if _is_static(self.loaded) else 16 * self.batch_size
 
-    def _store(self) -> Store:
-        key = (cache_root(), self.fingerprint)
-        if key not in _STORES:
-            _STORES[key] = Store("vectors", self.fingerprint)
-        return _STORES[key]
+    def _results(self) -> Results:
+        return _RESULTS.get(self.fingerprint, lambda: Results("vectors", self.fingerprint))
 
 
 def _fingerprint_of(encoder: Encoder) -> str:
@@ -250,5 +247,4 @@ def _is_static(loaded: LoadedModel) -> bool:
     return not loaded.is_function and type(loaded.model[0]).__name__ == "StaticEmbedding"
 
 
-#: What this process has opened, by cache directory and encoder; a forked worker inherits it.
-_STORES: dict[tuple[Path, str], Store] = {}
+_RESULTS: Opened[Results] = Opened()

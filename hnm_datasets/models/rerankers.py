@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.models.handles import LoadedModel, ModelHandle, PairModel, load_model, token_counts
 from hnm_datasets.storage.digests import digest_strings, fingerprint
-from hnm_datasets.storage.folders import cache_root
-from hnm_datasets.storage.results import Store
+from hnm_datasets.storage.opened import Opened
+from hnm_datasets.storage.results import Results
 
 _ACTIVATIONS = ("model", "sigmoid", "none")
 _DTYPES = ("bfloat16", "float16")
@@ -109,8 +108,8 @@ class Reranker(ModelHandle):
         digests = digest_strings(passages.to_pylist())
         keys = _pair_keys(digest_strings(queries)[lists.owners], digests[lists.values])
         distinct, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        store = self._store()
-        known, found = store.find(distinct)
+        results = self._results()
+        known, found = results.find(distinct)
         scores = found[:, 0] if known.any() else np.empty(len(distinct), dtype=np.float32)
         missing = np.flatnonzero(~known)
         if len(missing):
@@ -123,7 +122,7 @@ class Reranker(ModelHandle):
                     texts = passages.take(pa.array(places[part])).to_pylist()
                     pairs = [(queries[owner], text) for owner, text in zip(owners[part], texts, strict=True)]
                     fresh = self._predict(pairs)
-                    store.add(distinct[missing[part]], fresh[:, None])
+                    results.add(distinct[missing[part]], fresh[:, None])
                     scores[missing[part]] = fresh
                     bar.update(len(part))
         return scores[back.reshape(-1)]
@@ -189,11 +188,8 @@ class Reranker(ModelHandle):
             return contextlib.nullcontext()
         return torch.autocast(loaded.model.device.type, dtype=getattr(torch, self.dtype))
 
-    def _store(self) -> Store:
-        key = (cache_root(), self.fingerprint)
-        if key not in _STORES:
-            _STORES[key] = Store("pair_scores", self.fingerprint)
-        return _STORES[key]
+    def _results(self) -> Results:
+        return _RESULTS.get(self.fingerprint, lambda: Results("pair_scores", self.fingerprint))
 
 
 def _fingerprint_of(reranker: Reranker) -> str:
@@ -209,5 +205,4 @@ def _pair_keys(queries: NDArray[np.uint64], passages: NDArray[np.uint64]) -> NDA
     return mixed ^ mixed >> np.uint64(29)
 
 
-#: What this process has opened, by cache directory and model; a forked worker inherits it.
-_STORES: dict[tuple[Path, str], Store] = {}
+_RESULTS: Opened[Results] = Opened()

@@ -10,7 +10,17 @@ import pyarrow as pa
 from hnm_datasets.arrays.arrow import as_arrow
 
 
+def keep_name_of_step(step: type) -> None:
+    """Give a class the name of the step that Ray derived it from, so that messages name the step.
+
+    In an actor pool, Ray derives a class of its own from the class of the step.
+    """
+    if step.__module__.startswith("ray."):
+        step.__name__ = step.__mro__[1].__name__
+
+
 def holds_arrays(rows: Any) -> bool:
+    """Return whether the batch is a dict with numpy arrays, as Ray Data passes it."""
     return isinstance(rows, dict) and any(isinstance(values, np.ndarray) for values in rows.values())
 
 

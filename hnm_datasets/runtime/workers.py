@@ -1,20 +1,39 @@
-"""What a step may do depends on the process that it runs in: alone, or one of several workers."""
+"""The process that a step runs in: alone, or one of several workers."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.reduction
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+import multiprocess
+import multiprocess.reduction
 
 
 def in_worker() -> bool:
     """Tell whether this process is a worker of a pool, whose siblings have the other cores."""
     # `Dataset.map(num_proc=...)` starts its workers with `multiprocess`, a fork of the standard library's module.
-    modules = (multiprocessing, sys.modules.get("multiprocess"))
-    return any(module is not None and module.parent_process() is not None for module in modules)
+    return any(module.parent_process() is not None for module in (multiprocessing, multiprocess))
+
+
+def prepare_before_workers(step: type) -> None:
+    """Let a class of steps prepare itself when it is sent to a worker process, and not when it is only hashed.
+
+    `Dataset.map` pickles a step with its hasher, also where the answer is cached, and with the pickler of its pool,
+    only where there is work to do. The second one asks the step to prepare, in the process that starts the workers.
+    """
+    for module in (multiprocessing.reduction, multiprocess.reduction):
+        module.ForkingPickler.register(step, _reduce_prepared)
+
+
+def _reduce_prepared(step: Any) -> Any:
+    step.prepare()
+    return step.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
 def imported_ray(asking: str) -> Any:
@@ -36,7 +55,7 @@ def in_ray_worker() -> bool:
 
 
 def threads() -> int:
-    """One thread per core; one in a worker, and as many as it was given cores in a worker of Ray."""
+    """Return the number of threads: all cores; 1 in a `map` worker; the assigned CPUs in a Ray worker."""
     if in_worker():
         return 1
     if in_ray_worker():

@@ -13,31 +13,53 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 import datasets
 from filelock import FileLock
 
 _MANIFEST = "manifest.json"
-
-
-#: Where things are kept instead of under `HF_DATASETS_CACHE`, the last one counts.
-_ROOTS: list[Path] = []
+#: The cache folder of this context, where it is not that of `datasets`.
+_ROOT: ContextVar[Path | None] = ContextVar("cache_root", default=None)
 
 
 def cache_root() -> Path:
-    """Return the folder under which corpora and indexes are kept, inside `HF_DATASETS_CACHE`."""
-    return _ROOTS[-1] if _ROOTS else Path(datasets.config.HF_DATASETS_CACHE) / "hnm_datasets"
+    """Return the folder that holds everything the library keeps: corpora, indexes, vectors, scores."""
+    return _ROOT.get() or Path(datasets.config.HF_DATASETS_CACHE) / "hnm_datasets"
 
 
 @contextlib.contextmanager
 def cache_root_at(folder: Path | None) -> Iterator[None]:
-    """Keep corpora and indexes in another folder for a while; None changes nothing."""
-    _ROOTS.append(cache_root() if folder is None else folder)
+    """Use another cache folder in this block; None changes nothing. Other threads keep theirs."""
+    token = _ROOT.set(cache_root() if folder is None else folder)
     try:
         yield
     finally:
-        _ROOTS.pop()
+        _ROOT.reset(token)
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to, and rename it at the end, so that no reader sees half a file.
+
+    Only one process may write to `path` at a time; a killed one leaves a file that the next one overwrites.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with written_aside(Path(folder) / "numbers.json") as aside:
+        ...         _ = aside.write_text("[1, 2]")
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['numbers.json']
+    """
+    # A dot in front hides it from readers that list the folder.
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        yield aside
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def is_complete(folder: Path) -> bool:
@@ -51,9 +73,8 @@ def is_complete(folder: Path) -> bool:
 
 def finish(folder: Path, names: Sequence[str]) -> None:
     """Declare a folder finished by noting the sizes of its files."""
-    aside = folder / f"{_MANIFEST}.tmp"
-    aside.write_text(json.dumps({name: (folder / name).stat().st_size for name in names}, indent=1))
-    aside.rename(folder / _MANIFEST)
+    with written_aside(folder / _MANIFEST) as aside:
+        aside.write_text(json.dumps({name: (folder / name).stat().st_size for name in names}, indent=1))
 
 
 def unfinish(folder: Path) -> None:
@@ -61,25 +82,24 @@ def unfinish(folder: Path) -> None:
     (folder / _MANIFEST).unlink(missing_ok=True)
 
 
-def build_once(kind: str, name: str, build: Callable[[Path], None], *, timeout: float = -1) -> Path:
-    """Return the finished folder `kind/name`, building it first if need be.
+def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeout: float = -1) -> Path:
+    """Return the finished folder `parent/name`, building it first if need be.
 
     Two processes that ask at once build once; a killed build leaves nothing that is ever opened; a damaged folder is
     built again.
 
     Args:
-        kind: The plural noun of what is kept, such as `"corpora"`.
-        name: The fingerprint of the content.
+        parent: The folder to build it in, such as `cache_root() / "corpora"`.
+        name: The name of the folder, usually the fingerprint of its content.
         build: Fills the empty folder that it is given.
-        timeout: For how many seconds to wait for another process that builds it; -1: as long as it takes.
+        timeout: Seconds to wait for another process that builds it; -1: no limit.
 
     Returns:
         The folder.
 
     Raises:
-        filelock.Timeout: Another process has been building it all the while.
+        filelock.Timeout: Another process is still building it.
     """
-    parent = cache_root() / kind
     folder = parent / name
     if is_complete(folder):
         return folder

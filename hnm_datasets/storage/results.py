@@ -22,7 +22,7 @@ from hnm_datasets.storage.tables import KeyTable
 _SEGMENTS = 32
 
 
-class Store:
+class Results:
     """Rows of float32 numbers by 128-bit key, in a folder under the cache directory.
 
     Args:
@@ -31,9 +31,9 @@ class Store:
 
     Example:
         >>> from hnm_datasets.fingerprint import digest_strings
-        >>> store = Store("vectors", "example")
-        >>> store.add(digest_strings(["a", "b"]), np.float32([[1, 2], [3, 4]]))
-        >>> known, rows = store.find(digest_strings(["b", "c"]))
+        >>> results = Results("vectors", "example")
+        >>> results.add(digest_strings(["a", "b"]), np.float32([[1, 2], [3, 4]]))
+        >>> known, rows = results.find(digest_strings(["b", "c"]))
         >>> known.tolist(), rows[0].tolist()
         ([True, False], [3.0, 4.0])
     """

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.ragged import first_of_runs
 from hnm_datasets.runtime.workers import threads
 from hnm_datasets.storage import table_kernels as key_kernels
 from hnm_datasets.storage.mapped import open_array, save_array
 
 #: Look-ups that one thread does at a time.
-_TURN = 16_384
+_LOOKUPS = 16_384
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class KeyTable:
         """
         order = np.lexsort((digests[:, 1], digests[:, 0]))
         high, low = digests[order, 0], digests[order, 1]
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+        first = first_of_runs(high, low)
         return cls(high[first], low[first], order[first])
 
     def save(self, folder: Path, name: str) -> None:
@@ -74,7 +74,7 @@ class KeyTable:
         found = np.full(len(digests), -1, dtype=np.int64)
         place = np.searchsorted(self.high, digests[:, 0])
         pending = np.flatnonzero(place < len(self.high))
-        # One turn, unless two keys share their first 64 bits.
+        # One pass, unless two keys share their first 64 bits.
         while len(pending):
             same_high = self.high[place[pending]] == digests[pending, 0]
             same = same_high & (self.low[place[pending]] == digests[pending, 1])
@@ -131,15 +131,15 @@ class IdTable:
         found = np.empty(len(asked), dtype=np.int64)
         own, (offsets, data) = _buffers(self.ids), _buffers(asked)
 
-        def turn(start: int) -> None:
-            part = slice(start, start + _TURN)
-            key_kernels.find(self.slots, *own, offsets[start : start + _TURN + 1], data, found[part])
+        def look_up(start: int) -> None:
+            part = slice(start, start + _LOOKUPS)
+            key_kernels.find(self.slots, *own, offsets[start : start + _LOOKUPS + 1], data, found[part])
 
-        if len(asked) <= _TURN:
-            turn(0)
+        if len(asked) <= _LOOKUPS:
+            look_up(0)
         else:
             with ThreadPoolExecutor(threads()) as pool:
-                list(pool.map(turn, range(0, len(asked), _TURN)))
+                list(pool.map(look_up, range(0, len(asked), _LOOKUPS)))
         return found
 
 

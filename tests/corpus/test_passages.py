@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from hnm_datasets import Corpus
 from hnm_datasets.corpus import passages as corpus_module
+from hnm_datasets.corpus.source import Source
 from hnm_datasets.storage.folders import cache_root, is_complete
+from hnm_datasets.storage.opened import Opened
 
 ROWS = {
     "id": ["a", "b", "c", "d"],
@@ -199,7 +201,7 @@ def test_unknown_ids():
 @pytest.mark.parametrize("name", ["texts.bytes", "ids.offsets", "text_codes.npy", "manifest.json"])
 def test_a_truncated_file_is_noticed_and_rebuilt(tmp_path, monkeypatch, name):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(corpus_module, "_OPENED", {})
+    monkeypatch.setattr(corpus_module, "_OPENED", Opened())
     corpus = Corpus.from_dataset(small())
     folder = folder_of(corpus)
     assert is_complete(folder)
@@ -221,7 +223,7 @@ def test_a_corpus_is_built_once(tmp_path, monkeypatch):
     def fail(*_):
         raise AssertionError("built again")
 
-    monkeypatch.setattr(corpus_module._Source, "save", fail)
+    monkeypatch.setattr(Source, "save", fail)
     Corpus.from_dataset(small())
 
 

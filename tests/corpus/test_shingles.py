@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hnm_datasets import Corpus
 from hnm_datasets.corpus import shingles as shingles_module
 from hnm_datasets.corpus.shingles import open_shingles, shingles_of
+from hnm_datasets.storage.opened import Opened
 
 
 def plain(text):
@@ -81,7 +82,7 @@ def test_shingles_do_not_reach_into_the_next_text():
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(shingles_module, "_OPENED", {})
+    monkeypatch.setattr(shingles_module, "_OPENED", Opened())
     rng = np.random.default_rng(1)
     texts = [" ".join(rng.choice(["plate", "wave", "rock", "sea"], size=rng.integers(1, 9))) for _ in range(47)]
     rows = {"id": [str(row) for row in range(47)], "text": texts, "title": ["Earth moves", ""] * 23 + [""]}
@@ -99,6 +100,6 @@ def test_a_corpus_of_several_chunks_is_shingled_as_a_whole(corpus, monkeypatch):
 
 def test_a_corpus_is_shingled_once(corpus, monkeypatch):
     first = open_shingles(corpus).values.tolist()
-    shingles_module._OPENED.clear()
+    monkeypatch.setattr(shingles_module, "_OPENED", Opened())
     monkeypatch.setattr(shingles_module, "shingles_of", lambda texts: pytest.fail("shingled again"))
     assert open_shingles(corpus).values.tolist() == first

@@ -21,10 +21,12 @@ from sentence_transformers import SentenceTransformer
 
 from hnm_datasets import Corpus
 from hnm_datasets.corpus import passages as corpus_module
-from hnm_datasets.models import embeddings as embeddings_module
+from hnm_datasets.models import embedding_job
 from hnm_datasets.models.embeddings import Embeddings
+from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.storage.folders import cache_root, cache_root_at, is_complete
+from hnm_datasets.storage.opened import Opened
 
 SHARD = 24
 
@@ -32,9 +34,8 @@ SHARD = 24
 @pytest.fixture(autouse=True)
 def _own_cache_and_small_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(corpus_module, "_OPENED", {})
-    monkeypatch.setattr(embeddings_module, "_OPENED", {})
-    monkeypatch.setattr(embeddings_module, "_SHARD", SHARD)
+    monkeypatch.setattr(corpus_module, "_OPENED", Opened())
+    monkeypatch.setattr(embedding_job, "_SHARD", SHARD)
 
 
 def corpus_of(texts):
@@ -112,7 +113,9 @@ def test_vectors_are_those_of_the_model_in_corpus_order(corpus, static_model):
     np.testing.assert_array_equal(embeddings.vectors, expected)
     assert embeddings.vectors.dtype == np.float32
     assert (len(embeddings), embeddings.dimension) == (150, 64)
-    assert (embeddings.similarity, embeddings.normalize, embeddings.corpus) == ("cosine", True, corpus)
+    assert (embeddings.similarity, embeddings.normalize) == ("cosine", True)
+    assert (embeddings.corpus_fingerprint, embeddings.prompt) == (corpus.fingerprint, "")
+    assert embeddings.are_made
     np.testing.assert_array_equal(np.concatenate(list(embeddings.blocks())), expected)
 
 
@@ -121,6 +124,46 @@ def test_the_prompt_goes_before_each_passage(corpus, static_model):
     expected = static_model.encode(["read: " + text for text in texts_of(corpus)], normalize_embeddings=True)
     np.testing.assert_array_equal(embeddings.vectors, expected)
     assert embeddings != corpus.embed(static_model)
+    assert embeddings.prompt == "read: "
+
+
+def test_what_is_not_made_yet_says_so(corpus, tmp_path):
+    model = Logged(tmp_path)
+    encoder = Encoder(model, "document", fingerprint="hashes-1", similarity="dot", prompt="read: ", batch_size=1)
+    job = embedding_job.EmbeddingJob(corpus, encoder)
+    embeddings = job.embeddings
+    assert not embeddings.are_made
+    assert repr(embeddings) == f"Embeddings(fingerprint={embeddings.fingerprint!r}, not made yet)"
+    embeddings.close()
+    assert pickle.loads(pickle.dumps(embeddings)) == embeddings
+    with pytest.raises(FileNotFoundError, match=r"are not complete.*run corpus\.embed again"):
+        _ = embeddings.vectors
+    assert not (cache_root() / "embeddings").exists()
+    assert model.taken() == []
+    job.ensure()
+    assert embeddings.are_made
+    assert embeddings == embed(corpus, model, prompt="read: ")
+    assert len(model.taken()) == len(set(texts_of(corpus)))
+    assert repr(embeddings).startswith("Embeddings(150 vectors of 3 dimensions, float32, dot, fingerprint=")
+    embeddings.discard()
+    assert not embeddings.are_made
+
+
+def test_closing_unmaps_the_vectors(corpus, tmp_path):
+    embeddings, other = embed(corpus, answer), embed(corpus, answer, fingerprint="hashes-2")
+
+    def mapped():
+        maps = Path("/proc/self/maps").read_text()
+        return [one.fingerprint in maps for one in (embeddings, other)]
+
+    expected = embeddings.vectors.tolist()
+    assert other.dimension == 3
+    assert mapped() == [True, True]
+    embeddings.close()
+    embeddings.close()
+    assert mapped() == [False, True]
+    assert embeddings.vectors.tolist() == expected
+    assert mapped() == [True, True]
 
 
 def test_a_second_call_encodes_nothing(corpus, tmp_path):
@@ -128,7 +171,7 @@ def test_a_second_call_encodes_nothing(corpus, tmp_path):
     first = embed(corpus, model)
     assert len(model.taken()) == len(set(texts_of(corpus)))
     assert embed(corpus, model, batch_size=5) == first
-    embeddings_module._OPENED.clear()
+    first.close()
     np.testing.assert_array_equal(embed(corpus, model).vectors, answer(texts_of(corpus)).astype(np.float32))
     assert model.taken() == []
 
@@ -155,7 +198,7 @@ def test_vectors_do_not_depend_on_shards_and_repetitions(tmp_path_factory, texts
         return answer(texts)
 
     with pytest.MonkeyPatch.context() as patch, cache_root_at(tmp_path_factory.mktemp("cache")):
-        patch.setattr(embeddings_module, "_SHARD", shard)
+        patch.setattr(embedding_job, "_SHARD", shard)
         vectors = embed(corpus_of(texts), model, dtype=dtype).vectors
         np.testing.assert_array_equal(vectors, answer(texts).astype(np.float32).astype(dtype))
         assert sorted(seen) == sorted(set(texts))
@@ -191,7 +234,7 @@ def test_they_pickle_to_their_name(corpus, static_model):
     again = pickle.loads(data)
     assert again == embeddings
     assert hash(again) == hash(embeddings)
-    embeddings_module._OPENED.clear()
+    embeddings.close()
     np.testing.assert_array_equal(again.vectors, embeddings.vectors)
 
 
@@ -285,9 +328,9 @@ def test_an_unfinished_folder_is_not_opened(corpus, tmp_path):
     # A shard of 24 passages takes two calls of at most 16.
     folder = interrupted(corpus, tmp_path, calls=5)
     assert finished_shards(folder) == [0, 1]
-    with pytest.raises(FileNotFoundError, match=r"not whole in .*HF_DATASETS_CACHE.*run corpus\.embed again"):
+    with pytest.raises(FileNotFoundError, match=r"are not complete in .*HF_DATASETS_CACHE.*run corpus\.embed again"):
         _ = Embeddings(folder.name).vectors
-    with pytest.raises(FileNotFoundError, match="0000 are not whole"):
+    with pytest.raises(FileNotFoundError, match="0000 are not complete"):
         len(Embeddings("0" * 32))
     check_finishes(corpus, tmp_path, 2, 4, 5, 6)
 
@@ -326,8 +369,8 @@ def test_a_finished_file_that_was_cut_short_is_mended(corpus, tmp_path):
     path = folder_of(embed(corpus, answer)) / "vectors.npy"
     # The fourth shard repeats the first and is filled in from there.
     os.truncate(path, offset_of(path, 3 * SHARD + 5))
-    embeddings_module._OPENED.clear()
-    with pytest.raises(FileNotFoundError, match="not whole"):
+    Embeddings(path.parent.name).close()
+    with pytest.raises(FileNotFoundError, match="are not complete"):
         _ = Embeddings(path.parent.name).vectors
     check_finishes(corpus, tmp_path, 4, 5, 6)
 
@@ -339,9 +382,9 @@ def test_a_damaged_file_is_not_taken_for_whole_while_it_is_mended(corpus, tmp_pa
         path.unlink()
     else:
         os.truncate(path, size)
-    embeddings_module._OPENED.clear()
+    Embeddings(path.parent.name).close()
     interrupted(corpus, tmp_path, calls=3)
-    with pytest.raises(FileNotFoundError, match="not whole"):
+    with pytest.raises(FileNotFoundError, match="are not complete"):
         _ = Embeddings(path.parent.name).vectors
     embed(corpus, answer)
     check_finishes(corpus, tmp_path)
@@ -429,7 +472,7 @@ def test_a_model_that_was_trained_gets_vectors_of_its_own(corpus, make_static_mo
     np.testing.assert_array_equal(after.vectors, model.encode(texts_of(corpus), normalize_embeddings=True))
 
     # The old weights still have their old vectors, and nothing is encoded for them.
-    embeddings_module._OPENED.clear()
+    before.close()
     written = (folder_of(before) / "vectors.npy").stat().st_mtime_ns
     again = make_static_model()
     monkeypatch.setattr(SentenceTransformer, "encode", lambda *_, **__: pytest.fail("encoded again"))

@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from hnm_datasets.models import encoders as encoders_module
 from hnm_datasets.models import handles as models_module
 from hnm_datasets.models.encoders import Encoder
+from hnm_datasets.storage.opened import Opened
 
 TEXTS = ["plates move north", "waves break", "the sea floor rises", "waves break"]
 
@@ -152,7 +153,7 @@ def test_each_distinct_text_is_encoded_once():
 
 def test_a_new_encoder_finds_the_vectors_on_disk(monkeypatch):
     expected = letters().vectors(TEXTS).tolist()
-    monkeypatch.setattr(encoders_module, "_STORES", {})
+    monkeypatch.setattr(encoders_module, "_RESULTS", Opened())
     function = Letters()
     assert letters(function).vectors(TEXTS).tolist() == expected
     assert function.calls == []
@@ -242,7 +243,7 @@ def test_another_dimension_under_the_same_name_is_refused(dimension, monkeypatch
     with pytest.raises(ValueError, match="dimension"):
         other.vectors(["a", "new"])
     # And nothing of it is kept.
-    monkeypatch.setattr(encoders_module, "_STORES", {})
+    monkeypatch.setattr(encoders_module, "_RESULTS", Opened())
     assert letters().vectors(["a", "new"]).tolist() == [[1, 0, 1], [0, 1, 3]]
 
 
