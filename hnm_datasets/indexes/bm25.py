@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,14 @@ from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25_counts import Counter, Counts, Statistics
+from hnm_datasets.indexes.bm25_tokens import Tokens, Vocabulary
 from hnm_datasets.indexes.bm25_weights import RARITY, SATURATION
-from hnm_datasets.indexes.shards import checked_part, rows_of_part
+from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.runtime.workers import threads
-from hnm_datasets.storage.digests import digest_strings, fingerprint
+from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size, is_complete
 from hnm_datasets.storage.mapped import append_array, open_array, save_array
+from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.tables import KeyTable
 
 #: Goes into every index's fingerprint; raise it when the files or the scores change.
@@ -43,8 +44,8 @@ _FORMAT = 1
 _CHUNK = 20_000
 
 
-#: Queries per thread's turn: few enough that threads end together, many enough that a turn's buffer pays.
-_TURN = 64
+#: Queries that one thread searches at a time: few enough that threads end together, many enough that a buffer pays.
+_QUERIES = 64
 
 
 #: Postings weighed at a time, which bounds the memory of building.
@@ -63,7 +64,7 @@ _STOP_WORDS = {
 
 @dataclass(frozen=True)
 class BM25Index:
-    """BM25 index of a corpus, built once, kept under the `datasets` cache directory and opened memory-mapped.
+    """BM25 index of a corpus, built on first use, kept under the `datasets` cache directory and opened memory-mapped.
 
     Two passages with the same score come in the order of the corpus, so a deeper search begins with the answer of a
     shallower one. A passage that shares no token with the query is never an answer.
@@ -79,8 +80,8 @@ class BM25Index:
         stopwords: A language with a built-in list, such as `"english"` or `"german"`, or the words themselves; None:
             every word counts.
         token_pattern: The regular expression that finds the tokens in the lower-cased text.
-        part: `(i, n)`: index the i-th of n parts of the corpus alone, counted from 0. Document frequencies and lengths
-            are those of the whole corpus, so scores are the same as without parts; see `ShardedIndex`.
+        shard: `(i, n)`: index only the i-th of n shards of the corpus, counted from 0. Document frequencies and lengths
+            are those of the whole corpus, so scores are the same as without shards; see `ShardedIndex`.
 
     Raises:
         TypeError: `corpus` is not a `Corpus`, or an option is of the wrong type.
@@ -103,7 +104,7 @@ class BM25Index:
     stemmer: str | None = "english"
     stopwords: str | Sequence[str] | None = "english"
     token_pattern: str = r"(?u)\b\w\w+\b"
-    part: tuple[int, int] | None = None
+    shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -128,110 +129,125 @@ class BM25Index:
             re.compile(self.token_pattern)
         except (re.error, TypeError) as error:
             raise ValueError(f"{name}: token_pattern is not a regular expression: {error}") from None
-        values["part"] = checked_part(name, self.part, len(self.corpus))
+        values["shard"] = checked_shard(name, self.shard, len(self.corpus))
         for field, value in values.items():
             object.__setattr__(self, field, value)
-        _open(self)
 
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that depend on the corpus, the options, and the lists and stemmer behind them."""
         options = {"options": [self.method, self.k1, self.b, self.delta, self.token_pattern]}
-        return fingerprint({"kind": "bm25"} | self._tokens_of(self.part) | options)
+        return fingerprint({"kind": "bm25"} | self._tokens_of(self.shard) | options)
 
-    def _tokens_of(self, part: tuple[int, int] | None) -> dict[str, Any]:
-        """Return what the tokens of a part of the corpus depend on."""
+    def _tokens_of(self, shard: tuple[int, int] | None) -> dict[str, Any]:
+        """Return everything that the tokens of a shard of the corpus depend on."""
         content = {
             "format": _FORMAT,
             "corpus": self.corpus.fingerprint,
             "stemmer": self.stemmer and [self.stemmer, Stemmer.version()],
             "stopwords": sorted(self._stop_words()),
         }
-        return content if part is None else content | {"part": list(part)}
+        return content if shard is None else content | {"shard": list(shard)}
 
     @property
     def rows(self) -> range:
         """The rows of the corpus that are indexed."""
-        return rows_of_part(self.part, len(self.corpus))
+        return rows_of_shard(self.shard, len(self.corpus))
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the files that a search maps."""
+        """The size in bytes of the files that a search maps."""
+        self.prepare()
         return folder_size(cache_root() / "bm25" / self.fingerprint)
+
+    def prepare(self) -> None:
+        """Build the index and keep it in the cache directory, unless it is there; the first search does the same."""
+        build_once(cache_root() / "bm25", self.fingerprint, self._build)
 
     def close(self) -> None:
         """Let go of the files; the next search opens them again."""
-        _OPENED.pop(self.fingerprint, None)
+        _OPENED.forget(self.fingerprint)
+        _VOCABULARIES.forget(self.fingerprint)
 
-    def search(self, queries: Sequence[str], k: int) -> Hits:
-        """Return the k best passages of each query.
+    def encode(self, queries: Sequence[str]) -> Tokens:
+        """Return the tokens of queries, which `search` and `score` take in place of texts.
 
         Args:
             queries: B texts.
-            k: Places per query. More than the corpus has passages is no error: the rest stays empty.
+        """
+        if isinstance(queries, str):
+            raise TypeError(f"{type(self).__name__}: queries must be a list of texts, got one: pass [{queries!r}].")
+        return _open_vocabulary(self).tokens_of(queries)
+
+    def search(self, queries: Sequence[str] | Tokens, k: int) -> Hits:
+        """Return the k best passages of each query.
+
+        Args:
+            queries: B texts, or their tokens.
+            k: Hits per query. More than the corpus has passages is no error: the rest stays empty.
 
         Returns:
             Rows and scores of shape (B, k), see `Hits`.
         """
-        hits, extras = self.search_sums(queries, k)
-        return Hits(hits.rows, hits.scores + extras[:, None])
+        hits, constants = self.search_shard(queries, k)
+        return Hits(hits.rows, hits.scores + constants[:, None])
 
-    def search_sums(self, queries: Sequence[str], k: int) -> tuple[Hits, NDArray[np.float32]]:
-        """Search as `search` does, but keep apart what each score of a query gets on top: it makes unequal sums equal.
+    def search_shard(self, queries: Sequence[str] | Tokens, k: int) -> tuple[Hits, NDArray[np.float32]]:
+        """Search as `search` does, and return the constant part of each query's scores separately.
+
+        Adding the constant can round distinct sums to ties.
 
         Args:
-            queries: B texts.
-            k: Places per query.
+            queries: B texts, or their tokens.
+            k: Hits per query.
 
         Returns:
-            Rows and sums of shape (B, k), in the order of the sums, and what is to be added to them, of shape (B,).
+            Rows and sums of shape (B, k), in the order of the sums, and the constants to add to them, of shape (B,).
         """
-        if isinstance(queries, str):
-            raise TypeError(f"{type(self).__name__}: queries must be a list of texts, got one: pass [{queries!r}].")
+        tokens = queries if isinstance(queries, Tokens) else self.encode(queries)
         files = _open(self)
-        tokens, extras = files.encode(queries)
-        rows = np.empty((len(queries), k), dtype=np.int64)
-        scores = np.empty((len(queries), k), dtype=np.float32)
+        rows = np.empty((len(tokens), k), dtype=np.int64)
+        scores = np.empty((len(tokens), k), dtype=np.float32)
 
-        def turn(start: int) -> None:
-            stop = min(start + _TURN, len(queries))
+        def search_chunk(start: int) -> None:
+            stop = min(start + _QUERIES, len(tokens))
             bm25_kernels.search(
                 files.starts,
                 files.postings,
                 files.weights,
-                tokens.offsets[start : stop + 1],
-                tokens.values,
+                tokens.lists.offsets[start : stop + 1],
+                tokens.lists.values,
                 len(self.rows),
                 rows[start:stop],
                 scores[start:stop],
             )
 
         with ThreadPoolExecutor(threads()) as pool:
-            list(pool.map(turn, range(0, len(queries), _TURN)))
+            list(pool.map(search_chunk, range(0, len(tokens), _QUERIES)))
         if self.rows.start:
             rows[rows >= 0] += self.rows.start
-        return Hits(rows, scores), extras
+        return Hits(rows, scores), tokens.constants
 
-    def score(self, queries: Sequence[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def score(self, queries: Sequence[str] | Tokens, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Return the score of certain passages of each query, the same to the bit as `search` gives them.
 
         Args:
-            queries: B texts.
+            queries: B texts, or their tokens.
             rows: B lists of row numbers of passages that are indexed, C in all.
 
         Returns:
             Shape (C,), aligned with `rows.values`.
         """
+        tokens = queries if isinstance(queries, Tokens) else self.encode(queries)
         files = _open(self)
-        tokens, extras = files.encode(queries)
         scores = np.empty(len(rows.values), dtype=np.float32)
         bm25_kernels.score(
             files.starts,
             files.postings,
             files.weights,
-            tokens.offsets,
-            tokens.values,
-            extras,
+            tokens.lists.offsets,
+            tokens.lists.values,
+            tokens.constants,
             rows.offsets,
             rows.values - self.rows.start,
             scores,
@@ -256,9 +272,9 @@ class BM25Index:
         return ["" if word in stop_words else stem for word, stem in zip(words, stems, strict=True)]
 
     def _build(self, folder: Path) -> None:
-        counted = self._counted(self.rows) if self.part is None else Counts.open(self._counts_of(self.part[0]))
-        all_ = Statistics.of([counted]) if self.part is None else Statistics.open(self._statistics())
-        # A token that this part lacks has no postings, and others find it.
+        counted = self._counted(self.rows) if self.shard is None else Counts.open(self._counts_of(self.shard[0]))
+        all_ = Statistics.of([counted]) if self.shard is None else Statistics.open(self._statistics())
+        # A token that this shard lacks has no postings; other shards have them.
         frequencies = np.zeros(len(all_.frequencies), dtype=np.int64)
         frequencies[all_.vocabulary.find(counted.vocabulary)] = np.diff(counted.starts)
         # Only a corpus of nothing but stop words has a mean length of 0, and it has no postings to divide for.
@@ -269,15 +285,15 @@ class BM25Index:
         owners = np.repeat(np.arange(len(frequencies), dtype=np.int32), frequencies)
         with append_array(folder, "weights", np.dtype(np.float32)) as append:
             for start in range(0, len(owners), _POSTINGS):
-                part = slice(start, start + _POSTINGS)
-                lengths_here = relative_lengths[counted.postings[part]]
-                counts = counted.counts[part].astype(np.float64)
+                chunk = slice(start, start + _POSTINGS)
+                lengths_here = relative_lengths[counted.postings[chunk]]
+                counts = counted.counts[chunk].astype(np.float64)
                 saturated = saturation(counts, lengths_here, self.k1, self.b, self.delta)
-                append(rarity[owners[part]] * (saturated - floor))
+                append(rarity[owners[chunk]] * (saturated - floor))
         save_array(folder, "starts", offsets_of(frequencies))
         save_array(folder, "postings", counted.postings)
         save_array(folder, "extras", (rarity * floor).astype(np.float32))
-        if self.part is None:
+        if self.shard is None:
             all_.vocabulary.save(folder, "vocabulary")
 
     def _counted(self, rows: range) -> Counts:
@@ -289,37 +305,38 @@ class BM25Index:
                 bar.update(len(chunk))
         return counter.counts()
 
-    def _counts_of(self, part: int, timeout: float = -1) -> Path:
-        """Return the folder of the counts of one part, made once; another method or k1 needs no others."""
-        assert self.part is not None
-        place = (part, self.part[1])
-        name = fingerprint({"kind": "bm25-counts", "pattern": self.token_pattern} | self._tokens_of(place))
+    def _counts_of(self, number: int, timeout: float = -1) -> Path:
+        """Return the folder of the counts of one shard, made once; another method or k1 needs no others."""
+        assert self.shard is not None
+        shard = (number, self.shard[1])
+        name = fingerprint({"kind": "bm25-counts", "pattern": self.token_pattern} | self._tokens_of(shard))
         return build_once(
-            "bm25-counts",
+            cache_root() / "bm25-counts",
             name,
-            lambda folder: self._counted(rows_of_part(place, len(self.corpus))).save(folder),
+            lambda folder: self._counted(rows_of_shard(shard, len(self.corpus))).save(folder),
             timeout=timeout,
         )
 
     def _statistics(self) -> Path:
-        """Return the folder of what all parts hold together, made once."""
-        assert self.part is not None
-        own, parts = self.part
-        content = {"kind": "bm25-statistics", "pattern": self.token_pattern, "parts": parts}
+        """Return the folder of the counts of all shards together, made once."""
+        assert self.shard is not None
+        own, shards = self.shard
+        content = {"kind": "bm25-statistics", "pattern": self.token_pattern, "shards": shards}
         name = fingerprint(content | self._tokens_of(None))
 
         def build(folder: Path) -> None:
-            Statistics.of([Counts.open(self._counts_of(part)) for part in range(parts)]).save(folder)
+            Statistics.of([Counts.open(self._counts_of(shard)) for shard in range(shards)]).save(folder)
 
-        if not is_complete(cache_root() / "bm25-statistics" / name):
-            # The lock of the statistics is held while they are made: whoever waits for it could be counting. Each
-            # process begins with its own part and passes over what others are at, so that several share the work.
-            for step in range(parts):
+        parent = cache_root() / "bm25-statistics"
+        if not is_complete(parent / name):
+            # The lock of the statistics is held while they are made: a process that waits for it could be counting.
+            # Each process begins with its own shard and skips those that others count, so that they share the work.
+            for step in range(shards):
                 with contextlib.suppress(Timeout):
-                    self._counts_of((own + step) % parts, timeout=0)
-            for part in range(parts):
-                self._counts_of(part)
-        return build_once("bm25-statistics", name, build)
+                    self._counts_of((own + step) % shards, timeout=0)
+            for shard in range(shards):
+                self._counts_of(shard)
+        return build_once(parent, name, build)
 
 
 # ---- opened files ------------------------------------------------------------------------------------------------
@@ -327,38 +344,33 @@ class BM25Index:
 
 @dataclass(frozen=True)
 class _Files:
-    """The memory-mapped files of one index, and what turns a query into its tokens."""
+    """The memory-mapped postings of one index."""
 
     starts: NDArray[np.int64]
     postings: NDArray[np.int32]
     weights: NDArray[np.float32]
-    extras: NDArray[np.float32]
-    vocabulary: KeyTable
-    tokenize: Callable[[str], list[str]]
-    stem: Callable[[list[str]], list[str]]
-
-    def encode(self, queries: Sequence[str]) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.float32]]:
-        """Return the known tokens of each query, repeated ones included, and what its scores get on top."""
-        found = [self.tokenize(query) for query in queries]
-        words = list(dict.fromkeys(chain.from_iterable(found)))
-        token_of = dict(zip(words, self.vocabulary.find(digest_strings(self.stem(words))).tolist(), strict=True))
-        flat = np.array([token_of[word] for word in chain.from_iterable(found)], dtype=np.int64)
-        owners = np.repeat(np.arange(len(queries)), [len(query) for query in found])[flat >= 0]
-        tokens = flat[flat >= 0]
-        offsets = offsets_of(np.bincount(owners, minlength=len(queries)))
-        extras = np.bincount(owners, weights=self.extras[tokens], minlength=len(queries)).astype(np.float32)
-        return Ragged(offsets, tokens), extras
 
 
-#: What this process has opened; a forked worker inherits it.
-_OPENED: dict[str, _Files] = {}
+_OPENED: Opened[_Files] = Opened()
+_VOCABULARIES: Opened[Vocabulary] = Opened()
 
 
 def _open(index: BM25Index) -> _Files:
-    name = index.fingerprint
-    if name not in _OPENED:
-        folder = build_once("bm25", name, index._build)
-        arrays: Any = {part: open_array(folder, part) for part in ("starts", "postings", "weights", "extras")}
-        vocabulary = KeyTable.open(folder if index.part is None else index._statistics(), "vocabulary")
-        _OPENED[name] = _Files(**arrays, vocabulary=vocabulary, tokenize=index._tokenizer(), stem=index._stem)
-    return _OPENED[name]
+    def opened() -> _Files:
+        index.prepare()
+        folder = cache_root() / "bm25" / index.fingerprint
+        arrays: Any = {name: open_array(folder, name) for name in ("starts", "postings", "weights")}
+        return _Files(**arrays)
+
+    return _OPENED.get(index.fingerprint, opened)
+
+
+def _open_vocabulary(index: BM25Index) -> Vocabulary:
+    def opened() -> Vocabulary:
+        index.prepare()
+        folder = cache_root() / "bm25" / index.fingerprint
+        table = KeyTable.open(folder if index.shard is None else index._statistics(), "vocabulary")
+        constants: Any = open_array(folder, "extras")
+        return Vocabulary(table, constants, index._tokenizer(), index._stem)
+
+    return _VOCABULARIES.get(index.fingerprint, opened)

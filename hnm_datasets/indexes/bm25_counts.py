@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import offsets_of
+from hnm_datasets.arrays.ragged import first_of_runs, offsets_of
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.storage.mapped import open_array, save_array
@@ -126,20 +126,19 @@ class Statistics:
     tokens: float
 
     @classmethod
-    def of(cls, parts: list[Counts]) -> Statistics:
-        """Add up what all parts hold."""
-        digests = np.concatenate([part.vocabulary for part in parts])
-        frequencies = np.concatenate([np.diff(part.starts) for part in parts])
+    def of(cls, shards: list[Counts]) -> Statistics:
+        """Add up the counts of all shards."""
+        digests = np.concatenate([shard.vocabulary for shard in shards])
+        frequencies = np.concatenate([np.diff(shard.starts) for shard in shards])
         order = np.lexsort((digests[:, 1], digests[:, 0]))
         digests, frequencies = digests[order], frequencies[order]
-        first = np.ones(len(digests), dtype=bool)
-        first[1:] = (digests[1:] != digests[:-1]).any(axis=1)
+        first = first_of_runs(digests[:, 0], digests[:, 1])
         totals = np.add.reduceat(frequencies, np.flatnonzero(first)) if len(first) else frequencies
         return cls(
             KeyTable.from_digests(digests[first]),
             totals,
-            sum(len(part.lengths) for part in parts),
-            float(sum(part.lengths.sum() for part in parts)),
+            sum(len(shard.lengths) for shard in shards),
+            float(sum(shard.lengths.sum() for shard in shards)),
         )
 
     def save(self, folder: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets.utils import tqdm
@@ -14,18 +14,17 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.indexes import exact
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.indexes.shards import checked_part, rows_of_part
+from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.runtime.workers import in_worker
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.mapped import release
-
-if TYPE_CHECKING:
-    from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.storage.opened import Opened
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class DenseIndex:
             at least 50,000, or all there are.
         nprobe: For IVF: how many inverted lists are searched; more is slower and finds more. FAISS's default is 1.
         ef_search: For HNSW: how wide the search goes; more is slower and finds more. FAISS's default is 16.
-        part: `(i, n)`: index the i-th of n parts of the corpus alone, counted from 0; see `ShardedIndex`.
+        shard: `(i, n)`: index only the i-th of n shards of the corpus, counted from 0; see `ShardedIndex`.
 
     Raises:
         TypeError: `embeddings` or an option is of the wrong type.
@@ -84,7 +83,7 @@ class DenseIndex:
     training_size: int | None = None
     nprobe: int | None = None
     ef_search: int | None = None
-    part: tuple[int, int] | None = None
+    shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -95,7 +94,8 @@ class DenseIndex:
             )
         if not isinstance(self.factory, str):
             raise TypeError(f"{name}: factory must be a string such as 'IVF256,Flat', got {self.factory!r}.")
-        object.__setattr__(self, "part", checked_part(name, self.part, len(self.embeddings)))
+        if self.shard is not None:
+            object.__setattr__(self, "shard", checked_shard(name, self.shard, len(self.embeddings)))
         for option in ("training_size", "nprobe", "ef_search"):
             value = getattr(self, option)
             if value is None:
@@ -104,7 +104,7 @@ class DenseIndex:
             if self.is_exact:
                 raise ValueError(f"{name}: {option} has no meaning for the exact index 'Flat'; leave it out.")
         if not self.is_exact:
-            _open(self)
+            self._check_options(self._empty_index())
 
     @property
     def is_exact(self) -> bool:
@@ -114,7 +114,7 @@ class DenseIndex:
     @property
     def corpus(self) -> Corpus:
         """The passages."""
-        return self.embeddings.corpus
+        return Corpus(self.embeddings.corpus_fingerprint)
 
     @property
     def fingerprint(self) -> str:
@@ -124,18 +124,28 @@ class DenseIndex:
     @property
     def rows(self) -> range:
         """The rows of the corpus that are indexed."""
-        return rows_of_part(self.part, len(self.embeddings))
+        return rows_of_shard(self.shard, len(self.embeddings))
 
     @property
     def nbytes(self) -> int:
         """The bytes of the files that a search maps."""
         if self.is_exact:
             return self._vectors.nbytes
+        self.prepare()
         return folder_size(cache_root() / "dense" / self._built)
+
+    def prepare(self) -> None:
+        """Build the FAISS index and keep it in the cache directory, unless it is there; the first search does the same.
+
+        The exact index needs no building.
+        """
+        if not self.is_exact:
+            with clocked("index"):
+                build_once(cache_root() / "dense", self._built, self._build)
 
     def close(self) -> None:
         """Let go of the index and of what was read of the vectors; the next search opens them again."""
-        _OPENED.pop(self.fingerprint, None)
+        _OPENED.forget(self.fingerprint)
         release(self._vectors)
 
     @property
@@ -146,7 +156,7 @@ class DenseIndex:
     def _built(self) -> str:
         options = [self.factory, self.training_size]
         content = {"kind": "dense", "format": _FORMAT, "embeddings": self.embeddings.fingerprint, "options": options}
-        return fingerprint(content if self.part is None else content | {"part": list(self.part)})
+        return fingerprint(content if self.shard is None else content | {"shard": list(self.shard)})
 
     def search(self, queries: NDArray[np.float32], k: int) -> Hits:
         """Return the k best passages of each query.
@@ -200,10 +210,14 @@ class DenseIndex:
         return recall
 
     def discard(self) -> None:
-        """Delete the index and its vectors, because nobody will ask for them again."""
-        _OPENED.pop(self.fingerprint, None)
+        """Delete the index and its vectors, for example those of a model in the middle of its training."""
+        _OPENED.forget(self.fingerprint)
         shutil.rmtree(cache_root() / "dense" / self._built, ignore_errors=True)
         self.embeddings.discard()
+
+    def search_shard(self, queries: NDArray[np.float32], k: int) -> tuple[Hits, None]:
+        """Search as `search` does; no part of a score is constant."""
+        return self.search(queries, k), None
 
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         queries = np.array(queries, dtype=np.float32, order="C", ndmin=1)
@@ -247,37 +261,72 @@ class DenseIndex:
     def _build(self, folder: Path) -> None:
         import faiss
 
-        metric = faiss.METRIC_L2 if self.embeddings.similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
-        try:
-            index = faiss.index_factory(self.embeddings.dimension, self.factory, metric)
-        except RuntimeError as error:
-            raise ValueError(
-                f"DenseIndex: FAISS cannot make the index {self.factory!r} for vectors of {self.embeddings.dimension} "
-                f"dimensions ({_reason(error)}). Usual ones are 'Flat', 'HNSW32', 'IVF1024,Flat' and 'IVF1024,PQ32', "
-                f"where the number after PQ divides the dimensions."
-            ) from None
+        index = self._empty_index()
+        self._check_options(index)
         if not index.is_trained:
-            index.train(self._training_vectors(faiss.try_extract_index_ivf(index)))
+            index.train(self._training_vectors(index))
         with tqdm(total=len(self.rows), desc=f"Indexing vectors ({self.factory})", unit=" passages") as bar:
             for block in self.embeddings.blocks(self.rows):
                 index.add(block)
                 bar.update(len(block))
         faiss.write_index(index, str(folder / _FILE))
 
-    def _training_vectors(self, inverted: Any) -> NDArray[np.float32]:
-        total = len(self.rows)
-        lists = 0 if inverted is None else int(inverted.nlist)
-        size = self.training_size or max(_TRAINING, _TRAINING_PER_LIST * lists)
+    def _empty_index(self) -> Any:
+        import faiss
+
+        metric = faiss.METRIC_L2 if self.embeddings.similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
+        try:
+            return faiss.index_factory(self.embeddings.dimension, self.factory, metric)
+        except RuntimeError as error:
+            raise ValueError(
+                f"DenseIndex: FAISS cannot make the index {self.factory!r} for vectors of {self.embeddings.dimension} "
+                f"dimensions ({_reason(error)}). Usual ones are 'Flat', 'HNSW32', 'IVF1024,Flat' and 'IVF1024,PQ32', "
+                f"where the number after PQ divides the dimensions."
+            ) from None
+
+    def _check_options(self, index: Any) -> None:
+        """Raise a ValueError if there are too few vectors for the index, or if it lacks a search option."""
+        total, size, lists = len(self.rows), self._training_size(index), _lists_of(index)
         if lists > min(size, total):
             raise ValueError(
                 f"DenseIndex: {self.factory!r} has {lists} inverted lists and needs at least as many vectors to train "
                 f"on, {39 * lists} to do it well, but there are {min(size, total)}. Take fewer lists, some "
                 f"{max(1, 4 * int(total**0.5))} for {total} passages, or the exact index 'Flat'."
             )
+        self._set_search_options(index)
+
+    def _set_search_options(self, index: Any) -> None:
+        import faiss
+
+        for option, parameter in (("nprobe", "nprobe"), ("ef_search", "efSearch")):
+            value = getattr(self, option)
+            if value is None:
+                continue
+            try:
+                faiss.ParameterSpace().set_index_parameter(index, parameter, value)
+            except RuntimeError:
+                raise ValueError(
+                    f"DenseIndex: the index {self.factory!r} has no {option}. nprobe belongs to IVF indexes, "
+                    f"ef_search to HNSW indexes."
+                ) from None
+
+    def _training_size(self, index: Any) -> int:
+        return self.training_size or max(_TRAINING, _TRAINING_PER_LIST * _lists_of(index))
+
+    def _training_vectors(self, index: Any) -> NDArray[np.float32]:
+        total, size = len(self.rows), self._training_size(index)
         rows = np.arange(total)
         if size < total:
             rows = np.sort(np.random.default_rng(0).choice(total, size, replace=False))
         return np.asarray(self._vectors[rows], dtype=np.float32)
+
+
+def _lists_of(index: Any) -> int:
+    """Return the number of inverted lists of a FAISS index, 0 if it has none."""
+    import faiss
+
+    inverted = faiss.try_extract_index_ivf(index)
+    return 0 if inverted is None else int(inverted.nlist)
 
 
 def _reason(error: RuntimeError) -> str:
@@ -285,30 +334,19 @@ def _reason(error: RuntimeError) -> str:
     return str(error).rsplit("Error: ", 1)[-1].rsplit(".cpp:", 1)[-1].split(": ", 1)[-1].strip()
 
 
-#: What this process has opened; a forked worker inherits it.
-_OPENED: dict[str, tuple[Any, Any]] = {}
+#: The index in memory or mapped, and its copy on the GPUs, if there are any.
+_OPENED: Opened[tuple[Any, Any]] = Opened()
 
 
 def _open(index: DenseIndex) -> tuple[Any, Any]:
-    """Return the index in memory or mapped, and its copy on the GPUs, if there are any."""
-    import faiss
+    def opened() -> tuple[Any, Any]:
+        import faiss
 
-    name = index.fingerprint
-    if name not in _OPENED:
-        with clocked("index"):
-            folder = build_once("dense", index._built, index._build)
-        opened = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
-        for option, parameter in (("nprobe", "nprobe"), ("ef_search", "efSearch")):
-            value = getattr(index, option)
-            if value is None:
-                continue
-            try:
-                faiss.ParameterSpace().set_index_parameter(opened, parameter, value)
-            except RuntimeError:
-                raise ValueError(
-                    f"DenseIndex: the index {index.factory!r} has no {option}. nprobe belongs to IVF indexes, "
-                    f"ef_search to HNSW indexes."
-                ) from None
+        index.prepare()
+        path = cache_root() / "dense" / index._built / _FILE
+        found = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+        index._set_search_options(found)
         on_gpus = faiss.get_num_gpus() > 0 and not in_worker()
-        _OPENED[name] = opened, faiss.index_cpu_to_all_gpus(opened) if on_gpus else None
-    return _OPENED[name]
+        return found, faiss.index_cpu_to_all_gpus(found) if on_gpus else None
+
+    return _OPENED.get(index.fingerprint, opened)

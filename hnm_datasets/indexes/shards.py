@@ -1,6 +1,8 @@
-"""Parts of a corpus: contiguous ranges of its rows, as even as can be."""
+"""Shards of a corpus: consecutive rows, as evenly as possible."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,41 +10,41 @@ from hnm_datasets import checks
 from hnm_datasets.indexes.base import Hits
 
 
-def checked_part(owner: str, part: object, length: int) -> tuple[int, int] | None:
-    """Return `part` as two plain ints, i of n, or say what it must be."""
-    if part is None:
+def checked_shard(owner: str, shard: object, length: int) -> tuple[int, int] | None:
+    """Return `shard` as two plain ints, i of n, or say what it must be."""
+    if shard is None:
         return None
-    if not isinstance(part, (tuple, list)) or len(part) != 2:
-        raise TypeError(f"{owner}: part must be (i, n), the i-th of n parts of the corpus, got {part!r}.")
-    n = checks.whole_number(owner, "the number of parts", part[1], low=1)
-    i = checks.whole_number(owner, "the part", part[0], low=0)
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2:
+        raise TypeError(f"{owner}: shard must be (i, n), the i-th of n shards of the corpus, got {shard!r}.")
+    n = checks.whole_number(owner, "the number of shards", shard[1], low=1)
+    i = checks.whole_number(owner, "the shard", shard[0], low=0)
     if i >= n or n > length:
         raise ValueError(
-            f"{owner}: part must be (i, n) with i from 0 to n - 1 and n at most the {length} passages of the corpus, "
-            f"got {part!r}."
+            f"{owner}: shard must be (i, n) with i from 0 to n - 1 and n at most the {length} passages of the corpus, "
+            f"got {shard!r}."
         )
     return i, n
 
 
-def rows_of_part(part: tuple[int, int] | None, length: int) -> range:
-    """Return the rows of a part; all of them without one.
+def rows_of_shard(shard: tuple[int, int] | None, length: int) -> range:
+    """Return the rows of a shard; all rows without one.
 
     Example:
-        >>> [rows_of_part((i, 3), 10) for i in range(3)]
+        >>> [rows_of_shard((i, 3), 10) for i in range(3)]
         [range(0, 3), range(3, 6), range(6, 10)]
     """
-    if part is None:
+    if shard is None:
         return range(length)
-    i, n = part
+    i, n = shard
     return range(i * length // n, (i + 1) * length // n)
 
 
-def merged_hits(parts: list[Hits], k: int) -> Hits:
-    """Merge the lists of several parts into the list of all, equal scores in the order of the rows.
+def merged_hits(shards: Sequence[Hits], k: int) -> Hits:
+    """Merge the hits of several shards into those of the corpus; equal scores come in the order of the rows.
 
     Args:
-        parts: Hits of the same B queries, with row numbers of the whole corpus.
-        k: Places per query.
+        shards: Hits of the same B queries, with row numbers of the whole corpus.
+        k: Hits per query.
 
     Example:
         >>> one = Hits(np.array([[0, 2]]), np.float32([[3, 1]]))
@@ -50,9 +52,9 @@ def merged_hits(parts: list[Hits], k: int) -> Hits:
         >>> merged_hits([other, one], 3).rows.tolist()
         [[0, 5, 2]]
     """
-    rows = np.concatenate([hits.rows for hits in parts], axis=1)
-    scores = np.concatenate([hits.scores for hits in parts], axis=1)
-    # What is not there comes last.
+    rows = np.concatenate([hits.rows for hits in shards], axis=1)
+    scores = np.concatenate([hits.scores for hits in shards], axis=1)
+    # Missing hits come last.
     order = np.lexsort((np.where(rows < 0, np.iinfo(np.int64).max, rows), -scores), axis=1)[:, :k]
     missing = ((0, 0), (0, k - order.shape[1]))
     return Hits(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnm_datasets import checks
 from hnm_datasets.corpus.passages import Corpus, check_corpus
-from hnm_datasets.models.embedding_job import DTYPES, Job
+from hnm_datasets.models.embedding_job import DTYPES, EmbeddingJob
 from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.models.handles import LoadedModel, load_model
@@ -107,7 +107,7 @@ def embed_with_ray(
         "batch_size": batch_size,
     }
     loaded = load_model(model, fingerprint)
-    job = Job(corpus, Encoder(loaded, "document", **options), dtype)  # type: ignore[arg-type]
+    job = EmbeddingJob(corpus, Encoder(loaded, "document", **options), dtype)  # type: ignore[arg-type]
     if not is_complete(job.folder):
         with clocked("encode"):
             _run(job, loaded, options, concurrency, {"num_cpus": num_cpus, "num_gpus": num_gpus})
@@ -121,7 +121,7 @@ class _Worker:
         self.about, self.root = about, Path(about["root"])
 
     @functools.cached_property
-    def job(self) -> Job:
+    def job(self) -> EmbeddingJob:
         """The job, with the model loaded."""
         # Not when the worker is made: of what goes wrong then, Ray shows only that the worker is dead.
         about, source = self.about, self.about["source"]
@@ -130,7 +130,7 @@ class _Worker:
             if isinstance(source, str)
             else LoadedModel(source, about["model"], is_function=True)
         )
-        job = Job(about["corpus"], Encoder(loaded, "document", **about["options"]), about["dtype"])
+        job = EmbeddingJob(about["corpus"], Encoder(loaded, "document", **about["options"]), about["dtype"])
         if job.name != about["name"]:
             raise RuntimeError(
                 f"The model at {source!r} is another one on a worker than where embed_with_ray was called. Put the "
@@ -156,7 +156,11 @@ class _Worker:
 
 
 def _run(
-    job: Job, loaded: LoadedModel, options: dict[str, Any], concurrency: int | None, resources: dict[str, float]
+    job: EmbeddingJob,
+    loaded: LoadedModel,
+    options: dict[str, Any],
+    concurrency: int | None,
+    resources: dict[str, float],
 ) -> None:
     ray = imported_ray("embed_with_ray")
     if not job.begin():
@@ -199,7 +203,7 @@ def _run(
     job.end()
 
 
-def _share_out(ray: Any, job: Job, workers: list[Any], pending: list[int], bar: Any) -> None:
+def _share_out(ray: Any, job: EmbeddingJob, workers: list[Any], pending: list[int], bar: Any) -> None:
     """Give each worker one shard after the other until all are done."""
     # A worker that finds no room in the cluster never gets ready and is given nothing, so that nothing waits for it.
     asked: dict[Any, tuple[Any, int | None]] = {worker.ready.remote(): (worker, None) for worker in workers}
@@ -221,7 +225,7 @@ def _share_out(ray: Any, job: Job, workers: list[Any], pending: list[int], bar: 
             asked[worker.take.remote(shard)] = (worker, shard)
 
 
-def _not_shared(job: Job) -> str:
+def _not_shared(job: EmbeddingJob) -> str:
     return (
         f"The folder {job.folder} is not the same on all nodes. Set HF_DATASETS_CACHE to a folder on a file system "
         f"that they share."

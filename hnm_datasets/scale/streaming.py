@@ -16,6 +16,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock
 
 from hnm_datasets import checks
+from hnm_datasets.storage.folders import written_aside
 
 logger = logging.getLogger(__name__)
 
@@ -144,11 +145,9 @@ class _Writer:
         return self.place / "data" / f"{self.split}-{number:05d}.parquet"
 
     def _write_shard(self, number: int, table: pa.Table) -> None:
-        path = self._shard(number)
-        # A dot in front keeps what is half-written out of `load_dataset`.
-        aside = path.with_name(f".{path.name}.tmp")
-        pq.write_table(table, aside)
-        aside.replace(path)
+        # Its dot in front hides the temporary file from `load_dataset`.
+        with written_aside(self._shard(number)) as aside:
+            pq.write_table(table, aside)
 
     def _read_state(self) -> dict[str, Any]:
         path = self.place / _STATE
@@ -163,9 +162,8 @@ class _Writer:
         return state
 
     def _write_state(self, state: dict[str, Any]) -> None:
-        aside = self.place / f"{_STATE}.tmp"
-        aside.write_text(json.dumps(state))
-        aside.replace(self.place / _STATE)
+        with written_aside(self.place / _STATE) as aside:
+            aside.write_text(json.dumps(state))
 
 
 def _plain(state: Any) -> Any:

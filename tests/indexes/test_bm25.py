@@ -15,6 +15,7 @@ from hnm_datasets import BM25Index, Corpus, load_sample
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.indexes import bm25 as bm25_module
 from hnm_datasets.storage.folders import cache_root, is_complete
+from hnm_datasets.storage.opened import Opened
 
 METHODS = ["lucene", "robertson", "atire", "bm25l", "bm25+"]
 
@@ -163,26 +164,65 @@ def test_k1_of_zero_counts_each_token_once():
 
 def test_the_index_is_a_folder_by_fingerprint_and_is_reused(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(bm25_module, "_OPENED", {})
+    forget_what_is_open(monkeypatch)
     corpus = corpus_of(["plates move", "waves break on reused shores"])
     index = BM25Index(corpus)
     folder = cache_root() / "bm25" / index.fingerprint
+    assert not folder.parent.exists(), "it is built when it is needed"
+    index.prepare()
     assert is_complete(folder)
     before = index.search(["waves"], 2)
 
     def fail(*_):
         raise RuntimeError("built again")
 
-    monkeypatch.setattr(bm25_module, "_OPENED", {})
+    forget_what_is_open(monkeypatch)
     monkeypatch.setattr(BM25Index, "_build", fail)
+    index.prepare()
     again = BM25Index(corpus, k1=np.float64(1.5))
+    again.prepare()
     assert again.fingerprint == index.fingerprint
     np.testing.assert_array_equal(again.search(["waves"], 2).scores, before.scores)
     reopened = pickle.loads(pickle.dumps(index))
     assert reopened == index
     assert reopened.search(["waves"], 1).rows.tolist() == [[1]]
-    with pytest.raises(RuntimeError, match="built again"):
-        BM25Index(corpus, k1=1.4)
+    other = BM25Index(corpus, k1=1.4)
+    lists = Ragged(np.array([0, 1]), np.array([0]))
+    for use in (other.prepare, lambda: other.search(["waves"], 1), lambda: other.score(["waves"], lists)):
+        with pytest.raises(RuntimeError, match="built again"):
+            use()
+
+
+def forget_what_is_open(monkeypatch):
+    for name in ("_OPENED", "_VOCABULARIES"):
+        monkeypatch.setattr(bm25_module, name, Opened())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tokens_are_searched_like_their_texts(method):
+    corpus, rows = load_sample()
+    queries = [*rows["query"][::20], "zyxwv unheard disease", "the of and", ""]
+    index = BM25Index(corpus, method=method, delta=0.7)
+    tokens = index.encode(queries)
+    assert len(tokens) == len(queries)
+    expected = index.search(queries, 20)
+    hits = index.search(tokens, 20)
+    np.testing.assert_array_equal(hits.rows, expected.rows, strict=True)
+    np.testing.assert_array_equal(hits.scores, expected.scores, strict=True)
+    lists = Ragged(np.arange(len(queries) + 1) * 2, np.tile([3, 0], len(queries)))
+    np.testing.assert_array_equal(index.score(tokens, lists), index.score(queries, lists), strict=True)
+    # Some of the queries, in any order and repeated.
+    which = np.array([len(queries) - 1, 2, 0, 2])
+    some = index.search(tokens.take(which), 20)
+    np.testing.assert_array_equal(some.rows, expected.rows[which], strict=True)
+    np.testing.assert_array_equal(some.scores, expected.scores[which], strict=True)
+    sums, constants = index.search_shard(tokens, 20)
+    np.testing.assert_array_equal(sums.rows, expected.rows, strict=True)
+    np.testing.assert_array_equal(sums.scores + constants[:, None], expected.scores, strict=True)
+    assert constants.any() == (method in ("bm25l", "bm25+"))
+    assert len(index.encode([])) == 0
+    with pytest.raises(TypeError, match=r"BM25Index: queries must be a list of texts, got one: pass \['plates'\]"):
+        index.encode("plates")
 
 
 def test_every_option_is_in_the_fingerprint():

@@ -14,6 +14,7 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.indexes import dense as dense_module
 from hnm_datasets.indexes import exact
 from hnm_datasets.storage.folders import cache_root, is_complete
+from hnm_datasets.storage.opened import Opened
 
 SIMILARITIES = ["cosine", "dot", "euclidean"]
 SIZE, DIMENSION = 400, 16
@@ -234,20 +235,23 @@ def test_an_index_is_built_once_and_opened_again(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     embeddings = embedded(size=300)
     index = DenseIndex(embeddings, "IVF8,Flat", nprobe=3)
-    before = index.search(QUERIES, 5)
     folder = cache_root() / "dense" / index._built
+    assert not folder.parent.exists(), "it is built when it is needed"
+    index.prepare()
     assert is_complete(folder)
+    before = index.search(QUERIES, 5)
 
     def fail(*_):
         raise RuntimeError("built again")
 
-    monkeypatch.setattr(dense_module, "_OPENED", {})
+    monkeypatch.setattr(dense_module, "_OPENED", Opened())
     monkeypatch.setattr(DenseIndex, "_build", fail)
+    index.prepare()
     again = DenseIndex(embeddings, "IVF8,Flat", nprobe=np.int64(3))
     assert again == index
     assert again.fingerprint == index.fingerprint
     np.testing.assert_array_equal(again.search(QUERIES, 5).rows, before.rows)
-    monkeypatch.setattr(dense_module, "_OPENED", {})
+    monkeypatch.setattr(dense_module, "_OPENED", Opened())
     unpickled = pickle.loads(pickle.dumps(index))
     assert len(pickle.dumps(index)) < 1024
     np.testing.assert_array_equal(unpickled.search(QUERIES, 5).scores, before.scores)
@@ -256,8 +260,18 @@ def test_an_index_is_built_once_and_opened_again(tmp_path, monkeypatch):
     assert wide.fingerprint != index.fingerprint
     assert wide.recall(QUERIES, 5) > again.recall(QUERIES, 5)
     np.testing.assert_array_equal(index.search(QUERIES, 5).rows, before.rows)
-    with pytest.raises(RuntimeError, match="built again"):
-        DenseIndex(embeddings, "IVF9,Flat")
+    other = DenseIndex(embeddings, "IVF9,Flat")
+    for use in (other.prepare, lambda: other.search(QUERIES, 5), lambda: other.recall(QUERIES, 5)):
+        with pytest.raises(RuntimeError, match="built again"):
+            use()
+
+
+def test_the_first_search_builds(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    index = DenseIndex(embedded(size=300), "HNSW8")
+    assert not (cache_root() / "dense").exists()
+    index.search(QUERIES, 5)
+    assert is_complete(cache_root() / "dense" / index._built)
 
 
 def test_an_index_that_was_cut_short_is_built_again(tmp_path, monkeypatch):
@@ -267,16 +281,19 @@ def test_an_index_that_was_cut_short_is_built_again(tmp_path, monkeypatch):
     before = index.search(QUERIES, 5)
     (path,) = (cache_root() / "dense").glob("*/index.faiss")
     size = path.stat().st_size
-    monkeypatch.setattr(dense_module, "_OPENED", {})
+    monkeypatch.setattr(dense_module, "_OPENED", Opened())
     path.write_bytes(path.read_bytes()[: size // 2])
     again = DenseIndex(embeddings, "HNSW8")
+    again.prepare()
     assert path.stat().st_size == size
     assert (again.search(QUERIES, 5).scores[:, 0] == before.scores[:, 0]).mean() > 0.9
 
 
 def test_the_exact_index_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    DenseIndex(embedded(size=20)).search(QUERIES, 2)
+    index = DenseIndex(embedded(size=20))
+    index.prepare()
+    index.search(QUERIES, 2)
     assert not (cache_root() / "dense").exists()
 
 
@@ -329,9 +346,11 @@ def test_every_option_is_in_the_fingerprint():
         (16, {}, TypeError, "factory must be a string such as 'IVF256,Flat', got 16"),
     ],
 )
-def test_options_are_checked(factory, options, error, match):
+def test_options_are_checked(factory, options, error, match, monkeypatch):
+    embeddings = embedded()
+    monkeypatch.setattr(DenseIndex, "_build", lambda *_: pytest.fail("built to be checked"))
     with pytest.raises(error, match=match):
-        DenseIndex(embedded(), factory, **options)
+        DenseIndex(embeddings, factory, **options)
 
 
 def test_options_are_named_as_they_were_given():

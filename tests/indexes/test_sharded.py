@@ -1,4 +1,4 @@
-"""The parts of a corpus searched as one: the answers of one index, to the bit, also in the steps."""
+"""The shards of a corpus searched as one: the answers of one index, to the bit, also in the steps."""
 
 import pickle
 import subprocess
@@ -49,12 +49,12 @@ def embedded(table, name, similarity="cosine", dtype="float32"):
     )
 
 
-def sharded(corpus, parts, **options):
-    return ShardedIndex([BM25Index(corpus, part=(i, parts), **options) for i in range(parts)])
+def sharded(corpus, shards, **options):
+    return ShardedIndex([BM25Index(corpus, shard=(i, shards), **options) for i in range(shards)])
 
 
-def sharded_dense(embeddings, parts, **options):
-    return ShardedIndex([DenseIndex(embeddings, part=(i, parts), **options) for i in range(parts)])
+def sharded_dense(embeddings, shards, **options):
+    return ShardedIndex([DenseIndex(embeddings, shard=(i, shards), **options) for i in range(shards)])
 
 
 def assert_same(one, other):
@@ -71,13 +71,13 @@ def as_lists(rows):
 # ---- the answer of one index ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts", [1, 3, 16])
+@pytest.mark.parametrize("shards", [1, 3, 16])
 @pytest.mark.parametrize("method", METHODS)
-def test_bm25_parts_answer_as_one(method, parts):
+def test_bm25_shards_answer_as_one(method, shards):
     corpus, rows = load_sample()
     queries = [*rows["query"][::9], "disease disease the disease", "zyxwv unheard disease", "the of and", ""]
     whole = BM25Index(corpus, method=method, delta=0.7)
-    index = sharded(corpus, parts, method=method, delta=0.7)
+    index = sharded(corpus, shards, method=method, delta=0.7)
     for k in (1, 7, len(corpus) + 5):
         hits = whole.search(queries, k)
         assert_same(index.search(queries, k), hits)
@@ -113,9 +113,9 @@ QUERIES = st.lists(st.lists(WORDS | st.just("unknown"), max_size=12).map(" ".joi
 
 @settings(max_examples=40, deadline=None)
 @given(TEXTS, QUERIES, st.integers(1, 30), st.sampled_from([1, 2, 3, 16]), st.sampled_from(METHODS))
-def test_any_corpus_in_any_number_of_parts(texts, queries, k, parts, method):
+def test_any_corpus_in_any_number_of_shards(texts, queries, k, shards, method):
     corpus = corpus_of(texts)
-    index = sharded(corpus, min(parts, len(texts)), method=method)
+    index = sharded(corpus, min(shards, len(texts)), method=method)
     hits = BM25Index(corpus, method=method).search(queries, k)
     assert_same(index.search(queries, k), hits)
     deeper = index.search(queries, 2 * k)
@@ -139,7 +139,7 @@ def test_what_all_scores_get_on_top_does_not_reorder_them(method):
     np.testing.assert_array_equal(index.search(queries, 5).rows, hits.rows[:, :5])
 
 
-def test_parts_without_any_token():
+def test_shards_without_any_token():
     texts = ["the of", "wave plate", "and the", "of", "", "the plate of", "of the"]
     corpus = corpus_of([text or "!" for text in texts])
     queries = ["plate", "wave plate", "the", "quake"]
@@ -156,13 +156,13 @@ def test_no_queries():
     assert sharded_dense(embedded(TABLE, "table-1"), 2).search(np.empty((0, DIMENSION)), 3).rows.shape == (0, 3)
 
 
-@pytest.mark.parametrize("parts", [1, 3, 16])
+@pytest.mark.parametrize("shards", [1, 3, 16])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_dense_parts_answer_as_one(similarity, dtype, parts):
-    # Every vector is there four times, in other parts.
+def test_dense_shards_answer_as_one(similarity, dtype, shards):
+    # Every vector is there four times, in other shards.
     embeddings = embedded(np.tile(TABLE[:50], (4, 1)), "tiled", similarity, dtype)
-    whole, index = DenseIndex(embeddings), sharded_dense(embeddings, parts)
+    whole, index = DenseIndex(embeddings), sharded_dense(embeddings, shards)
     for k in (1, 30, len(embeddings) + 7):
         hits = whole.search(VECTORS, k)
         assert_same(index.search(VECTORS, k), hits)
@@ -181,19 +181,19 @@ def test_dense_parts_answer_as_one(similarity, dtype, parts):
     st.sampled_from(SIMILARITIES),
     st.sampled_from(["float32", "float16"]),
 )
-def test_any_vectors_in_any_number_of_parts(seed, size, k, parts, similarity, dtype):
+def test_any_vectors_in_any_number_of_shards(seed, size, k, shards, similarity, dtype):
     random = np.random.default_rng(seed)
     # Whole numbers: ties and zero distances are common.
     table = random.integers(1, 4, size=(size, 3)).astype(np.float32)
     queries = random.integers(1, 4, size=(4, 3)).astype(np.float32)
     embeddings = embedded(table, f"integers-{seed}-{size}", similarity, dtype)
     hits = DenseIndex(embeddings).search(queries, k)
-    assert_same(sharded_dense(embeddings, min(parts, size)).search(queries, k), hits)
+    assert_same(sharded_dense(embeddings, min(shards, size)).search(queries, k), hits)
 
 
 @pytest.mark.parametrize("options", [{"factory": "IVF4,Flat", "nprobe": 2}, {"factory": "HNSW8", "ef_search": 32}])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_approximate_parts_find_as_much_with_exact_scores(similarity, options):
+def test_approximate_shards_find_as_much_with_exact_scores(similarity, options):
     embeddings = embedded(TABLE, "table-1", similarity)
     best = DenseIndex(embeddings).search(VECTORS, 10)
     whole, index = DenseIndex(embeddings, **options), sharded_dense(embeddings, 3, **options)
@@ -235,11 +235,11 @@ def indexes_of():
 @pytest.mark.parametrize("num_proc", [None, 2])
 @pytest.mark.parametrize("kind", ["bm25", "dense"])
 def test_steps_mine_the_same_negatives(kind, num_proc):
-    plain, parts = indexes_of()[kind]
+    plain, shards = indexes_of()[kind]
     rows = dense_rows() if kind == "dense" else load_sample()[1].select(range(40))
     make = dense_step if kind == "dense" else bm25_step
     expected = rows.map(make(plain, k=9), batched=True)
-    mined = rows.map(make(parts, k=9), batched=True, num_proc=num_proc)
+    mined = rows.map(make(shards, k=9), batched=True, num_proc=num_proc)
     assert mined.to_dict() == expected.to_dict()
     assert all(len(scores) > 0 for scores in mined["positive_scores"])
 
@@ -259,7 +259,7 @@ def test_deeper_searches():
 
 def test_in_a_fused_step():
     embeddings = embedded(TABLE, "table-1")
-    corpus = embeddings.corpus
+    corpus = DenseIndex(embeddings).corpus
     fused = [
         FuseNegatives({"bm25": BM25Negatives(corpus, k=5, index=bm25), "dense": dense_step(dense, k=5)}, k=8)
         for bm25, dense in (
@@ -267,12 +267,12 @@ def test_in_a_fused_step():
             (sharded(corpus, 4), sharded_dense(embeddings, 3)),
         )
     ]
-    plain, parts = (dense_rows().map(step, batched=True).to_dict() for step in fused)
-    assert plain == parts
-    assert "negative_dense_ranks" in parts
+    plain, shards = (dense_rows().map(step, batched=True).to_dict() for step in fused)
+    assert plain == shards
+    assert "negative_dense_ranks" in shards
 
 
-def test_steps_refuse_parts_of_the_other_kind():
+def test_steps_refuse_shards_of_the_other_kind():
     indexes = indexes_of()
     bm25, dense = indexes["bm25"][1], indexes["dense"][1]
     with pytest.raises(TypeError, match="BM25Negatives: index must be a BM25Index, or a ShardedIndex of such"):
@@ -287,7 +287,7 @@ def test_steps_refuse_parts_of_the_other_kind():
 
 def test_pickles_and_hashes():
     corpus, _ = load_sample()
-    index = ShardedIndex(sharded(corpus, 3).parts, memory="1GB", workers=2)
+    index = ShardedIndex(sharded(corpus, 3).shards, memory="1GB", workers=2)
     again = pickle.loads(pickle.dumps(index))
     assert again == index
     assert again.fingerprint == index.fingerprint == sharded(corpus, 3).fingerprint
@@ -300,7 +300,7 @@ def test_pickles_and_hashes():
         "from datasets.fingerprint import Hasher\n"
         "from hnm_datasets import BM25Index, BM25Negatives, ShardedIndex, load_sample\n"
         "corpus, _ = load_sample()\n"
-        "index = ShardedIndex([BM25Index(corpus, part=(i, 3)) for i in (2, 0, 1)])\n"
+        "index = ShardedIndex([BM25Index(corpus, shard=(i, 3)) for i in (2, 0, 1)])\n"
         "print(Hasher.hash(BM25Negatives(corpus, k=3, index=index)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
@@ -310,43 +310,47 @@ def test_pickles_and_hashes():
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 
-def parts_of(*places, **options):
+def shards_of(*places, **options):
     corpus = corpus_of(["plates move", "waves break", "rocks fall"])
-    return [BM25Index(corpus, part=place, **options) for place in places]
+    return [BM25Index(corpus, shard=place, **options) for place in places]
 
 
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: parts_of((0, 2)), ValueError, r"must be \[\(0, 1\)\], each once, and are \[\(0, 2\)\].*missing"),
-        (lambda: parts_of((0, 3), (2, 3)), ValueError, r"each once, and are \[\(0, 3\), \(2, 3\)\]"),
-        (lambda: parts_of((0, 2), (0, 2)), ValueError, r"each once, and are \[\(0, 2\), \(0, 2\)\]"),
-        (lambda: parts_of((0, 2), (1, 3)), ValueError, "made for another number of parts"),
-        (lambda: [*parts_of((0, 2)), *parts_of((1, 2), k1=1, b=0)], ValueError, r"differ in k1, b\. Make all .* alike"),
-        (lambda: [*parts_of((0, 2)), BM25Index(load_sample()[0], part=(1, 2))], ValueError, "differ in corpus"),
-        (lambda: [*parts_of((0, 2)), DenseIndex(embedded(TABLE, "t"), part=(1, 2))], ValueError, "differ in kind"),
-        (lambda: parts_of(None), ValueError, r"whole corpus is no part; make each with part=\(i, n\)"),
+        (lambda: shards_of((0, 2)), ValueError, r"must be \[\(0, 1\)\], each once, and are \[\(0, 2\)\].*missing"),
+        (lambda: shards_of((0, 3), (2, 3)), ValueError, r"each once, and are \[\(0, 3\), \(2, 3\)\]"),
+        (lambda: shards_of((0, 2), (0, 2)), ValueError, r"each once, and are \[\(0, 2\), \(0, 2\)\]"),
+        (lambda: shards_of((0, 2), (1, 3)), ValueError, "made for another number of shards"),
         (
-            lambda: parts_of((0, 1))[0],
-            TypeError,
-            r"must be a list of indexes, such as \[BM25Index\(corpus, part=",
+            lambda: [*shards_of((0, 2)), *shards_of((1, 2), k1=1, b=0)],
+            ValueError,
+            r"differ in k1, b\. Make all .* alike",
         ),
-        (list, TypeError, "parts must be a list"),
-        (lambda: iter(parts_of((0, 1))), TypeError, "parts must be a list"),
-        (lambda: ["bm25"], TypeError, "each part must be a BM25Index or a DenseIndex, got str"),
+        (lambda: [*shards_of((0, 2)), BM25Index(load_sample()[0], shard=(1, 2))], ValueError, "differ in corpus"),
+        (lambda: [*shards_of((0, 2)), DenseIndex(embedded(TABLE, "t"), shard=(1, 2))], ValueError, "differ in kind"),
+        (lambda: shards_of(None), ValueError, r"whole corpus is no shard; make each with shard=\(i, n\)"),
+        (
+            lambda: shards_of((0, 1))[0],
+            TypeError,
+            r"must be a list of indexes, such as \[BM25Index\(corpus, shard=",
+        ),
+        (list, TypeError, "shards must be a list"),
+        (lambda: iter(shards_of((0, 1))), TypeError, "shards must be a list"),
+        (lambda: ["bm25"], TypeError, "each shard must be a BM25Index or a DenseIndex, got str"),
     ],
 )
-def test_parts_are_checked(make, error, match):
-    parts = make()
+def test_shards_are_checked(make, error, match):
+    shards = make()
     with pytest.raises(error, match=match):
-        ShardedIndex(parts)
+        ShardedIndex(shards)
 
 
-def test_comparing_parts_builds_nothing(monkeypatch):
-    parts = [*parts_of((0, 2)), *parts_of((1, 2), k1=0.5)]
+def test_comparing_shards_builds_nothing(monkeypatch):
+    shards = [*shards_of((0, 2)), *shards_of((1, 2), k1=0.5)]
     monkeypatch.setattr(BM25Index, "_build", lambda *_: pytest.fail("built an index to compare with"))
     with pytest.raises(ValueError, match="differ in k1"):
-        ShardedIndex(parts)
+        ShardedIndex(shards)
 
 
 @pytest.mark.parametrize(
@@ -366,18 +370,18 @@ def test_comparing_parts_builds_nothing(monkeypatch):
 )
 def test_options_are_checked(options, error, match):
     with pytest.raises(error, match=match):
-        ShardedIndex(parts_of((0, 1)), **options)
+        ShardedIndex(shards_of((0, 1)), **options)
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"^ShardedIndex: workers='ray' needs Ray\. To install it: pip install"):
-        ShardedIndex(parts_of((0, 1)), workers="ray")
+        ShardedIndex(shards_of((0, 1)), workers="ray")
 
 
-def test_sizes_and_orders_of_parts():
-    assert ShardedIndex(parts_of((0, 1)), "8GB").memory == 8 * 10**9
-    index = ShardedIndex(parts_of((1, 3), (2, 3), (0, 3)))
-    assert [part.part for part in index.parts] == [(0, 3), (1, 3), (2, 3)]
-    assert index == ShardedIndex(parts_of((0, 3), (1, 3), (2, 3)))
-    assert index.corpus == index.parts[0].corpus
+def test_sizes_and_orders_of_shards():
+    assert ShardedIndex(shards_of((0, 1)), "8GB").memory == 8 * 10**9
+    index = ShardedIndex(shards_of((1, 3), (2, 3), (0, 3)))
+    assert [shard.shard for shard in index.shards] == [(0, 3), (1, 3), (2, 3)]
+    assert index == ShardedIndex(shards_of((0, 3), (1, 3), (2, 3)))
+    assert index.corpus == index.shards[0].corpus

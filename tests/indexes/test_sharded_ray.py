@@ -1,4 +1,4 @@
-"""The parts of a corpus searched in actors of Ray, which are started again when they die."""
+"""The shards of a corpus searched in actors of Ray, which are started again when they die."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hnm_datasets import BM25Index, DenseIndex, ShardedIndex, load_sample
-from hnm_datasets.indexes import sharded as sharded_module
+from hnm_datasets.runtime import ray_actors
 
 ray = pytest.importorskip("ray")
 
@@ -31,7 +31,8 @@ def count_letters(texts):
 
 def pids(index):
     """Return the processes of an index's actors."""
-    return ray.get([actor.__ray_call__.remote(lambda shard: os.getpid()) for actor in sharded_module._actors(index)])
+    (actors,) = (actors for name, actors in ray_actors._ACTORS.items() if name.startswith(index.fingerprint))
+    return ray.get([actor.__ray_call__.remote(lambda shard: os.getpid()) for actor in actors])
 
 
 # Ray warns of its own changes, and leaves files to the garbage collector.
@@ -41,7 +42,7 @@ def test_actors_find_the_same_and_are_started_again(cluster):
     queries = rows["query"][:20]
     plain = BM25Index(corpus)
     expected = plain.search(queries, 10)
-    index = ShardedIndex([BM25Index(corpus, part=(i, 2)) for i in range(2)], workers="ray")
+    index = ShardedIndex([BM25Index(corpus, shard=(i, 2)) for i in range(2)], workers="ray")
     assert_same(index.search(queries, 10), expected)
     before = pids(index)
     assert len({os.getpid(), *before}) == 3
@@ -62,7 +63,7 @@ def test_actors_find_the_same_and_are_started_again(cluster):
     assert pids(index)[0] != after[0]
 
     embeddings = corpus.embed(count_letters, fingerprint="letters-2")
-    dense = ShardedIndex([DenseIndex(embeddings, part=(0, 1))], workers="ray")
+    dense = ShardedIndex([DenseIndex(embeddings, shard=(0, 1))], workers="ray")
     vectors = count_letters(queries)
     assert_same(dense.search(vectors, 10), DenseIndex(embeddings).search(vectors, 10))
 

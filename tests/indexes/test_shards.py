@@ -1,4 +1,4 @@
-"""Parts of a corpus: which rows they have, and how their indexes are built, found again and let go of."""
+"""Shards of a corpus: which rows they have, and how their indexes are built, found again and let go of."""
 
 import mmap
 import os
@@ -20,9 +20,10 @@ from hnm_datasets import BM25Index, Corpus, DenseIndex
 from hnm_datasets.indexes import bm25 as bm25_module
 from hnm_datasets.indexes import dense as dense_module
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.indexes.shards import merged_hits, rows_of_part
+from hnm_datasets.indexes.shards import merged_hits, rows_of_shard
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.mapped import open_array, release, save_array
+from hnm_datasets.storage.opened import Opened
 
 WORDS = [f"word{i}" for i in range(40)]
 
@@ -44,9 +45,13 @@ def letters(texts):
 def fresh(tmp_path, monkeypatch):
     """An empty cache directory."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(bm25_module, "_OPENED", {})
-    monkeypatch.setattr(dense_module, "_OPENED", {})
+    forget_what_is_open(monkeypatch)
     return tmp_path
+
+
+def forget_what_is_open(monkeypatch):
+    for module, name in ((bm25_module, "_OPENED"), (bm25_module, "_VOCABULARIES"), (dense_module, "_OPENED")):
+        monkeypatch.setattr(module, name, Opened())
 
 
 def folders(kind):
@@ -57,12 +62,12 @@ def folders(kind):
 
 
 @given(st.integers(1, 1000), st.data())
-def test_parts_are_all_rows_in_order_as_even_as_can_be(length, data):
+def test_shards_are_all_rows_in_order_as_even_as_can_be(length, data):
     n = data.draw(st.integers(1, length))
-    parts = [rows_of_part((i, n), length) for i in range(n)]
-    assert [row for part in parts for row in part] == list(range(length))
-    assert {len(part) for part in parts} <= {length // n, -(-length // n)}
-    assert rows_of_part(None, length) == range(length)
+    shards = [rows_of_shard((i, n), length) for i in range(n)]
+    assert [row for shard in shards for row in shard] == list(range(length))
+    assert {len(shard) for shard in shards} <= {length // n, -(-length // n)}
+    assert rows_of_shard(None, length) == range(length)
 
 
 @given(
@@ -83,9 +88,9 @@ def test_merged_lists_are_the_list_of_all(size, n, k, random, scores):
         gap = (0, places - len(rows))
         return Hits(np.pad(rows, gap, constant_values=-1), np.pad(scores[rows], gap, constant_values=-np.inf))
 
-    parts = [best(order[order % n == i], k) for i in range(n)]
-    random.shuffle(parts)
-    merged = merged_hits([Hits(rows[None], values[None]) for rows, values in parts], k)
+    shards = [best(order[order % n == i], k) for i in range(n)]
+    random.shuffle(shards)
+    merged = merged_hits([Hits(rows[None], values[None]) for rows, values in shards], k)
     expected = best(order, k)
     np.testing.assert_array_equal(merged.rows[0], expected.rows, strict=True)
     np.testing.assert_array_equal(merged.scores[0], expected.scores, strict=True)
@@ -93,44 +98,44 @@ def test_merged_lists_are_the_list_of_all(size, n, k, random, scores):
 
 @pytest.mark.parametrize("kind", ["bm25", "dense"])
 @pytest.mark.parametrize(
-    ("part", "error", "match"),
+    ("shard", "error", "match"),
     [
-        ((3, 3), ValueError, r"part must be \(i, n\) with i from 0 to n - 1 .* got \(3, 3\)"),
+        ((3, 3), ValueError, r"shard must be \(i, n\) with i from 0 to n - 1 .* got \(3, 3\)"),
         ((0, 5), ValueError, r"n at most the 4 passages of the corpus, got \(0, 5\)"),
-        ((-1, 3), ValueError, "the part must be a whole number of at least 0, got -1"),
-        ((0, 0), ValueError, "the number of parts must be a whole number of at least 1"),
-        ((0.0, 2), TypeError, "the part must be a whole number"),
-        ((True, 2), ValueError, "the part must be a whole number"),
-        ((1,), TypeError, r"part must be \(i, n\), the i-th of n parts of the corpus"),
-        (2, TypeError, r"part must be \(i, n\)"),
-        ("02", TypeError, r"part must be \(i, n\)"),
+        ((-1, 3), ValueError, "the shard must be a whole number of at least 0, got -1"),
+        ((0, 0), ValueError, "the number of shards must be a whole number of at least 1"),
+        ((0.0, 2), TypeError, "the shard must be a whole number"),
+        ((True, 2), ValueError, "the shard must be a whole number"),
+        ((1,), TypeError, r"shard must be \(i, n\), the i-th of n shards of the corpus"),
+        (2, TypeError, r"shard must be \(i, n\)"),
+        ("02", TypeError, r"shard must be \(i, n\)"),
     ],
 )
-def test_the_part_is_checked(kind, part, error, match):
+def test_the_shard_is_checked(kind, shard, error, match):
     corpus = some_corpus(4)
     make, content = (
         (BM25Index, corpus) if kind == "bm25" else (DenseIndex, corpus.embed(letters, fingerprint="letters"))
     )
     with pytest.raises(error, match=f"{make.__name__}: .*{match}"):
-        make(content, part=part)
+        make(content, shard=shard)
 
 
-def test_parts_are_plain_and_named_apart():
+def test_shards_are_plain_and_named_apart():
     corpus = some_corpus(7)
     embeddings = corpus.embed(letters, fingerprint="letters")
-    for make in (lambda part: BM25Index(corpus, part=part), lambda part: DenseIndex(embeddings, part=part)):
+    for make in (lambda shard: BM25Index(corpus, shard=shard), lambda shard: DenseIndex(embeddings, shard=shard)):
         index = make([np.int64(1), np.int32(3)])
-        assert index.part == (1, 3)
-        assert type(index.part[0]) is int
+        assert index.shard == (1, 3)
+        assert type(index.shard[0]) is int
         assert index.rows == range(2, 4)
         assert index == make((1, 3))
-        names = [make(part).fingerprint for part in (None, (0, 1), (0, 3), (1, 3), (1, 2))]
+        names = [make(shard).fingerprint for shard in (None, (0, 1), (0, 3), (1, 3), (1, 2))]
         assert len(set(names)) == 5
 
 
 @pytest.mark.parametrize("rows", [range(2, 6), range(7), range(6, 7), range(3, 3), None])
 def test_texts_and_vectors_of_some_rows(rows, monkeypatch):
-    monkeypatch.setattr("hnm_datasets.embeddings._BLOCK", 3)
+    monkeypatch.setattr("hnm_datasets.models.embeddings.BLOCK", 3)
     texts = [f"text {i}" for i in range(7)]
     corpus = corpus_of(texts)
     wanted = slice(None) if rows is None else slice(rows.start, rows.stop)
@@ -144,22 +149,22 @@ def test_texts_and_vectors_of_some_rows(rows, monkeypatch):
     np.testing.assert_array_equal(vectors, np.float32(embeddings.vectors)[wanted])
 
 
-def test_an_approximate_part_finds_its_own_rows():
+def test_an_approximate_shard_finds_its_own_rows():
     embeddings = some_corpus().embed(letters, fingerprint="letters")
-    index = DenseIndex(embeddings, "HNSW8", part=(1, 3))
+    index = DenseIndex(embeddings, "HNSW8", shard=(1, 3))
     queries = letters(["word1 word2"])
     found = index.search(queries, 30).rows[0]
     assert set(found[found >= 0].tolist()) == set(range(20, 40))
     assert index.recall(queries, 5) == 1
-    assert DenseIndex(embeddings, part=(1, 3)).recall(queries, 100) == 1
+    assert DenseIndex(embeddings, shard=(1, 3)).recall(queries, 100) == 1
 
 
 # ---- building -------------------------------------------------------------------------------------------------------
 
 
-def test_parts_are_found_again_without_counting(fresh, monkeypatch):
+def test_shards_are_found_again_without_counting(fresh, monkeypatch):
     corpus = some_corpus()
-    built = [BM25Index(corpus, part=(i, 3)).search(["word1 word2"], 5) for i in range(3)]
+    built = [BM25Index(corpus, shard=(i, 3)).search(["word1 word2"], 5) for i in range(3)]
     assert len(folders("bm25-counts")) == 3
     assert len(folders("bm25-statistics")) == 1
 
@@ -167,49 +172,64 @@ def test_parts_are_found_again_without_counting(fresh, monkeypatch):
         raise RuntimeError("counted again")
 
     monkeypatch.setattr(BM25Index, "_counted", fail)
-    monkeypatch.setattr(bm25_module, "_OPENED", {})
+    forget_what_is_open(monkeypatch)
     for i, expected in enumerate(built):
-        index = BM25Index(corpus, part=(i, 3))
+        index = BM25Index(corpus, shard=(i, 3))
         np.testing.assert_array_equal(index.search(["word1 word2"], 5).scores, expected.scores)
         # Another formula is about the same counts.
         for options in ({"method": "bm25+"}, {"k1": 0.9, "b": 0.4}):
-            assert (BM25Index(corpus, part=(i, 3), **options).search(["word1"], 1).rows >= 0).all()
-    for options in ({"part": (0, 4)}, {"part": (0, 3), "stemmer": None}, {"part": (0, 3), "stopwords": ["word1"]}, {}):
-        with pytest.raises(RuntimeError, match="counted again"):
-            BM25Index(corpus, **options)
+            assert (BM25Index(corpus, shard=(i, 3), **options).search(["word1"], 1).rows >= 0).all()
+    three = {"shard": (0, 3)}
+    for options in ({"shard": (0, 4)}, three | {"stemmer": None}, three | {"stopwords": ["word1"]}, {}):
+        index = BM25Index(corpus, **options)
+        for use in (index.prepare, lambda index=index: index.search(["word1"], 1)):
+            with pytest.raises(RuntimeError, match="counted again"):
+                use()
 
 
 def test_what_is_built_needs_the_counts_no_more(fresh, monkeypatch):
     corpus = some_corpus()
-    parts = [BM25Index(corpus, part=(i, 3)) for i in range(3)]
+    shards = [BM25Index(corpus, shard=(i, 3)) for i in range(3)]
+    for shard in shards:
+        shard.prepare()
+    assert len(folders("bm25-counts")) == 3
     for folder in folders("bm25-counts"):
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
     monkeypatch.setattr(BM25Index, "_counted", lambda *_: pytest.fail("counted again"))
-    for part in parts:
-        part.close()
-        assert (part.search(["word1"], 1).rows >= 0).all()
+    for shard in shards:
+        shard.prepare()
+        shard.close()
+        assert (shard.search(["word1"], 1).rows >= 0).all()
 
 
 def test_closing_unmaps_the_files_of_one_index(fresh):
     corpus = some_corpus()
-    parts = [BM25Index(corpus, part=(i, 2)) for i in range(2)]
-    names = [part.fingerprint for part in parts]
+    shards = [BM25Index(corpus, shard=(i, 2)) for i in range(2)]
+    names = [shard.fingerprint for shard in shards]
     maps = Path("/proc/self/maps")
+    for shard in shards:
+        # On disk, but nobody has searched it.
+        shard.prepare()
+    assert [name in maps.read_text() for name in names] == [False, False]
+    for shard in shards:
+        shard.search(["word1"], 1)
     assert [name in maps.read_text() for name in names] == [True, True]
-    parts[0].close()
-    parts[0].close()
+    shards[0].close()
+    shards[0].close()
     assert [name in maps.read_text() for name in names] == [False, True]
-    assert (parts[0].search(["word1"], 1).rows >= 0).all()
-    assert parts[0].nbytes == sum(path.stat().st_size for path in (cache_root() / "bm25" / names[0]).iterdir())
+    assert (shards[0].search(["word1"], 1).rows >= 0).all()
+    assert shards[0].nbytes == sum(path.stat().st_size for path in (cache_root() / "bm25" / names[0]).iterdir())
 
 
-def test_building_a_part_holds_no_other(fresh, monkeypatch):
+def test_building_a_shard_holds_no_other(fresh, monkeypatch):
     random = np.random.default_rng(0)
     corpus = corpus_of([" ".join(random.choice(WORDS, 30)) for _ in range(4000)])
     whole = BM25Index(corpus)
-    index = BM25Index(corpus, part=(0, 16))
+    index = BM25Index(corpus, shard=(0, 16))
+    whole.prepare()
+    index.prepare()
     read = []
     opened = bm25_module.Counts.open
 
@@ -219,8 +239,9 @@ def test_building_a_part_holds_no_other(fresh, monkeypatch):
 
     monkeypatch.setattr(bm25_module.Counts, "open", watched)
     monkeypatch.setattr(BM25Index, "_counted", lambda *_: pytest.fail("counted again"))
+    other = BM25Index(corpus, shard=(3, 16))
     tracemalloc.start()
-    other = BM25Index(corpus, part=(3, 16))
+    other.prepare()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(read) == 1
@@ -247,13 +268,13 @@ def slowly(self, rows):
 BM25Index._counted = slowly
 print("ready", flush=True)
 sys.stdin.readline()
-BM25Index(corpus, part=(int(sys.argv[2]), 6))
+BM25Index(corpus, shard=(int(sys.argv[2]), 6)).prepare()
 """
 
 
-def builder(corpus, part, pause, root):
+def builder(corpus, shard, pause, root):
     environment = {**os.environ, "HF_DATASETS_CACHE": str(root)}
-    arguments = [sys.executable, "-c", SCRIPT, corpus.fingerprint, str(part), str(pause)]
+    arguments = [sys.executable, "-c", SCRIPT, corpus.fingerprint, str(shard), str(pause)]
     return subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -270,7 +291,7 @@ def contents(kind):
 
 def test_two_processes_share_the_counting(fresh, tmp_path_factory, monkeypatch):
     corpus = some_corpus()
-    both = [builder(corpus, part, 0.3, fresh) for part in (0, 1)]
+    both = [builder(corpus, shard, 0.3, fresh) for shard in (0, 1)]
     for process in both:
         assert process.stdout.readline() == "ready\n"
     for process in both:
@@ -281,7 +302,7 @@ def test_two_processes_share_the_counting(fresh, tmp_path_factory, monkeypatch):
         out, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         counted.append([tuple(map(float, line)) for line in re.findall(r"counted (\S+) (\S+) (\S+)", out)])
-    # Each part once, and nobody waits while there is something to do.
+    # Each shard once, and nobody waits while there is something to do.
     assert sorted(row for one in counted for row, _, _ in one) == [0, 10, 20, 30, 40, 50]
     at_once = [begin < other_end and other < end for _, begin, end in counted[0] for _, other, other_end in counted[1]]
     assert sum(at_once) >= 3
@@ -290,8 +311,8 @@ def test_two_processes_share_the_counting(fresh, tmp_path_factory, monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("alone"))
     corpus = some_corpus()
-    for part in (0, 1):
-        BM25Index(corpus, part=(part, 6))
+    for shard in (0, 1):
+        BM25Index(corpus, shard=(shard, 6)).prepare()
     assert {kind: contents(kind) for kind in shared} == shared
 
 
@@ -304,12 +325,12 @@ def test_a_killed_build_is_taken_up_again(fresh):
     assert (lines[0], lines[1], lines[3]) == ("ready\n", "counts 20\n", "counts 30\n")
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    # Its own part was counted; the next one and the index are half made.
+    # Its own shard was counted; the next one and the index are half made.
     assert len([path for path in folders("bm25-counts") if path.suffix != ".tmp"]) == 1
     assert [path.suffix for path in folders("bm25")] == [".tmp"]
-    parts = [BM25Index(corpus, part=(i, 6)) for i in range(6)]
+    shards = [BM25Index(corpus, shard=(i, 6)) for i in range(6)]
     queries = ["word1 word2 word7", "word30"]
-    merged = merged_hits([part.search(queries, 20) for part in parts], 20)
+    merged = merged_hits([shard.search(queries, 20) for shard in shards], 20)
     expected = BM25Index(corpus).search(queries, 20)
     np.testing.assert_array_equal(merged.rows, expected.rows)
     np.testing.assert_array_equal(merged.scores, expected.scores)
@@ -358,20 +379,20 @@ def test_release_leaves_what_is_not_mapped():
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])
-def test_closing_a_dense_part_gives_back_its_vectors_alone(factory, fresh):
+def test_closing_a_dense_shard_gives_back_its_vectors_alone(factory, fresh):
     random = np.random.default_rng(0)
     table = random.normal(size=(4000, 64)).astype(np.float32)
     texts = [f"passage {i}" for i in range(len(table))]
     embeddings = corpus_of(texts).embed(lambda texts: table[[int(text.split()[1]) for text in texts]], fingerprint="t")
     path = cache_root() / "embeddings" / embeddings.fingerprint / "vectors.npy"
-    parts = [DenseIndex(embeddings, factory, part=(i, 2)) for i in range(2)]
-    hits = [part.search(table[:300], 50) for part in parts]
+    shards = [DenseIndex(embeddings, factory, shard=(i, 2)) for i in range(2)]
+    hits = [shard.search(table[:300], 50) for shard in shards]
     before = float(embeddings.vectors.sum())
     whole = resident(path)
     assert whole >= 1000
-    parts[0].close()
+    shards[0].close()
     assert whole / 2 - 8 <= resident(path) <= whole / 2 + 8
-    again = parts[0].search(table[:300], 50)
+    again = shards[0].search(table[:300], 50)
     np.testing.assert_array_equal(again.rows, hits[0].rows)
     np.testing.assert_array_equal(again.scores, hits[0].scores)
     assert float(embeddings.vectors.sum()) == before
