@@ -27,7 +27,7 @@ def main() -> None:
     corpus, queries = load_source(args)
     mined = (
         queries.map(BM25Negatives(corpus, k=args.k, exclude_group=args.exclude_group), batched=True)
-        .map(RankWindow(low=args.skip + 1), batched=True)
+        .map(RankWindow(min=args.skip + 1), batched=True)
         .map(SampleNegatives(args.negatives, seed=args.seed), batched=True)
     )
     triplets = mined.map(ToTriplets(corpus), batched=True, remove_columns=mined.column_names)

@@ -17,9 +17,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged, kept_offsets, list_array
-from hnm_datasets.batch import Batch
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import Ragged, kept_offsets
+from hnm_datasets.batch import Batch, NewRows
 from hnm_datasets.columns import NEGATIVE_IDS
+from hnm_datasets.runtime.ray_batches import keep_name_of_step
+from hnm_datasets.runtime.workers import prepare_before_workers
 
 #: Raise it when the code that all steps share changes what they answer.
 _SHARED_VERSION = 1
@@ -44,9 +47,8 @@ class Transform(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # In an actor pool Ray derives a class of its own from the step's, and messages are to name the step.
-        if cls.__module__.startswith("ray."):
-            cls.__name__ = cls.__mro__[1].__name__
+        keep_name_of_step(cls)
+        prepare_before_workers(cls)
 
     def __call__(self, rows: Any) -> Any:
         """Answer one batch of rows.
@@ -67,11 +69,19 @@ class Transform(ABC):
         batch = Batch(rows, step=type(self).__name__)
         for name in self.input_columns:
             batch.require(name)
+        self.prepare()
         return batch.answer(self._apply(batch))
 
+    def prepare(self) -> None:
+        """Make what the step needs and keep it on disk: indexes, embeddings. Does nothing where it is there.
+
+        The first batch does it, and `Dataset.map(num_proc=...)` once before its workers begin. Call it yourself before
+        the workers of another framework start, such as Ray's.
+        """
+
     @abstractmethod
-    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
-        """Return the columns that the step writes."""
+    def _apply(self, batch: Batch) -> Mapping[str, pa.Array] | NewRows:
+        """Return the columns that the step writes, or new rows where it changes their number."""
 
     def __getstate__(self) -> dict[str, Any]:
         configuration = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,5 +1,6 @@
 """Under Ray Data every transform answers as in `Dataset.map`; a corpus is embedded by workers that may be killed."""
 
+import contextvars
 import logging
 import os
 import signal
@@ -26,7 +27,7 @@ from hnm_datasets import (
     ToTriplets,
     embed_with_ray,
 )
-from hnm_datasets.models.embedding_job import Job
+from hnm_datasets.models.embedding_job import EmbeddingJob
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.runtime.workers import in_ray_worker, threads
 from hnm_datasets.scale.ray_embedding import _Worker
@@ -327,7 +328,7 @@ def test_workers_embed_what_one_process_does(corpus, expected, tmp_path):
 
 
 def test_a_job_goes_on_with_the_shards_of_another(corpus, expected, tmp_path):
-    job = Job(corpus, Encoder(answer, "document", **OPTIONS), "float32")
+    job = EmbeddingJob(corpus, Encoder(answer, "document", **OPTIONS), "float32")
     job.begin()
     for shard in (0, 3):
         assert job.take(shard)
@@ -365,7 +366,7 @@ def test_a_worker_that_is_killed_is_started_again(corpus, expected, tmp_path):
 
 
 def test_a_lock_that_a_killed_process_held_is_free(corpus, expected, tmp_path):
-    job = Job(corpus, Encoder(answer, "document", **OPTIONS), "float32")
+    job = EmbeddingJob(corpus, Encoder(answer, "document", **OPTIONS), "float32")
     job.begin()
     path = job.folder / "shards" / "000001.lock"
     code = (
@@ -377,14 +378,19 @@ def test_a_lock_that_a_killed_process_held_is_free(corpus, expected, tmp_path):
         missing_at_the_kill = []
 
         def kill():
+            # However long the workers take to start: until they have done all the others, and wait.
+            deadline = time.monotonic() + 60
+            while job.missing() != [1] and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(1.0)
             missing_at_the_kill.extend(job.missing())
             holder.kill()
 
-        # By then the workers have done all the others and wait.
-        timer = threading.Timer(4.0, kill)
-        timer.start()
+        # A new thread has another cache folder, unless it is told.
+        killer = threading.Thread(target=contextvars.copy_context().run, args=[kill])
+        killer.start()
         embeddings = embed_with_ray(corpus, answer, concurrency=2, **OPTIONS)
-        timer.join()
+        killer.join()
     assert holder.returncode == -signal.SIGKILL
     assert missing_at_the_kill == [1]
     assert (embeddings.fingerprint, bytes_of(embeddings)) == expected
@@ -404,7 +410,7 @@ def test_errors_of_workers_are_those_of_embed(corpus):
 
 def test_another_model_or_another_disk_on_a_worker_is_an_error(corpus, make_static_model, tmp_path):
     make_static_model(8).save(str(tmp_path / "model"))
-    job = Job(corpus, Encoder(str(tmp_path / "model"), "document"), "float32")
+    job = EmbeddingJob(corpus, Encoder(str(tmp_path / "model"), "document"), "float32")
     about = {"corpus": corpus, "dtype": "float32", "model": "", "name": job.name, "options": {}}
     about |= {"root": str(cache_root()), "source": str(tmp_path / "model")}
     with pytest.raises(RuntimeError, match=r"is not the same on all nodes\. Set HF_DATASETS_CACHE"):

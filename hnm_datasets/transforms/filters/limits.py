@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_RANKS, score_column
+from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_RANKS, score_column, score_name
 from hnm_datasets.transforms.base import CandidateFilter
 
 
@@ -35,8 +35,8 @@ class RankWindow(CandidateFilter):
     shift the window.
 
     Args:
-        low: The first rank to keep, from 1.
-        high: The last rank to keep; None: all further ones.
+        min: The first rank to keep, from 1.
+        max: The last rank to keep; None: all further ones.
 
     Columns read:
         `negative_ids`, `negative_ranks`.
@@ -45,7 +45,7 @@ class RankWindow(CandidateFilter):
         All aligned `negative_*` columns.
 
     Raises:
-        ValueError: `low` is less than 1, or the window is empty because `high` is less than `low`.
+        ValueError: `min` is less than 1, or the window is empty because `max` is less than `min`.
 
     Example:
         >>> batch = {"negative_ids": [["a", "b", "c"]], "negative_ranks": [[1, 4, 9]]}
@@ -55,20 +55,18 @@ class RankWindow(CandidateFilter):
 
     input_columns: ClassVar[tuple[str, ...]] = (NEGATIVE_IDS, NEGATIVE_RANKS)
 
-    low: int = 1
-    high: int | None = None
+    min: int = 1
+    max: int | None = None
 
     def __post_init__(self) -> None:
-        self._set(low=checks.whole_number("RankWindow", "low", self.low, low=1))
-        if self.high is not None:
-            self._set(high=checks.whole_number("RankWindow", "high", self.high, low=1))
-            if self.high < self.low:
-                raise ValueError(
-                    f"RankWindow: the window from {self.low} to {self.high} is empty; high must reach low."
-                )
+        self._set(min=checks.whole_number("RankWindow", "min", self.min, low=1))
+        if self.max is not None:
+            self._set(max=checks.whole_number("RankWindow", "max", self.max, low=1))
+            if self.max < self.min:
+                raise ValueError(f"RankWindow: the window from {self.min} to {self.max} is empty; max must reach min.")
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
-        return within(batch.number_lists(NEGATIVE_RANKS).values, self.low, self.high)
+        return within(batch.number_lists(NEGATIVE_RANKS).values, self.min, self.max)
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,8 @@ class ScoreBand(CandidateFilter):
         min: The lowest score to keep; None: no lower limit. In the units of the score: BM25 scores have no fixed
             range, cosine similarities lie from -1 to 1.
         max: The highest score to keep; None: no upper limit.
-        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`).
+        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`); None:
+            the teacher's where the rows have `negative_teacher_scores`, else the retriever's.
 
     Columns read:
         `negative_ids` and the score column.
@@ -98,16 +97,17 @@ class ScoreBand(CandidateFilter):
 
     min: float | None = None
     max: float | None = None
-    by: str = "score"
+    by: str | None = None
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads."""
-        return (NEGATIVE_IDS, score_column(self.by))
+        """The columns that the step reads; without `by`, it chooses the scores by the columns of the rows."""
+        return (NEGATIVE_IDS,) if self.by is None else (NEGATIVE_IDS, score_column(self.by))
 
     def __post_init__(self) -> None:
         if self.min is None and self.max is None:
             raise ValueError("ScoreBand: give min, max or both; without a limit it would keep everything.")
+        checks.score_option("ScoreBand", "by", self.by)
         if self.min is not None:
             self._set(min=checks.real_number("ScoreBand", "min", self.min))
         if self.max is not None:
@@ -116,4 +116,5 @@ class ScoreBand(CandidateFilter):
             raise ValueError(f"ScoreBand: the band from {self.min:g} to {self.max:g} is empty; max must reach min.")
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
-        return within(batch.number_lists(score_column(self.by)).values, self.min, self.max)
+        scores = batch.number_lists(score_column(score_name(self.by, batch.names)))
+        return within(scores.values, self.min, self.max)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column, score_name
 from hnm_datasets.transforms.base import CandidateFilter
 
 AGAINST = ("min", "max", "mean", "each")
@@ -60,13 +60,14 @@ class _Margin(CandidateFilter):
     """Keep the candidates that score below the positives by a margin. Subclasses fill in `_limits`."""
 
     margin: float
-    by: str = "score"
+    by: str | None = None
     against: str = "min"
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads."""
-        return (NEGATIVE_IDS, score_column(self.by), score_column(self.by, of="positive"))
+        """The columns that the step reads; without `by`, it chooses the scores by the columns of the rows."""
+        scores = () if self.by is None else (score_column(self.by), score_column(self.by, of="positive"))
+        return (NEGATIVE_IDS, *scores)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -74,16 +75,16 @@ class _Margin(CandidateFilter):
             margin=checks.real_number(name, "margin", self.margin),
             against=checks.one_of(name, "against", self.against, AGAINST),
         )
-        if not isinstance(self.by, str):
-            raise TypeError(f"{name}: by must be 'score' or a teacher's name, got {self.by!r}.")
+        checks.score_option(name, "by", self.by)
 
     @abstractmethod
     def _limits(self, positives: Ragged[NDArray[np.generic]]) -> NDArray[Any]:
         """Return the highest score that a candidate of each row may have. Shape (B,)."""
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
-        scores = batch.number_lists(score_column(self.by))
-        name = score_column(self.by, of="positive")
+        by = score_name(self.by, batch.names)
+        scores = batch.number_lists(score_column(by))
+        name = score_column(by, of="positive")
         positives = batch.number_lists(name)
         if batch.has(POSITIVE_IDS):
             batch.check_aligned(POSITIVE_IDS, batch.string_lists(POSITIVE_IDS), name, positives)
@@ -100,7 +101,7 @@ class AbsoluteMargin(_Margin):
     Args:
         margin: In the units of the score; 0 keeps what scores no higher than the positive.
         by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores` and
-            `positive_teacher_scores`).
+            `positive_teacher_scores`); None: the teacher's where the rows have them, else the retriever's.
         against: Of several positives compare with the lowest (`"min"`, the safest), the highest (`"max"`), their
             `"mean"`, or `"each"` of them, all of which must be kept clear of; here this means the same as `"min"`.
 
@@ -134,7 +135,7 @@ class RelativeMargin(_Margin):
     Args:
         margin: The share, usually 0.01 to 0.1.
         by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores` and
-            `positive_teacher_scores`).
+            `positive_teacher_scores`); None: the teacher's where the rows have them, else the retriever's.
         against: Of several positives compare with the lowest (`"min"`, the safest), the highest (`"max"`), their
             `"mean"`, or `"each"` of them: a candidate must stay below every positive's limit. That is the same as
             `"min"` unless the margin is greater than 1.

@@ -20,8 +20,8 @@ from hnm_datasets.runtime.workers import threads
 from hnm_datasets.transforms.base import CandidateFilter
 from hnm_datasets.transforms.filters.kernels import drop_near_duplicates
 
-#: Rows of a thread's turn.
-_TURN = 64
+#: Rows that one thread compares at a time.
+_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DropNearDuplicates(CandidateFilter):
     A passage that repeats a positive with a word changed is a false negative; one that repeats another negative teaches
     nothing new. Two texts are compared by the runs of three words that they share: their number over that of all runs
     that either has (Jaccard similarity), after Unicode, case and white space were normalised. No model is needed. The
-    runs of the whole corpus are hashed here once and kept in the cache directory.
+    runs of the whole corpus are hashed once, on first use, and kept in the cache directory.
 
     Args:
         corpus: The passages.
@@ -66,19 +66,21 @@ class DropNearDuplicates(CandidateFilter):
         check_corpus(name, self.corpus)
         self._set(threshold=checks.real_number(name, "threshold", self.threshold, above=0))
         if self.threshold > 1:
-            raise ValueError(f"{name}: threshold is a share of what two texts have, at most 1, got {self.threshold:g}.")
+            raise ValueError(
+                f"{name}: threshold is a share of the runs of two texts, at most 1, got {self.threshold:g}."
+            )
+
+    def prepare(self) -> None:
+        """Hash the runs of words of the corpus, unless they are in the cache directory."""
         open_shingles(self.corpus)
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
-        positives, negatives = (
-            self.corpus.rows_of_lists(name, lists, batch.step, batch.describe)
-            for name, lists in ((POSITIVE_IDS, batch.string_lists(POSITIVE_IDS)), (NEGATIVE_IDS, candidates))
-        )
+        positives, negatives = (batch.rows_in(name, self.corpus) for name in (POSITIVE_IDS, NEGATIVE_IDS))
         shingles = open_shingles(self.corpus)
         keep = np.empty(len(negatives.values), dtype=bool)
 
-        def turn(start: int) -> None:
-            rows = slice(start, start + _TURN + 1)
+        def compare(start: int) -> None:
+            rows = slice(start, start + _ROWS + 1)
             drop_near_duplicates(
                 shingles.offsets,
                 shingles.values,
@@ -91,5 +93,5 @@ class DropNearDuplicates(CandidateFilter):
             )
 
         with ThreadPoolExecutor(threads()) as pool:
-            list(pool.map(turn, range(0, len(negatives), _TURN)))
+            list(pool.map(compare, range(0, len(negatives), _ROWS)))
         return keep

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import Ragged, kept_offsets, list_array, offsets_of
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import Ragged, interleave_lists, kept_offsets
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
 from hnm_datasets.transforms.base import Transform
@@ -110,12 +111,12 @@ class TeacherThreshold(Transform):
     def _promoted(
         self, batch: Batch, lists: Mapping[str, Ragged[pa.Array]], rise: np.ndarray[tuple[int], np.dtype[np.bool_]]
     ) -> dict[str, pa.Array]:
-        """Return the lists of positives with the risen candidates at their ends."""
+        """Return the lists of positives with the promoted candidates at their ends."""
         positives = batch.string_lists(POSITIVE_IDS)
-        owners = lists[NEGATIVE_IDS].owners[rise]
-        lengths = positives.lengths + np.bincount(owners, minlength=len(positives))
-        order = pa.array(np.argsort(np.concatenate([positives.owners, owners]), kind="stable"))
         mask = pa.array(rise)
+        ids = lists[NEGATIVE_IDS]
+        promoted = Ragged(kept_offsets(ids.offsets, rise), ids.values.filter(mask).cast(pa.string()))
+        offsets, order = interleave_lists(positives, promoted)
         columns = {}
         for name, own in batch.positives().items():
             batch.check_aligned(POSITIVE_IDS, positives, name, own)
@@ -129,7 +130,5 @@ class TeacherThreshold(Transform):
             # A batch whose lists are all empty has no type of its own.
             typed = risen.type if pa.types.is_null(own.values.type) else own.values.type
             both = pa.concat_arrays([own.values.cast(typed), risen.cast(typed)])
-            columns[name] = list_array(offsets_of(lengths), both.take(order))
-        risen_ids = lists[NEGATIVE_IDS].values.filter(mask).cast(pa.string())
-        columns[PROMOTED_IDS] = list_array(kept_offsets(lists[NEGATIVE_IDS].offsets, rise), risen_ids)
-        return columns
+            columns[name] = list_array(offsets, both.take(pa.array(order)))
+        return columns | {PROMOTED_IDS: list_array(promoted.offsets, promoted.values)}

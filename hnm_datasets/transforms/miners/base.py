@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import Ragged, list_array, offsets_of, part_of, turns
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import Ragged, offsets_of, runs_within, slice_lists
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import (
     NEGATIVE_IDS,
@@ -28,33 +29,89 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.search import Candidates, joined_candidates, mine_candidates
 
-#: Places of a search that are held at once, 12 bytes each: some millions, whatever k and the batch are.
-_PLACES = 1 << 22
+#: Hits of a search that are held at once, 12 bytes each: some millions, whatever k and the batch are.
+_HITS = 1 << 22
 
 
-class Mined(NamedTuple):
-    """What a miner found for B rows.
+class QueryRows(NamedTuple):
+    """B rows to mine for, resolved against the corpus.
 
     Attributes:
         queries: B texts.
+        keys: 64 bits that identify each row. Shape (B,).
         positives: The row numbers of each row's positives.
-        candidates: The candidates of each row.
+        excluded_texts: The codes of the texts that are no candidates: those of the positives, and the query's own.
     """
 
     queries: list[str]
+    keys: NDArray[np.uint64]
     positives: Ragged[NDArray[np.int64]]
-    candidates: Candidates
+    excluded_texts: Ragged[NDArray[np.int64]]
+
+    @classmethod
+    def read(cls, batch: Batch, corpus: Corpus) -> QueryRows:
+        """Read a batch.
+
+        Raises:
+            KeyError: A positive is not in the corpus.
+            ValueError: A query is empty.
+        """
+        queries: list[str] = batch.strings(QUERY).to_pylist()
+        for row, query in enumerate(queries):
+            if not query or query.isspace():
+                raise ValueError(
+                    f"{batch.step}: the column 'query' is empty in {batch.describe(row)}. Filter such rows out: "
+                    f"dataset.filter(lambda row: row['query'].strip())."
+                )
+        positives = batch.rows_in(POSITIVE_IDS, corpus)
+        codes = np.insert(corpus.text_codes[positives.values], positives.offsets[1:], corpus.find_texts(queries))
+        return cls(queries, batch.row_keys(), positives, Ragged(offsets_of(positives.lengths + 1), codes))
 
 
 @dataclass(frozen=True)
 class Miner(Transform):
-    """A step that finds candidates for each query in the whole corpus.
+    """A step that finds candidates for each query in the whole corpus: the base for a source of your own.
 
-    Known positives, passages with the same text as one, passages with the query's own text and, when asked, other
-    passages of a positive's document are never candidates, and no text is a candidate twice. The search goes on until
-    there are k candidates or the retriever finds no more.
+    The base excludes known positives, passages with the same text as one, passages with the query's own text and, when
+    asked, other passages of a positive's document; no text is a candidate twice. It searches deeper until there are k
+    candidates or the source finds no more.
 
-    Subclasses fill in `_hits` and `scores_of`.
+    A subclass is a frozen dataclass that names its `source` and fills in three hooks. `_encode` turns the queries of a
+    batch into what the other two need, once: vectors, tokens, or the texts as they are. `_search` returns the best
+    passages of some queries; a deeper search must begin with the answer of a shallower one. `_score` returns the
+    source's score of given passages, for `positive_scores` and for fusion. `prepare` may be filled in as well.
+
+    Args:
+        corpus: The passages.
+        k: Candidates per query.
+        exclude_group: Also exclude every passage of the documents that the positives were cut from.
+
+    Columns read:
+        `query`, `positive_ids`; `query_id` as the row's key, if there is one.
+
+    Columns written:
+        `negative_ids`, `negative_scores`, `negative_ranks`, `negative_source`, `positive_scores`.
+
+    Example:
+        >>> from hnm_datasets import load_sample
+        >>> from hnm_datasets.indexes.base import Hits
+        >>> from hnm_datasets.transforms import Miner
+        >>> @dataclass(frozen=True)
+        ... class ShortestNegatives(Miner):
+        ...     '''Mines the shortest passages, whatever the query.'''
+        ...     source: ClassVar[str] = "shortest"
+        ...     def _encode(self, queries, keys):
+        ...         return queries
+        ...     def _search(self, encoded, which, depth):
+        ...         sizes = self.corpus.text_sizes(np.arange(len(self.corpus)))
+        ...         order = np.argsort(sizes, kind="stable")[:depth]
+        ...         return Hits(np.tile(order, (len(which), 1)), np.tile(-sizes[order].astype(np.float32), (len(which), 1)))
+        ...     def _score(self, encoded, rows):
+        ...         return -self.corpus.text_sizes(rows.values).astype(np.float32)
+        >>> corpus, queries = load_sample("earthquakes")
+        >>> mined = queries.map(ShortestNegatives(corpus, k=2), batched=True)
+        >>> mined[0]["negative_ids"], mined[0]["negative_scores"]
+        (['san-francisco-1906', 'plate-boundaries-2'], [-74.0, -84.0])
     """
 
     input_columns: ClassVar[tuple[str, ...]] = (QUERY, POSITIVE_IDS)
@@ -65,7 +122,7 @@ class Miner(Transform):
         NEGATIVE_SOURCE,
         POSITIVE_SCORES,
     )
-    #: What `negative_source` says.
+    #: The value of `negative_source`.
     source: ClassVar[str]
 
     corpus: Corpus
@@ -84,57 +141,65 @@ class Miner(Transform):
             _ = self.corpus.group_codes  # raises if there are none
 
     @abstractmethod
-    def _hits(self, queries: list[str], keys: NDArray[np.uint64], depth: int) -> Hits:
-        """Search for some of the batch's queries; `keys` are their row keys."""
+    def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> Any:
+        """Turn the queries of a batch into what `_search` and `_score` take.
+
+        Args:
+            queries: B texts.
+            keys: 64 bits that identify each row. Shape (B,).
+        """
 
     @abstractmethod
-    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the retriever's score of certain passages of each query."""
+    def _search(self, encoded: Any, which: NDArray[np.int64], depth: int) -> Hits:
+        """Return the best passages of some queries.
 
-    def mine(self, batch: Batch) -> Mined:
-        """Find the candidates of a batch of rows, as row numbers of the corpus."""
-        queries = self._queries(batch)
-        keys = batch.row_keys()
-        positives = self.corpus.rows_of_lists(
-            POSITIVE_IDS, batch.string_lists(POSITIVE_IDS), batch.step, batch.describe
-        )
-        # A search returns as many places as candidates are wanted, and more where many positives are in the way.
-        parts = turns(self.k + positives.lengths, _PLACES)
-        found = [self._mine(queries[rows], keys[rows], part_of(positives, rows)) for rows in parts]
-        return Mined(queries, positives, joined_candidates(found))
+        Args:
+            encoded: The answer of `_encode` for B queries.
+            which: The numbers of b of them, ascending.
+            depth: Hits per query, K.
 
-    def _mine(self, queries: list[str], keys: NDArray[np.uint64], positives: Ragged[NDArray[np.int64]]) -> Candidates:
+        Returns:
+            Rows and scores of shape (b, K).
+        """
+
+    @abstractmethod
+    def _score(self, encoded: Any, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Return the source's score of certain passages of each query.
+
+        Args:
+            encoded: The answer of `_encode` for B queries.
+            rows: B lists of row numbers, C in all.
+
+        Returns:
+            Shape (C,), aligned with `rows.values`.
+        """
+
+    def find(self, rows: QueryRows, encoded: Any) -> Candidates:
+        """Find the candidates of some rows, as row numbers of the corpus."""
+        # A search returns as many hits as candidates are wanted, and more where many positives are in the way.
+        parts = runs_within(self.k + rows.positives.lengths, _HITS)
+        return joined_candidates([self._find_part(rows, encoded, part) for part in parts])
+
+    def _find_part(self, rows: QueryRows, encoded: Any, part: slice) -> Candidates:
+        positives = slice_lists(rows.positives, part)
         return mine_candidates(
-            lambda which, depth: self._hits([queries[i] for i in which], keys[which], depth),
+            lambda which, depth: self._search(encoded, which + part.start, depth),
             self.corpus,
             self.k,
-            self._excluded_texts(queries, positives),
+            slice_lists(rows.excluded_texts, part),
             Ragged(positives.offsets, self.corpus.group_codes[positives.values]) if self.exclude_group else None,
         )
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
-        queries, positives, found = self.mine(batch)
+        rows = QueryRows.read(batch, self.corpus)
+        encoded = self._encode(rows.queries, rows.keys)
+        found = self.find(rows, encoded)
         source = pa.repeat(pa.scalar(self.source), len(found.rows))
+        positive_scores = pa.array(self._score(encoded, rows.positives))
         return {
             NEGATIVE_IDS: list_array(found.offsets, self.corpus.ids(found.rows)),
             NEGATIVE_SCORES: list_array(found.offsets, pa.array(found.scores)),
             NEGATIVE_RANKS: list_array(found.offsets, pa.array(found.ranks)),
             NEGATIVE_SOURCE: list_array(found.offsets, source),
-            POSITIVE_SCORES: list_array(positives.offsets, pa.array(self.scores_of(queries, positives))),
+            POSITIVE_SCORES: list_array(rows.positives.offsets, positive_scores),
         }
-
-    def _queries(self, batch: Batch) -> list[str]:
-        queries: list[str] = batch.strings(QUERY).to_pylist()
-        for row, query in enumerate(queries):
-            if not query or query.isspace():
-                raise ValueError(
-                    f"{batch.step}: the column 'query' is empty in {batch.describe(row)}. Filter such rows out: "
-                    f"dataset.filter(lambda row: row['query'].strip())."
-                )
-        return queries
-
-    def _excluded_texts(self, queries: list[str], positives: Ragged[NDArray[np.int64]]) -> Ragged[NDArray[np.int64]]:
-        own = self.corpus.find_texts(queries)
-        lengths = positives.lengths + 1
-        values = np.insert(self.corpus.text_codes[positives.values], positives.offsets[1:], own)
-        return Ragged(offsets_of(lengths), values)

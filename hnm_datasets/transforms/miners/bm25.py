@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25 import BM25Index
+from hnm_datasets.indexes.bm25_tokens import Tokens
 from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
 from hnm_datasets.transforms.miners.base import Miner
 
@@ -28,7 +29,7 @@ class BM25Negatives(Miner):
         exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
             with groups.
         index: The index to search, a `BM25Index` or a `ShardedIndex` of such; by default `BM25Index(corpus)`, built
-            here once and kept in the cache directory.
+            once, on first use, and kept in the cache directory.
 
     Columns read:
         `query`, `positive_ids`; `query_id` for error messages, if there.
@@ -74,9 +75,15 @@ class BM25Negatives(Miner):
         assert self.index is not None  # set in __post_init__
         return self.index
 
-    def _hits(self, queries: list[str], keys: NDArray[np.uint64], depth: int) -> Hits:
-        return self._bm25.search(queries, depth)
+    def prepare(self) -> None:
+        """Build the index, unless it is in the cache directory."""
+        self._bm25.prepare()
 
-    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score of certain passages of each query."""
-        return self._bm25.score(queries, rows)
+    def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> Tokens:
+        return self._bm25.encode(queries)
+
+    def _search(self, encoded: Tokens, which: NDArray[np.int64], depth: int) -> Hits:
+        return self._bm25.search(encoded.take(which), depth)
+
+    def _score(self, encoded: Tokens, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        return self._bm25.score(encoded, rows)

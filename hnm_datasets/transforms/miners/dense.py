@@ -13,7 +13,10 @@ from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
-from hnm_datasets.models.handles import load_model
+from hnm_datasets.models.embedding_job import EmbeddingJob
+from hnm_datasets.models.embeddings import Embeddings
+from hnm_datasets.models.encoders import Encoder
+from hnm_datasets.models.handles import LoadedModel, load_model
 from hnm_datasets.models.query_encoders import check_same_model, query_encoder
 from hnm_datasets.transforms.miners.base import Miner
 
@@ -40,10 +43,11 @@ class DenseNegatives(Miner):
         k: Candidates per query. Mine deep (50 to 200) and let filters and samplers choose.
         exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
             with groups.
-        query_prompt: What each query is preceded by; None: the model's own prompt for queries, if it has one.
-        index: The index to search; by default `DenseIndex(corpus.embed(model))`, exact search with the model's own
-            prompt for documents. With another prompt or options:
-            `DenseIndex(corpus.embed(model, prompt="passage: "), "HNSW32")`.
+        query_prompt: The text before each query; None: the model's own prompt for queries, if it has one.
+        prompt: The text before each passage; None: the model's own prompt for documents, if it has one, or that of the
+            index.
+        index: The index to search; by default `DenseIndex(corpus.embed(model, prompt=prompt))`: exact search over
+            embeddings that are made once, on first use. With other options: `DenseIndex(corpus.embed(model), "HNSW32")`.
         batch_size: Texts per forward pass.
         fingerprint: For a function: a name that changes whenever its vectors do.
 
@@ -78,6 +82,7 @@ class DenseNegatives(Miner):
     model: Any
     _: KW_ONLY
     query_prompt: str | None = None
+    prompt: str | None = None
     index: DenseIndex | ShardedIndex | None = None
     batch_size: int = 32
     fingerprint: str | None = None
@@ -90,26 +95,57 @@ class DenseNegatives(Miner):
                 f"DenseNegatives: index must be a DenseIndex, or a ShardedIndex of such, got "
                 f"{type(self.index).__name__}. Make one of the embeddings: DenseIndex(corpus.embed(model))."
             )
-        if self.index is not None and self.index.corpus != self.corpus:
-            raise ValueError(
-                "DenseNegatives: the index is of another corpus. Pass DenseIndex(corpus.embed(model)) of this corpus."
-            )
         loaded = load_model(self.model, self.fingerprint)
-        if self.index is None:
-            self._set(index=DenseIndex(self.corpus.embed(loaded, batch_size=self.batch_size)))
-        encoder = query_encoder(loaded, self._dense.embeddings, self.query_prompt, self.batch_size)
-        check_same_model("DenseNegatives", encoder, self._dense.embeddings)
+        documents: Encoder | Embeddings
+        if self.index is None or self._is_default_index(loaded):
+            documents = Encoder(loaded, "document", prompt=self.prompt, batch_size=self.batch_size)
+            self._set(index=DenseIndex(EmbeddingJob(self.corpus, documents).embeddings))
+            encoder = query_encoder(loaded, documents, self.query_prompt, self.batch_size)
+        else:
+            documents = self._dense.embeddings
+            if self._dense.corpus != self.corpus:
+                raise ValueError(
+                    "DenseNegatives: the index is of another corpus. Pass DenseIndex(corpus.embed(model)) of this "
+                    "corpus."
+                )
+            if self.prompt not in (None, documents.prompt):
+                raise ValueError(
+                    f"DenseNegatives: the passages of the index were encoded with the prompt {documents.prompt!r}, not "
+                    f"{self.prompt!r}. Leave prompt= out, or pass DenseIndex(corpus.embed(model, prompt=...))."
+                )
+            encoder = query_encoder(loaded, documents, self.query_prompt, self.batch_size)
+            check_same_model("DenseNegatives", encoder, documents)
         # From here on the encoder stands for the model and its prompt: it pickles to their fingerprints.
-        self._set(model=encoder, query_prompt=encoder.prompt)
+        self._set(model=encoder, query_prompt=encoder.prompt, prompt=documents.prompt)
+
+    def _is_default_index(self, loaded: LoadedModel) -> bool:
+        """Return whether the index is the one that the step makes itself: it may not be embedded yet."""
+        if not isinstance(self.index, DenseIndex) or self.index != DenseIndex(self.index.embeddings):
+            return False
+        documents = Encoder(loaded, "document", prompt=self.prompt, batch_size=self.batch_size)
+        return self.index.embeddings == EmbeddingJob(self.corpus, documents).embeddings
 
     @property
     def _dense(self) -> DenseIndex | ShardedIndex:
         assert self.index is not None  # set in __post_init__
         return self.index
 
-    def _hits(self, queries: list[str], keys: NDArray[np.uint64], depth: int) -> Hits:
-        return self._dense.search(self.model.vectors(queries), depth)
+    def prepare(self) -> None:
+        """Encode the corpus, unless its embeddings are in the cache directory, and build the index."""
+        if isinstance(self.index, DenseIndex) and not self.index.embeddings.are_made:
+            documents = Encoder(self.model, "document", prompt=self.prompt, batch_size=self.batch_size)
+            job = EmbeddingJob(self.corpus, documents)
+            # Embeddings with other options are not made here; the search says what to do where they are missing.
+            if job.embeddings == self.index.embeddings:
+                job.ensure()
+        self._dense.prepare()
 
-    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score of certain passages of each query."""
-        return self._dense.score(self.model.vectors(queries), rows)
+    def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+        encoder: Encoder = self.model
+        return encoder.vectors(queries)
+
+    def _search(self, encoded: NDArray[np.float32], which: NDArray[np.int64], depth: int) -> Hits:
+        return self._dense.search(encoded[which], depth)
+
+    def _score(self, encoded: NDArray[np.float32], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        return self._dense.score(encoded, rows)

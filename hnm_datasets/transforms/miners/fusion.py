@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import Ragged, kept_offsets, list_array, offsets_of
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import Ragged, first_of_runs, kept_offsets, offsets_of, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import (
     NEGATIVE_IDS,
@@ -24,7 +25,7 @@ from hnm_datasets.columns import (
     score_column,
 )
 from hnm_datasets.transforms.base import Ordered, Transform
-from hnm_datasets.transforms.miners.base import Miner
+from hnm_datasets.transforms.miners.base import Miner, QueryRows
 from hnm_datasets.transforms.miners.search import Candidates
 
 _METHODS = ("rrf", "interleave", "union")
@@ -107,27 +108,36 @@ class FuseNegatives(Transform):
         if self.k is not None:
             self._set(k=checks.whole_number(step, "k", self.k, low=1))
 
+    def prepare(self) -> None:
+        """Prepare all sources."""
+        for miner in self.miners.values():
+            miner.prepare()
+
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
-        mined = {name: miner.mine(batch) for name, miner in self.miners.items()}
-        queries, positives, _ = next(iter(mined.values()))
         corpus = next(iter(self.miners.values())).corpus
-        fused = fuse([one.candidates for one in mined.values()], corpus.text_codes, self.method)
-        places = np.arange(len(fused.rows)) - np.repeat(fused.offsets[:-1], np.diff(fused.offsets))
-        stay = np.ones(len(places), dtype=bool) if self.k is None else places < self.k
+        asked = QueryRows.read(batch, corpus)
+        encoded = [miner._encode(asked.queries, asked.keys) for miner in self.miners.values()]
+        found = [miner.find(asked, own) for miner, own in zip(self.miners.values(), encoded, strict=True)]
+        fused = fuse(found, corpus.text_codes, self.method)
+        within = positions_within(fused.offsets)
+        stay = np.ones(len(within), dtype=bool) if self.k is None else within < self.k
         offsets = kept_offsets(fused.offsets, stay)
         rows, ranks = fused.rows[stay], fused.ranks[:, stay]
-        lists = Ragged(offsets, rows)
         columns = {
             NEGATIVE_IDS: list_array(offsets, corpus.ids(rows)),
             NEGATIVE_SCORES: list_array(offsets, pa.array(fused.scores[stay])),
-            NEGATIVE_RANKS: list_array(offsets, pa.array((places[stay] + 1).astype(np.int32))),
-            NEGATIVE_SOURCE: list_array(offsets, _joined(list(self.miners), ranks > 0)),
+            NEGATIVE_RANKS: list_array(offsets, pa.array((within[stay] + 1).astype(np.int32))),
+            NEGATIVE_SOURCE: list_array(offsets, _source_names(list(self.miners), ranks > 0)),
         }
-        for (name, miner), own in zip(self.miners.items(), ranks, strict=True):
-            columns[f"negative_{name}_ranks"] = list_array(offsets, pa.array(own))
-            columns[score_column(name)] = list_array(offsets, pa.array(miner.scores_of(queries, lists)))
-            of_positives = pa.array(miner.scores_of(queries, positives))
-            columns[score_column(name, of="positive")] = list_array(positives.offsets, of_positives)
+        for number, (name, miner) in enumerate(self.miners.items()):
+            scores, known = fused.source_scores[number, stay], fused.is_scored[number, stay]
+            # A source has scored the passages that it found.
+            unknown = Ragged(kept_offsets(offsets, ~known), rows[~known])
+            scores[~known] = miner._score(encoded[number], unknown)
+            of_positives = miner._score(encoded[number], asked.positives)
+            columns[f"negative_{name}_ranks"] = list_array(offsets, pa.array(ranks[number]))
+            columns[score_column(name)] = list_array(offsets, pa.array(scores))
+            columns[score_column(name, of="positive")] = list_array(asked.positives.offsets, pa.array(of_positives))
         return columns
 
 
@@ -138,14 +148,18 @@ class Fused:
     Attributes:
         offsets: Where each query's candidates begin and end. Shape (B + 1,).
         rows: Row numbers in the corpus. Shape (C,).
-        scores: What they are ordered by. Shape (C,).
+        scores: The scores that order them. Shape (C,).
         ranks: The rank in each source, 0 where it did not find the candidate. Shape (S, C).
+        source_scores: The score by each source, where it found this very passage. Shape (S, C).
+        is_scored: Where that is. Shape (S, C).
     """
 
     offsets: NDArray[np.int64]
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
     ranks: NDArray[np.int32]
+    source_scores: NDArray[np.float32]
+    is_scored: NDArray[np.bool_]
 
 
 def fuse(sources: list[Candidates], text_codes: NDArray[np.int64], method: str) -> Fused:
@@ -161,26 +175,27 @@ def fuse(sources: list[Candidates], text_codes: NDArray[np.int64], method: str) 
     rows = np.concatenate([one.rows for one in sources])
     source = np.repeat(np.arange(len(sources)), [len(one.rows) for one in sources])
     ranks = np.concatenate([one.ranks for one in sources]).astype(np.int64)
-    places = np.concatenate(
-        [np.arange(len(one.rows)) - np.repeat(one.offsets[:-1], np.diff(one.offsets)) for one in sources]
-    )
-    # One group per query and text; the first source that found it says which of equal passages it is.
-    order = np.lexsort((source, text_codes[rows], owners))
-    codes = text_codes[rows][order]
-    fresh = np.ones(len(order), dtype=bool)
-    fresh[1:] = (owners[order][1:] != owners[order][:-1]) | (codes[1:] != codes[:-1])
+    within = np.concatenate([positions_within(one.offsets) for one in sources])
+    # One group per query and text; of equal passages, the first source that found one chooses it.
+    keys = owners * len(text_codes) + text_codes[rows]
+    order = np.argsort(keys, kind="stable")
+    fresh = first_of_runs(keys[order])
     group = np.cumsum(fresh) - 1
     first = order[fresh]
     by_source = np.zeros((len(sources), len(first)), dtype=np.int32)
     by_source[source[order], group] = ranks[order]
+    source_scores = np.zeros(by_source.shape, dtype=np.float32)
+    source_scores[source[order], group] = np.concatenate([one.scores for one in sources])[order]
+    is_scored = np.zeros(by_source.shape, dtype=bool)
+    is_scored[source[order], group] = rows[order] == rows[first][group]
     if method == "rrf":
         found = by_source > 0
         scores = np.where(found, 1 / (_RRF + by_source), 0).sum(axis=0)
     else:
-        # Of candidates that several sources found, the earliest turn counts.
-        turn = places * len(sources) + source if method == "interleave" else places + source * _APART
+        # Of candidates that several sources found, the earliest position counts.
+        position = within * len(sources) + source if method == "interleave" else within + source * _APART
         best = np.full(len(first), np.iinfo(np.int64).max)
-        np.minimum.at(best, group, turn[order])
+        np.minimum.at(best, group, position[order])
         scores = -best.astype(np.float64)
     final = np.lexsort((rows[first], -scores, owners[first]))
     return Fused(
@@ -188,10 +203,12 @@ def fuse(sources: list[Candidates], text_codes: NDArray[np.int64], method: str) 
         rows[first][final],
         scores[final].astype(np.float32),
         by_source[:, final],
+        source_scores[:, final],
+        is_scored[:, final],
     )
 
 
-def _joined(names: list[str], found: NDArray[np.bool_]) -> pa.Array:
+def _source_names(names: list[str], found: NDArray[np.bool_]) -> pa.Array:
     """Name the sources that found each candidate. Shape (S, C) → (C,)."""
     code = (found * (1 << np.arange(len(names)))[:, None]).sum(axis=0)
     used, back = np.unique(code, return_inverse=True)

@@ -57,11 +57,13 @@ class RandomNegatives(Miner):
         super().__post_init__()
         self._set(seed=checks.whole_number("RandomNegatives", "seed", self.seed, low=0))
 
-    def _hits(self, queries: list[str], keys: NDArray[np.uint64], depth: int) -> Hits:
-        rows = np.empty((len(keys), depth), dtype=np.int64)
-        permuted_rows(keys, self.seed, len(self.corpus), rows)
+    def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        return keys
+
+    def _search(self, encoded: NDArray[np.uint64], which: NDArray[np.int64], depth: int) -> Hits:
+        rows = np.empty((len(which), depth), dtype=np.int64)
+        permuted_rows(encoded[which], self.seed, len(self.corpus), rows)
         return Hits(rows, np.where(rows < 0, -np.inf, 0).astype(np.float32))
 
-    def scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score of certain passages of each query."""
+    def _score(self, encoded: NDArray[np.uint64], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         return np.zeros(len(rows.values), dtype=np.float32)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged, offsets_of
+from hnm_datasets.arrays.ragged import Ragged, offsets_of, take_lists
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.transforms.miners.kernels import pick_candidates
@@ -39,8 +39,8 @@ def mine_candidates(
 ) -> Candidates:
     """Search until each query has k allowed candidates or has seen everything that the retriever finds.
 
-    Excluded passages and repeated texts leave gaps in the retriever's list; the queries that are short because of them
-    are searched again, twice as deep each time.
+    Excluded passages and repeated texts leave gaps in the retriever's list. Queries that are short because of them are
+    searched again, twice as deep each time.
 
     Args:
         search: Given the numbers of some queries and a depth, returns their hits. A deeper search must begin with the
@@ -61,22 +61,23 @@ def mine_candidates(
     depth = min(k + max(8, k // 4), len(corpus))
     while len(open_queries):
         hits = search(open_queries, depth)
-        places = np.empty((len(open_queries), k), dtype=np.int64)
-        mine = _take_lists(texts, open_queries)
-        mine_groups = _no_lists(len(open_queries)) if groups is None else _take_lists(groups, open_queries)
+        columns = np.empty((len(open_queries), k), dtype=np.int64)
+        is_first = len(open_queries) == len(texts)
+        open_texts = texts if is_first else take_lists(texts, open_queries)
+        open_groups = _no_lists(len(open_queries)) if groups is None else take_lists(groups, open_queries)
         pick_candidates(
             hits.rows,
             corpus.text_codes,
-            mine.offsets,
-            mine.values,
+            open_texts.offsets,
+            open_texts.values,
             group_codes,
-            mine_groups.offsets,
-            mine_groups.values,
+            open_groups.offsets,
+            open_groups.values,
             k,
-            places,
+            columns,
         )
-        done = (places[:, -1] >= 0) | (hits.rows[:, -1] < 0) | (depth >= len(corpus))
-        found.append((open_queries[done], Hits(hits.rows[done], hits.scores[done]), places[done]))
+        done = (columns[:, -1] >= 0) | (hits.rows[:, -1] < 0) | (depth >= len(corpus))
+        found.append((open_queries[done], Hits(hits.rows[done], hits.scores[done]), columns[done]))
         open_queries = open_queries[~done]
         depth = min(2 * depth, len(corpus))
     return _assembled(found, len(texts))
@@ -84,13 +85,13 @@ def mine_candidates(
 
 def _assembled(found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]], n_queries: int) -> Candidates:
     owners, rows, scores, ranks = [], [], [], []
-    for queries, hits, places in found:
-        line, column = np.nonzero(places >= 0)
-        place = places[line, column]
+    for queries, hits, columns in found:
+        line, place = np.nonzero(columns >= 0)
+        column = columns[line, place]
         owners.append(queries[line])
-        rows.append(hits.rows[line, place])
-        scores.append(hits.scores[line, place])
-        ranks.append(place + 1)
+        rows.append(hits.rows[line, column])
+        scores.append(hits.scores[line, column])
+        ranks.append(column + 1)
     owner = np.concatenate(owners) if owners else np.empty(0, dtype=np.int64)
     if not owners:
         return Candidates(np.zeros(1, np.int64), owner, owner.astype(np.float32), owner.astype(np.int32))
@@ -115,13 +116,6 @@ def joined_candidates(found: list[Candidates]) -> Candidates:
 
 def _sorted_lists(lists: Ragged[NDArray[np.int64]]) -> Ragged[NDArray[np.int64]]:
     return Ragged(lists.offsets, lists.values[np.lexsort((lists.values, lists.owners))])
-
-
-def _take_lists(lists: Ragged[NDArray[np.int64]], which: NDArray[np.int64]) -> Ragged[NDArray[np.int64]]:
-    if len(which) == len(lists):
-        return lists
-    chosen = np.isin(lists.owners, which)
-    return Ragged(offsets_of(lists.lengths[which]), lists.values[chosen])
 
 
 def _no_lists(count: int) -> Ragged[NDArray[np.int64]]:

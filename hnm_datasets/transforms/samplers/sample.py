@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.draws import sample_mask
-from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.arrays.ragged import Ragged, positions_within
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_RANKS, score_column
+from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_RANKS, score_column, score_name
 from hnm_datasets.transforms.base import CandidateFilter, Ordered
 from hnm_datasets.transforms.filters.limits import within
 
@@ -26,8 +26,7 @@ _STRATEGIES = ("uniform", "softmax", "simans")
 
 def first_mask(offsets: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
     """Mark the first n values of each list. Shape (B + 1,) → (C,)."""
-    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
-    return np.asarray(places < n)
+    return np.asarray(positions_within(offsets) < n)
 
 
 def _means(lists: Ragged[NDArray[np.generic]]) -> NDArray[np.float64]:
@@ -89,7 +88,8 @@ class SampleNegatives(CandidateFilter):
         temperature: For `"softmax"`, in the units of the score: near 0 it takes the hardest, a large one draws almost
             uniformly.
         seed: Another seed draws others.
-        by: For `"softmax"` and `"simans"`: `"score"` for the retriever's scores, or a teacher's name.
+        by: For `"softmax"` and `"simans"`: `"score"` for the retriever's scores, or a teacher's name; None: the teacher's
+            where the rows have `negative_teacher_scores`, else the retriever's.
         a: For `"simans"`: how sharply the chance falls with the distance, in the units of the score squared; the
             paper's default is 1 for dot products, and cosines need some 100.
         b: For `"simans"`: where the chance is highest, below (negative) or above the positive's score.
@@ -120,7 +120,7 @@ class SampleNegatives(CandidateFilter):
     strategy: str = "uniform"
     temperature: float = 1.0
     seed: int = 0
-    by: str = "score"
+    by: str | None = None
     a: float = 1.0
     b: float = 0.0
     bands: str = "rank"
@@ -131,7 +131,7 @@ class SampleNegatives(CandidateFilter):
         scores = {"softmax": ("negative",), "simans": ("negative", "positive")}.get(self.strategy, ())
         columns = (
             NEGATIVE_IDS,
-            *(score_column(self.by, of=part) for part in scores),
+            *(score_column(self.by, of=part) for part in scores if self.by is not None),
             *map(self._column_of, self._strata),
         )
         return tuple(dict.fromkeys(columns))
@@ -150,8 +150,7 @@ class SampleNegatives(CandidateFilter):
         name = "SampleNegatives"
         if not isinstance(self.bands, str) or not self.bands:
             raise TypeError(f"{name}: bands must be 'rank', 'score' or a teacher's name, got {self.bands!r}.")
-        if not isinstance(self.by, str) or not self.by:
-            raise TypeError(f"{name}: by must be 'score' or a teacher's name, got {self.by!r}.")
+        checks.score_option(name, "by", self.by)
         self._set(
             n=_checked_counts(self.n) if isinstance(self.n, Mapping) else checks.whole_number(name, "n", self.n, low=1),
             strategy=checks.one_of(name, "strategy", self.strategy, _STRATEGIES),
@@ -163,12 +162,13 @@ class SampleNegatives(CandidateFilter):
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         keep = np.empty(len(candidates.values), dtype=bool)
+        by = score_name(self.by, batch.names)
         if self.strategy == "softmax":
-            scores = batch.number_lists(score_column(self.by)).values
+            scores = batch.number_lists(score_column(by)).values
             weights = scores.astype(np.float64) / self.temperature
         elif self.strategy == "simans":
-            own = batch.number_lists(score_column(self.by)).values.astype(np.float64)
-            aims = _means(batch.number_lists(score_column(self.by, of="positive")))[candidates.owners] + self.b
+            own = batch.number_lists(score_column(by)).values.astype(np.float64)
+            aims = _means(batch.number_lists(score_column(by, of="positive")))[candidates.owners] + self.b
             weights = np.where(np.isnan(aims), 0, -self.a * (own - aims) ** 2)
         else:
             weights = np.zeros(len(keep))

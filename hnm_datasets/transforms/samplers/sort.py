@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from hnm_datasets.arrays.ragged import list_array
+from hnm_datasets import checks
+from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, score_column
+from hnm_datasets.columns import NEGATIVE_IDS, score_column, score_name
 from hnm_datasets.transforms.base import Transform
 
 
@@ -23,7 +24,8 @@ class SortNegatives(Transform):
     retriever said; candidates with the same score stay in their order.
 
     Args:
-        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`).
+        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`); None:
+            the teacher's where the rows have `negative_teacher_scores`, else the retriever's.
 
     Columns read:
         `negative_ids` and the score column.
@@ -42,19 +44,18 @@ class SortNegatives(Transform):
 
     output_columns: ClassVar[tuple[str, ...]] = ("negative_*",)
 
-    by: str = "teacher"
+    by: str | None = None
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads."""
-        return (NEGATIVE_IDS, score_column(self.by))
+        """The columns that the step reads; without `by`, it chooses the scores by the columns of the rows."""
+        return (NEGATIVE_IDS,) if self.by is None else (NEGATIVE_IDS, score_column(self.by))
 
     def __post_init__(self) -> None:
-        if not isinstance(self.by, str):
-            raise TypeError(f"SortNegatives: by must be 'score' or a teacher's name, got {self.by!r}.")
+        checks.score_option("SortNegatives", "by", self.by)
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         lists = batch.candidates()
-        scores = batch.number_lists(score_column(self.by))
+        scores = batch.number_lists(score_column(score_name(self.by, batch.names)))
         order = pa.array(np.lexsort((-scores.values.astype(np.float64), scores.owners)))
         return {name: list_array(values.offsets, values.values.take(order)) for name, values in lists.items()}

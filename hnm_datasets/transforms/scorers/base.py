@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged, list_array, offsets_of, part_of, turns
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import Ragged, interleave_lists, runs_within, slice_lists
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
@@ -47,31 +48,28 @@ class Scorer(Transform):
             )
 
     @abstractmethod
-    def _scores_of_turn(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def _scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Return the score of certain passages of each query. Shape (C,), aligned with `rows`."""
-
-    def _pair_scores(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Score in turns whose texts are not too much for the memory, usually a single one."""
-        sizes = np.bincount(rows.owners, weights=self.corpus.text_sizes(rows.values), minlength=len(rows))
-        parts = turns(sizes.astype(np.int64), _TEXT_BYTES)
-        found = [self._scores_of_turn(queries[part], part_of(rows, part)) for part in parts]
-        return np.concatenate([*found, np.empty(0, dtype=np.float32)])
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         queries = batch.strings(QUERY).to_pylist()
-        lists = [
-            self.corpus.rows_of_lists(name, batch.string_lists(name), batch.step, batch.describe)
-            for name in (POSITIVE_IDS, NEGATIVE_IDS)
-        ]
+        positives, negatives = (batch.rows_in(name, self.corpus) for name in (POSITIVE_IDS, NEGATIVE_IDS))
         # One list per query, so that its positives and candidates are scored in the same batches.
-        owners = np.concatenate([one.owners for one in lists])
-        order = np.argsort(owners, kind="stable")
-        offsets = offsets_of(lists[0].lengths + lists[1].lengths)
-        together = Ragged(offsets, np.concatenate([one.values for one in lists])[order])
+        offsets, order = interleave_lists(positives, negatives)
+        together = Ragged(offsets, np.concatenate([positives.values, negatives.values])[order])
         scores = np.empty(len(order), dtype=np.float32)
-        scores[order] = self._pair_scores(queries, together)
-        split = len(lists[0].values)
+        scores[order] = self._scores_in_parts(queries, together)
+        split = len(positives.values)
         return {
-            name: list_array(one.offsets, pa.array(part))
-            for name, one, part in zip(self.output_columns, lists, (scores[:split], scores[split:]), strict=True)
+            name: list_array(lists.offsets, pa.array(own))
+            for name, lists, own in zip(
+                self.output_columns, (positives, negatives), (scores[:split], scores[split:]), strict=True
+            )
         }
+
+    def _scores_in_parts(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Score in parts whose texts fit into memory, usually a single one."""
+        sizes = np.bincount(rows.owners, weights=self.corpus.text_sizes(rows.values), minlength=len(rows))
+        parts = runs_within(sizes.astype(np.int64), _TEXT_BYTES)
+        found = [self._scores_of(queries[part], slice_lists(rows, part)) for part in parts]
+        return np.concatenate([*found, np.empty(0, dtype=np.float32)])

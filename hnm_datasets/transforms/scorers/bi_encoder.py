@@ -54,11 +54,11 @@ class BiEncoderScores(Scorer):
         ...     words = ("earthquake", "wave", "plate", "volcano", "the")
         ...     return np.array([[text.lower().count(word) + 0.1 for word in words] for text in texts])
         >>> scored = mined.map(BiEncoderScores(corpus, count_words, fingerprint="words-1"), batched=True)
-        >>> [len(scored[0][name]) for name in ("positive_bi_encoder_scores", "negative_bi_encoder_scores")]
+        >>> [len(scored[0][name]) for name in ("positive_teacher_scores", "negative_teacher_scores")]
         [1, 3]
     """
 
-    name: str = "bi_encoder"
+    name: str = "teacher"
     _: KW_ONLY
     query_prompt: str | None = None
     prompt: str | None = None
@@ -76,7 +76,7 @@ class BiEncoderScores(Scorer):
                     f"{step}: embeddings must be Embeddings, got {type(self.embeddings).__name__}. Make them with "
                     f"corpus.embed(model)."
                 )
-            if self.embeddings.corpus != self.corpus:
+            if self.embeddings.corpus_fingerprint != self.corpus.fingerprint:
                 raise ValueError(f"{step}: the embeddings are of another corpus. Pass corpus.embed(model) of this one.")
         loaded = load_model(
             self.model.documents if isinstance(self.model, _BiEncoder) else self.model, self.fingerprint
@@ -88,7 +88,7 @@ class BiEncoderScores(Scorer):
         # From here on the encoders stand for the model and its prompts: they pickle to their fingerprints.
         self._set(model=_BiEncoder(queries, documents), query_prompt=queries.prompt, prompt=documents.prompt)
 
-    def _scores_of_turn(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def _scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         asked = self.model.queries.vectors(queries)
         if self.embeddings is not None:
             return exact.score(asked, self.embeddings.vectors, rows, self.embeddings.similarity)

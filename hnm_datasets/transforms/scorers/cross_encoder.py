@@ -74,7 +74,7 @@ class CrossEncoderScores(Scorer):
             )
         )
 
-    def _scores_of_turn(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def _scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         used, places = np.unique(rows.values, return_inverse=True)
         reranker: Reranker = self.model
         return reranker.scores(queries, self.corpus.texts(used), Ragged(rows.offsets, places))

@@ -1,8 +1,8 @@
-"""Shaping: mined rows become the rows that a trainer takes, with texts in place of ids.
+"""Shaping: mined rows become the rows that a trainer takes, with texts in position of ids.
 
 A shape step changes the number of rows, which `Dataset.map` handles badly: a column that stays is beside the wrong rows
 when the totals happen to agree. So in `Dataset.map` a shape step also repeats the batch's other columns for each row it
-makes and takes the lists away that it has used up; `remove_columns=` works as usual.
+makes and removes the lists that it has used up (`Batch.answer`); `remove_columns=` works as usual.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import offsets_of
-from hnm_datasets.batch import Batch
+from hnm_datasets.arrays.ragged import offsets_of, positions_within
+from hnm_datasets.batch import Batch, NewRows
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.transforms.base import Transform
@@ -90,62 +89,12 @@ class Shape(Transform):
             f"{self.with_scores!r}."
         )
 
-    def __call__(self, rows: Any) -> Any:
-        """Answer one batch of rows; see `Transform.__call__`. The number of rows changes."""
-        batch = Batch(rows, step=type(self).__name__)
-        for name in self.input_columns:
-            batch.require(name)
-        owners, columns = self._shape(Parts(self, batch))
-        taken = [name for name in columns if batch.has(name)]
-        if taken:
-            raise ValueError(
-                f"{batch.step} writes the columns {list(columns)}, and the rows have {taken} already. Rename or remove "
-                f"them first."
-            )
-        return _reshaped(batch, owners, columns)
-
-    def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
-        return self._shape(Parts(self, batch))[1]
+    def _apply(self, batch: Batch) -> NewRows:
+        return self._shape(Parts(self, batch))
 
     @abstractmethod
-    def _shape(self, parts: Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
-        """Return the batch's row that each new row comes from, and the new columns."""
-
-
-def _reshaped(batch: Batch, owners: NDArray[np.int64], columns: dict[str, pa.Array]) -> Any:
-    rows: Any = batch.rows
-    used = {name for name in batch.names if name.startswith(("negative_", "positive_"))} | {QUERY}
-    others = [name for name in batch.names if name not in used]
-    if isinstance(rows, pa.Table):
-        return pa.table({name: batch.column(name).take(pa.array(owners)) for name in others} | columns)
-    if isinstance(rows, pd.DataFrame):
-        repeated = rows[others].iloc[owners].reset_index(drop=True)
-        return Batch(repeated, batch.step).answer(columns)
-    if hasattr(rows, "keys_to_format"):
-        # What is changed in this batch in place is what `map` merges, and from which it takes `remove_columns` away.
-        for name in others:
-            rows[name] = batch.column(name).take(pa.array(owners))
-        for name in used:
-            del rows[name]
-        return batch.as_mapping(columns)
-    new = batch.as_mapping(columns)
-    if any(isinstance(values, np.ndarray) for values in rows.values()):
-        # A formatted dataset merges the columns as they were before, and a stream of arrays compares only numbers of
-        # rows: whoever is asked in arrays answers with all columns.
-        return {name: _repeated(values, owners) for name, values in rows.items()} | new
-    as_many = len(owners) == len(batch) and not np.array_equal(owners, np.arange(len(batch)))
-    if as_many and isinstance(rows, dict) and all(isinstance(values, list) for values in rows.values()):
-        # A stream compares only the numbers of rows, and here they agree although the rows do not. Handing back the
-        # batch itself, with all its columns repeated, keeps them beside their rows and lets `remove_columns` work.
-        for name in batch.names:
-            rows[name] = [rows[name][owner] for owner in owners.tolist()]
-        rows.update(new)
-        return rows
-    return new
-
-
-def _repeated(values: Any, owners: NDArray[np.int64]) -> Any:
-    return values[owners] if isinstance(values, np.ndarray) else [values[owner] for owner in owners.tolist()]
+    def _shape(self, parts: Parts) -> NewRows:
+        """Return the new rows, and the row of the batch that each comes from."""
 
 
 class Parts:
@@ -205,15 +154,28 @@ class Parts:
             self.step.missing,
         )
 
-    def passages(self, part: str, places: NDArray[np.int64]) -> pa.Array:
-        """Return the texts of passages by flat place in the id column; null for -1."""
-        ids = self.positive_ids if part == "positive" else self.negative_ids
-        found = self.step.corpus.rows_of_lists(f"{part}_ids", ids, self.batch.step, self.batch.describe)
-        rows = found.values[places[places >= 0]]
-        self._check_size(f"{part}s", rows)
-        texts = self.step.corpus.texts(rows).cast(pa.string())
+    def passages(self, columns: Mapping[str, tuple[str, NDArray[np.int64]]]) -> dict[str, pa.Array]:
+        """Return the texts of passages, null for -1. Each passage that is used is looked up once.
+
+        Args:
+            columns: For each column, `"positive"` or `"negative"`, and flat positions in the column of ids. Shape (M,).
+        """
+        texts: dict[str, pa.Array] = {}
+        for part in ("positive", "negative"):
+            at = {name: own for name, (side, own) in columns.items() if side == part}
+            if not at:
+                continue
+            used = np.unique(np.concatenate(list(at.values())))
+            rows = self.batch.rows_in(f"{part}_ids", self.step.corpus, used[used >= 0]).values
+            texts |= {name: self._texts(part, rows, own) for name, own in at.items()}
+        return {name: texts[name] for name in columns}
+
+    def _texts(self, part: str, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> pa.Array:
+        chosen = rows[positions[positions >= 0]]
+        self._check_size(f"{part}s", chosen)
+        texts = self.step.corpus.texts(chosen).cast(pa.string())
         # Without gaps this would copy every text once more.
-        return texts if len(rows) == len(places) else texts.take(_with_gaps(places))
+        return texts if len(chosen) == len(positions) else texts.take(_with_gaps(positions))
 
     def _check_size(self, what: str, rows: NDArray[np.int64]) -> None:
         size = int(self.step.corpus.text_sizes(rows).sum())
@@ -230,35 +192,36 @@ class Parts:
             f"of a batch holds 2.1 GB. {way_out}."
         )
 
-    def named(self, part: str, kind: str, places: NDArray[np.int64]) -> pa.Array:
+    def named(self, part: str, kind: str, positions: NDArray[np.int64]) -> pa.Array:
         """Return the ids, scores or labels of passages by flat place; null for -1."""
         ids = self.positive_ids if part == "positive" else self.negative_ids
         values = {"id": {part: ids.values}, "score": self.scores, "label": self.label_scores}[kind][part]
-        return values.take(pa.array(places, mask=places < 0))
+        return values.take(pa.array(positions, mask=positions < 0))
 
     def extras(
         self, columns: dict[str, tuple[str, NDArray[np.int64]]], owners: NDArray[np.int64]
     ) -> dict[str, pa.Array]:
-        """Return the id and score columns that the step was asked for, given each column's part and places."""
+        """Return the id and score columns that the step was asked for, given each column's part and positions."""
         extra: dict[str, pa.Array] = {}
         if self.step.with_ids:
             if self.batch.has(QUERY_ID):
                 extra["anchor_id"] = self.batch.strings(QUERY_ID).take(pa.array(owners))
-            extra |= {f"{name}_id": self.named(part, "id", places) for name, (part, places) in columns.items()}
+            extra |= {f"{name}_id": self.named(part, "id", positions) for name, (part, positions) in columns.items()}
         if self.step.with_scores:
-            extra |= {f"{name}_score": self.named(part, "score", places) for name, (part, places) in columns.items()}
+            extra |= {
+                f"{name}_score": self.named(part, "score", positions) for name, (part, positions) in columns.items()
+            }
         return extra
 
 
-def _with_gaps(places: NDArray[np.int64]) -> pa.Array:
-    """Number the places that are not -1 from 0 on; null for the others."""
-    return pa.array(np.cumsum(places >= 0) - 1, mask=places < 0)
+def _with_gaps(positions: NDArray[np.int64]) -> pa.Array:
+    """Number the positions that are not -1 from 0 on; null for the others."""
+    return pa.array(np.cumsum(positions >= 0) - 1, mask=positions < 0)
 
 
-def cycled_places(
+def cycled_positions(
     offsets: NDArray[np.int64], available: NDArray[np.int64], owners: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return flat places of each example's negatives, from the first on and again from the first; -1 for none."""
-    within = np.arange(len(owners)) - np.repeat(offsets_of(counts)[:-1], counts)
+    """Return flat positions of each example's negatives, from the first on and again from the first; -1 for none."""
     own = available[owners]
-    return np.where(own > 0, offsets[:-1][owners] + within % np.maximum(own, 1), -1)
+    return np.where(own > 0, offsets[:-1][owners] + positions_within(offsets_of(counts)) % np.maximum(own, 1), -1)

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import list_array, offsets_of
-from hnm_datasets.transforms.shapes.base import Parts, Shape, cycled_places
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import offsets_of
+from hnm_datasets.batch import NewRows
+from hnm_datasets.transforms.shapes.base import Parts, Shape, cycled_positions
 from hnm_datasets.transforms.shapes.positives import Examples, choose_positives
 
 
@@ -34,7 +36,7 @@ class ToLabeledPairs(Shape):
         with_scores: Write also `passage_score`. True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
-        labels: `"scores"`: a teacher's scores in place of 1 and 0, for `MSELoss`, or for `BinaryCrossEntropyLoss` if
+        labels: `"scores"`: a teacher's scores in position of 1 and 0, for `MSELoss`, or for `BinaryCrossEntropyLoss` if
             they lie from 0 to 1.
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
@@ -60,7 +62,7 @@ class ToLabeledPairs(Shape):
     output_columns: ClassVar[tuple[str, ...]] = ("anchor", "passage", "label")
     _labels: ClassVar[tuple[str, ...]] = ("scores",)
 
-    def _shape(self, parts: Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
+    def _shape(self, parts: Parts) -> NewRows:
         lists = _labeled(self, parts, parts.examples(), pooled=True)
         owners = lists.owners[lists.rows]
         columns = {
@@ -68,7 +70,7 @@ class ToLabeledPairs(Shape):
             "passage": lists.column(parts, "text"),
             "label": lists.column(parts, "label"),
         }
-        return owners, columns | lists.extras(parts, owners, "passage", lambda array: array)
+        return NewRows(owners, columns | lists.extras(parts, owners, "passage", lambda array: array))
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class ToLabeledLists(Shape):
         with_scores: Write also `passage_scores`. True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
-        labels: `"scores"`: a teacher's scores in place of 1 and 0, for `ListNetLoss`, `LambdaLoss` (which takes what is
+        labels: `"scores"`: a teacher's scores in position of 1 and 0, for `ListNetLoss`, `LambdaLoss` (which takes what is
             below 0 for 0: score with `activation="sigmoid"`) and the others. Each list is then in the order of its
             scores, which `ListMLELoss` and `PListMLELoss` take for the one to learn.
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
@@ -120,7 +122,7 @@ class ToLabeledLists(Shape):
 
     positives: str = "all"
 
-    def _shape(self, parts: Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
+    def _shape(self, parts: Parts) -> NewRows:
         if self.positives == "all":
             lists = _labeled(
                 self, parts, choose_positives(parts.positive_ids.offsets, "each", _NO_KEYS, 0), pooled=True
@@ -138,7 +140,7 @@ class ToLabeledLists(Shape):
             "passages": listed(lists.column(parts, "text")),
             "labels": listed(lists.column(parts, "label")),
         }
-        return lists.owners, columns | lists.extras(parts, lists.owners, "passages", listed)
+        return NewRows(lists.owners, columns | lists.extras(parts, lists.owners, "passages", listed))
 
 
 _NO_KEYS = np.empty(0, dtype=np.uint64)
@@ -151,13 +153,13 @@ class _Labeled(NamedTuple):
         owners: The batch's row that each list belongs to. Shape (L,).
         offsets: Where each list begins and ends. Shape (L + 1,).
         positive: Which passages are positives. Shape (P,).
-        places: Flat places in `positive_ids` or `negative_ids`. Shape (P,).
+        positions: Flat positions in `positive_ids` or `negative_ids`. Shape (P,).
     """
 
     owners: NDArray[np.int64]
     offsets: NDArray[np.int64]
     positive: NDArray[np.bool_]
-    places: NDArray[np.int64]
+    positions: NDArray[np.int64]
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -168,16 +170,16 @@ class _Labeled(NamedTuple):
         """Return the text, id, score or label of each passage. Shape (P,)."""
         if kind == "label" and not parts.step.labels:
             return pa.array(self.positive.astype(np.float32))
-        both = []
-        for part, mine in (("positive", self.positive), ("negative", ~self.positive)):
-            places = np.where(mine, self.places, -1)
-            both.append(parts.passages(part, places) if kind == "text" else parts.named(part, kind, places))
-        return pc.coalesce(*both)
+        sides = {"positive": self.positive, "negative": ~self.positive}
+        at = {part: (part, np.where(own, self.positions, -1)) for part, own in sides.items()}
+        if kind == "text":
+            return pc.coalesce(*parts.passages(at).values())
+        return pc.coalesce(*(parts.named(part, kind, positions) for part, positions in at.values()))
 
     def by_label(self, parts: Parts) -> _Labeled:
         """Order each list by label, highest first."""
         order = np.lexsort((-self.column(parts, "label").to_numpy(), self.rows))
-        return self._replace(positive=self.positive[order], places=self.places[order])
+        return self._replace(positive=self.positive[order], positions=self.positions[order])
 
     def extras(
         self, parts: Parts, owners: NDArray[np.int64], name: str, wrap: Callable[[pa.Array], pa.Array]
@@ -220,11 +222,11 @@ def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> 
     chosen = examples.positives[examples.positives >= 0][np.repeat(stay, n_positives)]
     owners, n_positives, n_negatives = owners[stay], n_positives[stay], n_negatives[stay]
     negative_owners = np.repeat(owners, n_negatives)
-    negatives = cycled_places(parts.negative_ids.offsets, available, negative_owners, n_negatives)
+    negatives = cycled_positions(parts.negative_ids.offsets, available, negative_owners, n_negatives)
     lists = np.concatenate(
         [np.repeat(np.arange(len(owners)), n_positives), np.repeat(np.arange(len(owners)), n_negatives)]
     )
     order = np.argsort(lists, kind="stable")
     positive = np.arange(len(order)) < len(chosen)
-    places = np.concatenate([chosen, negatives])
-    return _Labeled(owners, offsets_of(n_positives + n_negatives), positive[order], places[order])
+    positions = np.concatenate([chosen, negatives])
+    return _Labeled(owners, offsets_of(n_positives + n_negatives), positive[order], positions[order])

@@ -36,12 +36,12 @@ def choose_positives(offsets: NDArray[np.int64], how: str, keys: NDArray[np.uint
     if how == "each":
         counts = np.maximum(lengths, 1)
         owners = np.repeat(np.arange(len(lengths)), counts)
-        places = first_positions(offsets, counts)
-        return Examples(owners, np.where(lengths[owners] > 0, places, -1))
-    places = offsets[:-1].copy()
+        positions = first_positions(offsets[:-1], counts)
+        return Examples(owners, np.where(lengths[owners] > 0, positions, -1))
+    positions = offsets[:-1].copy()
     if how == "random":
         mask = np.empty(offsets[-1], dtype=bool)
         one_stratum = np.ones((1, len(mask)), dtype=bool)
         sample_mask(offsets, np.zeros(len(mask)), keys, seed, one_stratum, np.ones(1, dtype=np.int64), mask)
-        places[lengths > 0] = np.flatnonzero(mask)
-    return Examples(np.arange(len(lengths)), np.where(lengths > 0, places, -1))
+        positions[lengths > 0] = np.flatnonzero(mask)
+    return Examples(np.arange(len(lengths)), np.where(lengths > 0, positions, -1))

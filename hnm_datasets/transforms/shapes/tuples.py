@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import list_array
-from hnm_datasets.transforms.shapes.base import Parts, Shape, cycled_places
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.batch import NewRows
+from hnm_datasets.transforms.shapes.base import Parts, Shape, cycled_positions
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ToTriplets(Shape):
         """The columns that the step writes."""
         return ("anchor", "positive", "negative", *(["label"] if self.labels else []))
 
-    def _shape(self, parts: Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
+    def _shape(self, parts: Parts) -> NewRows:
         examples = parts.examples()
         available = parts.available(self.n)
         no_positive = parts.positive_ids.lengths == 0
@@ -76,17 +77,13 @@ class ToTriplets(Shape):
             counts = np.where(examples.positives < 0, 0, counts)
         owners = np.repeat(examples.owners, counts)
         positives = np.repeat(examples.positives, counts)
-        negatives = cycled_places(parts.negative_ids.offsets, available, owners, counts)
-        columns = {
-            "anchor": parts.queries.take(pa.array(owners)),
-            "positive": parts.passages("positive", positives),
-            "negative": parts.passages("negative", negatives),
-        }
+        negatives = cycled_positions(parts.negative_ids.offsets, available, owners, counts)
+        passages = {"positive": ("positive", positives), "negative": ("negative", negatives)}
+        columns = {"anchor": parts.queries.take(pa.array(owners))} | parts.passages(passages)
         if self.labels:
             labels = _labels(parts, positives, negatives[:, None])
             columns["label"] = labels.values if self.labels == "margins" else labels
-        extra = parts.extras({"positive": ("positive", positives), "negative": ("negative", negatives)}, owners)
-        return owners, columns | extra
+        return NewRows(owners, columns | parts.extras(passages, owners))
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ class ToNTuples(Shape):
         negatives = (f"negative_{place + 1}" for place in range(self.n or 0))
         return ("anchor", "positive", *negatives, *(["label"] if self.labels else []))
 
-    def _shape(self, parts: Parts) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
+    def _shape(self, parts: Parts) -> NewRows:
         n = self.n or 0
         examples = parts.examples()
         available = parts.available(n)
@@ -160,16 +157,15 @@ class ToNTuples(Shape):
             stay = np.ones(len(own), dtype=bool)
         owners, positives, own = examples.owners[stay], examples.positives[stay], own[stay]
         starts = parts.negative_ids.offsets[:-1][owners]
-        places: dict[str, tuple[str, NDArray[np.int64]]] = {"positive": ("positive", positives)}
-        for place in range(n):
-            source = place % np.maximum(own, 1) if self.missing == "pad" else place
-            places[f"negative_{place + 1}"] = ("negative", np.where(own > source, starts + source, -1))
-        columns = {"anchor": parts.queries.take(pa.array(owners))}
-        columns |= {name: parts.passages(part, at) for name, (part, at) in places.items()}
+        passages: dict[str, tuple[str, NDArray[np.int64]]] = {"positive": ("positive", positives)}
+        for number in range(n):
+            source = number % np.maximum(own, 1) if self.missing == "pad" else number
+            passages[f"negative_{number + 1}"] = ("negative", np.where(own > source, starts + source, -1))
+        columns = {"anchor": parts.queries.take(pa.array(owners))} | parts.passages(passages)
         if self.labels:
-            negatives = np.stack([at for part, at in places.values() if part == "negative"], axis=1)
+            negatives = np.stack([at for part, at in passages.values() if part == "negative"], axis=1)
             columns["label"] = _labels(parts, positives, negatives)
-        return owners, columns | parts.extras(places, owners)
+        return NewRows(owners, columns | parts.extras(passages, owners))
 
 
 def _check_no_gaps(step: Shape) -> None:
@@ -185,8 +181,8 @@ def _labels(parts: Parts, positives: NDArray[np.int64], negatives: NDArray[np.in
 
     Args:
         parts: The batch.
-        positives: Flat places in `positive_ids`. Shape (M,).
-        negatives: Flat places in `negative_ids`. Shape (M, n).
+        positives: Flat positions in `positive_ids`. Shape (M,).
+        negatives: Flat positions in `negative_ids`. Shape (M, n).
     """
     own = parts.label_scores["positive"].to_numpy()[positives][:, None]
     others = parts.label_scores["negative"].to_numpy()[negatives]

@@ -33,8 +33,12 @@ def test_rank_window_keeps_just_the_window(ranks, low, width):
 
 @given(LISTS, st.integers(60, 100), st.integers(0, 20))
 def test_score_band_keeps_just_the_band(ranks, low, width):
-    answer = ScoreBand(min=low, max=low + width)(batch_of(ranks))
-    assert answer["negative_ranks"] == [[r for r in row if low <= 100 - r <= low + width] for row in ranks]
+    step = ScoreBand(min=low, max=low + width, by="score")
+    wanted = [[r for r in row if low <= 100 - r <= low + width] for row in ranks]
+    assert step(batch_of(ranks))["negative_ranks"] == wanted
+    # Without a teacher's scores, the retriever's need not be named.
+    batch = {name: column for name, column in batch_of(ranks).items() if name != "negative_teacher_scores"}
+    assert ScoreBand(min=low, max=low + width)(batch) == step(batch)
 
 
 @given(LISTS, st.lists(st.integers(1, 40), min_size=4, max_size=4).map(sorted))
@@ -62,16 +66,19 @@ def test_a_wider_band_keeps_no_fewer(scores, ends, sides):
 
 
 def test_score_band_by_teacher():
-    answer = ScoreBand(max=1, by="teacher")(batch_of([[4, 5, 6, 10]]))
-    assert answer["negative_ranks"] == [[5, 6, 10]]
+    for step in (ScoreBand(max=1, by="teacher"), ScoreBand(max=1)):
+        answer = step(batch_of([[4, 5, 6, 10]]))
+        assert answer["negative_ranks"] == [[5, 6, 10]]
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="low must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="RankWindow: min must be a whole number of at least 1, got 0"):
         RankWindow(0)
-    with pytest.raises(TypeError, match="low must be a whole number"):
+    with pytest.raises(TypeError, match="RankWindow: min must be a whole number"):
         RankWindow(1.5)
-    with pytest.raises(ValueError, match="window from 5 to 3 is empty"):
+    with pytest.raises(ValueError, match="max must be a whole number of at least 1, got 0"):
+        RankWindow(max=0)
+    with pytest.raises(ValueError, match="window from 5 to 3 is empty; max must reach min"):
         RankWindow(5, 3)
     with pytest.raises(ValueError, match="give min, max or both"):
         ScoreBand()
@@ -81,6 +88,9 @@ def test_bad_options():
         ScoreBand(min=float("nan"))
     with pytest.raises(TypeError, match="max must be a number"):
         ScoreBand(max="high")
+    for by in (3, ""):
+        with pytest.raises(TypeError, match=r"ScoreBand: by must be 'score' .*, a teacher's name or None, got"):
+            ScoreBand(max=1, by=by)
 
 
 def test_a_teacher_that_nobody_ran_is_named():
@@ -114,5 +124,5 @@ def test_a_null_list_counts_as_empty():
 
 def test_options_are_made_plain():
     assert RankWindow(np.int64(2)) == RankWindow(2)
-    assert type(RankWindow(np.int64(2)).low) is int
-    assert repr(ScoreBand(min=np.float32(1))) == "ScoreBand(min=1.0, max=None, by='score')"
+    assert type(RankWindow(np.int64(2)).min) is int
+    assert repr(ScoreBand(min=np.float32(1))) == "ScoreBand(min=1.0, max=None, by=None)"

@@ -83,6 +83,16 @@ def test_a_wider_margin_keeps_no_more(rows, margins, kind, against, single):
     assert all(set(a) <= set(b) for a, b in zip(few, many, strict=True))
 
 
+@given(ROWS, ROWS, st.sampled_from(MARGINS), st.sampled_from(AGAINST))
+def test_the_teachers_scores_are_taken_where_there_are_any(rows, others, kind, against):
+    # The retriever's scores are the teacher's in reverse.
+    retrieved = [([-score for score in positives], [-score for score in negatives]) for positives, negatives in rows]
+    both = batch_of(retrieved) | batch_of(rows, "_teacher")
+    assert kind(0.5, against=against)(both) == kind(0.5, by="teacher", against=against)(both)
+    alone = batch_of(rows) | {"positive_teacher_scores": [positives for positives, _ in others]}
+    assert kind(0.5, against=against)(alone) == kind(0.5, by="score", against=against)(alone)
+
+
 @pytest.mark.parametrize("kind", MARGINS)
 @pytest.mark.parametrize("against", AGAINST)
 def test_a_margin_of_zero_keeps_what_scores_no_higher_than_the_positive(kind, against):
@@ -144,6 +154,8 @@ def test_a_missing_teacher_column_says_to_score_first(kind):
         KeyError, match=r"'negative_teacher_scores'.*score first.*CrossEncoderScores\(corpus, model, name='teacher'\)"
     ):
         kind(0.1, by="teacher")(batch)
+    with pytest.raises(KeyError, match=r"'positive_teacher_scores'.*score first.*name='teacher'"):
+        kind(0.1)(batch | {"negative_teacher_scores": [[0.5]]})
     with pytest.raises(KeyError, match=r"'positive_judge_scores'.*score first.*name='judge'"):
         kind(0.1, by="judge")(batch | {"negative_judge_scores": [[0.5]]})
     del batch["positive_scores"]
@@ -164,7 +176,12 @@ def test_a_missing_teacher_column_says_to_score_first(kind):
             ValueError,
             "against must be one of 'min', 'max', 'mean', 'each', got 'med",
         ),
-        ({"margin": 0.1, "by": 3}, TypeError, "by must be 'score' or a teacher's name, got 3"),
+        (
+            {"margin": 0.1, "by": 3},
+            TypeError,
+            r"by must be 'score' \(the retriever's\), a teacher's name or None, got 3",
+        ),
+        ({"margin": 0.1, "by": ""}, TypeError, "by must be 'score' .*got ''"),
     ],
 )
 def test_options_are_checked(kind, options, error, match):

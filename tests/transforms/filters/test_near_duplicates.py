@@ -2,12 +2,16 @@
 
 from fractions import Fraction
 
+import datasets
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnm_datasets import Corpus, DropNearDuplicates
+from hnm_datasets.corpus import shingles as shingles_module
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.opened import Opened
 
 
 def corpus_of(texts):
@@ -97,6 +101,21 @@ def test_a_threshold_of_1_drops_the_same_runs_of_words_alone():
 
 def test_short_texts_are_compared_whole():
     assert dropped(["wave", "Wave", "wave break", "break wave"], ["p0"], ["p1", "p2", "p3"], threshold=0.01) == ["p1"]
+
+
+def test_the_corpus_is_shingled_when_it_is_needed_and_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    corpus = corpus_of([LONG, LONG.replace("word20", "other"), "quite another text"])
+    step, shingles = DropNearDuplicates(corpus), cache_root() / "shingles"
+    assert not shingles.exists()
+    step.prepare()
+    assert len([path for path in shingles.iterdir() if path.is_dir()]) == 1
+    monkeypatch.setattr(shingles_module, "_OPENED", Opened())
+    monkeypatch.setattr(shingles_module, "shingles_of", lambda texts: pytest.fail("shingled again"))
+    rows = Dataset.from_dict({"positive_ids": [["p0"]] * 4, "negative_ids": [["p1", "p2"]] * 4})
+    for num_proc in (None, 2):
+        kept = rows.map(DropNearDuplicates(corpus), batched=True, num_proc=num_proc, load_from_cache_file=False)
+        assert kept["negative_ids"][:] == [["p2"]] * 4
 
 
 def test_bad_options():

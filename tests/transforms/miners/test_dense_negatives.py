@@ -140,6 +140,7 @@ def test_each_distinct_query_is_encoded_once(corpus):
     rows = queries_of(40, distinct=30)
     count = Counting()
     step = DenseNegatives(corpus, count, k=5, fingerprint="counted-1")
+    step.prepare()
     count.texts.clear()
     rows.map(step, batched=True, batch_size=7)
     assert sorted(count.texts) == sorted(set(rows["query"]))

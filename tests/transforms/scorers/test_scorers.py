@@ -87,11 +87,11 @@ def pairs_of(rows):
 # ---- bi-encoders -----------------------------------------------------------------------------------------------------
 
 
-def test_bi_encoder_scores_are_cosines(corpus):
+def test_teacher_scores_are_cosines(corpus):
     embeddings = corpus.embed(vectors_of, fingerprint="table-8")
     for given in (None, embeddings):
         step = BiEncoderScores(corpus, vectors_of, embeddings=given, fingerprint="table-8")
-        check_scores(rows_of().map(step, batched=True, batch_size=5), "bi_encoder", cosine)
+        check_scores(rows_of().map(step, batched=True, batch_size=5), "teacher", cosine)
 
 
 def test_with_and_without_embeddings_the_scores_are_the_same(corpus):
@@ -106,7 +106,7 @@ def test_the_embeddings_say_how_vectors_are_compared(corpus):
     step = BiEncoderScores(corpus, vectors_of, embeddings=embeddings, fingerprint="table-8")
     check_scores(
         rows_of().map(step, batched=True),
-        "bi_encoder",
+        "teacher",
         lambda query, passage: -math.dist(*vectors_of([query, passage]).tolist()),
     )
 
@@ -149,7 +149,7 @@ def test_a_model_scores_what_bm25_mined(static_model):
         for part in ("positive", "negative"):
             texts = corpus.texts(corpus.rows(row[f"{part}_ids"])).to_pylist()
             expected = static_model.similarity(static_model.encode(row["query"]), static_model.encode(texts))[0]
-            np.testing.assert_allclose(row[f"{part}_bi_encoder_scores"], expected, atol=1e-5)
+            np.testing.assert_allclose(row[f"{part}_teacher_scores"], expected, atol=1e-5)
     assert scored["negative_ids"][:] == rows["negative_ids"][:]
     assert scored["negative_scores"][:] == rows["negative_scores"][:]
 

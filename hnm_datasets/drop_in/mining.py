@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from datasets import Dataset
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import list_array
-from hnm_datasets.columns import POSITIVE_IDS, POSITIVE_SCORES, QUERY
-from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.columns import POSITIVE_IDS
+from hnm_datasets.drop_in.options import check_kept_columns, check_range, chosen_columns, chosen_devices, chosen_prompt
+from hnm_datasets.drop_in.rows import Renamed, hide_positives, shape_of, show_positives
 from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.loaders.pairs import from_pairs
 from hnm_datasets.models.handles import load_model
 from hnm_datasets.storage.folders import cache_root_at
-from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.filters.limits import RankWindow, ScoreBand
 from hnm_datasets.transforms.filters.margins import AbsoluteMargin, RelativeMargin
 from hnm_datasets.transforms.miners.dense import DenseNegatives
@@ -31,8 +29,6 @@ from hnm_datasets.transforms.samplers.sort import SortNegatives
 from hnm_datasets.transforms.scorers.bi_encoder import BiEncoderScores
 from hnm_datasets.transforms.scorers.cross_encoder import CrossEncoderScores
 from hnm_datasets.transforms.shapes.base import Shape
-from hnm_datasets.transforms.shapes.labeled import ToLabeledLists, ToLabeledPairs
-from hnm_datasets.transforms.shapes.tuples import ToNTuples, ToTriplets
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -154,7 +150,7 @@ def mine_hard_negatives(
         {'question': 'why do plates move', 'answer': 'plates move', 'negative': 'waves roll'}
     """
     name = "mine_hard_negatives"
-    anchor, positive = _columns(dataset, anchor_column_name, positive_column_name)
+    anchor, positive = chosen_columns(dataset, anchor_column_name, positive_column_name)
     num_negatives = checks.whole_number(name, "num_negatives", num_negatives, low=1)
     range_min = checks.whole_number(name, "range_min", range_min, low=0)
     faiss_batch_size = checks.whole_number(name, "faiss_batch_size", faiss_batch_size, low=1)
@@ -164,7 +160,7 @@ def mine_hard_negatives(
         logger.warning("%s: include_positives=True keeps the order of the ranking, in the format 'n-tuple'.", name)
         output_format = "n-tuple"
     if keep_columns:
-        _check_kept(dataset, anchor, positive)
+        check_kept_columns(dataset, anchor, positive)
     else:
         dataset = dataset.select_columns([anchor, positive])
 
@@ -175,30 +171,30 @@ def mine_hard_negatives(
             limits = (cross_encoder, absolute_margin, relative_margin, max_score)
             selective = any(limit is not None for limit in limits)
             range_max = range_min + num_negatives * (10 if selective else 1) + most_positives
-        _check_range(num_negatives, range_min, range_max)
+        check_range(num_negatives, range_min, range_max)
         loaded = load_model(model, None)
         embeddings = passages.embed(
             loaded,
-            prompt=_prompt(loaded.model, corpus_prompt, corpus_prompt_name),
+            prompt=chosen_prompt(loaded.model, corpus_prompt, corpus_prompt_name),
             batch_size=batch_size,
             normalize=True,
-            devices=_devices(use_multi_process),
+            devices=chosen_devices(use_multi_process),
         )
         search: dict[str, Any] = {
             "model": loaded,
-            "query_prompt": _prompt(loaded.model, query_prompt, query_prompt_name),
+            "query_prompt": chosen_prompt(loaded.model, query_prompt, query_prompt_name),
             "batch_size": batch_size,
         }
         depth = range_max + most_positives
         steps: list[Callable[[Any], Any]] = [
             DenseNegatives(passages, **search, k=depth, index=DenseIndex(embeddings)),
-            RankWindow(low=range_min + 1, high=depth),
+            RankWindow(range_min + 1, depth),
         ]
         by = "score"
         if include_positives:
             by = "bi_encoder"
-            scores = BiEncoderScores(passages, **search, embeddings=embeddings)
-            steps = [_hide_positives, *steps, _show_positives, scores]
+            scores = BiEncoderScores(passages, **search, name=by, embeddings=embeddings)
+            steps = [hide_positives, *steps, show_positives, scores]
         if cross_encoder is not None:
             by = "teacher"
             steps += [CrossEncoderScores(passages, cross_encoder, batch_size=batch_size), SortNegatives(by)]
@@ -211,10 +207,10 @@ def mine_hard_negatives(
         steps.append(
             TopNegatives(num_negatives) if sampling_strategy == "top" else SampleNegatives(num_negatives, seed=seed)
         )
-        steps.append(_shape(passages, output_format, num_negatives, by if output_scores else False))
+        steps.append(shape_of(passages, output_format, num_negatives, by if output_scores else False))
         with _unlogged_missing():
             mined = rows.with_format("arrow").map(
-                _Chain((*steps, _Renamed(output_format, anchor, positive, num_negatives, output_scores))),
+                _Chain((*steps, Renamed(output_format, anchor, positive, num_negatives, output_scores))),
                 batched=True,
                 batch_size=faiss_batch_size,
                 desc="Mining hard negatives",
@@ -226,7 +222,7 @@ def mine_hard_negatives(
 
 @dataclass(frozen=True)
 class _Chain:
-    """Steps one after another on a table: what lies between them is never written."""
+    """Steps one after another on a table; intermediate rows are never written."""
 
     steps: tuple[Callable[[pa.Table], pa.Table], ...]
 
@@ -236,141 +232,9 @@ class _Chain:
         return table
 
 
-# ---- options -----------------------------------------------------------------------------------------------------
-
-
-def _columns(dataset: Dataset, anchor: str | None, positive: str | None) -> tuple[str, str]:
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"mine_hard_negatives takes a datasets.Dataset, got {type(dataset).__name__}.")
-    if len(dataset) == 0:
-        raise ValueError("mine_hard_negatives: the dataset is empty; it needs at least one (anchor, positive) pair.")
-    names = dataset.column_names
-    if len(names) < 2:
-        raise ValueError(f"mine_hard_negatives needs a column of anchors and one of positives; there is only {names}.")
-    for option, column in (("anchor_column_name", anchor), ("positive_column_name", positive)):
-        if column is not None and column not in names:
-            raise KeyError(f"mine_hard_negatives: {option}={column!r} is no column; there are {names}.")
-    anchor, positive = anchor or names[0], positive or names[1]
-    if anchor == positive:
-        raise ValueError(
-            f"mine_hard_negatives: {anchor!r} is the column of anchors and of positives. Name both: "
-            f"anchor_column_name=, positive_column_name=."
-        )
-    return anchor, positive
-
-
-def _check_kept(dataset: Dataset, anchor: str, positive: str) -> None:
-    """Raise if a further column has a name that mining gives to a column of its own."""
-    own = {QUERY, "anchor", "positive", _HIDDEN, "passage", "passages"}
-    own |= {f"{name}{plural}" for name in ("label", "score", "passage_score") for plural in ("", "s")}
-    for name in dataset.column_names:
-        if name not in (anchor, positive) and (name in own or name.startswith(("negative", "positive_"))):
-            raise ValueError(
-                f"mine_hard_negatives: the column {name!r} cannot be kept, because mining writes one of this name. "
-                f"Rename it: dataset.rename_column({name!r}, ...), or remove it."
-            )
-
-
-def _check_range(num_negatives: int, range_min: int, range_max: int) -> None:
-    range_max = checks.whole_number("mine_hard_negatives", "range_max", range_max, low=1)
-    if num_negatives > range_max - range_min:
-        raise ValueError(
-            f"mine_hard_negatives: cannot take {num_negatives} negatives of the {max(0, range_max - range_min)} ranks "
-            f"between range_min={range_min} and range_max={range_max}. Lower num_negatives or range_min, or raise "
-            f"range_max."
-        )
-
-
-def _prompt(model: Any, prompt: str | None, name: str | None) -> str | None:
-    if prompt is not None or name is None:
-        return prompt
-    if name not in model.prompts:
-        raise KeyError(f"mine_hard_negatives: the model has no prompt {name!r}, only {sorted(model.prompts)}.")
-    return str(model.prompts[name])
-
-
-def _devices(use_multi_process: list[str] | bool) -> Sequence[str] | None:
-    if not isinstance(use_multi_process, bool):
-        return use_multi_process
-    if not use_multi_process:
-        return None
-    import torch
-
-    return [f"cuda:{place}" for place in range(torch.cuda.device_count())] or ["cpu"] * 4
-
-
-# ---- the form of the rows ----------------------------------------------------------------------------------------
-
-_HIDDEN = "known_ids"
-
-
-def _hide_positives(table: pa.Table) -> pa.Table:
-    """Let the miner take positives for candidates."""
-    none = list_array(np.zeros(len(table) + 1, dtype=np.int64), pa.array([], type=pa.string()))
-    hidden = table.rename_columns([_HIDDEN if name == POSITIVE_IDS else name for name in table.column_names])
-    return hidden.append_column(POSITIVE_IDS, none)
-
-
-def _show_positives(table: pa.Table) -> pa.Table:
-    table = table.drop_columns([POSITIVE_IDS, POSITIVE_SCORES])
-    return table.rename_columns([POSITIVE_IDS if name == _HIDDEN else name for name in table.column_names])
-
-
-def _shape(corpus: Corpus, output_format: str, n: int, scores: str | bool) -> Transform:
-    if output_format == "triplet":
-        return ToTriplets(corpus, with_scores=scores)
-    if output_format == "n-tuple":
-        return ToNTuples(corpus, n=n, with_scores=scores)
-    if output_format == "labeled-pair":
-        return ToLabeledPairs(corpus, missing="keep", with_scores=scores)
-    return ToLabeledLists(corpus, positives="each", missing="drop", with_scores=scores)
-
-
-@dataclass(frozen=True)
-class _Renamed:
-    """Give the columns of a shape the names and types that sentence-transformers gives them."""
-
-    output_format: str
-    anchor: str
-    positive: str
-    n: int
-    with_scores: bool
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        negatives = ["negative"] if self.output_format == "triplet" else [f"negative_{i + 1}" for i in range(self.n)]
-        texts = {"anchor": self.anchor}
-        numbers: dict[str, pa.Array] = {}
-        made = {"anchor"}
-        if self.output_format in ("triplet", "n-tuple"):
-            texts |= {"positive": self.positive} | {name: name for name in negatives}
-            if self.with_scores:
-                columns = [table[f"{name}_score"].to_numpy() for name in ("positive", *negatives)]
-                made |= {f"{name}_score" for name in ("positive", *negatives)}
-                flat = pa.array(np.column_stack(columns).astype(np.float64).reshape(-1))
-                numbers["scores"] = list_array(np.arange(len(table) + 1) * len(columns), flat)
-        else:
-            plural = "s" if self.output_format == "labeled-list" else ""
-            texts[f"passage{plural}"] = self.positive
-            made |= {f"label{plural}", f"passage_score{plural}"}
-            number = pa.float64() if self.with_scores else pa.int64()
-            source, target = ("passage_score", "score") if self.with_scores else ("label", "label")
-            wanted = pa.list_(number) if plural else number
-            numbers[f"{target}{plural}"] = table[f"{source}{plural}"].combine_chunks().cast(wanted)
-        others = [name for name in table.column_names if name not in texts and name not in made]
-        return pa.table(
-            {new: _plain_strings(table[old]) for old, new in texts.items()}
-            | numbers
-            | {name: table[name] for name in others}
-        )
-
-
-def _plain_strings(array: pa.ChunkedArray) -> pa.ChunkedArray:
-    return array.cast(pa.list_(pa.string()) if pa.types.is_list(array.type) else pa.string())
-
-
 @contextlib.contextmanager
 def _unlogged_missing() -> Iterator[None]:
-    """Keep the shape from logging what is missing in each batch: all of it is told at the end, if at all."""
+    """Keep the shape from logging missing negatives for each batch; the report at the end counts them."""
     shape_logger = logging.getLogger(Shape.__module__)
     level = shape_logger.level
     shape_logger.setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""Mining in one call, for people who come from sentence-transformers."""

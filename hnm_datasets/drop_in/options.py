@@ -1,0 +1,76 @@
+"""The options of `mine_hard_negatives`, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from hnm_datasets import checks
+from hnm_datasets.columns import QUERY
+from hnm_datasets.drop_in.rows import HIDDEN
+
+
+def chosen_columns(dataset: Dataset, anchor: str | None, positive: str | None) -> tuple[str, str]:
+    """Return the columns of anchors and positives: the named ones, or the first two."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"mine_hard_negatives takes a datasets.Dataset, got {type(dataset).__name__}.")
+    if len(dataset) == 0:
+        raise ValueError("mine_hard_negatives: the dataset is empty; it needs at least one (anchor, positive) pair.")
+    names = dataset.column_names
+    if len(names) < 2:
+        raise ValueError(f"mine_hard_negatives needs a column of anchors and one of positives; there is only {names}.")
+    for option, column in (("anchor_column_name", anchor), ("positive_column_name", positive)):
+        if column is not None and column not in names:
+            raise KeyError(f"mine_hard_negatives: {option}={column!r} is no column; there are {names}.")
+    anchor, positive = anchor or names[0], positive or names[1]
+    if anchor == positive:
+        raise ValueError(
+            f"mine_hard_negatives: {anchor!r} is the column of anchors and of positives. Name both: "
+            f"anchor_column_name=, positive_column_name=."
+        )
+    return anchor, positive
+
+
+def check_kept_columns(dataset: Dataset, anchor: str, positive: str) -> None:
+    """Raise if a further column has a name that mining gives to a column of its own."""
+    own = {QUERY, "anchor", "positive", HIDDEN, "passage", "passages"}
+    own |= {f"{name}{plural}" for name in ("label", "score", "passage_score") for plural in ("", "s")}
+    for name in dataset.column_names:
+        if name not in (anchor, positive) and (name in own or name.startswith(("negative", "positive_"))):
+            raise ValueError(
+                f"mine_hard_negatives: the column {name!r} cannot be kept, because mining writes one of this name. "
+                f"Rename it: dataset.rename_column({name!r}, ...), or remove it."
+            )
+
+
+def check_range(num_negatives: int, range_min: int, range_max: int) -> None:
+    """Raise if the ranks leave fewer candidates than negatives are wanted."""
+    range_max = checks.whole_number("mine_hard_negatives", "range_max", range_max, low=1)
+    if num_negatives > range_max - range_min:
+        raise ValueError(
+            f"mine_hard_negatives: cannot take {num_negatives} negatives of the {max(0, range_max - range_min)} ranks "
+            f"between range_min={range_min} and range_max={range_max}. Lower num_negatives or range_min, or raise "
+            f"range_max."
+        )
+
+
+def chosen_prompt(model: Any, prompt: str | None, name: str | None) -> str | None:
+    """Return the prompt, or the model's prompt of this name; None without either."""
+    if prompt is not None or name is None:
+        return prompt
+    if name not in model.prompts:
+        raise KeyError(f"mine_hard_negatives: the model has no prompt {name!r}, only {sorted(model.prompts)}.")
+    return str(model.prompts[name])
+
+
+def chosen_devices(use_multi_process: list[str] | bool) -> Sequence[str] | None:
+    """Return the devices to encode on: one process for each; None: only this one."""
+    if not isinstance(use_multi_process, bool):
+        return use_multi_process
+    if not use_multi_process:
+        return None
+    import torch
+
+    return [f"cuda:{place}" for place in range(torch.cuda.device_count())] or ["cpu"] * 4

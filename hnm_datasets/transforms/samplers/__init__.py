@@ -1,0 +1,1 @@
+"""Steps that choose some candidates, or order them."""
