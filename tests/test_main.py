@@ -58,7 +58,7 @@ def test_errors_are_one_line(command, tmp_path, capsys):
     assert main([command, str(tmp_path)]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
-    assert "no form of mined data was recognised in the columns ['a']" in error
+    assert "no format of mined data was recognized in the columns ['a']" in error
     assert main([command, str(tmp_path / "nowhere")]) == 1
     assert "error: " in capsys.readouterr().err
 

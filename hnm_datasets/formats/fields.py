@@ -1,4 +1,8 @@
-"""Columns of passages as flat arrays, with what `Batch` alone does not allow: null texts, null scores, texts as ids."""
+"""Columns of passages as flat arrays, read and written.
+
+Reading allows what `Batch` alone does not: null texts, null scores, scores of several passages in one list. Writing
+gives ids to passages that have none.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,15 @@ from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
+from hnm_datasets.columns import QUERY
+from hnm_datasets.formats.base import QueryRows, Side
 from hnm_datasets.storage.digests import digest_strings
 
 #: The column of `mine_hard_negatives` for the scores of a row's positive and negatives, in one list.
 _JOINT = "scores"
 
 
-def text_ids(texts: pa.Array) -> pa.Array:
-    """Name texts by a hash, as `from_pairs` does. Shape (P,).
-
-    Example:
-        >>> text_ids(pa.array(["Plates move."])).to_pylist()
-        ['bc5a1770f4ce5039']
-    """
-    return pa.array([f"{digest:016x}" for digest in digest_strings(texts.to_pylist())[:, 0].tolist()], pa.string())
+# ---- reading -----------------------------------------------------------------------------------------------------
 
 
 def nullable_strings(batch: Batch, name: str) -> pa.Array:
@@ -103,9 +102,45 @@ def ids_beside(batch: Batch, names: list[str], columns: Sequence[str], there: pa
     ids = interleaved([nullable_strings(batch, name) for name in names])
     lacking = pc.and_(ids.is_null(), there)
     if lacking.true_count:
-        row, place = divmod(int(np.flatnonzero(lacking.to_numpy(zero_copy_only=False))[0]), len(names))
+        row, at = divmod(int(np.flatnonzero(lacking.to_numpy(zero_copy_only=False))[0]), len(names))
         raise ValueError(
-            f"{batch.step}: {names[place]!r} is null in {batch.describe(row)}, and {columns[place]!r} is not. Fill the "
+            f"{batch.step}: {names[at]!r} is null in {batch.describe(row)}, and {columns[at]!r} is not. Fill the "
             f"id, or remove the columns of ids."
         )
     return ids.filter(there)
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def text_ids(texts: pa.Array) -> pa.Array:
+    """Name texts by a hash, as `from_pairs` does. Shape (P,).
+
+    Example:
+        >>> text_ids(pa.array(["Plates move."])).to_pylist()
+        ['bc5a1770f4ce5039']
+    """
+    return pa.array([f"{digest:016x}" for digest in digest_strings(texts.to_pylist())[:, 0].tolist()], pa.string())
+
+
+def text_array(side: Side) -> pa.Array:
+    """Return the full texts of passages, which must be known. Shape (P,)."""
+    texts = side.full_texts
+    assert texts is not None  # `convert` looks them up
+    return texts.cast(pa.string())
+
+
+def id_array(side: Side) -> pa.Array:
+    """Return the ids of passages; where there are none, hashes of their texts. Shape (P,)."""
+    return text_ids(text_array(side)) if side.ids is None else side.ids.cast(pa.string())
+
+
+def number_array(scores: NDArray[np.float64], type_: pa.DataType | None = None) -> pa.Array:
+    """Return scores, null for NaN, as float32 or another type. Shape (P,)."""
+    return pa.array(scores, type_ or pa.float32(), from_pandas=True)
+
+
+def query_columns(rows: QueryRows, id_name: str) -> dict[str, pa.Array]:
+    """Return the column of queries and, if there are any, of their ids. Shape (B,) each."""
+    ids = {} if rows.query_ids is None else {id_name: rows.query_ids.cast(pa.string())}
+    return ids | {QUERY: rows.queries.cast(pa.string())}

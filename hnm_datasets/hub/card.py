@@ -1,91 +1,28 @@
 """The dataset card: what a published set is, how it was mined, how good it is, and how to train on it.
 
-A card is made of the data and of a *record*, the plain values that lie beside the data in `mining.json`. So a card can
+A card is made of the data and of a *record*, the plain values beside the data in `mining.json`. So a card can
 be made again from a folder alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import platform
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow.compute as pc
-from datasets import Dataset, DatasetInfo, Features
-from datasets.splits import SplitDict, SplitInfo
-from huggingface_hub import DatasetCardData
+from datasets import Dataset
 
 from hnm_datasets.corpus.passages import Corpus
-from hnm_datasets.formats.reading import (
-    FLAGEMBEDDING,
-    LABELED_LISTS,
-    LABELED_PAIRS,
-    MINED,
-    N_TUPLES,
-    TEVATRON,
-    TRIPLETS,
-    Form,
-    recognize,
-)
+from hnm_datasets.formats.base import Layout
+from hnm_datasets.formats.registry import recognize
+from hnm_datasets.hub.metadata import Config, card_metadata
 from hnm_datasets.hub.snippets import quoted, usage
-from hnm_datasets.markdown import code, count, fenced, is_hub_id, link, one_line, plain, without_controls
-from hnm_datasets.version import __version__
+from hnm_datasets.markdown import code, count, fenced, link, plain, without_controls
 
-_TAGS = ["sentence-transformers", "hard-negatives", "hnm_datasets"]
-#: What the forms are called in a card, and the Hub's names of the tasks that they are for.
-_FORMS = {
-    MINED: "mined rows, passages by id",
-    TRIPLETS: "triplets",
-    N_TUPLES: "n-tuples",
-    LABELED_PAIRS: "labelled pairs",
-    LABELED_LISTS: "labelled lists",
-    TEVATRON: "Tevatron",
-    FLAGEMBEDDING: "FlagEmbedding",
-}
-_TASKS = {name: ["text-retrieval"] for name in (MINED, TEVATRON, FLAGEMBEDDING)}
-_TASKS |= {name: ["sentence-similarity", "text-retrieval"] for name in (TRIPLETS, N_TUPLES)}
-_TASKS |= {name: ["text-ranking"] for name in (LABELED_PAIRS, LABELED_LISTS)}
-_PACKAGES = (
-    "datasets",
-    "sentence-transformers",
-    "transformers",
-    "torch",
-    "bm25s",
-    "faiss-cpu",
-    "numba",
-)
-_SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+CARD = "README.md"
 _EXAMPLES, _NEGATIVES_SHOWN, _LENGTH = 3, 3, 200
 _MARKER = re.compile(r"<!-- hnm_datasets card ([0-9a-f]{16}) -->\n\Z")
-
-
-class Config(NamedTuple):
-    """One configuration of a published set.
-
-    Attributes:
-        folder: Where its shards lie.
-        features: What its columns hold.
-        splits: Rows and bytes of each split.
-    """
-
-    folder: str
-    features: Features
-    splits: Mapping[str, tuple[int, int]]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python, this package and the packages that mining rests on, as far as installed."""
-    
-    found = {"python": platform.python_version(), "hnm_datasets": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def dataset_card(
@@ -108,7 +45,7 @@ def dataset_card(
         The text of README.md.
 
     Raises:
-        KeyError: The columns are in no known form.
+        KeyError: The columns are in no known format.
 
     Example:
         >>> rows = Dataset.from_dict({"anchor": ["what?"], "positive": ["this"], "negative": ["that"]})
@@ -118,30 +55,30 @@ def dataset_card(
         >>> print(card[card.index("# What") :].split("##")[0].strip())
         # What
         <BLANKLINE>
-        Queries with hard negatives, for training retrieval models: 1 row in the form *triplets*, with the columns `anchor`, `positive`, `negative`.
+        Queries with hard negatives, for training retrieval models: 1 row in the format *triplets*, with the columns `anchor`, `positive`, `negative`.
     """  # noqa: E501
     first, rows = next(iter(splits.items()))
-    form = recognize(rows.column_names, "dataset_card")
+    layout = recognize(rows.column_names, "dataset_card")
     sections = [
         f"# {plain(record['name'] or record['repo_id'].split('/')[-1], 120)}",
-        _what(record, splits, form),
+        _what(record, splits, layout),
         "## How it was mined",
         _how(record),
         "## Audit",
         _audit(record),
         "## Examples",
-        *_examples(rows, form, corpus),
+        *_examples(rows, layout, corpus),
         "## Use",
-        _use(record, rows, form, first),
+        _use(record, rows, layout, first),
         "## Caveats",
-        _caveats(record, form),
+        _caveats(record),
     ]
-    metadata = _metadata(record, splits, configs, form)
-    return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+    metadata = card_metadata(record, splits, configs, layout.format)
+    return f"---\n{metadata}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def signed(card: str) -> str:
-    """End a card with a comment that tells who wrote it, and that nobody has changed it since."""
+    """End a card with a comment by which `is_own` knows that it was written here and not changed since."""
     return f"{card}\n<!-- hnm_datasets card {_digest(card)} -->\n"
 
 
@@ -155,60 +92,15 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# ---- metadata ----------------------------------------------------------------------------------------------------
-
-
-def _metadata(
-    record: Mapping[str, Any], splits: Mapping[str, Dataset], configs: Mapping[str, Config], form: Form
-) -> DatasetCardData:
-    more: dict[str, Any] = {"tags": _TAGS}
-    if configs:
-        more["configs"] = [
-            {
-                "config_name": name,
-                "data_files": [{"split": split, "path": f"{config.folder}/{split}-*"} for split in config.splits],
-            }
-            for name, config in configs.items()
-        ]
-        more["dataset_info"] = [{"config_name": name, **_info(config)} for name, config in configs.items()]
-    return DatasetCardData(
-        pretty_name=one_line(record["name"]) if record["name"] else None,
-        license=record["license"],
-        language=record["language"],
-        task_categories=_TASKS[form.name],
-        size_categories=[_size_category(sum(len(rows) for rows in splits.values()))],
-        source_datasets=[record["source"]] if record["source"] and is_hub_id(record["source"]) else None,
-        **more,
-    )
-
-
-def _info(config: Config) -> dict[str, Any]:
-    splits = SplitDict(
-        {name: SplitInfo(name, num_bytes=size, num_examples=rows) for name, (rows, size) in config.splits.items()}
-    )
-    # The one place where `datasets` says how features are written in YAML; its own push goes there too.
-    info: dict[str, Any] = DatasetInfo(features=config.features, splits=splits)._to_yaml_dict()
-    return info
-
-
-def _size_category(rows: int) -> str:
-    limit = 1_000
-    for place, name in enumerate(_SIZES):
-        if rows < limit:
-            return f"{_SIZES[place - 1]}<n<{name}" if place else f"n<{name}"
-        limit *= 10
-    return f"n>{_SIZES[-1]}"
-
-
 # ---- sections ----------------------------------------------------------------------------------------------------
 
 
-def _what(record: Mapping[str, Any], splits: Mapping[str, Dataset], form: Form) -> str:
+def _what(record: Mapping[str, Any], splits: Mapping[str, Dataset], layout: Layout) -> str:
     total = sum(len(rows) for rows in splits.values())
-    columns = ", ".join(code(name) for name in form.names)
+    columns = ", ".join(code(name) for name in layout.names)
     text = (
-        f"Queries with hard negatives, for training retrieval models: {count(total, 'row')} in the form "
-        f"*{_FORMS[form.name]}*, with the columns {columns}."
+        f"Queries with hard negatives, for training retrieval models: {count(total, 'row')} in the format "
+        f"*{layout.format.title}*, with the columns {columns}."
     )
     audit = record["audit"]
     if audit and audit["queries"]:
@@ -227,7 +119,7 @@ def _what(record: Mapping[str, Any], splits: Mapping[str, Dataset], form: Form) 
 def _how(record: Mapping[str, Any]) -> str:
     parts = []
     if record["steps"]:
-        steps = "\n".join(f"{place}. {without_controls(step)}" for place, step in enumerate(record["steps"], start=1))
+        steps = "\n".join(f"{number}. {without_controls(step)}" for number, step in enumerate(record["steps"], start=1))
         parts.append("In this order, each step by `Dataset.map(step, batched=True)`:")
         parts.append(fenced(steps, "text"))
     else:
@@ -251,7 +143,7 @@ def _audit(record: Mapping[str, Any]) -> str:
     return f"Of the split {code(record['audit']['split'])}.\n\n{record['audit']['markdown'].strip()}"
 
 
-def _caveats(record: Mapping[str, Any], form: Form) -> str:
+def _caveats(record: Mapping[str, Any]) -> str:
     audit = record["audit"] or {}
     rate = audit.get("false_negatives")
     if rate:
@@ -275,37 +167,26 @@ def _caveats(record: Mapping[str, Any], form: Form) -> str:
         items.append(f"**Defects**: {found}; see the audit.")
     if record["license"]:
         items.append(
-            f"**Licence**: {plain(record['license'], 100)}, as the one who published this set "
+            f"**License**: {plain(record['license'], 100)}, as the one who published this set "
             f"states it. The texts are those of the source, and its terms bind."
         )
     else:
-        items.append("**Licence**: not stated. The texts are those of the source: find out its terms before use.")
+        items.append("**License**: not stated. The texts are those of the source: find out its terms before use.")
     return "\n".join(f"- {item}" for item in items)
 
 
 # ---- examples ----------------------------------------------------------------------------------------------------
 
 
-def _examples(rows: Dataset, form: Form, corpus: Corpus | None) -> list[str]:
-    places = range(0, len(rows), max(1, len(rows) // _EXAMPLES))[:_EXAMPLES]
-    return [_example(rows[place], form, corpus) for place in places]
+def _examples(rows: Dataset, layout: Layout, corpus: Corpus | None) -> list[str]:
+    numbers = range(0, len(rows), max(1, len(rows) // _EXAMPLES))[:_EXAMPLES]
+    return [_example(rows[number], layout, corpus) for number in numbers]
 
 
-def _example(row: Mapping[str, Any], form: Form, corpus: Corpus | None) -> str:
-    lines = [f"- **query**: {plain(row[form.query], _LENGTH)}"]
-    if form.label:
-        passages, labels = row[form.positives[0]], row[form.label]
-        pairs = list(zip(passages, labels, strict=True)) if form.name == LABELED_LISTS else [(passages, labels)]
-        shown = [(f"label {label:g}", passage) for passage, label in pairs]
-    else:
-        shown = [
-            (kind, passage)
-            for kind, columns in (("positive", form.positives), ("negative", form.negatives))
-            for column in columns
-            for passage in _passages(row[column], form, corpus)
-        ]
+def _example(row: Mapping[str, Any], layout: Layout, corpus: Corpus | None) -> str:
+    lines = [f"- **query**: {plain(row[layout.query], _LENGTH)}"]
     counts: dict[str, int] = {}
-    for kind, passage in shown:
+    for kind, passage in _passages(row, layout, corpus):
         counts[kind] = counts.get(kind, 0) + 1
         if counts[kind] <= _most(kind):
             lines.append(f"  - **{kind}**: {plain(passage, _LENGTH)}")
@@ -313,49 +194,36 @@ def _example(row: Mapping[str, Any], form: Form, corpus: Corpus | None) -> str:
     return "\n".join(lines)
 
 
+def _passages(row: Mapping[str, Any], layout: Layout, corpus: Corpus | None) -> list[tuple[str, str]]:
+    shown = layout.format.shown(layout, row)
+    if corpus is None or not layout.format.needs_corpus:
+        return shown
+    texts = corpus.texts(corpus.rows([passage for _, passage in shown])).to_pylist()
+    return [(kind, str(text)) for (kind, _), text in zip(shown, texts, strict=True)]
+
+
 def _most(kind: str) -> int:
     return 1 if kind == "positive" else _NEGATIVES_SHOWN
-
-
-def _passages(value: Any, form: Form, corpus: Corpus | None) -> list[str]:
-    values: list[Any] = [value] if isinstance(value, str) else list(value or ())
-    if form.name == TEVATRON:
-        return [f"{passage.get('title') or ''} {passage['text']}" for passage in values]
-    if form.name == MINED and corpus is not None:
-        return [str(text) for text in corpus.texts(corpus.rows(values)).to_pylist()]
-    return values
 
 
 # ---- use ---------------------------------------------------------------------------------------------------------
 
 
-def _use(record: Mapping[str, Any], rows: Dataset, form: Form, split: str) -> str:
-    place, known = record["repo_id"], record["corpus"]
+def _use(record: Mapping[str, Any], rows: Dataset, layout: Layout, split: str) -> str:
+    repo_id, format = record["repo_id"], layout.format
     intro, passages = "", None
-    if form.name == MINED:
+    if format.needs_corpus:
         intro = "The rows name their passages by id; the package `hnm_datasets` looks the texts up.\n\n"
-        if known and known["included"]:
-            passages = f'passages = load_dataset({quoted(place)}, "corpus", split="train")\n'
+        if record["corpus"] and record["corpus"]["included"]:
+            passages = f'passages = load_dataset({quoted(repo_id)}, "corpus", split="train")\n'
         else:
             intro += (
                 "The passages are not part of this set: take the corpus that the ids belong to, as a dataset with the "
                 "columns `id` and `text` (and `title`, if it has one).\n\n"
             )
             passages = 'passages = load_dataset("the/corpus", split="train")  # the source of the passages\n'
-    texts = [name for name in (form.query, *form.positives, *form.negatives) if form.name in (TRIPLETS, N_TUPLES)]
+    texts = [layout.query, *layout.positives, *layout.negatives] if format.trainable and not format.labeled else []
     gaps = any(rows.data.column(name).null_count > 0 for name in texts)
-    snippet = usage(form, rows.features, place, split, corpus=passages, graded=is_graded(rows, form), gaps=gaps)
+    graded = format.is_graded(layout, rows)
+    snippet = usage(layout, rows.features, repo_id, split, corpus=passages, graded=graded, gaps=gaps)
     return intro + fenced(snippet.rstrip("\n"), "python")
-
-
-def is_graded(rows: Dataset, form: Form) -> bool:
-    """Tell whether the labels of a labelled form are other numbers than 0 and 1, such as a teacher's scores."""
-    if form.label is None:
-        return False
-    for table in rows.select_columns(form.label).with_format("arrow").iter(100_000):
-        values = table[form.label].combine_chunks()
-        values = values.flatten() if form.name == LABELED_LISTS else values
-        known = pc.or_(pc.equal(values, 0), pc.equal(values, 1))
-        if not pc.all(known, min_count=0).as_py():
-            return True
-    return False

@@ -15,11 +15,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from hnm_datasets.hub.saving import CARD, CORPUS, DATA, RECORD, Options, save, save_mined, write_card
+from hnm_datasets.hub.card import CARD
+from hnm_datasets.hub.record import RECORD, Options
+from hnm_datasets.hub.saving import save
+from hnm_datasets.hub.shards import CORPUS, DATA
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
 from hnm_datasets.storage.folders import cache_root
-
-__all__ = ["push_mined", "save_mined", "write_card"]
 
 
 def push_mined(
@@ -33,13 +34,13 @@ def push_mined(
     commit_message: str | None = None,
     **options: Any,
 ) -> str:
-    """Publish mined rows on the Hub, with a card that tells how they were mined: `save_mined`, then one commit.
+    """Publish mined rows on the Hub, with a card that says how they were mined: `save_mined`, then one commit.
 
     Shards of an earlier push that are no longer needed are removed in the same commit. Another endpoint than
     huggingface.co is named by the environment variable `HF_ENDPOINT`.
 
     Args:
-        dataset: The rows, in any form that `audit_negatives` knows. A `Dataset` becomes the split `train`.
+        dataset: The rows, in any format that `audit_negatives` knows. A `Dataset` becomes the split `train`.
         repo_id: `"name/dataset"`; it is made if it is not there.
         folder: Where the set is written first; None: in the cache directory, under `hnm_datasets/pushes`.
         token: A token that may write; None: the one of `hf auth login` or of the environment variable `HF_TOKEN`.
@@ -54,13 +55,13 @@ def push_mined(
 
     Raises:
         ConnectionError: The Hub could not be reached. In this and the next two cases the folder is complete, and the
-            message tells how to go on.
+            message says how to go on.
         PermissionError: The token is missing, wrong, or may not write there.
         RuntimeError: The Hub refused or failed otherwise.
         FileExistsError: The repository holds another set, or the folder something else.
         ValueError: `repo_id` is no id, or a split has no rows.
         TypeError: An option is unknown or something else.
-        KeyError: The columns are in no known form.
+        KeyError: The columns are in no known format.
 
     Example:
         >>> from datasets import Dataset
@@ -74,8 +75,8 @@ def push_mined(
     if unknown := sorted(set(options) - set(known)):
         raise TypeError(f"push_mined: unknown options {unknown}; save_mined knows {known}.")
     secrets = known_tokens(token)
-    place = cache_root() / "pushes" / repo_id if folder is None else Path(folder)
-    saved = save("push_mined", dataset, place, Options(**options), repo_id=repo_id, secrets=secrets)
+    target = cache_root() / "pushes" / repo_id if folder is None else Path(folder)
+    saved = save("push_mined", dataset, target, Options(**options), repo_id=repo_id, secrets=secrets)
     api = HfApi(token=token)
     command = ["hf", "upload", repo_id, str(saved), ".", "--repo-type", "dataset"]
     command += ["--delete", f"{DATA}/*", "--delete", f"{CORPUS}/*"]

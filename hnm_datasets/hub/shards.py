@@ -13,6 +13,8 @@ from datasets import Dataset, Features, Value, load_dataset
 
 from hnm_datasets.corpus.passages import Corpus
 
+#: The folders of the rows and of the passages.
+DATA, CORPUS = "data", "corpus"
 #: Bytes of a shard before compression, and of the passages that are held at once.
 _SHARD, _CHUNK = 500_000_000, 64_000_000
 
@@ -54,13 +56,13 @@ def write_corpus(folder: Path, corpus: Corpus) -> None:
         with pq.ParquetWriter(folder / f"train-{shard:05d}-of-{shards:05d}.parquet", schema) as writer:
             end = min((shard + 1) * size, len(corpus))
             for start in range(shard * size, end, step):
-                chunk = [column.slice(start, min(step, end - start)) for column in columns.values()]
-                writer.write_table(pa.table([part.cast(pa.string()) for part in chunk], schema=schema))
+                part = [column.slice(start, min(step, end - start)) for column in columns.values()]
+                writer.write_table(pa.table([column.cast(pa.string()) for column in part], schema=schema))
 
 
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside, which takes the place of `folder` when all went well."""
+    """Yield an empty folder beside `folder`, which replaces it if all goes well."""
     aside, before = (folder.with_name(f".{folder.name}.hnm_datasets.{kind}") for kind in ("new", "old"))
     # We hold the lock, so whoever left these was killed, maybe between the two renames below.
     if before.exists() and not folder.exists():

@@ -6,10 +6,7 @@ import json
 
 from datasets import Features
 
-from hnm_datasets.formats.reading import FLAGEMBEDDING, LABELED_LISTS, LABELED_PAIRS, MINED, TEVATRON, Form
-
-#: The columns that the trainers of sentence-transformers take for labels, whatever the form.
-_LABELS = ("label", "labels", "score", "scores")
+from hnm_datasets.formats.base import Layout
 
 _BI_ENCODER = """\
 model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
@@ -44,21 +41,24 @@ def triplets(rows):
 
 
 def usage(
-    form: Form, features: Features, place: str, split: str, *, corpus: str | None, graded: bool, gaps: bool
+    layout: Layout, features: Features, repo_id: str, split: str, *, corpus: str | None, graded: bool, gaps: bool
 ) -> str:
-    """Write the code that trains on a set of any form.
+    """Write the code that trains on a set of any format.
 
     Args:
-        form: The set's form.
+        layout: The set's format and columns.
         features: The set's features.
-        place: Its Hub id.
+        repo_id: Its id on the Hub.
         split: The split to train on.
         corpus: For passages by id: the code that makes `passages`, the dataset of passages.
-        graded: Labelled forms: whether the labels are other numbers than 0 and 1.
+        graded: Labeled formats: whether the labels are other numbers than 0 and 1.
         gaps: Whether a text may be null.
     """
-    loss = _loss(form, graded)
-    if form.name in (LABELED_PAIRS, LABELED_LISTS):
+    format = layout.format
+    # Beside positives and negatives a label is a teacher's: margins or scores.
+    taught = graded if format.labeled else format.training_label(layout) is not None
+    loss = format.teacher_loss if taught else format.loss
+    if format.labeled:
         imports = [
             "from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments",
             f"from sentence_transformers.cross_encoder.losses import {loss}",
@@ -74,53 +74,48 @@ def usage(
             f"from sentence_transformers.sentence_transformer.losses import {loss}",
         ]
         training = _BI_ENCODER
-    if form.name == MINED:
+    if format.needs_corpus:
         imports += ["", "from hnm_datasets import Corpus, ToTriplets"]
-    loading = _loading(form, features, place, split, corpus, gaps)
+    load = f"load_dataset({quoted(repo_id)}, split={quoted(split)})"
+    if format.needs_corpus:
+        loading = _loading_ids(load, corpus or "")
+    elif format.trainable:
+        loading = _loading_columns(load, layout, gaps)
+    else:
+        loading = _loading_lists(load, layout, features)
     return "\n".join(["from datasets import load_dataset", *imports, "", loading]) + training.format(loss=loss)
 
 
-def _loss(form: Form, graded: bool) -> str:
-    if form.name == LABELED_PAIRS:
-        return "MSELoss" if graded else "BinaryCrossEntropyLoss"
-    if form.name == LABELED_LISTS:
-        return "ListNetLoss" if graded else "LambdaLoss"
-    # Both kinds of labels that a teacher gives, margins and scores, are what this loss takes.
-    return "MarginMSELoss" if _label(form) else "MultipleNegativesRankingLoss"
+def _loading_ids(load: str, corpus: str) -> str:
+    return (
+        f"{corpus}"
+        "corpus = Corpus.from_dataset(passages)\n"
+        f"mined = {load}\n"
+        "train = mined.map(ToTriplets(corpus), batched=True, remove_columns=mined.column_names)\n\n"
+    )
 
 
-def _label(form: Form) -> str | None:
-    if form.name in (MINED, TEVATRON, FLAGEMBEDDING):
-        return None
-    return form.label or next((name for name in _LABELS if name in form.names), None)
-
-
-def _loading(form: Form, features: Features, place: str, split: str, corpus: str | None, gaps: bool) -> str:
-    load = f"load_dataset({quoted(place)}, split={quoted(split)})"
-    if form.name == MINED:
-        return (
-            f"{corpus}"
-            "corpus = Corpus.from_dataset(passages)\n"
-            f"mined = {load}\n"
-            "train = mined.map(ToTriplets(corpus), batched=True, remove_columns=mined.column_names)\n\n"
-        )
-    if form.name in (TEVATRON, FLAGEMBEDDING):
-        (positives,), (negatives,) = form.positives, form.negatives
-        parts = {
-            part: _passage(part, features[column])
-            for part, column in (("positive", positives), ("negative", negatives))
-        }
-        code = _TRIPLETS_OF_LISTS.format(
-            query=quoted(form.query), positives=quoted(positives), negatives=quoted(negatives), **parts
-        )
-        mapped = "train = rows.map(triplets, batched=True, remove_columns=rows.column_names)\n\n"
-        return f"\n{code}\n\nrows = {load}\n{mapped}"
-    label = _label(form)
-    wanted = [form.query, *form.positives, *form.negatives, *([label] if label else [])]
-    # A trainer takes every column that is no label for a text, in the order of the columns.
-    chosen = "" if list(form.names) == wanted else f"train = train.select_columns({quoted(wanted)})\n"
+def _loading_columns(load: str, layout: Layout, gaps: bool) -> str:
+    label = layout.format.training_label(layout)
+    wanted = [layout.query, *layout.positives, *layout.negatives, *([label] if label else [])]
+    # A trainer reads every column that is no label as a text, in the order of the columns.
+    chosen = "" if list(layout.names) == wanted else f"train = train.select_columns({quoted(wanted)})\n"
     filled = "train = train.filter(lambda row: None not in row.values())\n" if gaps else ""
     return f"train = {load}\n{chosen}{filled}\n"
+
+
+def _loading_lists(load: str, layout: Layout, features: Features) -> str:
+    # Formats that no trainer reads have one column of lists for positives and one for negatives.
+    (positives,), (negatives,) = layout.positives, layout.negatives
+    code = _TRIPLETS_OF_LISTS.format(
+        query=quoted(layout.query),
+        positives=quoted(positives),
+        negatives=quoted(negatives),
+        positive=_passage("positive", features[positives]),
+        negative=_passage("negative", features[negatives]),
+    )
+    mapped = "train = rows.map(triplets, batched=True, remove_columns=rows.column_names)\n\n"
+    return f"\n{code}\n\nrows = {load}\n{mapped}"
 
 
 def quoted(value: str | list[str]) -> str:

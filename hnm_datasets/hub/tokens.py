@@ -26,7 +26,7 @@ def known_tokens(token: str | None = None) -> list[str]:
 
 
 def hide_tokens(text: str, known: Sequence[str]) -> str:
-    """Put `[token]` in the place of known tokens and of whatever looks like one of the Hub's.
+    """Replace known tokens, and whatever looks like one of the Hub's, by `[token]`.
 
     Example:
         >>> hide_tokens("my-secret, hf_abcdefghijklmnopqrstuvwxyzABCDEF and more", ["my-secret"])

@@ -5,8 +5,8 @@ import re
 from dataclasses import replace
 
 import pytest
-from datasets import Dataset, DatasetDict, load_dataset
-from huggingface_hub import DatasetCard, metadata_load
+from datasets import Dataset, load_dataset
+from huggingface_hub import metadata_load
 
 from hnm_datasets import (
     BM25Negatives,
@@ -54,35 +54,6 @@ def shaped(mined, step):
 
 
 # ---- what it says ------------------------------------------------------------------------------------------------
-
-
-def test_metadata(tmp_path, mined):
-    corpus, rows = mined
-    options = {"license": "cc-by-4.0", "language": ["en", "no"], "name": "A: b #c\n---", "source": "me/medquad"}
-    folder = save_mined(DatasetDict(train=rows, test=rows.select([0])), tmp_path / "set", corpus=corpus, **options)
-    metadata = metadata_load(folder / "README.md")
-    assert metadata == DatasetCard.load(folder / "README.md").data.to_dict()
-    assert metadata["license"] == "cc-by-4.0"
-    assert metadata["language"] == ["en", "no"]
-    assert metadata["pretty_name"] == "A: b #c ---"
-    assert metadata["source_datasets"] == ["me/medquad"]
-    assert metadata["tags"] == ["sentence-transformers", "hard-negatives", "hnm_datasets"]
-    assert metadata["task_categories"] == ["text-retrieval"]
-    assert metadata["size_categories"] == ["n<1K"]
-    assert [config["config_name"] for config in metadata["configs"]] == ["default", "corpus"]
-    info, corpus_info = metadata["dataset_info"]
-    assert [(split["name"], split["num_examples"]) for split in info["splits"]] == [("train", 40), ("test", 1)]
-    assert [(split["name"], split["num_examples"]) for split in corpus_info["splits"]] == [("train", len(corpus))]
-    bare = metadata_load(save_mined(rows, tmp_path / "bare") / "README.md")
-    assert not {"license", "language", "pretty_name", "source_datasets"} & set(bare)
-
-
-@pytest.mark.parametrize(
-    ("rows", "category"), [(999, "n<1K"), (1_000, "1K<n<10K"), (10_000, "10K<n<100K"), (99_999, "10K<n<100K")]
-)
-def test_size_categories(tmp_path, rows, category):
-    pair = Dataset.from_dict({"anchor": ["a"] * rows, "positive": ["b"] * rows, "negative": ["c"] * rows})
-    assert metadata_load(save_mined(pair, tmp_path / "set") / "README.md")["size_categories"] == [category]
 
 
 def test_the_chain_and_the_versions(tmp_path, mined):
@@ -145,10 +116,10 @@ def test_the_audit_is_part_of_the_card(tmp_path, mined):
     assert "None: the labels are a teacher's scores" in graded
 
 
-def test_licence(tmp_path, mined):
+def test_license(tmp_path, mined):
     stated = card_of(save_mined(mined[1], tmp_path / "stated", license="mit"))
-    assert "**Licence**: mit, as the one who published this set states it." in stated
-    assert "**Licence**: not stated." in card_of(save_mined(mined[1], tmp_path / "not"))
+    assert "**License**: mit, as the one who published this set states it." in stated
+    assert "**License**: not stated." in card_of(save_mined(mined[1], tmp_path / "not"))
 
 
 # ---- no text breaks it -------------------------------------------------------------------------------------------

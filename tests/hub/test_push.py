@@ -15,7 +15,8 @@ from fake_hub import FakeHub
 
 from hnm_datasets import BM25Negatives, load_sample
 from hnm_datasets.hub import shards
-from hnm_datasets.hub.push import push_mined, save_mined
+from hnm_datasets.hub.push import push_mined
+from hnm_datasets.hub.saving import save_mined
 from hnm_datasets.storage.folders import cache_root
 
 TOKEN = "hf_" + "aBcD" * 8
@@ -125,7 +126,7 @@ def test_a_bad_id_is_refused_before_anything_is_written(hub, tmp_path, triplets,
 def test_what_cannot_be_saved_is_not_pushed(hub, tmp_path, triplets):
     with pytest.raises(ValueError, match="push_mined: the split 'train' has no rows"):
         push_mined(triplets.select([]), REPO, folder=tmp_path / "set")
-    with pytest.raises(KeyError, match="push_mined: no form of mined data"):
+    with pytest.raises(KeyError, match="push_mined: no format of mined data"):
         push_mined(triplets.remove_columns("negative"), REPO, folder=tmp_path / "set")
     with pytest.raises(TypeError, match=r"unknown options \['licence'\]; save_mined knows"):
         push_mined(triplets, REPO, folder=tmp_path / "set", licence="mit")

@@ -206,7 +206,7 @@ def test_a_run_killed_between_the_renames_loses_nothing(tmp_path, monkeypatch, t
     ("rows", "options", "error", "message"),
     [
         ({"anchor": [], "positive": [], "negative": []}, {}, ValueError, "split 'train' has no rows"),
-        ({"anchor": ["a"], "positive": ["b"]}, {}, KeyError, "no form of mined data"),
+        ({"anchor": ["a"], "positive": ["b"]}, {}, KeyError, "no format of mined data"),
         ({"query": ["a"], "negative_ids": [["b"]]}, {}, KeyError, "positive_ids"),
         ([{"anchor": "a"}], {}, TypeError, "takes a Dataset or a DatasetDict, got list"),
         ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"steps": "BM25"}, TypeError, "steps must be a list"),
@@ -288,5 +288,5 @@ def test_no_folder_no_form(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         write_card(tmp_path / "nowhere")
     Dataset.from_dict({"a": ["q"]}).to_parquet(tmp_path / "mine.parquet")
-    with pytest.raises(KeyError, match="no form of mined data"):
+    with pytest.raises(KeyError, match="no format of mined data"):
         write_card(tmp_path)

@@ -1,4 +1,4 @@
-"""Whatever the rows are, they come back from other forms, and scattered rows are merged."""
+"""Whatever the rows are, they come back from other formats, and scattered rows are merged."""
 
 import pytest
 from datasets import Dataset, Features, List, Value
@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnm_datasets import Corpus, convert
-from hnm_datasets.formats.reading import FORMS
+from hnm_datasets.formats.registry import FORMATS
 
-TEXT_FORMS = [form for form in FORMS if form != "mined"]
-LIST_FORMS = ["labeled-lists", "tevatron", "flagembedding"]
+TEXT_FORMATS = [name for name, format in FORMATS.items() if not format.needs_corpus]
+LIST_FORMATS = ["labeled-lists", "tevatron", "flagembedding"]
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,9 @@ def corpus():
     return Corpus.from_dataset(Dataset.from_dict({"id": names, "text": [f"text {name}" for name in names]}))
 
 
-@pytest.mark.parametrize("first", TEXT_FORMS)
-@pytest.mark.parametrize("second", TEXT_FORMS)
-def test_texts_alone_come_back_by_way_of_two_forms(first, second):
+@pytest.mark.parametrize("first", TEXT_FORMATS)
+@pytest.mark.parametrize("second", TEXT_FORMATS)
+def test_texts_alone_come_back_by_way_of_two_formats(first, second):
     rows = Dataset.from_dict(
         {"query": ["a?", "b?"], "pos": [["A", "also A"], ["B"]], "neg": [["x", "y"], ["y", "A"]], "note": [1, 2]}
     )
@@ -40,8 +40,8 @@ QUERIES = st.lists(
 
 
 @settings(max_examples=40)
-@given(QUERIES, st.sampled_from(["labeled-pairs", *LIST_FORMS]), st.sampled_from(LIST_FORMS), st.booleans())
-def test_any_mined_rows_come_back_by_way_of_two_forms(corpus, queries, first, second, named):
+@given(QUERIES, st.sampled_from(["labeled-pairs", *LIST_FORMATS]), st.sampled_from(LIST_FORMATS), st.booleans())
+def test_any_mined_rows_come_back_by_way_of_two_formats(corpus, queries, first, second, named):
     columns = {"query": [f"query {row}?" for row in range(len(queries))]}
     if named:
         columns["query_id"] = [f"q{row}" for row in range(len(queries))]
@@ -60,7 +60,7 @@ def test_any_mined_rows_come_back_by_way_of_two_forms(corpus, queries, first, se
 @settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from(["x?", "y?", "z?"]), WORDS, WORDS), min_size=1, max_size=12),
-    st.sampled_from(LIST_FORMS),
+    st.sampled_from(LIST_FORMATS),
 )
 def test_scattered_triplets_are_merged_in_order_of_first_appearance(triples, form):
     rows = Dataset.from_dict(dict(zip(("anchor", "positive", "negative"), zip(*triples, strict=True), strict=True)))

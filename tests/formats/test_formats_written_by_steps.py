@@ -1,4 +1,4 @@
-"""What sentence-transformers and our own shapes write is recognised and read; teachers' labels are refused."""
+"""What sentence-transformers and our own shapes write is recognized and read; teachers' labels are refused."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from sentence_transformers.util import mine_hard_negatives
 
 from hnm_datasets import BM25Negatives, Corpus, ToLabeledLists, ToLabeledPairs, ToNTuples, ToTriplets
 from hnm_datasets.batch import Batch
-from hnm_datasets.formats.reading import read_rows, recognize
+from hnm_datasets.formats.registry import recognize
 
 
 def read(dataset):
-    form = recognize(dataset.column_names, "test")
-    return form, read_rows(form, Batch(dataset.with_format("arrow")[:], step="test"))
+    layout = recognize(dataset.column_names, "test")
+    return layout, layout.read(Batch(dataset.with_format("arrow")[:], step="test"))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_rows_of_sentence_transformers(pairs, static_model, output_format, f
             recognize(rows.column_names, "test")
         return
     found, read_ = read(rows)
-    assert found.name == form
+    assert found.format.name == form
     assert (found.query, found.positives) == ("question", ("reply",))
     queries = np.array(read_.queries)
     positives, negatives = (
@@ -83,8 +83,8 @@ def mined():
 def test_the_rows_of_our_shapes(mined, step):
     corpus, rows = mined
     made = rows.map(step(corpus, n=2, with_ids=True, with_scores=True), batched=True, remove_columns=rows.column_names)
-    form, read_ = read(made)
-    assert form.query_id == "anchor_id"
+    layout, read_ = read(made)
+    assert layout.query_id == "anchor_id"
     for side, part in ((read_.positives, "positive"), (read_.negatives, "negative")):
         ids = side.ids.to_pylist()
         assert side.texts.to_pylist() == [corpus[name]["text"] for name in ids]
@@ -101,7 +101,7 @@ def test_the_rows_of_our_shapes(mined, step):
 def test_labels_of_a_teacher_are_refused(mined, step):
     corpus, rows = mined
     made = rows.map(step(corpus, labels="scores"), batched=True, remove_columns=rows.column_names)
-    with pytest.raises(ValueError, match=r"'labeled-\w+' was recognised.*1 for positives and 0.*holds 0\.5.*teacher"):
+    with pytest.raises(ValueError, match=r"'labeled-\w+' was recognized.*1 for positives and 0.*holds 0\.5.*teacher"):
         read(made)
 
 
@@ -109,6 +109,6 @@ def test_labels_of_a_teacher_are_refused(mined, step):
 def test_labels_beside_positives_and_negatives_do_no_harm(mined, step):
     corpus, rows = mined
     made = rows.map(step(corpus, n=2, labels="margins"), batched=True, remove_columns=rows.column_names)
-    form, read_ = read(made)
-    assert form.name in ("triplets", "n-tuples")
+    layout, read_ = read(made)
+    assert layout.format.name in ("triplets", "n-tuples")
     assert read_.negatives.scores == {}

@@ -1,0 +1,46 @@
+"""All formats, and which of them a dataset is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hnm_datasets.formats.base import Format, Layout
+from hnm_datasets.formats.flagembedding import FLAGEMBEDDING
+from hnm_datasets.formats.labeled import LABELED_LISTS, LABELED_PAIRS
+from hnm_datasets.formats.mined import MINED
+from hnm_datasets.formats.tevatron import TEVATRON
+from hnm_datasets.formats.tuples import N_TUPLES, TRIPLETS
+
+#: By name, in the order of errors and documentation. A new format is added here and nowhere else.
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (MINED, TRIPLETS, N_TUPLES, LABELED_PAIRS, LABELED_LISTS, TEVATRON, FLAGEMBEDDING)
+}
+
+
+def recognize(names: Sequence[str], owner: str) -> Layout:
+    """Find the format of a dataset by its columns.
+
+    Args:
+        names: The columns of the dataset, in order.
+        owner: Who asks, for errors.
+
+    Raises:
+        KeyError: They are in no format, or a column of the format is missing; the message names the format that was
+            recognized and what it needs.
+
+    Example:
+        >>> recognize(["question", "answer", "negative"], "audit").describe()
+        'triplets (question, answer, negative)'
+    """
+    columns = tuple(names)
+    for format in sorted(FORMATS.values(), key=lambda one: one.precedence):
+        layout = format.recognize(columns, owner)
+        if layout is not None:
+            return layout
+    remedy = "Rename the columns."
+    if {"score", "scores"} & set(columns):
+        remedy = "Scores instead of labels do not tell positives from negatives."
+    known = ", ".join(f"{format.name} ({format.columns})" for format in FORMATS.values())
+    raise KeyError(
+        f"{owner}: no format of mined data was recognized in the columns {list(columns)}. Known are: {known}. {remedy}"
+    )

@@ -1,0 +1,186 @@
+"""`triplets` and `n-tuples`: a query, a positive and negatives, each in a column of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.ragged import offsets_of, positions_within
+from hnm_datasets.batch import Batch
+from hnm_datasets.formats.base import TRAINER_LABELS, Format, Layout, QueryRows, Side, Written
+from hnm_datasets.formats.fields import (
+    as_floats,
+    id_array,
+    ids_beside,
+    interleaved,
+    joint_scores,
+    nullable_strings,
+    number_array,
+    text_array,
+)
+from hnm_datasets.formats.names import ordered_layout
+
+_NUMBERED = re.compile(r"negative_(\d+)")
+
+
+class _Tuples(Format):
+    """What triplets and n-tuples have in common: one passage a column, and null where there is none."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("sentence-similarity", "text-retrieval")
+    trainable: ClassVar[bool] = True
+
+    def read(self, layout: Layout, batch: Batch) -> tuple[Side, Side]:
+        """Read texts, ids and the scores of one scorer."""
+        joint = joint_scores(batch, 1 + len(layout.negatives))
+        # A positive's id is `positive_id` also where the column of its text has another name.
+        return (
+            _read_columns(batch, layout.positives, ("positive",), None if joint is None else joint[:, :1]),
+            _read_columns(batch, layout.negatives, layout.negatives, None if joint is None else joint[:, 1:]),
+        )
+
+    def id_columns(self, layout: Layout) -> set[str]:
+        """Return the columns of ids."""
+        return {f"{name}_id" for name in ("positive", *layout.negatives)}
+
+    def score_columns(self, layout: Layout, by: str = "score") -> set[str]:
+        """Return one column per passage; or the one in which `mine_hard_negatives` writes all scores of a row."""
+        single = {f"{name}_score" for name in ("positive", *layout.negatives)}
+        return single if single & set(layout.names) else {"scores"}
+
+    def training_label(self, layout: Layout) -> str | None:
+        """Return the column of a teacher's margins or scores."""
+        return next((name for name in TRAINER_LABELS if name in layout.names), None)
+
+    def _write_columns(
+        self, rows: QueryRows, owners: NDArray[np.int64], passages: Mapping[str, tuple[Side, NDArray[np.int64]]]
+    ) -> Written:
+        """Write one passage a column.
+
+        Args:
+            rows: The queries.
+            owners: The query of each row. Shape (M,).
+            passages: By column, the side of its passages and their flat positions there. Shape (M,) each.
+        """
+        columns = {"anchor": rows.queries.take(pa.array(owners)).cast(pa.string())}
+        texts = {id(side): text_array(side) for side, _ in passages.values()}
+        columns |= {name: texts[id(side)].take(pa.array(at)) for name, (side, at) in passages.items()}
+        if rows.query_ids is not None:
+            columns["anchor_id"] = rows.query_ids.take(pa.array(owners)).cast(pa.string())
+        columns |= {
+            f"{name}_id": id_array(side).take(pa.array(at))
+            for name, (side, at) in passages.items()
+            if side.ids is not None
+        }
+        by = self.written_scorer(rows)
+        columns |= {
+            f"{name}_score": number_array(side.scores[by][at])
+            for name, (side, at) in passages.items()
+            if by in side.scores
+        }
+        return Written(owners, columns)
+
+
+class Triplets(_Tuples):
+    """One row per positive and negative of a query."""
+
+    name: ClassVar[str] = "triplets"
+    columns: ClassVar[str] = "anchor, positive, negative"
+    title: ClassVar[str] = "triplets"
+    precedence: ClassVar[int] = 40
+    merges_rows: ClassVar[bool] = False
+    one_negative: ClassVar[bool] = True
+
+    def recognize(self, names: tuple[str, ...], owner: str) -> Layout | None:
+        """Find the column of negatives."""
+        return ordered_layout(self, names, owner, negatives=("negative",)) if "negative" in names else None
+
+    def write(self, rows: QueryRows, width: int | None) -> Written:
+        """Write every positive with every negative."""
+        positives, negatives = rows.positives, rows.negatives
+        counts = positives.lengths * negatives.lengths
+        owners = np.repeat(np.arange(len(counts)), counts)
+        within, n_negatives = positions_within(offsets_of(counts)), negatives.lengths[owners]
+        passages = {
+            "positive": (positives, positives.offsets[owners] + within // n_negatives),
+            "negative": (negatives, negatives.offsets[owners] + within % n_negatives),
+        }
+        return self._write_columns(rows, owners, passages)
+
+
+class NTuples(_Tuples):
+    """One row per positive of a query, with all negatives."""
+
+    name: ClassVar[str] = "n-tuples"
+    columns: ClassVar[str] = "anchor, positive, negative_1, …"
+    title: ClassVar[str] = "n-tuples"
+    precedence: ClassVar[int] = 50
+
+    def recognize(self, names: tuple[str, ...], owner: str) -> Layout | None:
+        """Find the numbered columns of negatives."""
+        numbers = {name: int(found[1]) for name in names if (found := _NUMBERED.fullmatch(name))}
+        if not numbers:
+            return None
+        return ordered_layout(self, names, owner, negatives=tuple(sorted(numbers, key=lambda name: numbers[name])))
+
+    def width(self, first: QueryRows) -> int:
+        """Return the number of negatives of the first query."""
+        return int(first.negatives.lengths[0]) if len(first.queries) else 1
+
+    def write(self, rows: QueryRows, width: int | None) -> Written:
+        """Write each positive with all negatives.
+
+        Raises:
+            ValueError: A query has another number of negatives than the first, or none.
+        """
+        positives, negatives = rows.positives, rows.negatives
+        lengths = negatives.lengths
+        wanted = self.width(rows) if width is None else width
+        short = np.flatnonzero((lengths != wanted) | (lengths == 0))
+        if len(short):
+            row = int(short[0])
+            others = f", and queries before it have {wanted}" if lengths[row] != wanted else ""
+            raise ValueError(
+                f"convert: in n-tuples all queries need the same number of negatives, at least 1; the query "
+                f"{rows.queries[row].as_py()!r} has {lengths[row]}{others}. Make the numbers equal first, with "
+                f"TopNegatives(n) and a filter of the queries that have fewer, or choose the format 'triplets'."
+            )
+        owners = positives.owners
+        passages = {"positive": (positives, np.arange(len(positives)))}
+        for position in range(wanted):
+            passages[f"negative_{position + 1}"] = (negatives, negatives.offsets[owners] + position)
+        return self._write_columns(rows, owners, passages)
+
+
+def _read_columns(
+    batch: Batch, columns: tuple[str, ...], stems: tuple[str, ...], joint: NDArray[np.float64] | None
+) -> Side:
+    """Read one passage of each row per column; null is no passage.
+
+    Args:
+        batch: B rows.
+        columns: The n columns of texts.
+        stems: What the names of their columns of ids and scores begin with.
+        joint: The scores, if one column has those of all passages. Shape (B, n).
+    """
+    texts = interleaved([nullable_strings(batch, name) for name in columns])
+    there = texts.is_valid()
+    kept = there.to_numpy(zero_copy_only=False).reshape(-1, len(columns))
+    id_names, score_names = ([f"{stem}_{kind}" for stem in stems] for kind in ("id", "score"))
+    ids = ids_beside(batch, id_names, columns, there) if all(map(batch.has, id_names)) else None
+    scores = joint
+    if all(map(batch.has, score_names)):
+        scores = np.stack([as_floats(batch.column(name), name, batch.step) for name in score_names], axis=1)
+    return Side(
+        offsets_of(kept.sum(axis=1)),
+        ids=ids,
+        texts=texts.filter(there),
+        scores={} if scores is None else {"score": scores[kept]},
+    )
+
+
+TRIPLETS, N_TUPLES = Triplets(), NTuples()

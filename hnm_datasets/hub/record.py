@@ -1,0 +1,158 @@
+"""The record of a set, `mining.json`: what a card says beside the rows, so that it can be made again from a folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from hnm_datasets.audit.report import Audit
+from hnm_datasets.audit.run import audit_negatives
+from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.formats.base import Layout
+from hnm_datasets.hub.shards import corpus_size, size_of
+from hnm_datasets.hub.tokens import hide_tokens
+from hnm_datasets.storage.folders import written_aside
+from hnm_datasets.version import __version__
+
+RECORD = "mining.json"
+_MADE_BY = {"made_by": "hnm_datasets", "format": 1}
+_PACKAGES = (
+    "datasets",
+    "sentence-transformers",
+    "transformers",
+    "torch",
+    "bm25s",
+    "faiss-cpu",
+    "numba",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be told of a set beside its rows; see `save_mined`."""
+
+    steps: Sequence[object] = ()
+    corpus: Corpus | None = None
+    audit: Audit | None = None
+    judgements: Dataset | None = None
+    license: str | None = None
+    language: str | Sequence[str] | None = None
+    name: str | None = None
+    source: str | None = None
+    include_corpus: bool = True
+
+    def check(self, owner: str) -> None:
+        """Raise a TypeError that names the option that is something else."""
+        if isinstance(self.steps, str) or not isinstance(self.steps, Sequence):
+            raise TypeError(f"{owner}: steps must be a list of transforms or texts, got {type(self.steps).__name__}.")
+        if self.corpus is not None:
+            check_corpus(owner, self.corpus)
+        for name in ("license", "name", "source"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise TypeError(f"{owner}: {name} must be a text, got {getattr(self, name)!r}.")
+        if not all(isinstance(language, str) for language in self.languages):
+            raise TypeError(f"{owner}: language must be a code such as 'en', or a list of them, got {self.language!r}.")
+
+    @property
+    def languages(self) -> list[str]:
+        """The codes of the languages."""
+        return [self.language] if isinstance(self.language, str) else list(self.language or ())
+
+
+def record_of(
+    splits: Mapping[str, Dataset], layout: Layout, options: Options, *, repo_id: str, included: bool
+) -> dict[str, Any]:
+    """Gather what the card says beside the rows themselves.
+
+    Args:
+        splits: The rows of each split.
+        layout: The columns of the rows.
+        options: What the user says of the set.
+        repo_id: Its id on the Hub.
+        included: Whether the corpus is written beside the rows.
+    """
+    corpus = options.corpus
+    first, rows = next(iter(splits.items()))
+    return {
+        **_MADE_BY,
+        "repo_id": repo_id,
+        "name": options.name,
+        "license": options.license,
+        "language": options.languages or None,
+        "source": options.source,
+        "steps": [step if isinstance(step, str) else _named(step) for step in options.steps],
+        "versions": versions(),
+        "splits": {split: {"rows": len(part), "bytes": size_of(part)} for split, part in splits.items()},
+        "corpus": None
+        if corpus is None
+        else {
+            "fingerprint": corpus.fingerprint,
+            "passages": len(corpus),
+            "included": included,
+            "columns": list(corpus.columns),
+            "bytes": corpus_size(corpus),
+        },
+        "audit": _audited(rows, first, layout, options),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of the packages that it needs, as far as installed."""
+    found = {"python": platform.python_version(), "hnm_datasets": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Read the record of a folder; None if `save_mined` did not write the folder."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.items() >= _MADE_BY.items() else None
+
+
+def write_record(folder: Path, record: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
+    """Write the record without secrets, and return it so."""
+    text = hide_tokens(json.dumps(record, indent=1, ensure_ascii=False), secrets)
+    with written_aside(folder / RECORD) as aside:
+        aside.write_text(f"{text}\n", encoding="utf-8")
+    hidden: dict[str, Any] = json.loads(text)
+    return hidden
+
+
+def _audited(rows: Dataset, split: str, layout: Layout, options: Options) -> dict[str, Any] | None:
+    audit = options.audit
+    if audit is None:
+        if layout.format.is_graded(layout, rows):
+            return None
+        audit = audit_negatives(rows, options.corpus, judgements=options.judgements)
+    found = audit.false_negatives
+    return {
+        "split": split,
+        "queries": audit.queries,
+        "negatives": audit.negatives,
+        "false_negatives": found and asdict(found),
+        "defects": [{"name": one.name, "count": one.count, "what": one.what} for one in audit.defects],
+        "markdown": audit.to_markdown(),
+        "numbers": audit.to_dict(),
+    }
+
+
+def _named(step: object) -> str:
+    """Return a step's repr without what differs from run to run or shows where its author's files are."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(step))
+    home = str(Path.home())
+    return text.replace(home, "~") if len(home) > 1 else text
