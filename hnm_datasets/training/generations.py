@@ -1,16 +1,10 @@
 """Generations: the negatives of all training queries at one time, as arrays in a folder.
 
-A generation is written aside and renamed, so that it is never read by half, and never changed. Which one is in use, and
-which epoch it is, stands in a file of two numbers that every process of the training maps: a worker of the dataloader
-sees a switch at its next batch.
+A generation is written aside and renamed, so that no process reads half of it, and never changed.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +19,7 @@ from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
 from hnm_datasets.corpus.passages import Corpus
-from hnm_datasets.storage.folders import build_once, cache_root_at
+from hnm_datasets.storage.folders import build_once
 from hnm_datasets.storage.mapped import append_array, open_array
 
 _LISTS = {"positives": POSITIVE_IDS, "negatives": NEGATIVE_IDS}
@@ -98,7 +92,7 @@ def write_generation(
                 for name, column in _LISTS.items():
                     batch.require(column)
                     ids = batch.string_lists(column)
-                    found = corpus.rows_of_lists(column, ids, step, batch.describe)
+                    found = batch.rows_in(column, corpus)
                     rows[name](found.values)
                     ends[name](found.offsets[1:] + totals[name])
                     totals[name] += len(found.values)
@@ -108,50 +102,4 @@ def write_generation(
                         batch.check_aligned(column, ids, scored, lists)
                         scores[name](lists.values.astype(np.float32))
 
-    with cache_root_at(parent.parent):
-        return build_once(parent.name, f"{number:06d}", build)
-
-
-class Progress:
-    """The epoch and generation that a training is in, seen by all its processes on a machine.
-
-    Args:
-        path: A file of two numbers; None: make one, which goes when this object does.
-    """
-
-    def __init__(self, path: str | None = None) -> None:
-        if path is None:
-            folder = tempfile.mkdtemp(prefix="hnm_datasets-")
-            path = str(Path(folder) / "progress")
-            np.zeros(2, dtype=np.int64).tofile(path)
-            weakref.finalize(self, _remove, folder, os.getpid())
-        self.path = path
-        # Eight aligned bytes are written at once: no reader sees half a number.
-        self._numbers = np.memmap(path, dtype=np.int64, mode="r+", shape=(2,))
-
-    def __reduce__(self) -> tuple[type[Progress], tuple[str]]:
-        return Progress, (self.path,)
-
-    @property
-    def epoch(self) -> int:
-        """The number of the epoch, from 0."""
-        return int(self._numbers[0])
-
-    @epoch.setter
-    def epoch(self, number: int) -> None:
-        self._numbers[0] = number
-
-    @property
-    def generation(self) -> int:
-        """The number of the generation, from 0."""
-        return int(self._numbers[1])
-
-    @generation.setter
-    def generation(self, number: int) -> None:
-        self._numbers[1] = number
-
-
-def _remove(folder: str, process: int) -> None:
-    # A forked worker inherits the object, and not the right to remove what the others use.
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
+    return build_once(parent, f"{number:06d}", build)

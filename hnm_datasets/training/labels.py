@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.arrays.ragged import Ragged, positions_within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,9 +68,7 @@ def pack(
         # The collator makes one tensor of all numbers, and keys need all their bits.
         parts.append(np.ascontiguousarray(scores, dtype=np.float32).view(np.int32).astype(np.int64))
     known = np.full((rows, most), PADDING, dtype=np.int64)
-    known[positives.owners, np.arange(len(positives.values)) - np.repeat(positives.offsets[:-1], positives.lengths)] = (
-        positives.values
-    )
+    known[positives.owners, positions_within(positives.offsets)] = positives.values
     return np.concatenate([*parts, known], axis=1)
 
 

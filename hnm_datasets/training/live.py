@@ -10,7 +10,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import list_array, offsets_of
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
@@ -129,7 +130,7 @@ def live_negatives(
         keys.append(batch.row_keys())
         examples = choose_positives(own.offsets, positives, np.empty(0, dtype=np.uint64), seed)
         there = examples.positives >= 0
-        found = corpus.rows_of_lists(POSITIVE_IDS, own, _NAME, batch.describe).values
+        found = batch.rows_in(POSITIVE_IDS, corpus).values
         pairs["anchor"].append(examples.owners[there] + start)
         pairs["positive"].append(found[examples.positives[there]])
     if not longest:

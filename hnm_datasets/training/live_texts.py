@@ -13,13 +13,15 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
+from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.draws import permuted_rows, sample_mask
-from hnm_datasets.arrays.ragged import Ragged, list_array, offsets_of
+from hnm_datasets.arrays.ragged import Ragged, first_positions, offsets_of, positions_within, take_lists
 from hnm_datasets.columns import QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.storage.digests import fingerprint
-from hnm_datasets.training.generations import Generation, Progress, write_generation
+from hnm_datasets.training.generations import Generation, write_generation
 from hnm_datasets.training.labels import PADDING, pack
+from hnm_datasets.training.progress import Progress
 
 _NAME = "live_negatives"
 
@@ -121,7 +123,7 @@ class LiveTexts:
 
     def ids_of(self, lists: Ragged[NDArray[np.int64]], rows: NDArray[np.int64]) -> pa.ListArray:
         """Return some of a generation's lists as ids."""
-        taken = taken_lists(lists, rows)
+        taken = take_lists(lists, rows)
         return list_array(taken.offsets, self.corpus.ids(taken.values))
 
     def table_of(self, generation: Generation, rows: NDArray[np.int64]) -> pa.Table:
@@ -131,7 +133,7 @@ class LiveTexts:
             lists, scores = getattr(generation, f"{part}s"), getattr(generation, f"{part}_scores")
             columns[f"{part}_ids"] = self.ids_of(lists, rows)
             if self.teacher is not None:
-                taken = taken_lists(Ragged(lists.offsets, scores), rows)
+                taken = take_lists(Ragged(lists.offsets, scores), rows)
                 columns[score_column(self.teacher, of=part)] = list_array(taken.offsets, pa.array(taken.values))
         return pa.table(columns)
 
@@ -149,7 +151,7 @@ class LiveTexts:
         names = ("positive", *(f"negative_{place + 1}" for place in range(self.n)))
         columns |= {name: texts[place * size : (place + 1) * size] for place, name in enumerate(names)}
         codes = self.corpus.text_codes
-        known = taken_lists(generation.positives, owners)
+        known = take_lists(generation.positives, owners)
         labels = pack(
             np.where(is_padding, PADDING, codes[passages]),
             Ragged(known.offsets, codes[known.values]),
@@ -172,14 +174,13 @@ class LiveTexts:
         keys = self.keys[owners] ^ (positives.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
         seed = self.seed + 1_000_003 * self.progress.epoch
         offsets = offsets_of(generation.negatives.lengths[owners]) if size else np.zeros(1, dtype=np.int64)
-        places = np.repeat(generation.negatives.offsets[:-1][owners] - offsets[:-1], np.diff(offsets))
-        places = places + np.arange(offsets[-1])
+        places = first_positions(generation.negatives.offsets[owners], np.diff(offsets))
         keep = np.empty(len(places), dtype=bool)
         one_stratum = np.ones((1, len(places)), dtype=bool)
         sample_mask(offsets, np.zeros(len(places)), keys, seed, one_stratum, np.array([n]), keep)
         rows = np.repeat(np.arange(size), np.diff(offsets))[keep]
         found = np.bincount(rows, minlength=size)
-        columns = np.arange(len(rows)) - np.repeat(offsets_of(found)[:-1], found)
+        columns = positions_within(offsets_of(found))
         passages = np.empty((size, 1 + n), dtype=np.int64)
         is_padding = np.zeros((size, 1 + n), dtype=bool)
         passages[:, 0] = positives
@@ -195,10 +196,10 @@ class LiveTexts:
         assert generation.negative_scores is not None
         scores = np.zeros(passages.shape, dtype=np.float32)
         scores[rows, 1 + columns] = generation.negative_scores[places[keep]]
-        known = taken_lists(generation.positives, owners)
+        known = take_lists(generation.positives, owners)
         own = np.flatnonzero(known.values == positives[known.owners])
         first = own[np.unique(known.owners[own], return_index=True)[1]]
-        scores[:, 0] = taken_lists(Ragged(generation.positives.offsets, generation.positive_scores), owners).values[
+        scores[:, 0] = take_lists(Ragged(generation.positives.offsets, generation.positive_scores), owners).values[
             first
         ]
         return passages, is_padding, scores
@@ -208,7 +209,7 @@ class LiveTexts:
     ) -> NDArray[np.int64]:
         """Return random passages that are no positives, for what is missing. Shape (S, 1 + n)."""
         codes = self.corpus.text_codes
-        positives = taken_lists(generation.positives, owners)
+        positives = take_lists(generation.positives, owners)
         # So many passages at most have the text of a positive.
         copies = np.bincount(positives.owners, self._copies[codes[positives.values]], len(owners))
         drawn = np.empty((len(owners), 1 + self.n + int(copies.max(initial=0))), dtype=np.int64)
@@ -228,11 +229,3 @@ class LiveTexts:
         """How many passages have the text of each code. Shape (N,)."""
         codes = self.corpus.text_codes
         return np.bincount(codes, minlength=len(codes))
-
-
-def taken_lists(lists: Ragged[Any], rows: NDArray[np.int64]) -> Ragged[Any]:
-    """Return some of the lists."""
-    lengths = lists.lengths[rows]
-    offsets = offsets_of(lengths)
-    places = np.repeat(lists.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return Ragged(offsets, lists.values[places])

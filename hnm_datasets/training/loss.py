@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 from hnm_datasets import checks
 from hnm_datasets.training.guide import Guide
 from hnm_datasets.training.metrics import published
-from hnm_datasets.training.ranking import Batch, Rows
+from hnm_datasets.training.ranking import RankingBatch, RankingRows
+from hnm_datasets.training.ranking_options import RankingOptions
 
 Direction: TypeAlias = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 HardnessMode: TypeAlias = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
@@ -100,18 +102,12 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
         self.likely_weight = checks.real_number(name, "likely_weight", likely_weight)
         self.distill_weight = checks.real_number(name, "distill_weight", distill_weight)
         self.teacher_temperature = checks.real_number(name, "teacher_temperature", teacher_temperature, above=0)
-        if not 0 <= self.likely_weight < 1:
-            raise ValueError(f"{name}: likely_weight must be at least 0 and less than 1, got {likely_weight:g}.")
-        if self.distill_weight < 0:
-            raise ValueError(f"{name}: distill_weight must not be negative, got {distill_weight:g}.")
-        if self.likely_weight and margin is None:
-            raise ValueError(f"{name}: likely_weight needs a margin, which tells what is likely a false negative.")
         if guide is not None and margin is None:
             raise ValueError(f"{name}: guide needs a margin: by how much it must prefer a passage to the positive.")
-        if not in_batch and self.directions != ("query_to_doc",):
-            raise ValueError(f"{name}: in_batch=False leaves only the direction 'query_to_doc', got {directions}.")
-        if not in_batch and hardness_mode == "in_batch_negatives":
-            raise ValueError(f"{name}: in_batch=False leaves no in-batch negatives for hardness_mode to weigh.")
+        try:
+            self._options()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
         # Kept out of the module's children: its weights are not to be trained, moved or saved with the model's.
         self._guide = () if guide is None else (Guide(guide, model),)
         self._logged: dict[str, Tensor] = {}
@@ -145,6 +141,10 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
             logged |= {name: loss.new_tensor(number) for name, number in published(self.model).items()}
         return _Parts(loss, logged)
 
+    def _options(self) -> RankingOptions:
+        """Return the options as they are now: they may be changed between two steps."""
+        return RankingOptions(**{field.name: getattr(self, field.name) for field in fields(RankingOptions)})
+
     def _loss(
         self,
         embeddings: list[Tensor],
@@ -160,13 +160,14 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
                 f"{type(self).__name__} needs two text columns at least, a query and its positive, got "
                 f"{len(embeddings)}."
             )
-        batch = Batch(self, embeddings, labels, guided)
+        options = self._options()
+        batch = RankingBatch(options, embeddings, labels, guided)
         size = len(batch.rows)
-        turn = rows_at_a_time or size
+        step = rows_at_a_time or size
         total = torch.zeros((), device=batch.queries.device)
         tallies: list[dict[str, Tensor]] = []
-        for start in range(0, size, turn):
-            rows = Rows(self, batch, batch.rows[start : start + turn])
+        for start in range(0, size, step):
+            rows = RankingRows(options, batch, batch.rows[start : start + step])
             part = rows.losses().sum() / size
             if with_backward:
                 torch.autograd.backward(part)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from sentence_transformers.util import all_gather, all_gather_with_grad, get_rank
 from torch import Tensor
 
 from hnm_datasets.training.labels import PADDING, unpack
-
-if TYPE_CHECKING:
-    from hnm_datasets.training.loss import HardNegativesRankingLoss
+from hnm_datasets.training.ranking_options import RankingOptions
 
 
-class Batch:
+class RankingBatch:
     """The rows of all devices as the loss sees them."""
 
     def __init__(
         self,
-        loss: HardNegativesRankingLoss,
+        options: RankingOptions,
         embeddings: list[Tensor],
         labels: Tensor | None,
         guided: list[Tensor] | None,
@@ -32,7 +28,7 @@ class Batch:
                 f"There are labels for {len(known.passages)} rows and texts for {size}; both must be what "
                 f"live_negatives makes of the same rows."
             )
-        if loss.gather_across_devices:
+        if options.gather_across_devices:
             queries = all_gather_with_grad(queries)
             docs = [all_gather_with_grad(column) for column in docs]
             guided = None if guided is None else [all_gather(column) for column in guided]
@@ -51,17 +47,17 @@ class Batch:
             self.scores = None
         else:
             passages, known_positives = known.passages, known.positives
-            if loss.gather_across_devices:
+            if options.gather_across_devices:
                 passages, known_positives = all_gather(passages), _gather_widest(known_positives)
             # Columns come one after another, as the embeddings do.
             self.keys = passages.T.reshape(-1)
             self.scores = known.scores
         self.offset = offset
         self.padding = self.keys == PADDING
-        if loss.distill_weight and self.scores is None:
+        if options.distill_weight and self.scores is None:
             raise ValueError(
-                f"{type(loss).__name__}: distill_weight needs the teacher's scores in the label column: "
-                f"live_negatives(rows, corpus, n, teacher='teacher')."
+                "distill_weight needs the teacher's scores in the label column: "
+                "live_negatives(rows, corpus, n, teacher='teacher')."
             )
         self.known_positives = known_positives.contiguous()
         self.distinct, self.codes = torch.unique(self.keys, return_inverse=True)
@@ -99,11 +95,11 @@ def _gather_widest(known: Tensor) -> Tensor:
     return all_gather(filled)
 
 
-class Rows:
+class RankingRows:
     """Some of this device's rows, compared with all queries and passages of the batch."""
 
-    def __init__(self, loss: HardNegativesRankingLoss, batch: Batch, rows: Tensor) -> None:
-        self.loss, self.batch, self.rows = loss, batch, rows
+    def __init__(self, options: RankingOptions, batch: RankingBatch, rows: Tensor) -> None:
+        self.options, self.batch, self.rows = options, batch, rows
         here = torch.arange(len(rows), device=rows.device)
         owners = torch.arange(batch.world, device=rows.device).repeat(batch.columns)
         #: Passages of the row's own; the positive among them; those that must not be pushed away.
@@ -116,84 +112,84 @@ class Rows:
 
     def losses(self) -> Tensor:
         """Return the loss of each row, and count what is masked. Shape (b,)."""
-        loss, batch, rows = self.loss, self.batch, self.rows
+        options, batch, rows = self.options, self.batch, self.rows
         queries = batch.queries[rows]
-        similarity = loss.similarity_fct(queries, batch.docs)
+        similarity = options.similarity_fct(queries, batch.docs)
         likely = self._likely(similarity)
-        logits = similarity * loss.scale
-        if loss.hardness_mode is not None and loss.hardness_strength > 0:
+        logits = similarity * options.scale
+        if options.hardness_mode is not None and options.hardness_strength > 0:
             logits = logits + self._penalty(similarity)
         if likely is not None:
-            weight = torch.tensor(loss.likely_weight, dtype=logits.dtype, device=logits.device)
+            weight = torch.tensor(options.likely_weight, dtype=logits.dtype, device=logits.device)
             logits = torch.where(likely, logits + torch.log(weight), logits)
-        logits = logits.masked_fill(self.masked if loss.in_batch else self.masked | ~self.own, -torch.inf)
+        logits = logits.masked_fill(self.masked if options.in_batch else self.masked | ~self.own, -torch.inf)
         self._count(likely)
         columns = {"query_to_doc": logits} | self._other_directions(queries)
         positives = logits[self.positive]
-        if loss.partition_mode == "joint":
+        if options.partition_mode == "joint":
             normalizer = torch.logsumexp(torch.cat(list(columns.values()), dim=1), dim=1)
         else:
             sums = [torch.logsumexp(one, dim=1) for one in columns.values()]
             normalizer = torch.stack(sums).mean(dim=0)
         losses = normalizer - positives
-        if loss.distill_weight:
+        if options.distill_weight:
             divergences = self._divergences(similarity)
             share = 1 / len(batch.rows)
             self.tally |= {
                 "ranking": losses.detach().sum() * share,
-                "distillation": loss.distill_weight * divergences.detach().sum() * share,
+                "distillation": options.distill_weight * divergences.detach().sum() * share,
             }
-            losses = losses + loss.distill_weight * divergences
+            losses = losses + options.distill_weight * divergences
         return losses
 
     def _likely(self, similarity: Tensor) -> Tensor | None:
         """Tell which passages are likely relevant, by the model itself or by the guide. Shape (b, N)."""
-        loss, batch = self.loss, self.batch
-        if loss.margin is None:
+        options, batch = self.options, self.batch
+        if options.margin is None:
             return None
         judged = similarity.detach()
         if batch.guided is not None:
-            judged = loss.similarity_fct(batch.guided[0][self.rows], batch.guided[1])
-        limits = judged[self.positive][:, None] + loss.margin
+            judged = options.similarity_fct(batch.guided[0][self.rows], batch.guided[1])
+        limits = judged[self.positive][:, None] + options.margin
         return (judged > limits) & ~self.positive
 
     def _penalty(self, similarity: Tensor) -> Tensor:
         """Return what hardness weighting adds to the logits. Shape (b, N)."""
-        if self.loss.hardness_mode == "in_batch_negatives":
+        if self.options.hardness_mode == "in_batch_negatives":
             weighed = ~self.own
-        elif self.loss.hardness_mode == "hard_negatives":
+        elif self.options.hardness_mode == "hard_negatives":
             weighed = self.own & ~self.positive
         else:
             weighed = ~self.positive
-        return self.loss.hardness_strength * similarity.detach() * weighed
+        return self.options.hardness_strength * similarity.detach() * weighed
 
     def _other_directions(self, queries: Tensor) -> dict[str, Tensor]:
-        loss, batch, rows = self.loss, self.batch, self.rows
+        options, batch, rows = self.options, self.batch, self.rows
         columns = {}
         same = rows[:, None] == torch.arange(batch.world, device=rows.device)
-        if "query_to_query" in loss.directions:
+        if "query_to_query" in options.directions:
             # Queries with a positive in common ask for the same.
             hidden = same | batch.sharing(rows)
-            columns["query_to_query"] = loss.similarity_fct(queries, batch.queries).masked_fill(hidden, -torch.inf)
-        if "doc_to_query" in loss.directions:
+            columns["query_to_query"] = options.similarity_fct(queries, batch.queries).masked_fill(hidden, -torch.inf)
+        if "doc_to_query" in options.directions:
             # Queries that the row's positive answers too.
             hidden = batch.knowing(rows) & ~same
-            similarity = loss.similarity_fct(batch.queries, batch.positives[rows]).T
+            similarity = options.similarity_fct(batch.queries, batch.positives[rows]).T
             columns["doc_to_query"] = similarity.masked_fill(hidden, -torch.inf)
-        if "doc_to_doc" in loss.directions:
+        if "doc_to_doc" in options.directions:
             hidden = self.own | self.known | batch.padding
-            similarity = loss.similarity_fct(batch.docs, batch.positives[rows]).T
+            similarity = options.similarity_fct(batch.docs, batch.positives[rows]).T
             columns["doc_to_doc"] = similarity.masked_fill(hidden, -torch.inf)
-        return {name: one * loss.scale for name, one in columns.items()}
+        return {name: one * options.scale for name, one in columns.items()}
 
     def _divergences(self, similarity: Tensor) -> Tensor:
         """Return how far the student is from the teacher over each row's own passages. Shape (b,)."""
-        batch, loss = self.batch, self.loss
+        options, batch = self.options, self.batch
         assert batch.scores is not None
         places = self.rows[:, None] + batch.world * torch.arange(batch.columns, device=self.rows.device)
         padding = batch.padding[places]
-        student = (similarity.gather(1, places) * loss.scale).masked_fill(padding, -torch.inf)
-        scores = batch.scores[self.rows - batch.offset].to(student.dtype) / loss.teacher_temperature
+        student = (similarity.gather(1, places) * options.scale).masked_fill(padding, -torch.inf)
+        scores = batch.scores[self.rows - batch.offset].to(student.dtype) / options.teacher_temperature
         teacher = torch.log_softmax(scores.masked_fill(padding, -torch.inf), dim=1)
         apart = (teacher - torch.log_softmax(student, dim=1)).masked_fill(padding, 0.0)
         return (teacher.exp() * apart).sum(dim=1)
@@ -202,7 +198,7 @@ class Rows:
         gone = self.masked if likely is None else self.masked | likely
         kinds = {"in_batch": ~self.own, "mined": self.own & ~self.positive}
         for name, kind in kinds.items():
-            if name == "in_batch" and not self.loss.in_batch:
+            if name == "in_batch" and not self.options.in_batch:
                 continue
             there = kind & ~self.batch.padding
             self.tally |= {name: there.sum(), f"masked_{name}": (there & gone).sum()}

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import logging
 import math
 import shutil
 import weakref
 from collections.abc import Sequence
-from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +16,19 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hnm_datasets import checks
-from hnm_datasets.columns import (
-    NEGATIVE_IDS,
-    NEGATIVE_RANKS,
-    NEGATIVE_SCORES,
-    NEGATIVE_SOURCE,
-    POSITIVE_IDS,
-    POSITIVE_SCORES,
-    score_column,
-)
 from hnm_datasets.models.fingerprint import model_fingerprint
-from hnm_datasets.storage.folders import is_complete
+from hnm_datasets.storage.folders import is_complete, written_aside
 from hnm_datasets.training.live import LiveNegatives
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.metrics import publish
-from hnm_datasets.training.refresh_job import KEPT, Job, Step, untouched
-from hnm_datasets.transforms.base import Transform
+from hnm_datasets.training.refresh_columns import check_columns
+from hnm_datasets.training.refresh_job import KEPT, RefreshJob, Step, untouched
 
 logger = logging.getLogger(__name__)
 
 #: Which callback writes to a folder of generations in this process.
 _CLAIMED: weakref.WeakValueDictionary[Path, RefreshNegatives] = weakref.WeakValueDictionary()
 _STATE = "live_negatives.json"
-#: What any miner writes.
-_MINED = (NEGATIVE_IDS, NEGATIVE_SCORES, NEGATIVE_RANKS, NEGATIVE_SOURCE, POSITIVE_SCORES)
 
 
 class FollowEpochs(TrainerCallback):
@@ -145,9 +131,9 @@ class RefreshNegatives(TrainerCallback):
         self.background = checks.yes_or_no(name, "background", background)
         self.keep = checks.whole_number(name, "keep", keep, low=1)
         self.steps = list(steps)
-        _check_columns(self.steps, self._source)
+        check_columns(self.steps, self._source)
         self.history: list[dict[str, Any]] = []
-        self._job: Job | None = None
+        self._job: RefreshJob | None = None
         self._switched_at = 0
         self._model_name: str | None = None
 
@@ -218,9 +204,8 @@ class RefreshNegatives(TrainerCallback):
                 "model": self._model_name,
                 "history": self.history,
             }
-            aside = path.with_suffix(".tmp")
-            aside.write_text(json.dumps(noted, indent=1))
-            aside.rename(path)
+            with written_aside(path) as aside:
+                aside.write_text(json.dumps(noted, indent=1))
             self._prune(args)
 
     def on_train_end(
@@ -249,7 +234,7 @@ class RefreshNegatives(TrainerCallback):
             return
         number = self._source.progress.generation + 1
         beside = self.background and state.global_step > 0
-        job = Job(
+        job = RefreshJob(
             self._source, self.steps, self.fraction, self._folder, number, state.global_step, name,
             leads=args.process_index == 0, together=args.world_size > 1 and not beside,
         )  # fmt: skip
@@ -263,7 +248,7 @@ class RefreshNegatives(TrainerCallback):
         job.wait()
         self._switch(args, state, model, job)
 
-    def _switch(self, args: TrainingArguments, state: TrainerState, model: Any, job: Job) -> None:
+    def _switch(self, args: TrainingArguments, state: TrainerState, model: Any, job: RefreshJob) -> None:
         """Let the rows draw from a generation that is written."""
         job.wait()
         about = job.about() | {"step": state.global_step}
@@ -336,41 +321,3 @@ def _agreed(done: bool, args: TrainingArguments) -> bool:
     answer = torch.tensor([int(done)], device=args.device)
     torch.distributed.broadcast(answer, src=0)
     return bool(answer.item())
-
-
-def _check_columns(steps: Sequence[Step], source: LiveTexts) -> None:
-    """Raise if a step needs a column that neither the rows have nor a step before it writes."""
-    there = {name for name in source.rows.column_names if not name.startswith(("negative_", "positive_"))}
-    there.add(POSITIVE_IDS)
-    for step in steps:
-        if isinstance(step, Transform):
-            missing = [name for name in step.input_columns if name not in there]
-            if missing:
-                raise ValueError(
-                    f"RefreshNegatives: the step {type(step).__name__} needs the columns {missing}, and no step before "
-                    f"it writes them; there are {sorted(there)}. Put the step that does before it, such as "
-                    f"CrossEncoderScores for a teacher's scores."
-                )
-            there |= {name for name in step.output_columns if "*" not in name}
-            continue
-        made: Any = step.func if isinstance(step, partial) else step
-        if not inspect.isclass(made) or not issubclass(made, Transform):
-            # What an unknown function makes writes unknown columns.
-            return
-        options = step.keywords if isinstance(step, partial) else {}
-        names = {one.name: one.default for one in fields(made)}
-        if "name" in names:
-            teacher = options.get("name", names["name"])
-            there |= {score_column(teacher), score_column(teacher, of="positive")}
-        else:
-            there |= set(_MINED)
-    wanted = (
-        () if source.teacher is None else (score_column(source.teacher), score_column(source.teacher, of="positive"))
-    )
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise ValueError(
-            f"RefreshNegatives: the rows carry the scores of the teacher {source.teacher!r}, and no step writes the "
-            f"columns {missing}. Put a step that does among them, such as CrossEncoderScores(corpus, model, "
-            f"name={source.teacher!r})."
-        )

@@ -19,10 +19,10 @@ import torch
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
 from hnm_datasets.indexes.dense import DenseIndex
-from hnm_datasets.models.embeddings import Embeddings, close
+from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.runtime.timing import clock
-from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.folders import cache_root, written_aside
 from hnm_datasets.training.generations import Generation
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.refresh_tally import RefreshTally
@@ -30,19 +30,13 @@ from hnm_datasets.transforms.base import Transform
 
 #: A step, or what makes one of the model as it is now.
 Step = Transform | Callable[[Any], Transform]
-
-
-#: The suffix of the file that tells what the cache directory held before a refresh.
+#: The suffix of the file that lists the contents of the cache directory before a refresh.
 KEPT = ".kept"
-
-
 _NAME = "RefreshNegatives"
-
-
 _BATCH = 1000
 
 
-class Job:
+class RefreshJob:
     """One refresh.
 
     Args:
@@ -99,24 +93,29 @@ class Job:
         try:
             with clock() as spent:
                 steps = [step if isinstance(step, Transform) else step(model) for step in self.steps]
+                for step in steps:
+                    if isinstance(step, Transform):
+                        step.prepare()
                 if self.together:
-                    # The vectors are deleted in the end: nobody may still be looking for them.
+                    # The vectors are deleted in the end: no process may still be looking for them.
                     torch.distributed.barrier()
                 if not self.leads:
                     for part in _parts_of_all(steps):
-                        close(part)
+                        if not isinstance(part, Encoder):
+                            (part.embeddings if isinstance(part, DenseIndex) else part).close()
                     return
                 tally = RefreshTally(self.source)
                 self.source.write(self.number, self._tables(steps, tally), self.parent)
+                # One process writes here, so nothing waits for the lock.
+                (self.parent / f"{self.number:06d}.lock").unlink(missing_ok=True)
             numbers = tally.numbers(Generation.open(self.parent / f"{self.number:06d}"))
             whole = time.perf_counter() - start
             seconds = {f"seconds_{name}": spent.get(name, 0.0) for name in ("encode", "index")}
             seconds["seconds_mine"] = whole - sum(seconds.values())
             about = {"generation": self.number, "model_step": self.step} | seconds | numbers
             _discard(steps, self.model_name, kept)
-            aside = self._note.with_suffix(".tmp")
-            aside.write_text(json.dumps(about))
-            aside.rename(self._note)
+            with written_aside(self._note) as aside:
+                aside.write_text(json.dumps(about))
             self._note.with_suffix(KEPT).unlink(missing_ok=True)
         except BaseException as error:
             if self.leads:
@@ -131,9 +130,8 @@ class Job:
         if not path.exists():
             names = [str(one) for kind in kinds for one in (cache_root() / kind).glob("*")]
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(".tmp")
-            aside.write_text(json.dumps(names))
-            aside.rename(path)
+            with written_aside(path) as aside:
+                aside.write_text(json.dumps(names))
         return {Path(name) for name in json.loads(path.read_text())}
 
     def done(self) -> bool:

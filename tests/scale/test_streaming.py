@@ -61,7 +61,7 @@ def test_a_killed_run_goes_on(tmp_path):
     code = f"""
 import os
 from datasets import IterableDataset
-from hnm_datasets import streaming
+from hnm_datasets.scale import streaming
 
 def rows():
     for row in range({ROWS}):

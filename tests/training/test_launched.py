@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 from hnm_datasets import Corpus
-from hnm_datasets.fingerprint import digest_strings
+from hnm_datasets.storage.digests import digest_strings
 
 state = PartialState(cpu=True)
 folder, corpus = Path(sys.argv[1]), Corpus(sys.argv[2])

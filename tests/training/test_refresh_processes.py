@@ -207,12 +207,12 @@ from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer import SentenceTransformerTrainingArguments
 from transformers import TrainerCallback
 from hnm_datasets import BM25Negatives, DenseNegatives
-from hnm_datasets import embeddings as embeddings_module
-from hnm_datasets.encoders import Encoder
-from hnm_datasets.storage import cache_root
-from hnm_datasets.training import FollowEpochs, HardNegativesRankingLoss, RefreshNegatives, live_negatives
+from hnm_datasets import FollowEpochs, HardNegativesRankingLoss, RefreshNegatives, live_negatives
+from hnm_datasets.models import embedding_job
+from hnm_datasets.models.encoders import Encoder
+from hnm_datasets.storage.folders import cache_root
 
-embeddings_module._SHARD = 16
+embedding_job._SHARD = 16
 gc.collect()
 gc.freeze()
 rank, root = int(os.environ["RANK"]), Path(os.environ["ROOT"])

@@ -1,0 +1,63 @@
+"""The columns of the steps of a refresh, checked before the training begins."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+from hnm_datasets.columns import (
+    NEGATIVE_IDS,
+    NEGATIVE_RANKS,
+    NEGATIVE_SCORES,
+    NEGATIVE_SOURCE,
+    POSITIVE_IDS,
+    POSITIVE_SCORES,
+    score_column,
+)
+from hnm_datasets.training.live_texts import LiveTexts
+from hnm_datasets.training.refresh_job import Step
+from hnm_datasets.transforms.base import Transform
+
+#: The columns that any miner writes.
+_MINED = (NEGATIVE_IDS, NEGATIVE_SCORES, NEGATIVE_RANKS, NEGATIVE_SOURCE, POSITIVE_SCORES)
+
+
+def check_columns(steps: Sequence[Step], source: LiveTexts) -> None:
+    """Raise if a step needs a column that neither the rows have nor a step before it writes."""
+    there = {name for name in source.rows.column_names if not name.startswith(("negative_", "positive_"))}
+    there.add(POSITIVE_IDS)
+    for step in steps:
+        if isinstance(step, Transform):
+            missing = [name for name in step.input_columns if name not in there]
+            if missing:
+                raise ValueError(
+                    f"RefreshNegatives: the step {type(step).__name__} needs the columns {missing}, and no step before "
+                    f"it writes them; there are {sorted(there)}. Put the step that does before it, such as "
+                    f"CrossEncoderScores for a teacher's scores."
+                )
+            there |= {name for name in step.output_columns if "*" not in name}
+            continue
+        made: Any = step.func if isinstance(step, partial) else step
+        if not inspect.isclass(made) or not issubclass(made, Transform):
+            # What an unknown function makes writes unknown columns.
+            return
+        options = step.keywords if isinstance(step, partial) else {}
+        names = {one.name: one.default for one in fields(made)}
+        if "name" in names:
+            teacher = options.get("name", names["name"])
+            there |= {score_column(teacher), score_column(teacher, of="positive")}
+        else:
+            there |= set(_MINED)
+    wanted = (
+        () if source.teacher is None else (score_column(source.teacher), score_column(source.teacher, of="positive"))
+    )
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise ValueError(
+            f"RefreshNegatives: the rows carry the scores of the teacher {source.teacher!r}, and no step writes the "
+            f"columns {missing}. Put a step that does among them, such as CrossEncoderScores(corpus, model, "
+            f"name={source.teacher!r})."
+        )
