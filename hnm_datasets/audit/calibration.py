@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.audit.calibration_kernels import nth_greatest_before
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, QUERY_ID, score_column
+from hnm_datasets.columns import NEGATIVE_IDS, QUERY_ID, score_column, score_name
 from hnm_datasets.transforms.filters.margins import AGAINST, limits_of
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def calibrate_margin(
     *,
     n: int | None = None,
     relative: bool = True,
-    by: str = "score",
+    by: str | None = None,
     against: str = "min",
     unjudged: str = "irrelevant",
 ) -> Calibration:
@@ -58,7 +58,8 @@ def calibrate_margin(
         n: The rate of the first n candidates that the margin leaves in each row: what `TopNegatives(n)` takes. None: of
             all that it leaves, most of which lie deep and are harmless, so that the rate of the first is far higher.
         relative: Calibrate `RelativeMargin`; else `AbsoluteMargin`.
-        by: `"score"` for the retriever's scores, or a teacher's name.
+        by: `"score"` for the retriever's scores, or a teacher's name; None: the teacher's where the rows have
+            `negative_teacher_scores`, else the retriever's. Pass the same to the margin.
         against: What the margin will be taken against, see `RelativeMargin`.
         unjudged: A candidate without a judgement counts as `"irrelevant"`, which is right if the relevant passages were
             all judged and makes the rate too low otherwise; or `"skip"` leaves it out.
@@ -81,6 +82,7 @@ def calibrate_margin(
     name = "calibrate_margin"
     checks.one_of(name, "against", against, AGAINST)
     batch = Batch(rows.with_format("arrow")[:], step=name)
+    by = score_name(by, batch.names)
     scores = batch.number_lists(score_column(by))
     # What a margin of 0 leaves as the limit is the positive score that margins are taken against.
     positives = limits_of(batch.number_lists(score_column(by, of="positive")), against, 0.0, relative=False)

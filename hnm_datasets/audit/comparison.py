@@ -11,11 +11,13 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
+from hnm_datasets.audit.describing import name_passage
 from hnm_datasets.audit.reading import check_dataset, iter_rows, passages_of, query_keys
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
-from hnm_datasets.audit.tally import mean_of_rows, name_passage
+from hnm_datasets.audit.tally import mean_of_rows
 from hnm_datasets.corpus.passages import Corpus, check_corpus
-from hnm_datasets.formats.reading import Form, recognize
+from hnm_datasets.formats.base import Layout
+from hnm_datasets.formats.registry import recognize
 
 _NAME = "compare_negatives"
 _EXAMPLES, _SHOWN = 3, 2
@@ -182,11 +184,11 @@ def compare_negatives(
     if len(common) > sample:
         chosen = np.sort(np.random.default_rng(seed).choice(common, sample, replace=False))
     by = _scorer(sides, by)
-    by_text = corpus is not None or not all(side.form.has_ids for side in sides)
-    if corpus is None and len({side.form.has_ids for side in sides}) > 1:
+    by_text = corpus is not None or not all(side.form.format.needs_corpus for side in sides)
+    if corpus is None and len({side.form.format.needs_corpus for side in sides}) > 1:
         raise ValueError(
-            f"{_NAME}: one dataset is in the form {sides[0].form.name!r} and the other in {sides[1].form.name!r}: ids "
-            f"and texts are compared by the corpus: {_NAME}(first, second, corpus)."
+            f"{_NAME}: one dataset is in the form {sides[0].form.format.name!r} and the other in "
+            f"{sides[1].form.format.name!r}: ids and texts are compared by the corpus: {_NAME}(first, second, corpus)."
         )
     for side in sides:
         side.read(chosen, by, by_text)
@@ -222,7 +224,7 @@ class _Side:
     """One of the two minings."""
 
     def __init__(self, dataset: Dataset, corpus: Corpus | None) -> None:
-        self.form: Form = recognize(dataset.column_names, _NAME)
+        self.form: Layout = recognize(dataset.column_names, _NAME)
         self.dataset, self.corpus = dataset, corpus
 
     def read_queries(self, by_id: bool) -> None:

@@ -1,58 +1,76 @@
-"""What is wrong with a mined dataset, by name, with its count and the way out."""
+"""The defects that an audit looks for: each is one object with its name, its remedy and the function that finds it.
+
+To add one, write its function and put the object into `DEFECTS`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hnm_datasets.audit.tally import Found, Tally
+from hnm_datasets.audit.audited_batch import AuditedBatch, Marked
+from hnm_datasets.audit.counting import Counter, Found
+from hnm_datasets.corpus.text import is_blank
+from hnm_datasets.formats.base import QueryRows
 
-#: What each defect is, and what to do about it.
-_KINDS = {
-    "swapped-columns": (
-        "rows whose columns look swapped: a query that is a passage, or a positive that is not relevant beside a "
-        "negative that is",
-        "check the order of the columns",
-    ),
-    "known-positives": (
-        "negatives that are a known positive of the same query",
-        "mine with all positives of a query in positive_ids, not with one per row",
-    ),
-    "duplicates-of-positives": (
-        "negatives with the same text as a positive of the same query, but for case and white space",
-        "mine from a Corpus, which knows equal texts, or drop them",
-    ),
-    "near-duplicates-of-positives": (
-        "negatives whose text is nearly that of a positive",
-        "drop them with DropNearDuplicates",
-    ),
-    "queries-as-negatives": ("negatives that are the query itself", "drop them: they are as relevant as can be"),
-    "repeated-negatives": ("negatives whose text is in their row already", "drop the repetitions"),
-    "repeated-rows": ("rows that repeat an earlier one", "drop them, or train on each twice knowingly"),
-    "hubs": (
-        "passages that are a negative of very many queries",
-        "look at them: they are often titles, boilerplate or empty talk; draw negatives with SampleNegatives",
-    ),
-    "no-negatives": ("rows without a negative", "mine with a larger k, or drop them"),
-    "no-positives": ("rows without a positive", "drop them, or annotate"),
-    "unknown-passages": (
-        "passages that are not in the corpus",
-        "pass the corpus that they were mined from, with the same titles",
-    ),
-    "empty-passages": ("passages without text", "filter them out of the corpus and mine again"),
-    "unjudged-positives": (
-        "positives that the judgements do not call relevant",
-        "pass the judgements that the positives came from",
-    ),
-    "bad-scores": ("scores that are NaN, null or infinite", "score again: a margin or a label of them means nothing"),
-    "bad-ranks": ("ranks below 1", "mine again: ranks are places in the retriever's list, from 1 on"),
-}
+
+class SampledBatch(NamedTuple):
+    """Some sampled rows, whose texts were compared.
+
+    Attributes:
+        rows: The rows.
+        near_positives: Negatives whose text is nearly that of a positive of their row. Shape (P,).
+        known: Negatives that are a known positive of their query, or have the text of one. Shape (P,).
+    """
+
+    rows: QueryRows
+    near_positives: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+
+class Counted(Protocol):
+    """The counts of a whole dataset: `Tally` is one."""
+
+    @property
+    def negatives(self) -> Counter:
+        """Of how many queries each passage is a negative."""
+
+    @property
+    def row_keys(self) -> NDArray[np.uint64]:
+        """64 bits that two rows share if they hold the same. Shape (B,)."""
+
+    def name_of(self, keys: NDArray[np.uint64]) -> list[str]:
+        """Name negatives by their numbers."""
 
 
 @dataclass(frozen=True)
 class Defect:
-    """Something that is wrong with a dataset.
+    """Something that can be wrong with a dataset. Exactly one of the three functions finds it.
+
+    Attributes:
+        name: A short name, such as `"known-positives"`.
+        what: What is counted.
+        remedy: What to do about it.
+        in_batch: Marks it in a batch of rows; all rows are read.
+        in_sample: Marks it in a batch of sampled rows, whose texts were compared.
+        in_all: Finds it in the counts of the whole dataset.
+    """
+
+    name: str
+    what: str
+    remedy: str
+    in_batch: Callable[[AuditedBatch], Iterable[Marked]] | None = None
+    in_sample: Callable[[SampledBatch], Iterable[Marked]] | None = None
+    in_all: Callable[[Counted], Found] | None = None
+
+
+@dataclass(frozen=True)
+class FoundDefect:
+    """A defect that a dataset has.
 
     Attributes:
         name: A short name, such as `"known-positives"`.
@@ -71,27 +89,218 @@ class Defect:
     of_rows: int
 
 
-def defects_of(tally: Tally, near: Found, sampled_rows: int) -> tuple[Defect, ...]:
-    """List what was found, in the order of the table above."""
-    found = {**tally.found, "near-duplicates-of-positives": near, "hubs": find_hubs(tally)}
-    rows = {"near-duplicates-of-positives": sampled_rows}
-    return tuple(
-        Defect(name, found[name].count, what, remedy, tuple(found[name].examples), rows.get(name, len(tally.queries)))
-        for name, (what, remedy) in _KINDS.items()
-        if name in found and found[name].count
-    )
+def found_defects(counted: Counted, found: Mapping[str, Found], sampled_rows: int) -> tuple[FoundDefect, ...]:
+    """List the defects of a dataset, in the order of `DEFECTS`.
+
+    Args:
+        counted: The counts of the whole dataset.
+        found: What was found in batches and in the sample, by name.
+        sampled_rows: The size of the sample.
+    """
+    rows, listed = len(counted.row_keys), []
+    for defect in DEFECTS:
+        one = found.get(defect.name, Found()) if defect.in_all is None else defect.in_all(counted)
+        if one.count:
+            of_rows = rows if defect.in_sample is None else sampled_rows
+            examples = tuple(one.examples)
+            listed.append(FoundDefect(defect.name, one.count, defect.what, defect.remedy, examples, of_rows))
+    return tuple(listed)
 
 
-def find_hubs(tally: Tally) -> Found:
+# ---- in a batch --------------------------------------------------------------------------------------------------
+
+
+def _swapped_columns(batch: AuditedBatch) -> Iterator[Marked]:
+    rows, corpus = batch.rows, batch.corpus
+    swapped = np.zeros(len(batch.queries), dtype=bool)
+    if corpus is not None and rows.positives.texts is not None:
+        is_passage = corpus.find_texts(rows.queries.to_pylist()) >= 0
+        swapped |= batch.rows_with("positive", ~batch.positives.known) & is_passage
+    elif rows.positives.texts is not None:
+        # The query is mostly a positive elsewhere, and the positive mostly a query. In pairs that are there in both
+        # directions, such as paraphrases, neither is mostly one or the other.
+        texts = batch.positives.text
+        asked = batch.texts_as_queries.of(texts) > batch.texts_as_positives.of(texts)
+        answers = batch.texts_as_queries.of(batch.query_texts) < batch.texts_as_positives.of(batch.query_texts)
+        swapped |= batch.rows_with("positive", asked) & answers
+    if batch.judgements is not None:
+        relevant = batch.judged_relevant
+        has_positives = rows.positives.lengths > 0
+        has_right = batch.rows_with("positive", relevant["positive"])
+        swapped |= batch.judged & has_positives & ~has_right & batch.rows_with("negative", relevant["negative"])
+    yield Marked("row", swapped)
+
+
+def _known_positives(batch: AuditedBatch) -> Iterator[Marked]:
+    yield Marked("negative", batch.known_positives)
+
+
+def _copies_of_positives(batch: AuditedBatch) -> Iterator[Marked]:
+    yield Marked("negative", batch.copies_of_positives)
+
+
+def _queries_as_negatives(batch: AuditedBatch) -> Iterator[Marked]:
+    is_query = batch.negatives.text == batch.query_texts[batch.rows.negatives.owners]
+    yield Marked("negative", is_query & ~batch.known_positives & ~batch.copies_of_positives)
+
+
+def _repeated_negatives(batch: AuditedBatch) -> Iterator[Marked]:
+    yield Marked("negative", ~batch.first_of_text)
+
+
+def _no_negatives(batch: AuditedBatch) -> Iterator[Marked]:
+    if not batch.layout.format.one_passage:
+        yield Marked("row", batch.rows.negatives.lengths == 0)
+
+
+def _no_positives(batch: AuditedBatch) -> Iterator[Marked]:
+    if not batch.layout.format.one_passage:
+        yield Marked("row", batch.rows.positives.lengths == 0)
+
+
+def _unknown_passages(batch: AuditedBatch) -> Iterator[Marked]:
+    for kind, (_, passages) in batch.sides.items():
+        yield Marked(kind, ~passages.known)
+
+
+def _empty_passages(batch: AuditedBatch) -> Iterator[Marked]:
+    for kind, (side, _) in batch.sides.items():
+        if side.texts is not None:
+            yield Marked(kind, is_blank(side.full_texts).to_numpy(zero_copy_only=False))
+
+
+def _unjudged_positives(batch: AuditedBatch) -> Iterator[Marked]:
+    relevant = batch.judged_relevant["positive"]
+    yield Marked("positive", batch.judged[batch.rows.positives.owners] & ~relevant)
+
+
+def _bad_scores(batch: AuditedBatch) -> Iterator[Marked]:
+    positives, negatives = batch.rows.positives.scores, batch.rows.negatives.scores
+    for name, scores in positives.items():
+        if name in negatives:
+            yield Marked("positive", ~np.isfinite(scores))
+    for scores in negatives.values():
+        yield Marked("negative", ~np.isfinite(scores))
+
+
+def _bad_ranks(batch: AuditedBatch) -> Iterator[Marked]:
+    ranks = batch.rows.negatives.ranks
+    if ranks is not None:
+        yield Marked("negative", ranks < 1)
+
+
+# ---- in the sample, and in all rows ------------------------------------------------------------------------------
+
+
+def _near_positives(batch: SampledBatch) -> Iterator[Marked]:
+    # The same text as one positive, and nearly that of another: it counts among the exact ones.
+    yield Marked("negative", batch.near_positives & ~batch.known)
+
+
+def _repeated_rows(counted: Counted) -> Found:
+    repeated = np.ones(len(counted.row_keys), dtype=bool)
+    repeated[np.unique(counted.row_keys, return_index=True)[1]] = False
+    found = Found()
+    found.add(repeated, lambda row: f"row {row}")
+    return found
+
+
+def find_hubs(counted: Counted) -> Found:
     """Find the passages that are a negative far more often than others.
 
     A hub (Radovanović et al. 2010, *Hubs in space*) is here a passage that is a negative of at least 20 queries and of
     twenty times as many as passages that are negatives at all are on average.
     """
-    counts = tally.negatives.counts
+    counts = counted.negatives.counts
     if not len(counts):
         return Found()
     hubs = np.flatnonzero(counts >= max(20.0, 20.0 * float(counts.mean())))
     hubs = hubs[np.argsort(-counts[hubs], kind="stable")]
-    names = tally.name_of(tally.negatives.keys[hubs[:3]])
+    names = counted.name_of(counted.negatives.keys[hubs[:3]])
     return Found(len(hubs), [f"{name}: {counts[hub]:,} queries" for name, hub in zip(names, hubs[:3], strict=True)])
+
+
+#: All defects, in the order in which an audit lists them.
+DEFECTS = (
+    Defect(
+        "swapped-columns",
+        "rows whose columns look swapped: a query that is a passage, or a positive that is not relevant beside a "
+        "negative that is",
+        "check the order of the columns",
+        in_batch=_swapped_columns,
+    ),
+    Defect(
+        "known-positives",
+        "negatives that are a known positive of the same query",
+        "mine with all positives of a query in positive_ids, not with one per row",
+        in_batch=_known_positives,
+    ),
+    Defect(
+        "duplicates-of-positives",
+        "negatives with the same text as a positive of the same query, but for case and white space",
+        "mine from a Corpus, which knows equal texts, or drop them",
+        in_batch=_copies_of_positives,
+    ),
+    Defect(
+        "near-duplicates-of-positives",
+        "negatives whose text is nearly that of a positive",
+        "drop them with DropNearDuplicates",
+        in_sample=_near_positives,
+    ),
+    Defect(
+        "queries-as-negatives",
+        "negatives that are the query itself",
+        "drop them: a query is trivially relevant to itself",
+        in_batch=_queries_as_negatives,
+    ),
+    Defect(
+        "repeated-negatives",
+        "negatives whose text is in their row already",
+        "drop the repetitions",
+        in_batch=_repeated_negatives,
+    ),
+    Defect(
+        "repeated-rows",
+        "rows that repeat an earlier one",
+        "drop them, or train on each twice knowingly",
+        in_all=_repeated_rows,
+    ),
+    Defect(
+        "hubs",
+        "passages that are a negative of very many queries",
+        "look at them: they are often titles, boilerplate or uninformative text; draw negatives with SampleNegatives",
+        in_all=find_hubs,
+    ),
+    Defect("no-negatives", "rows without a negative", "mine with a larger k, or drop them", in_batch=_no_negatives),
+    Defect("no-positives", "rows without a positive", "drop them, or annotate", in_batch=_no_positives),
+    Defect(
+        "unknown-passages",
+        "passages that are not in the corpus",
+        "pass the corpus that they were mined from, with the same titles",
+        in_batch=_unknown_passages,
+    ),
+    Defect(
+        "empty-passages",
+        "passages without text",
+        "filter them out of the corpus and mine again",
+        in_batch=_empty_passages,
+    ),
+    Defect(
+        "unjudged-positives",
+        "positives that the judgements do not call relevant",
+        "pass the judgements that the positives came from",
+        in_batch=_unjudged_positives,
+    ),
+    Defect(
+        "bad-scores",
+        "scores that are NaN, null or infinite",
+        "score again: a margin or a label of them means nothing",
+        in_batch=_bad_scores,
+    ),
+    Defect(
+        "bad-ranks",
+        "ranks below 1",
+        "mine again: ranks are positions in the retriever's list, from 1 on",
+        in_batch=_bad_ranks,
+    ),
+)

@@ -19,7 +19,8 @@ from hnm_datasets.audit.tally import mean_of_rows
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
 from hnm_datasets.corpus.passages import Corpus, check_corpus
-from hnm_datasets.formats.reading import Rows, Side, read_rows, recognize
+from hnm_datasets.formats.base import QueryRows, Side
+from hnm_datasets.formats.registry import recognize
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.base import Miner
 from hnm_datasets.transforms.shapes.base import Shape
@@ -140,7 +141,7 @@ def explain(row: Mapping[str, Any], corpus: Corpus | None = None, steps: Sequenc
         >>> from hnm_datasets import BM25Negatives, RankWindow, load_sample
         >>> corpus, queries = load_sample("earthquakes")
         >>> mined = queries.map(BM25Negatives(corpus, k=4), batched=True)
-        >>> explain(mined[0], corpus, steps=[RankWindow(low=2)])
+        >>> explain(mined[0], corpus, steps=[RankWindow(min=2)])
         what causes earthquakes? (q1)
         <BLANKLINE>
                     rank    score  source  RankWindow  shared words             passage
@@ -168,13 +169,13 @@ def explain(row: Mapping[str, Any], corpus: Corpus | None = None, steps: Sequenc
             f"{_NAME} takes one row, and {form.query!r} is a list: pass dataset[0] in place of dataset[:1]."
         )
     table = pa.table({name: pa.array([value]) for name, value in row.items()})
-    before = read_rows(form, Batch(table, step=_NAME))
-    if steps and not form.has_ids:
+    before = form.read(Batch(table, step=_NAME))
+    if steps and not form.format.needs_corpus:
         raise ValueError(
             f"{_NAME}: steps work on rows with ids (query, positive_ids, negative_ids), and this one is in the form "
-            f"{form.name!r}. Convert it first: convert(dataset, 'mined', corpus)."
+            f"{form.format.name!r}. Convert it first: convert(dataset, 'mined', corpus)."
         )
-    if form.has_ids and corpus is not None:
+    if form.format.needs_corpus and corpus is not None:
         for name, side in (("positive_ids", before.positives), ("negative_ids", before.negatives)):
             _check_known(name, side, corpus)
     verdicts: dict[str, list[str]] = {}
@@ -182,7 +183,7 @@ def explain(row: Mapping[str, Any], corpus: Corpus | None = None, steps: Sequenc
     left = list(range(len(before.negatives)))
     for step in steps:
         table = step(table)
-        after = read_rows(recognize(table.column_names, _NAME), Batch(table, step=_NAME))
+        after = recognize(table.column_names, _NAME).read(Batch(table, step=_NAME))
         if after.negatives.scores.keys() != scored.negatives.scores.keys():
             scored = _with_scores(scored, after, left)
         if NEGATIVE_IDS in step.output_columns or "negative_*" in step.output_columns:
@@ -198,7 +199,9 @@ def _check_known(name: str, side: Side, corpus: Corpus) -> None:
         )
 
 
-def _record(step: Transform, before: Rows, after: Rows, left: list[int], verdicts: dict[str, list[str]]) -> list[int]:
+def _record(
+    step: Transform, before: QueryRows, after: QueryRows, left: list[int], verdicts: dict[str, list[str]]
+) -> list[int]:
     """Note which negatives a step drops; return which are left, by their places in the row."""
     stays = set(after.negatives.named.to_pylist())
     if not stays <= set(before.negatives.named.to_pylist()):
@@ -213,7 +216,7 @@ def _record(step: Transform, before: Rows, after: Rows, left: list[int], verdict
     return [place for place in left if ids[place] in stays]
 
 
-def _with_scores(known: Rows, after: Rows, left: list[int]) -> Rows:
+def _with_scores(known: QueryRows, after: QueryRows, left: list[int]) -> QueryRows:
     """Add the scores that a step wrote, NaN for what was dropped before it."""
     ids = known.negatives.named.to_pylist()
     place_of = {passage: place for place, passage in enumerate(after.negatives.named.to_pylist())}
@@ -229,7 +232,7 @@ def _with_scores(known: Rows, after: Rows, left: list[int]) -> Rows:
     return known
 
 
-def _explanation(rows: Rows, corpus: Corpus | None, verdicts: dict[str, list[str]]) -> Explanation:
+def _explanation(rows: QueryRows, corpus: Corpus | None, verdicts: dict[str, list[str]]) -> Explanation:
     query = rows.queries[0].as_py()
     limits = {name: float(mean_of_rows(scores, rows.positives)[0]) for name, scores in rows.positives.scores.items()}
     passages = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hnm_datasets.batch import Batch
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.text import normalized_digests
-from hnm_datasets.formats.reading import Form, Rows, Side, read_rows
+from hnm_datasets.formats.base import Layout, QueryRows, Side
 from hnm_datasets.storage.digests import digest_strings
 
 #: What a batch may hold, so that long lists and long passages take no more memory than short ones.
@@ -48,15 +48,15 @@ def check_dataset(owner: str, dataset: object) -> Dataset:
     return dataset
 
 
-def iter_rows(dataset: Dataset, form: Form, owner: str, at_most: int | None = None) -> Iterator[Rows]:
+def iter_rows(dataset: Dataset, form: Layout, owner: str, at_most: int | None = None) -> Iterator[QueryRows]:
     """Yield the rows of a dataset in order, as many at a time as stay small."""
     table = dataset.data
     size = min(_ROWS, at_most or _ROWS, max(1, int(_BYTES * len(table) / max(table.nbytes, 1))))
     for part in dataset.with_format("arrow").iter(size):
-        yield read_rows(form, Batch(part, step=owner))
+        yield form.read(Batch(part, step=owner))
 
 
-def query_keys(rows: Rows, by_id: bool = True) -> NDArray[np.uint64]:
+def query_keys(rows: QueryRows, by_id: bool = True) -> NDArray[np.uint64]:
     """Return 64 bits per row that depend on its query's id, or on its text where there is none. Shape (B,).
 
     Args:

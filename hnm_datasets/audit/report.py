@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hnm_datasets.audit.defects import Defect
+from hnm_datasets.audit.defects import FoundDefect
 from hnm_datasets.audit.false_negatives import FalseNegatives
 from hnm_datasets.audit.spread import Scores, Spread
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
@@ -69,7 +69,7 @@ class Audit:
     overlap: dict[str, float]
     words: dict[str, Spread]
     false_negatives: FalseNegatives | None
-    defects: tuple[Defect, ...]
+    defects: tuple[FoundDefect, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON."""

@@ -7,8 +7,9 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import kept_offsets, list_array
-from hnm_datasets.audit.defects import defects_of
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.ragged import kept_offsets
+from hnm_datasets.audit.defects import found_defects
 from hnm_datasets.audit.false_negatives import FalseNegatives, Judgements, estimate
 from hnm_datasets.audit.reading import check_dataset, is_among, iter_rows, query_keys, texts_of
 from hnm_datasets.audit.report import Audit
@@ -18,7 +19,8 @@ from hnm_datasets.audit.tally import Tally, false_by_teacher
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus, check_corpus
-from hnm_datasets.formats.reading import LABELED_PAIRS, TRIPLETS, Form, Rows, read_rows, recognize
+from hnm_datasets.formats.base import Layout, QueryRows
+from hnm_datasets.formats.registry import recognize
 from hnm_datasets.transforms.base import Transform
 
 #: Rows that a teacher scores when it is asked here.
@@ -39,7 +41,7 @@ def audit_negatives(
 ) -> Audit:
     """Look at mined negatives: what is wrong with them, how hard they are, how many are relevant in truth.
 
-    Any form is recognised by its columns, see `hnm_datasets.forms`: rows that the miners made, the four forms of
+    Any form is recognised by its columns, see `hnm_datasets.formats`: rows that the miners made, the four forms of
     sentence-transformers, those of Tevatron and of FlagEmbedding. Defects are counted over all rows; texts are
     compared, and scores described, on a sample.
 
@@ -101,7 +103,7 @@ def audit_negatives(
             corpus,
             by_query_id=form.query_id is not None,
             by_passage_id=first_row(dataset, form).negatives.ids is not None,
-            rows_are_keys=form.has_ids and corpus is not None,
+            rows_are_keys=form.format.needs_corpus and corpus is not None,
             owner=_NAME,
         )
     name = "" if isinstance(teacher, Transform) else teacher or "teacher"
@@ -120,7 +122,7 @@ def audit_negatives(
         false, known = tally.teacher_per_row
         false_negatives = estimate(name, _rule(threshold), tally.queries, false, known)
     per, counts = "row", tally.negatives_per_row
-    if form.name in (TRIPLETS, LABELED_PAIRS):
+    if form.format.one_negative:
         per, counts = "query", tally.negatives_per_query
     order = np.argsort(-tally.negatives.counts, kind="stable")[:3]
     hubs = zip(tally.name_of(tally.negatives.keys[order]), tally.negatives.counts[order].tolist(), strict=True)
@@ -131,7 +133,7 @@ def audit_negatives(
     }
     words = {side: sampled.spread(f"{side} words") for side in ("positive", "negative")}
     return Audit(
-        form=form.name,
+        form=form.format.name,
         recognized=form.describe(),
         rows=n_rows,
         queries=len(np.unique(tally.queries)),
@@ -153,16 +155,16 @@ def audit_negatives(
         overlap=overlap,
         words={side: spread for side, spread in words.items() if spread is not None},
         false_negatives=false_negatives,
-        defects=defects_of(tally, sampled.near, len(drawn)),
+        defects=found_defects(tally, tally.found | sampled.found, len(drawn)),
     )
 
 
-def first_row(dataset: Dataset, form: Form) -> Rows:
+def first_row(dataset: Dataset, form: Layout) -> QueryRows:
     """Read the first row, which tells what the others have too: ids, scores."""
-    return read_rows(form, Batch(dataset.with_format("arrow")[:1], step=_NAME))
+    return form.read(Batch(dataset.with_format("arrow")[:1], step=_NAME))
 
 
-def _check_scored(teacher: str, threshold: float | None, rows: Rows) -> None:
+def _check_scored(teacher: str, threshold: float | None, rows: QueryRows) -> None:
     of_negatives, of_positives = rows.negatives.scores.keys(), rows.positives.scores.keys()
     usable = of_negatives if threshold is not None else of_negatives & of_positives
     if teacher in usable:
@@ -194,7 +196,7 @@ def _by_judgements(tally: Tally, judged: Judgements) -> FalseNegatives | None:
 
 
 def _by_asking(
-    teacher: Transform, drawn: Dataset, form: Form, corpus: Corpus, threshold: float | None, seed: int
+    teacher: Transform, drawn: Dataset, form: Layout, corpus: Corpus, threshold: float | None, seed: int
 ) -> FalseNegatives | None:
     """Let a step score some rows."""
     if len(drawn) > _JUDGED_ROWS:
@@ -204,7 +206,7 @@ def _by_asking(
     for rows in iter_rows(drawn, form, _NAME):
         columns = {QUERY: rows.queries, POSITIVE_IDS: _ids(rows, corpus, 0), NEGATIVE_IDS: _ids(rows, corpus, 1)}
         scored = teacher(pa.table(columns))
-        scored_rows = read_rows(recognize(scored.column_names, _NAME), Batch(scored, step=_NAME))
+        scored_rows = recognize(scored.column_names, _NAME).read(Batch(scored, step=_NAME))
         if name not in scored_rows.negatives.scores:
             raise ValueError(f"{_NAME}: the teacher {type(teacher).__name__} wrote no scores named {name!r}.")
         queries.append(query_keys(rows))
@@ -213,7 +215,7 @@ def _by_asking(
     return estimate(name, _rule(threshold), np.concatenate(queries), false, known)
 
 
-def _ids(rows: Rows, corpus: Corpus, part: int) -> pa.ListArray:
+def _ids(rows: QueryRows, corpus: Corpus, part: int) -> pa.ListArray:
     """Return one side's passages as lists of ids of the corpus; what it lacks is left out."""
     side = (rows.positives, rows.negatives)[part]
     texts = texts_of(side, None)

@@ -11,13 +11,16 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from hnm_datasets.audit.audited_batch import describer
+from hnm_datasets.audit.counting import Found, ScoreCounts
+from hnm_datasets.audit.defects import DEFECTS, SampledBatch
 from hnm_datasets.audit.reading import Passages, iter_rows, passages_of, query_keys, texts_of
 from hnm_datasets.audit.spread import Scores, Spread, histogram_of
-from hnm_datasets.audit.tally import Found, ScoreCounts, describe_pair, mean_of_rows
+from hnm_datasets.audit.tally import mean_of_rows
 from hnm_datasets.audit.texts import pairs_of_rows, shared_by, similarity, words_of
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.shingles import shingles_of
-from hnm_datasets.formats.reading import Form, Rows
+from hnm_datasets.formats.base import Layout, QueryRows
 
 #: Pairs of positives and negatives that are compared in all.
 _PAIRS = 500_000
@@ -47,16 +50,16 @@ class Sampled:
 
     Attributes:
         is_positive: Tells which pairs of query and passage are known to be relevant.
-        near: Negatives that are nearly the same text as a positive of their row.
+        found: Defects of the sample, by name.
     """
 
     dataset: Dataset
-    form: Form
+    form: Layout
     corpus: Corpus | None
     near_from: float
     is_positive: Callable[[NDArray[np.uint64], Passages], NDArray[np.bool_]]
     owner: str
-    near: Found = field(default_factory=Found)
+    found: dict[str, Found] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._values: dict[str, list[NDArray[Any]]] = {}
@@ -101,7 +104,7 @@ class Sampled:
     def _add(self, name: str, values: NDArray[Any]) -> None:
         self._values.setdefault(name, []).append(values)
 
-    def _read_texts(self, rows: Rows) -> None:
+    def _read_texts(self, rows: QueryRows) -> None:
         texts = [texts_of(side, self.corpus) for side in (rows.positives, rows.negatives)]
         if texts[0] is None or texts[1] is None:
             return
@@ -120,7 +123,9 @@ class Sampled:
         self._add("positive and negative", similarity(words, positives[lefts], negatives[rights]))
         shingles = shingles_of(coded.dictionary)
         near = similarity(shingles, positives[lefts], negatives[rights]) >= self.near_from
-        # The same text as one positive, and nearly that of another: it was counted among the exact ones.
-        exact = self.is_positive(query_keys(rows)[rows.negatives.owners], passages_of(rows.negatives, self.corpus))
-        which = (np.bincount(rights[near], minlength=len(negatives)) > 0) & ~exact
-        self.near.add(which, lambda place: describe_pair(rows, rows.negatives, place))
+        known = self.is_positive(query_keys(rows)[rows.negatives.owners], passages_of(rows.negatives, self.corpus))
+        batch = SampledBatch(rows, np.bincount(rights[near], minlength=len(negatives)) > 0, known)
+        for defect in DEFECTS:
+            if defect.in_sample is not None:
+                for kind, mask in defect.in_sample(batch):
+                    self.found.setdefault(defect.name, Found()).add(mask, describer(rows, kind))

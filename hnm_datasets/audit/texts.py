@@ -10,7 +10,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged, offsets_of
+from hnm_datasets.arrays.ragged import Ragged, first_of_runs, offsets_of, positions_within
 from hnm_datasets.audit import kernels
 
 #: Sets of words, or of shingles, by number.
@@ -37,8 +37,7 @@ def words_of(texts: pa.Array) -> tuple[Ragged[NDArray[np.uint64]], NDArray[np.in
     owners = np.repeat(np.arange(len(found)), lengths)
     order = np.lexsort((flat, owners))
     owners, flat = owners[order], flat[order]
-    fresh = np.ones(len(flat), dtype=bool)
-    fresh[1:] = (owners[1:] != owners[:-1]) | (flat[1:] != flat[:-1])
+    fresh = first_of_runs(owners, flat)
     return Ragged(offsets_of(np.bincount(owners[fresh], minlength=len(found))), flat[fresh]), lengths
 
 
@@ -73,5 +72,4 @@ def pairs_of_rows(left: NDArray[np.int64], right: NDArray[np.int64]) -> tuple[ND
     lefts = np.repeat(np.diff(left), np.diff(right))
     rights = np.repeat(np.arange(right[-1]), lefts)
     owners = np.repeat(np.arange(len(right) - 1), np.diff(right))
-    within = np.arange(len(rights)) - np.repeat(offsets_of(lefts)[:-1], lefts)
-    return left[:-1][owners[rights]] + within, rights
+    return left[:-1][owners[rights]] + positions_within(offsets_of(lefts)), rights

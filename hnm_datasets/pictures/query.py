@@ -128,7 +128,7 @@ def _scene(
     found = []
     for column in (POSITIVE_IDS, NEGATIVE_IDS):
         batch.require(column)
-        rows = corpus.rows_of_lists(column, batch.string_lists(column), name, batch.describe).values
+        rows = batch.rows_in(column, corpus).values
         if not len(rows):
             raise ValueError(
                 f"{name}: {column!r} is empty in {batch.describe(0)}, and there is nothing to compare. Choose another "

@@ -13,9 +13,10 @@ from hnm_datasets import (
     audit_negatives,
     load_sample,
 )
-from hnm_datasets.formats.reading import FORMS
+from hnm_datasets.formats.registry import FORMATS
 
 N = 60
+FORMS = tuple(FORMATS)
 TEXT_FORMS = FORMS[1:]
 #: Forms with one row for each query of the clean set.
 ROW_FORMS = tuple(form for form in FORMS if form not in ("triplets", "labeled-pairs"))

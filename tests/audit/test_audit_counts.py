@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnm_datasets import BM25Negatives, Corpus, ToLabeledPairs, ToTriplets, audit_negatives, load_sample
-from hnm_datasets.audit import reading, sampled, tally
+from hnm_datasets.audit import counting, reading, sampled
 from hnm_datasets.audit.reading import iter_rows
 from hnm_datasets.audit.texts import pairs_of_rows
-from hnm_datasets.formats.reading import recognize
+from hnm_datasets.formats.registry import recognize
 
 # Some are the same but for case and white space, one is a query.
 TEXTS = [
@@ -276,7 +276,7 @@ def test_the_answer_does_not_depend_on_the_batches(messy, size, monkeypatch):
     expected = audited(rows, corpus), audited(triplets, None)
     assert len(expected[0]["defects"]) >= 5
     monkeypatch.setattr(reading, "_ROWS", size)
-    monkeypatch.setattr(tally, "_MERGE", size)
+    monkeypatch.setattr(counting, "_MERGE", size)
     assert (audited(rows, corpus), audited(triplets, None)) == expected
     monkeypatch.undo()
     monkeypatch.setattr(reading, "_BYTES", size * 300)

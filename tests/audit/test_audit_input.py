@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hnm_datasets import BM25Negatives, TopNegatives, audit_negatives, load_sample
-from hnm_datasets.formats.reading import FORMS
+from hnm_datasets.formats.registry import FORMATS
 
 TRIPLETS = {"anchor": ["a?"], "positive": ["A."], "negative": ["B."]}
 
@@ -10,7 +10,7 @@ TRIPLETS = {"anchor": ["a?"], "positive": ["A."], "negative": ["B."]}
 def test_columns_in_no_known_form_are_listed_with_the_forms():
     with pytest.raises(KeyError) as error:
         audit_negatives(Dataset.from_dict({"sentence": ["a"], "cat": ["b"]}))
-    for word in ("'sentence'", "'cat'", *FORMS):
+    for word in ("'sentence'", "'cat'", *FORMATS):
         assert word in str(error.value)
 
 
@@ -27,7 +27,7 @@ def test_columns_in_no_known_form_are_listed_with_the_forms():
     ],
 )
 def test_a_missing_column_is_named_with_the_form(columns, form, missing):
-    with pytest.raises(KeyError, match=f"{form}.*recognised.*{missing}"):
+    with pytest.raises(KeyError, match=f"{form}.*recognized.*{missing}"):
         audit_negatives(Dataset.from_dict(columns))
 
 

@@ -155,7 +155,7 @@ def minings():
     corpus, queries = load_sample()
     bm25 = queries.select(range(60)).map(BM25Negatives(corpus, k=10), batched=True)
     hard = bm25.map(TopNegatives(4), batched=True)
-    easy = bm25.map(RankWindow(low=4), batched=True).map(TopNegatives(4), batched=True)
+    easy = bm25.map(RankWindow(min=4), batched=True).map(TopNegatives(4), batched=True)
     return corpus, hard, easy
 
 
@@ -212,7 +212,7 @@ def test_a_teacher_tells_between_retrievers(minings, static_model):
     unknown = compare_negatives(hard, random, corpus)
     assert (unknown.by, unknown.hardness, unknown.difference) == (None, None, None)
     assert "Which is harder is unknown: let one teacher score both." in repr(unknown)
-    teacher = BiEncoderScores(corpus, static_model)
+    teacher = BiEncoderScores(corpus, static_model, "bi_encoder")
     scored = [rows.map(teacher, batched=True) for rows in (hard, random)]
     found = compare_negatives(*scored, corpus, names=("bm25", "random"))
     assert found.by == "bi_encoder"
@@ -285,7 +285,7 @@ def test_what_cannot_be_compared_is_refused(minings):
         compare_negatives(hard.select(range(10)), triplets.select(range(len(triplets) - 5, len(triplets))), corpus)
     with pytest.raises(KeyError, match=r"by 'judge'; common are \['score'\]"):
         compare_negatives(hard, easy, corpus, by="judge")
-    with pytest.raises(KeyError, match="no form of mined data"):
+    with pytest.raises(KeyError, match="no format of mined data"):
         compare_negatives(hard, easy.select_columns(["query"]), corpus)
     with pytest.raises(TypeError, match=r"takes a datasets\.Dataset, got dict"):
         compare_negatives(hard, {}, corpus)

@@ -98,14 +98,14 @@ def test_without_a_corpus_the_ids_are_shown(earthquakes):
 
 def test_each_filter_gives_its_verdicts(earthquakes):
     corpus, mined = earthquakes
-    found = explain(mined[0], corpus, [RankWindow(low=2), DropNearDuplicates(corpus), TopNegatives(2)])
+    found = explain(mined[0], corpus, [RankWindow(min=2), DropNearDuplicates(corpus), TopNegatives(2)])
     assert verdicts(found, "RankWindow") == ["dropped", "kept", "kept", "kept"]
     assert verdicts(found, "DropNearDuplicates") == ["gone", "kept", "kept", "kept"]
     assert verdicts(found, "TopNegatives") == ["gone", "kept", "kept", "dropped"]
     assert found.passages[0].verdicts == {}
     # What is left is what the chain leaves.
     rows = mined
-    for step in (RankWindow(low=2), DropNearDuplicates(corpus), TopNegatives(2)):
+    for step in (RankWindow(min=2), DropNearDuplicates(corpus), TopNegatives(2)):
         rows = rows.map(step, batched=True)
     kept = [passage.id for passage in negatives(found) if passage.verdicts["TopNegatives"] == "kept"]
     assert kept == rows[0]["negative_ids"]
@@ -121,15 +121,15 @@ def test_the_same_step_twice_has_two_columns(earthquakes):
 
 def test_a_step_that_drops_everything(earthquakes):
     corpus, mined = earthquakes
-    found = explain(mined[0], corpus, [RankWindow(low=90), TopNegatives(1)])
+    found = explain(mined[0], corpus, [RankWindow(min=90), TopNegatives(1)])
     assert verdicts(found, "RankWindow") == ["dropped"] * 4
     assert verdicts(found, "TopNegatives") == ["gone"] * 4
 
 
 def test_scorers_among_the_steps_add_their_scores(earthquakes, static_model):
     corpus, mined = earthquakes
-    teacher = BiEncoderScores(corpus, static_model)
-    steps = [RankWindow(low=2), teacher, SortNegatives("bi_encoder"), RelativeMargin(0.05, by="bi_encoder")]
+    teacher = BiEncoderScores(corpus, static_model, "bi_encoder")
+    steps = [RankWindow(min=2), teacher, SortNegatives("bi_encoder"), RelativeMargin(0.05, by="bi_encoder")]
     found = explain(mined[0], corpus, steps)
     scored = mined.map(teacher, batched=True)[0]
     assert found.passages[0].scores["bi_encoder"] == pytest.approx(scored["positive_bi_encoder_scores"][0])
@@ -171,8 +171,10 @@ def test_a_promoted_passage_is_neither_kept_nor_dropped():
 def test_a_scorer_after_a_promotion_scores_the_positives_too(earthquakes, static_model):
     corpus, mined = earthquakes
     row = mined[0] | {"positive_teacher_scores": [0.9], "negative_teacher_scores": [0.95, 0.5, 0.01, 0.02]}
-    found = explain(row, corpus, [TeacherThreshold(0.1, 0.9, promote=True), BiEncoderScores(corpus, static_model)])
-    scored = mined.map(BiEncoderScores(corpus, static_model), batched=True)[0]
+    found = explain(
+        row, corpus, [TeacherThreshold(0.1, 0.9, promote=True), BiEncoderScores(corpus, static_model, "bi_encoder")]
+    )
+    scored = mined.map(BiEncoderScores(corpus, static_model, "bi_encoder"), batched=True)[0]
     assert found.passages[0].scores["bi_encoder"] == pytest.approx(scored["positive_bi_encoder_scores"][0])
     assert [("bi_encoder" in passage.scores) for passage in negatives(found)] == [False, False, True, True]
     assert all("bi_encoder" in passage.above for passage in negatives(found)[2:])
@@ -258,7 +260,7 @@ def test_what_is_no_row_is_refused(earthquakes):
         explain(mined, corpus)
     with pytest.raises(TypeError, match="got dict"):
         explain({}, corpus)
-    with pytest.raises(KeyError, match="no form of mined data"):
+    with pytest.raises(KeyError, match="no format of mined data"):
         explain({"sentence": "a"})
     with pytest.raises(TypeError, match="corpus must be a Corpus"):
         explain(mined[0], "corpus")

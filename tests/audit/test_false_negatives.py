@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnm_datasets import BiEncoderScores, BM25Negatives, Corpus, TopNegatives, ToTriplets, audit_negatives, load_sample
-from hnm_datasets.arrays.ragged import list_array
+from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.audit.false_negatives import estimate
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS
 from hnm_datasets.transforms.base import Transform
@@ -323,7 +323,7 @@ def test_a_model_as_the_teacher_says_what_its_columns_say(static_model):
     rows = queries.select(range(40))
     for step in (BM25Negatives(corpus, k=10), TopNegatives(4)):
         rows = rows.map(step, batched=True)
-    teacher = BiEncoderScores(corpus, static_model)
+    teacher = BiEncoderScores(corpus, static_model, "bi_encoder")
     asked = audit_negatives(rows, corpus, teacher=teacher).false_negatives
     scored = audit_negatives(rows.map(teacher, batched=True), corpus, teacher="bi_encoder").false_negatives
     assert asked == scored

@@ -442,8 +442,8 @@ def test_the_style_in_use_sets_text_and_paper(style, paper, angles_corpus):
 
 def test_a_picture_shows_itself_in_a_notebook_without_pyplot():
     code = (
-        "import sys, hnm_datasets.audit; assert 'matplotlib' not in sys.modules;"
-        "from hnm_datasets.audit.training_picture import plot_training;"
+        "import sys, hnm_datasets.audit.run; assert 'matplotlib' not in sys.modules;"
+        "from hnm_datasets.pictures.training import plot_training;"
         "figure = plot_training([{'step': 1, 'refresh_mrr': 0.5}]);"
         "assert figure._repr_png_()[:4] == b'\\x89PNG'; assert 'matplotlib.pyplot' not in sys.modules"
     )
