@@ -12,10 +12,11 @@ quickstart: .venv/ready ## mine the embedded sample end to end and show the resu
 test: lint ## lint, type check and run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-lint: .venv/ready ## ruff and mypy
+lint: .venv/ready ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 bench: .venv/ready ## BM25 against bm25s on DATA, a folder in BEIR's form (default: the embedded sample)
 	$(BIN)/python benchmarks/bm25.py $(DATA)

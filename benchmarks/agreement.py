@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-from _common import RESULTS, git_commit, machine
-from _models import make_model
 from datasets import Dataset
+from models import make_model
+from runner import RESULTS, git_commit, machine
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives as their_function
 
@@ -38,7 +38,6 @@ FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
 NUM_NEGATIVES = 3
 TIE = 1e-6
 #: Packages whose versions matter.
-PACKAGES = ("datasets", "numpy", "pyarrow", "sentence-transformers", "torch", "transformers")
 OPTIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "relative_margin=0.05": {"relative_margin": 0.05},
@@ -198,7 +197,7 @@ def measure(folder: Path, model: SentenceTransformer, scratch: Path) -> list[dic
 
 def markdown(found: list[dict[str, Any]], model: str) -> str:
     """Return the results as a table."""
-    here = machine(PACKAGES)
+    here = machine()
     commit, _, changed = git_commit().partition("-")
     dirty = " with changes" if changed else ""
     versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())

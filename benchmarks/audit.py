@@ -1,35 +1,32 @@
-"""Measure how long an audit takes and how much memory it needs, for rows in each of several forms.
+"""How long does an audit take, and how much memory does it need, for rows in each form?
 
     python benchmarks/audit.py --rows 100000 1000000
 
 The rows are synthetic: a query of eight words, one positive, five negatives, drawn at random from half as many passages
 of fifty random words as there are rows. One row in a thousand has a known positive among its negatives, which the audit
-must count. Rows lie on disk, as they do after `map`. Each measurement runs in a process of its own; memory is what it
-takes anonymously beyond what it had before (memory-mapped files count as nothing).
-
-Results go to audit.json and .md in `--output`.
+must count. Rows are on disk, as they are after `map`. Each measurement runs in a process of its own; memory is what it
+holds anonymously beyond what it had before (memory-mapped files count as nothing).
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import MIB, Parts, in_child, measured, run_script, table
 from datasets import Dataset, load_from_disk
+from runner import MIB, SEED, Benchmark, Part, Run, in_child, in_turns, measured, option, spread, spread_of, table
 
 import hnm_datasets as hnm
 
-SEED = 0
 NEGATIVES = 5
 CHUNK = 20_000
-FORMS = ("mined", "triplets", "n-tuples", "flagembedding")
+FORMS = ["mined", "triplets", "n-tuples", "flagembedding"]
 
 
-def task_make(folder: str, rows: int) -> dict[str, Any]:
+def make(folder: str, rows: int) -> dict[str, Any]:
     """Write the rows and their passages to disk."""
     place, passages = Path(folder), rows // 2
     words = np.array([f"word{i}" for i in range(5000)])
@@ -75,62 +72,49 @@ def task_make(folder: str, rows: int) -> dict[str, Any]:
     return {"corpus": corpus.fingerprint}
 
 
-def task_audit(folder: str, corpus: str, form: str) -> dict[str, Any]:
+def audit(folder: str, corpus: str, form: str) -> dict[str, Any]:
     """Audit the rows of one form."""
     rows, passages = load_from_disk(str(Path(folder) / form)), hnm.Corpus(corpus)
-    spent: dict[str, float] = {}
     hnm.audit_negatives(rows.select(range(100)), passages)
     judgements = load_from_disk(str(Path(folder) / "mined")) if form == "mined" else None
-    with measured(spent):
+    with measured() as spent:
         audit = hnm.audit_negatives(rows, passages, judgements=judgements)
     return {"seconds": spent["total"], "defects": {defect.name: defect.count for defect in audit.defects}}
 
 
-def part_forms(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
+def measure(run: Run) -> list[dict[str, Any]]:
     found = []
-    for rows in args.rows:
-        folder = scratch / str(rows)
-        made = in_child("make", scratch / "cache", folder=folder, rows=rows)
-        for form in args.forms:
-            runs = [
-                in_child("audit", scratch / "cache", watch=True, folder=folder, form=form, **made)
-                for _ in range(args.repeats)
-            ]
-            expected = len(range(0, rows, 1000))
-            if any(run["defects"].get("known-positives") != expected for run in runs):
+    for rows in run.rows:
+        folder, cache = run.scratch / str(rows), run.scratch / "cache"
+        made = in_child(make, cache, folder=folder, rows=rows)
+        asked = {
+            form: partial(in_child, audit, cache, watch=True, folder=folder, form=form, **made) for form in run.forms
+        }
+        expected = len(range(0, rows, 1000))
+        for form, runs in in_turns(asked, run.repeats).items():
+            if any(one["defects"].get("known-positives") != expected for one in runs):
                 raise RuntimeError(f"the audit of {form} did not count {expected} known positives: {runs}")
             found.append({"rows": rows, "form": form, "runs": runs})
     return found
 
 
-def show_forms(found: list[dict[str, Any]]) -> str:
+def show(found: list[dict[str, Any]]) -> str:
     lines = []
     for one in found:
-        seconds = sorted(run["seconds"] for run in one["runs"])
-        memory = max(run["memory"]["anonymous"] for run in one["runs"])
-        lines.append(
-            (
-                f"{one['rows']:,}",
-                one["form"],
-                f"{seconds[len(seconds) // 2]:.1f} s ({seconds[0]:.1f} to {seconds[-1]:.1f})",
-                f"{memory / MIB:,.0f} MiB",
-                f"{one['runs'][0]['defects'].get('known-positives', 0):,}",
-            )
-        )
+        runs = one["runs"]
+        memory = max(run["memory"]["anonymous"] for run in runs) / MIB
+        seconds = spread(spread_of([run["seconds"] for run in runs]), 1)
+        lines.append((one["rows"], one["form"], seconds, f"{memory:,.0f} MiB", runs[0]["defects"]["known-positives"]))
     about = "A query, a positive and five negatives (triplets: one) a row; passages of fifty words.\n\n"
     return about + table("Rows|Form|Time|Memory, anonymous|Known positives found", lines)
 
 
-PARTS: Parts = {"forms": ("Time and memory of an audit", part_forms, show_forms)}
-
-
-def main() -> None:
-    """Parse the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000], help="numbers of rows")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="only these")
-    run_script(parser, PARTS, {"make": task_make, "audit": task_audit})
-
+BENCHMARK = Benchmark(
+    "Audit",
+    __doc__,
+    {"forms": Part("Time and memory of an audit", measure, show)},
+    {"rows": option([100_000], "numbers of rows"), "forms": option(FORMS, "only these", choices=FORMS)},
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.run()

@@ -1,4 +1,4 @@
-"""Measure dense mining as the corpus grows, naming models, and the filters on many rows.
+"""How does dense mining scale with the corpus, and what do fingerprints of models and filters cost?
 
     python benchmarks/dense_curve.py                                    # small: 5,000 passages
     python benchmarks/dense_curve.py --sizes 10000 100000 1000000
@@ -10,13 +10,11 @@ Needs the `dev` extra. Parts (`--parts`), each a section of the report:
 - filters: the margins, `DropNearDuplicates` and `SampleNegatives` on 100,000 rows of 100 candidates.
 
 Each measurement runs in a fresh process, after a small warm-up, so that imports and compiled loops do not count. Memory
-is told in three ways, see dense_rival.py. Everything is written to a temporary folder; the results go to
-dense-curve.json and .md in `--output`. A run replaces only the sections of its own parts.
+is counted in three ways, see dense_rival.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import shutil
 from pathlib import Path
@@ -25,25 +23,23 @@ from typing import Any
 import datasets
 import numpy as np
 import psutil
-from _common import (
+from datasets import Dataset
+from inputs import PASSAGES, ROWS, candidate_rows, embed, on_disk, query_vectors, time_steps
+from runner import (
     MIB,
     SEED,
-    SYNTHETIC_PASSAGES,
-    SYNTHETIC_ROWS,
-    Parts,
+    Benchmark,
+    Part,
+    Run,
     in_child,
     measured,
     memory_of,
-    on_disk,
-    run_script,
-    spread,
-    synthetic_rows,
+    option,
+    seconds_of,
+    spread_of,
     table,
-    time_steps,
     timed,
 )
-from _vectors import query_vectors, task_embed
-from datasets import Dataset
 
 import hnm_datasets as hnm
 from hnm_datasets.storage.folders import cache_root
@@ -55,19 +51,19 @@ ASKED, DEPTH = 1000, 100
 # ---- curve -------------------------------------------------------------------------------------------------------
 
 
-def task_build(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
+def build(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
     """Build an index."""
     import faiss  # noqa: F401
 
-    embedded, spent = hnm.Embeddings(embeddings), {}
+    embedded = hnm.Embeddings(embeddings)
     assert len(embedded)
-    with measured(spent):
-        hnm.DenseIndex(embedded, **options)
+    with measured() as spent:
+        hnm.DenseIndex(embedded, **options).prepare()
     size = sum(path.stat().st_size for path in (cache_root() / "dense").rglob("*.faiss"))
     return {"seconds": spent["total"], "bytes": size}
 
 
-def task_ask(kind: str, embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
+def ask(kind: str, embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
     """Open an index in a process that has not built it, search, and see what stays in memory."""
     import faiss
 
@@ -82,31 +78,29 @@ def task_ask(kind: str, embeddings: str, options: dict[str, Any]) -> dict[str, A
     gc.collect()
     before = memory_of(process)
     index = hnm.DenseIndex(hnm.Embeddings(embeddings), **options)
-    cold, _ = timed(lambda: index.search(queries, DEPTH), 1)
+    cold = seconds_of(lambda: index.search(queries, DEPTH))
     gc.collect()
     after = memory_of(process)
     warm, _ = timed(lambda: index.search(queries, DEPTH), 3)
     memory = {name: after[name] - before[name] for name in after}
-    return {"cold_s": cold["median_s"], "seconds": warm["median_s"], "recall": index.recall(queries, DEPTH)} | memory
+    return {"cold_s": cold, "seconds": warm["median_s"], "recall": index.recall(queries, DEPTH)} | memory
 
 
-def part_curve(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
+def curve(run: Run) -> list[dict[str, Any]]:
     found = []
     for kind in ("random", "clustered"):
-        for size in args.sizes:
-            lists = 4 * int(size**0.5)
-            cache = scratch / f"{kind}-{size}"
-            embedded = in_child("embed", cache, kind=kind, size=size, watch=True)
+        for size in run.sizes:
+            lists, cache = 4 * int(size**0.5), run.scratch / f"{kind}-{size}"
+            embedded = in_child(embed, cache, kind=kind, size=size, watch=True)
             for options in (
                 {},
                 {"factory": f"IVF{lists},Flat", "nprobe": max(1, lists // 16)},
                 {"factory": "HNSW32", "ef_search": 128},
             ):
                 task = {"embeddings": embedded["embeddings"], "options": options}
-                build = in_child("build", cache, watch=True, **task)
-                ask = in_child("ask", cache, kind=kind, **task)
                 about = {"kind": kind, "size": size, "embed": embedded, "options": options}
-                found.append(about | {"build": build, "ask": ask})
+                about["build"] = in_child(build, cache, watch=True, **task)
+                found.append(about | {"ask": in_child(ask, cache, kind=kind, **task)})
                 shutil.rmtree(cache / "hnm_datasets" / "dense", ignore_errors=True)
             shutil.rmtree(cache)
     return found
@@ -115,23 +109,20 @@ def part_curve(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
 def show_curve(found: list[dict[str, Any]]) -> str:
     rows = []
     for one in found:
-        size, build, ask = one["size"], one["build"], one["ask"]
+        size, embedded, built, asked = one["size"], one["embed"], one["build"], one["ask"]
         name = ", ".join(f"{key}={value}" for key, value in one["options"].items() if key != "factory")
-        embed = one["embed"]
-        per = [f"{value / size:.0f}" for value in (build["bytes"], ask["rss"], ask["uss"], ask["anonymous"])]
-        peaks = [f"{part['memory'].get('anonymous', 0) / MIB:,.0f}" for part in (embed, build)]
-        seconds = [f"{embed['seconds']:.1f}", peaks[0], f"{build['seconds']:.1f}", peaks[1]]
-        searches = [f"{ask['cold_s']:.3f}", f"{ask['seconds']:.3f}", f"{ask['recall']:.3f}"]
         index = f"{one['options'].get('factory', 'Flat')} {name}".strip()
-        rows.append((one["kind"], f"{size:,}", index, *seconds, *per, *searches))
+        per = [f"{value / size:.0f}" for value in (built["bytes"], asked["rss"], asked["uss"], asked["anonymous"])]
+        made = [(f"{it['seconds']:.1f}", f"{it['memory'].get('anonymous', 0) / MIB:,.0f}") for it in (embedded, built)]
+        searches = [f"{asked[what]:.3f}" for what in ("cold_s", "seconds", "recall")]
+        rows.append((one["kind"], size, index, *made[0], *made[1], *per, *searches))
     return (
         "Vectors of 64 dimensions (256 bytes each on disk) by a function in place of a model. Random unit vectors are "
         "the hardest case for approximate indexes, as there is nothing in them to go by; real ones are more like the "
-        "clustered ones, which lie around 1,000 centres. (Those tell something of recall from 100,000 passages on; of "
-        f"fewer, most of the {DEPTH} best lie in other clusters.) {ASKED:,} queries, k = {DEPTH}; embedding and "
-        "building timed once, search three times. Bytes per passage: the index on disk, and what a process holds more "
-        "after its first search, embeddings included. Cold is that first search. Peaks are of anonymous memory, in "
-        "MiB.\n\n"
+        "clustered ones, around 1,000 centers. (Their recall means something from 100,000 passages on; of fewer, most "
+        f"of the {DEPTH} best are in other clusters.) {ASKED:,} queries, k = {DEPTH}; embedding and building timed "
+        "once, search three times. Bytes per passage: the index on disk, and what a process holds more after its first "
+        "search, embeddings included. Cold is that first search. Peaks are of anonymous memory, in MiB.\n\n"
         + table(
             "Vectors|Passages|Index|Embed s|Peak|Build s|Peak|Index B|RSS B|USS B|Anonymous B|Cold s|Search s|Recall",
             rows,
@@ -142,48 +133,49 @@ def show_curve(found: list[dict[str, Any]]) -> str:
 # ---- fingerprint and filters -------------------------------------------------------------------------------------
 
 
-def task_fingerprint(model: str) -> dict[str, Any]:
-    from _models import make_model
+def fingerprint(model: str) -> dict[str, Any]:
+    from models import make_model
 
     from hnm_datasets.models.fingerprint import model_fingerprint
 
     loaded = make_model(model)
     size = sum(tensor.nbytes for tensor in loaded.state_dict().values())
-    first, _ = timed(lambda: model_fingerprint(loaded), 1)
+    first = seconds_of(lambda: model_fingerprint(loaded))
     again, _ = timed(lambda: model_fingerprint(loaded), 5)
-    return {"bytes": size, "first_s": first["median_s"], "again": again}
+    return {"bytes": size, "first_s": first, "again": again}
 
 
-def part_fingerprint(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    return {name: in_child("fingerprint", scratch, model=name) for name in ("static", "minilm")}
+def measure_fingerprint(run: Run) -> dict[str, Any]:
+    return {name: in_child(fingerprint, run.scratch, model=name) for name in ("static", "minilm")}
 
 
 def show_fingerprint(found: dict[str, Any]) -> str:
-    rows = [(n, f"{f['bytes'] / MIB:.0f}", f"{f['first_s']:.3f} s", spread(f["again"])) for n, f in found.items()]
+    rows = [(name, f"{it['bytes'] / MIB:.0f}", f"{it['first_s']:.3f} s", it["again"]) for name, it in found.items()]
     return table("Model|Weights MiB|First time|Again", rows)
 
 
-def task_filters(folder: str, repeats: int) -> dict[str, Any]:
+def filters(folder: str, repeats: int) -> dict[str, Any]:
     """Time filters that need positives, their scores and texts."""
     rng, place = np.random.default_rng(SEED), Path(folder)
     words = np.array([f"word{i}" for i in range(5000)])
     # One passage of ten repeats the one before it, with a word changed.
-    drawn = rng.integers(0, len(words), (SYNTHETIC_PASSAGES, 50))
+    drawn = rng.integers(0, len(words), (PASSAGES, 50))
     drawn[1::10] = drawn[0::10]
     drawn[1::10, 25] = 0
-    names = [f"passage-{i}" for i in range(SYNTHETIC_PASSAGES)]
+    names = [f"passage-{i}" for i in range(PASSAGES)]
     corpus = hnm.Corpus.from_dataset(
         Dataset.from_dict({"id": names, "text": [" ".join(words[line]) for line in drawn]})
     )
-    rows = synthetic_rows(place / "rows")
+    rows = candidate_rows(place / "rows")
     positives = Dataset.from_dict(
         {
-            "positive_ids": [[names[i]] for i in rng.integers(0, len(names), SYNTHETIC_ROWS)],
-            "positive_scores": rng.uniform(15, 30, (SYNTHETIC_ROWS, 1)).tolist(),
+            "positive_ids": [[names[i]] for i in rng.integers(0, len(names), ROWS)],
+            "positive_scores": rng.uniform(15, 30, (ROWS, 1)).tolist(),
         }
     )
     rows = on_disk(datasets.concatenate_datasets([rows, positives], axis=1), place / "all")
-    opened, duplicates = timed(lambda: hnm.DropNearDuplicates(corpus), 1)
+    duplicates = hnm.DropNearDuplicates(corpus)
+    opened = spread_of([seconds_of(duplicates.prepare)])
     steps = {
         "RelativeMargin(0.05)": hnm.RelativeMargin(0.05),
         "AbsoluteMargin(1)": hnm.AbsoluteMargin(1),
@@ -195,31 +187,25 @@ def task_filters(folder: str, repeats: int) -> dict[str, Any]:
     return {f"DropNearDuplicates: open {len(corpus):,} passages": opened} | time_steps(rows, steps, repeats)
 
 
-def part_filters(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    return in_child("filters", scratch / "cache", folder=scratch, repeats=args.repeats)
+def measure_filters(run: Run) -> dict[str, Any]:
+    return in_child(filters, run.scratch / "cache", folder=run.scratch, repeats=run.repeats)
 
 
 def show_filters(found: dict[str, Any]) -> str:
-    about = f"{SYNTHETIC_ROWS:,} rows of 100 random candidates, through `map`; passages of 50 words.\n\n"
-    return about + table("What|Seconds", [(f"`{name}`", spread(times)) for name, times in found.items()])
+    about = f"{ROWS:,} rows of 100 random candidates, through `map`; passages of 50 words.\n\n"
+    return about + table("What|Seconds", [(f"`{name}`", times) for name, times in found.items()])
 
 
-# ---- the script --------------------------------------------------------------------------------------------------
-
-PARTS: Parts = {
-    "curve": ("As the corpus grows", part_curve, show_curve),
-    "fingerprint": ("Naming a model", part_fingerprint, show_fingerprint),
-    "filters": ("Filters", part_filters, show_filters),
-}
-
-
-def main() -> None:
-    """Parse the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[5000], help="numbers of passages")
-    tasks = {"ask": task_ask, "build": task_build, "embed": task_embed}
-    run_script(parser, PARTS, tasks | {"filters": task_filters, "fingerprint": task_fingerprint})
-
+BENCHMARK = Benchmark(
+    "Dense curve",
+    __doc__,
+    {
+        "curve": Part("As the corpus grows", curve, show_curve),
+        "fingerprint": Part("Naming a model", measure_fingerprint, show_fingerprint),
+        "filters": Part("Filters", measure_filters, show_filters),
+    },
+    {"sizes": option([5000], "numbers of passages")},
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.run()

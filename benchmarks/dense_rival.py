@@ -1,42 +1,53 @@
-"""Measure dense mining against sentence-transformers' `mine_hard_negatives`, and exact search against FAISS.
+"""How fast is dense mining against sentence-transformers' `mine_hard_negatives`, and exact search against FAISS?
 
     python benchmarks/dense_rival.py                               # small: the embedded sample, 5,000 x 5,000
-    python benchmarks/dense_rival.py FOLDER... --queries 50000     # and folders in BEIR's form
+    python benchmarks/dense_rival.py SET... --queries 50000        # and sets of your own
 
 Needs the `dev` extra. Parts (`--parts`), each a section of the report:
 
 - rival: `mine_hard_negatives` of both, with the same model, data and parameters (the defaults, and with
-  relative_margin=0.05): on N synthetic pairs (`--queries`) with a model that only looks vectors up, and on each FOLDER
-  with static embeddings. Theirs runs with and without FAISS; we are compared with the faster. Both with verbose=False,
+  relative_margin=0.05): on N synthetic pairs (`--queries`) with a model that only looks vectors up, and on each SET
+  with static embeddings. Theirs runs with and without FAISS; ours is compared with the faster. Both with verbose=False,
   which spares them their statistics.
 - faiss: exact search, and `DenseNegatives` through `map` minus encoding, against FAISS's own on the same vectors.
 
 Each run is a fresh process with an empty cache directory. There the model and data are loaded, and the function is
 called once on 64 other pairs, before the clock starts, so that imports and compiled loops count on no side. The sides
-take turns; times are medians.
+run in turns; times are medians.
 
 Memory is the most that was seen above the state just before the call. It is sampled from outside, in a run of its own,
 because that disturbs the times. RSS counts all pages. USS leaves out those that another process has mapped too: pages
 of our files count as long as nobody else reads them, and it jumps when other Python processes come and go, so measure
 on a quiet machine. Anonymous memory leaves out all pages of files: it is what cannot be shared or given back.
-
-Everything is written to a temporary folder; the results go to dense-rival-NAMES.json and .md in `--output`, NAMES being
-the folders' names. A run replaces only the sections of its own parts.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import MIB, SEED, Parts, clocked, in_child, measured, on_disk, run_script, spread, spread_of, table
-from _vectors import QUERIES, NumberedVectors, query_vectors, task_embed
 from datasets import Dataset, load_from_disk
+from inputs import QUERIES, NumberedVectors, embed, load_set, on_disk, pairs_of, query_vectors, texts_of
+from runner import (
+    MIB,
+    SEED,
+    Benchmark,
+    Part,
+    Run,
+    clocked,
+    in_child,
+    in_turns,
+    measured,
+    option,
+    set_name,
+    spread_of,
+    table,
+)
 
 import hnm_datasets as hnm
 from hnm_datasets.storage.digests import digest_strings
@@ -49,18 +60,18 @@ VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "relative_margin=0.05": {"re
 # ---- rival -------------------------------------------------------------------------------------------------------
 
 
-def task_mine(side: str, model: str, pairs: str, passages: str, options: dict[str, Any], answer: str) -> dict[str, Any]:
+def mine(side: str, model: str, pairs: str, passages: str, options: dict[str, Any], answer: str) -> dict[str, Any]:
     """Mine with one side, and note where the time went and which triplets came out."""
-    from _models import make_model
+    from models import make_model
 
     loaded = make_model(model)
     spent: dict[str, float] = {}
-    mine = instrumented(side, loaded, spent)
+    function = instrumented(side, loaded, spent)
     rows, corpus = load_from_disk(pairs), list(load_from_disk(passages)["text"])
     texts = [f"warm-up {i:09d}" for i in range(128)]
-    mine(Dataset.from_dict({"query": texts[:64], "answer": texts[64:]}), loaded, corpus=texts, **options)
+    function(Dataset.from_dict({"query": texts[:64], "answer": texts[64:]}), loaded, corpus=texts, **options)
     with measured(spent):
-        mined = mine(rows, loaded, corpus=corpus, **options)
+        mined = function(rows, loaded, corpus=corpus, **options)
     columns = (mined[name] for name in ("query", "answer", "negative"))
     np.save(answer, np.unique(digest_strings(map("\n".join, zip(*columns, strict=True)))[:, 0]))
     return {"seconds": spent, "rows": len(mined)}
@@ -115,55 +126,54 @@ def synthetic_pairs(n: int) -> tuple[Dataset, Dataset]:
     return Dataset.from_dict({"query": texts(8, n), "answer": passages}), Dataset.from_dict({"text": passages})
 
 
-def pairs_of(folder: str, split: str) -> tuple[Dataset, Dataset]:
-    """Load a set in BEIR's form as pairs of texts and all passages."""
-    corpus, rows = hnm.load_beir(folder, split=split) if folder else hnm.load_sample()
-    texts = [text for chunk in corpus.iter_texts() for text in chunk.to_pylist()]
-    pairs = [(row["query"], name) for row in rows for name in row["positive_ids"]]
-    answers = corpus.texts(corpus.rows([name for _, name in pairs])).to_pylist()
-    return Dataset.from_dict({"query": [query for query, _ in pairs], "answer": answers}), Dataset.from_dict(
-        {"text": texts}
-    )
-
-
-def part_rival(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
+def rival(run: Run) -> list[dict[str, Any]]:
     sets: dict[str, tuple[str, Callable[[], tuple[Dataset, Dataset]]]] = {
-        "synthetic": (f"hash-{args.queries}", lambda: synthetic_pairs(args.queries))
+        "synthetic": (f"hash-{run.queries}", lambda: synthetic_pairs(run.queries))
     }
-    for folder in args.folders or [""]:
-        sets[Path(folder).resolve().name if folder else "sample"] = "static", lambda f=folder: pairs_of(f, args.split)
+    for source in run.sets or [None]:
+        sets[set_name(source) if source else "sample"] = "static", partial(pairs_and_passages, source, run.split)
     found = []
     for name, (model, load) in sets.items():
         pairs, passages = load()
-        pairs.save_to_disk(scratch / name / "pairs")
-        passages.save_to_disk(scratch / name / "passages")
+        pairs.save_to_disk(run.scratch / name / "pairs")
+        passages.save_to_disk(run.scratch / name / "passages")
         for variant, options in VARIANTS.items():
-            runs: dict[str, list[dict[str, Any]]] = {side: [] for side in ("ours", *RIVALS)}
-            for repeat in range(args.repeats + 1):
-                for side in runs:
-                    place = scratch / "run"
+
+            def once(side: str, watch: bool, own: Path = run.scratch / name, **task: Any) -> dict[str, Any]:
+                with tempfile.TemporaryDirectory(dir=run.scratch) as place:
                     # A copy, because `map` keeps its results beside the rows.
-                    shutil.copytree(scratch / name / "pairs", place / "pairs")
-                    files = {"pairs": place / "pairs", "passages": scratch / name / "passages"}
-                    files["answer"] = scratch / f"{side}.npy"
-                    watch = repeat == args.repeats
-                    task = {"side": side, "model": model, "options": options, **files}
-                    runs[side].append(in_child("mine", place / "cache", watch=watch, **task))
-                    shutil.rmtree(place)
+                    shutil.copytree(own / "pairs", pairs := Path(place) / "pairs")
+                    files = {"pairs": pairs, "passages": own / "passages", "answer": run.scratch / f"{side}.npy"}
+                    return in_child(mine, Path(place) / "cache", watch=watch, side=side, **files, **task)
+
+            task = {"model": model, "options": options}
+            timing, watching = (
+                in_turns({side: partial(once, side, watch, **task) for side in ("ours", *RIVALS)}, repeats)
+                for watch, repeats in ((False, run.repeats), (True, 1))
+            )
             sizes = {"set": name, "variant": variant, "pairs": len(pairs), "passages": len(passages)}
-            found.append(sizes | summary(runs, {side: np.load(scratch / f"{side}.npy") for side in runs}))
+            answers = {side: np.load(run.scratch / f"{side}.npy") for side in timing}
+            found.append(sizes | summary(timing, {side: one for side, (one,) in watching.items()}, answers))
     return found
 
 
-def summary(runs: dict[str, list[dict[str, Any]]], answers: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Take medians, and compare with the faster rival."""
+def pairs_and_passages(source: str | None, split: str) -> tuple[Dataset, Dataset]:
+    """Load a set as pairs of texts and all passages."""
+    corpus, rows = load_set(source, split)
+    return pairs_of(corpus, rows), Dataset.from_dict({"text": texts_of(corpus)})
+
+
+def summary(
+    timing: dict[str, list[dict[str, Any]]], watching: dict[str, dict[str, Any]], answers: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Compute medians, and compare with the faster rival."""
     sides: dict[str, Any] = {}
-    for side, (*timings, last) in runs.items():
-        seconds = [run["seconds"] for run in timings]
+    for side, runs in timing.items():
+        seconds = [run["seconds"] for run in runs]
         for one in seconds:
             one["outside"] = one["total"] - one["encode"] - one["search"]
         sides[side] = {part: spread_of([one[part] for one in seconds]) for part in seconds[0]}
-        sides[side] |= {"memory": last["memory"], "rows": last["rows"]}
+        sides[side] |= {name: watching[side][name] for name in ("memory", "rows")}
         sides[side]["same"] = len(np.intersect1d(answers[side], answers["ours"])) / max(1, len(answers[side]))
     rival = min(RIVALS, key=lambda side: sides[side]["total"]["median_s"])
     ours, theirs = sides["ours"], sides[rival]
@@ -179,10 +189,8 @@ def show_rival(found: list[dict[str, Any]]) -> str:
         for side, got in one["sides"].items():
             times = [f"{got[part]['median_s']:.2f}" for part in ("encode", "search", "outside")]
             sizes = [f"{got['memory'][kind] / MIB:,.0f}" for kind in ("rss", "uss", "anonymous")]
-            share = "" if side == "ours" else f"{got['same']:.2%}"
-            numbers.append(
-                (name, RIVALS.get(side, side), spread(got["total"]), *times, *sizes, f"{got['rows']:,}", share)
-            )
+            share = None if side == "ours" else f"{got['same']:.2%}"
+            numbers.append((name, RIVALS.get(side, side), got["total"], *times, *sizes, got["rows"], share))
         shown = [f"{one['ratios'][part]:.2f}" for part in ("total", "outside", "rss", "uss", "anonymous")]
         ratios.append((name, f"{one['pairs']:,} x {one['passages']:,}", RIVALS[one["rival"]], *shown))
     return (
@@ -197,14 +205,14 @@ def show_rival(found: list[dict[str, Any]]) -> str:
 # ---- faiss -------------------------------------------------------------------------------------------------------
 
 
-def task_search(way: str, batch: int, k: int, count: int, embeddings: str) -> dict[str, Any]:
+def search(way: str, batch: int, k: int, count: int, embeddings: str) -> dict[str, Any]:
     """Search exactly, with ours or FAISS, a batch at a time."""
-    embedded, queries, spent = hnm.Embeddings(embeddings), query_vectors("random", count), {}
+    embedded, queries = hnm.Embeddings(embeddings), query_vectors("random", count)
     if way == "map":
-        return task_map(embedded, k, count)
+        return mined_by_map(embedded, k, count)
     if way == "ours":
         index = hnm.DenseIndex(embedded)
-        search = lambda part: index.search(part, k).scores  # noqa: E731
+        scores = lambda part: index.search(part, k).scores  # noqa: E731
     else:
         import faiss
 
@@ -212,21 +220,21 @@ def task_search(way: str, batch: int, k: int, count: int, embeddings: str) -> di
         flat = faiss.IndexFlatIP(vectors.shape[1])
         flat.add(vectors)
         knn = lambda part: faiss.knn(part, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0]  # noqa: E731
-        search = knn if way == "faiss.knn" else lambda part: flat.search(part, k)[0]
-    search(queries[:batch])
-    with measured(spent):
-        total = sum(float(search(queries[i : i + batch]).sum(dtype=float)) for i in range(0, count, batch))
+        scores = knn if way == "faiss.knn" else lambda part: flat.search(part, k)[0]
+    scores(queries[:batch])
+    with measured() as spent:
+        total = sum(float(scores(queries[i : i + batch]).sum(dtype=float)) for i in range(0, count, batch))
     return {"seconds": spent["total"], "mean": total / count / k}
 
 
-def task_map(embedded: hnm.Embeddings, k: int, count: int) -> dict[str, Any]:
+def mined_by_map(embedded: hnm.Embeddings, k: int, count: int) -> dict[str, Any]:
     """Mine through `map`; leave out the seconds inside the encoder."""
     from hnm_datasets.models.encoders import Encoder
 
     model, spent = NumberedVectors("random"), {}
     Encoder.encode = clocked(spent, "encode", Encoder.encode)
     index = hnm.DenseIndex(embedded)
-    step = hnm.DenseNegatives(embedded.corpus, model, k=k, index=index, fingerprint=model.fingerprint)
+    step = hnm.DenseNegatives(index.corpus, model, k=k, index=index, fingerprint=model.fingerprint)
     with tempfile.TemporaryDirectory(dir=cache_root()) as place:
 
         def rows(first: int, n: int) -> Dataset:
@@ -242,53 +250,50 @@ def task_map(embedded: hnm.Embeddings, k: int, count: int) -> dict[str, Any]:
     return {"seconds": spent["total"] - spent["encode"]}
 
 
-def part_faiss(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    embeddings = in_child("embed", scratch, kind="random", size=args.queries)["embeddings"]
+def exact(run: Run) -> dict[str, Any]:
+    embeddings = in_child(embed, run.scratch, kind="random", size=run.queries)["embeddings"]
     ways = [(way, batch) for way in ("ours", "faiss.knn", "IndexFlatIP.search") for batch in (1000, 16384)]
-    ways.append(("map", 1000))
-    found: dict[str, Any] = {"n": args.queries}
+    found: dict[str, Any] = {"n": run.queries}
     for k in (10, 100):
-        runs: dict[tuple[str, int], list[dict[str, Any]]] = {way: [] for way in ways}
-        for _ in range(args.repeats):
-            for way, batch in ways:
-                options = {"way": way, "batch": batch, "k": k, "count": args.queries, "embeddings": embeddings}
-                runs[way, batch].append(in_child("search", scratch, **options))
+        task = {"k": k, "count": run.queries, "embeddings": embeddings}
+        asked = {
+            f"{way}|{batch}": partial(in_child, search, run.scratch, way=way, batch=batch, **task)
+            for way, batch in (*ways, ("map", 1000))
+        }
+        runs = in_turns(asked, run.repeats)
         means = [one[0]["mean"] for one in runs.values() if "mean" in one[0]]
         assert np.ptp(means) < 1e-5, f"the searches find different scores: {means}"
-        found[str(k)] = {f"{w}|{b}": spread_of([run["seconds"] for run in one]) for (w, b), one in runs.items()}
+        found[str(k)] = {name: spread_of([one["seconds"] for one in ones]) for name, ones in runs.items()}
     return found
 
 
-def show_faiss(found: dict[str, Any]) -> str:
+def show_exact(found: dict[str, Any]) -> str:
     names = {"ours": "`DenseIndex.search`", "map": "`DenseNegatives` in `map`, minus encoding"}
     rows = []
     for k in ("10", "100"):
         best = min(times["median_s"] for name, times in found[k].items() if name.split("|")[0] not in names)
         for name, times in found[k].items():
             way, batch = name.split("|")
-            rows.append((k, names.get(way, f"`{way}`"), batch, spread(times), f"{times['median_s'] / best:.2f}"))
+            rows.append((k, names.get(way, f"`{way}`"), batch, times, f"{times['median_s'] / best:.2f}"))
     return (
         f"{found['n']:,} queries over {found['n']:,} random unit vectors of 64 dimensions. Target: 1.15 times FAISS at "
         "its best.\n\n" + table("k|How|Batch|Seconds|/ FAISS at its best", rows)
     )
 
 
-# ---- the script --------------------------------------------------------------------------------------------------
-
-PARTS: Parts = {
-    "rival": ("Against sentence-transformers' mine_hard_negatives", part_rival, show_rival),
-    "faiss": ("Exact search against FAISS", part_faiss, show_faiss),
-}
-
-
-def main() -> None:
-    """Parse the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="in BEIR's form; none: the embedded sample")
-    parser.add_argument("--split", default="train", help="of the folders' judgements")
-    parser.add_argument("--queries", type=int, default=5000, help="synthetic queries, and as many passages")
-    run_script(parser, PARTS, {"embed": task_embed, "mine": task_mine, "search": task_search})
-
+BENCHMARK = Benchmark(
+    "Dense rival",
+    __doc__,
+    {
+        "rival": Part("Against sentence-transformers' mine_hard_negatives", rival, show_rival),
+        "faiss": Part("Exact search against FAISS", exact, show_exact),
+    },
+    {
+        "split": option("train", "of the sets' judgements"),
+        "queries": option(5000, "synthetic queries, and as many passages"),
+    },
+    sets="*",
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.run()

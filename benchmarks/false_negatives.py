@@ -26,11 +26,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from _common import PACKAGES, RESULTS, git_commit, machine, table
-from _models import make_model
 from datasets import Dataset
 from matplotlib.figure import Figure
+from models import make_model
 from numpy.typing import NDArray
+from runner import RESULTS, git_commit, machine, table
 from scipy.stats import rankdata
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives as their_function
@@ -383,7 +383,7 @@ def main() -> None:
         "name": "false-negatives" if args.folders else "false-negatives-sample",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
-        "machine": machine((*PACKAGES, "matplotlib")),
+        "machine": machine(),
         # Names in place of paths.
         "command": " ".join(["python benchmarks/false_negatives.py", *(Path(word).name for word in sys.argv[1:])]),
         "retriever": {"static": "static embeddings (wordllama)", "minilm": "all-MiniLM-L6-v2"}[args.retriever],

@@ -34,9 +34,9 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from _common import PACKAGES, RESULTS, git_commit, machine, table
-from _models import make_model
 from datasets import Dataset
+from models import make_model
+from runner import RESULTS, git_commit, machine, table
 from sentence_transformers import CrossEncoder, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
 import hnm_datasets as hnm
@@ -224,7 +224,7 @@ def main(args: argparse.Namespace) -> None:
         "command": " ".join(words),
         "date": time.strftime("%Y-%m-%d"),
         "commit": git_commit(),
-        "machine": machine((*PACKAGES, "transformers")),
+        "machine": machine(),
     }
     datasets.disable_progress_bars()
     logging.getLogger("hnm_datasets").setLevel(logging.ERROR)

@@ -19,10 +19,10 @@ from typing import Any
 
 import datasets
 import matplotlib.style
-from _common import PACKAGES, RESULTS, git_commit, machine
-from _models import make_model
 from matplotlib.figure import Figure
+from models import make_model
 from PIL import Image
+from runner import RESULTS, git_commit, machine
 from sentence_transformers import SentenceTransformer
 
 import hnm_datasets as hnm
@@ -99,7 +99,7 @@ def main() -> None:
 
     one = save("query", lambda: plot_query(row, corpus, model), args.output)
     spread = save("scores", lambda: plot_scores(fused, by="dense"), args.output)
-    on = machine((*PACKAGES, "matplotlib"))
+    on = machine()
     versions = ", ".join(" ".join(pair) for pair in on["versions"].items())
     # Names in place of paths.
     command = " ".join(["python benchmarks/pictures.py", *(Path(word).name for word in sys.argv[1:])])

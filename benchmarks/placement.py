@@ -24,7 +24,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _common import RESULTS, table
+from runner import RESULTS, table
 
 QUERIES, MEASURED_DIMENSION, MEASURED_CORES = 10_000, 64, 2
 #: Of IVF, as scale.py builds it: vectors to train on for each list and at least, and how often they are gone over.

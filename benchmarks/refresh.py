@@ -1,31 +1,27 @@
-"""Measure what a refresh costs, by part, and what live negatives cost between refreshes.
+"""What does a refresh of the negatives cost, and what do live negatives cost between refreshes?
 
-    python benchmarks/refresh.py FOLDER... --student static
+    python benchmarks/refresh.py SET... --student static
 
-Each FOLDER is a set in BEIR's form with a train split. Needs the `dev` extra. Parts (`--parts`), each a section:
+Needs the `dev` extra, and train splits. Parts (`--parts`), each a section:
 
 - between: seconds per step of the stock trainer, with a plain dataset of texts and `MultipleNegativesRankingLoss`;
   with `live_negatives`, `HardNegativesRankingLoss` and a `RefreshNegatives` that is never due; and each of them alone.
-  Same student, same number of texts and steps. The sides take turns; medians of `--repeats`.
+  Same student, same number of texts and steps. The sides run in turns; medians of `--repeats`.
 - refresh: one refresh at a step in the middle: seconds for encoding, indexing and mining; and with `background=True`
-  the seconds per step while the refresh is under way, over those after it.
-
-Results go to refresh-NAMES.json and .md in `--output`.
+  the seconds per step during the refresh, over those after it.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import Parts, run_script, spread_of, table
-from _models import make_model
 from datasets import Dataset
+from models import make_model
+from runner import Benchmark, Part, Run, in_turns, option, set_name, spread_of, table
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers import TrainerCallback
@@ -47,19 +43,19 @@ class Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def load(folder: Path, args: argparse.Namespace) -> tuple[hnm.Corpus, Dataset]:
-    corpus, queries = hnm.load_beir(folder, "train")
+def load(source: str, run: Run) -> tuple[hnm.Corpus, Dataset]:
+    corpus, queries = hnm.load_beir(source, "train")
     queries = queries.filter(lambda ids: len(ids) > 0, input_columns="positive_ids")
-    queries = queries.select(range(min(args.queries, len(queries)))).flatten_indices()
+    queries = queries.select(range(min(run.queries, len(queries)))).flatten_indices()
     return corpus, queries.map(hnm.BM25Negatives(corpus, k=20), batched=True)
 
 
-def train(student: Any, data: Dataset, loss: Any, args: argparse.Namespace, steps: int, *callbacks: Any) -> list[float]:
+def train(student: Any, data: Dataset, loss: Any, run: Run, steps: int, *callbacks: Any) -> list[float]:
     """Train, and return the seconds of each step after the first ones."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         options = SentenceTransformerTrainingArguments(
-            output_dir=folder, max_steps=steps, per_device_train_batch_size=args.batch, learning_rate=1e-3,
+            output_dir=folder, max_steps=steps, per_device_train_batch_size=run.batch, learning_rate=1e-3,
             report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, optim="adamw_torch_fused",
         )  # fmt: skip
         SentenceTransformerTrainer(
@@ -68,25 +64,25 @@ def train(student: Any, data: Dataset, loss: Any, args: argparse.Namespace, step
     return np.diff(clock.ends).tolist()
 
 
-def between(args: argparse.Namespace, _: Path) -> dict[str, Any]:
+def between(run: Run) -> dict[str, Any]:
     """Time steps without a refresh, in all ways in turns."""
     found = {}
-    for folder in args.folders:
-        corpus, mined = load(folder, args)
+    for source in run.sets:
+        corpus, mined = load(source, run)
         live = hnm.live_negatives(mined, corpus, n=NEGATIVES)
-        taken = live[:]
-        texts = Dataset.from_dict({name: values for name, values in taken.items() if name != "label"})
-        seconds: dict[str, list[float]] = {name: [] for name in ("plain", "rows", "loss", "all")}
-        for _repeat in range(args.repeats):
-            for name in seconds:
-                student = make_model(args.student)
-                ours = name in ("loss", "all")
-                loss = (hnm.HardNegativesRankingLoss if ours else MultipleNegativesRankingLoss)(student)
-                data = live if name in ("rows", "all") else texts
-                steps = [partial(hnm.DenseNegatives, corpus, k=20)]
-                callbacks = [hnm.RefreshNegatives(live, steps, every=NEVER)] if name == "all" else []
-                seconds[name].append(float(np.median(train(student, data, loss, args, args.steps, *callbacks)[5:])))
-        found[folder.name] = {name: spread_of(times) for name, times in seconds.items()}
+        texts = Dataset.from_dict({name: values for name, values in live[:].items() if name != "label"})
+
+        def step_seconds(name: str, live: Any = live, texts: Dataset = texts, corpus: hnm.Corpus = corpus) -> float:
+            student, ours = make_model(run.student), name in ("loss", "all")
+            loss = (hnm.HardNegativesRankingLoss if ours else MultipleNegativesRankingLoss)(student)
+            data = live if name in ("rows", "all") else texts
+            steps = [partial(hnm.DenseNegatives, corpus, k=20)]
+            callbacks = [hnm.RefreshNegatives(live, steps, every=NEVER)] if name == "all" else []
+            return float(np.median(train(student, data, loss, run, run.steps, *callbacks)[5:]))
+
+        ways = {name: partial(step_seconds, name) for name in ("plain", "rows", "loss", "all")}
+        times = in_turns(ways, run.repeats)
+        found[set_name(source)] = {name: spread_of(seconds) for name, seconds in times.items()}
     return found
 
 
@@ -102,25 +98,22 @@ def show_between(found: dict[str, Any]) -> str:
     )
 
 
-def refresh(args: argparse.Namespace, _: Path) -> dict[str, Any]:
-    """Refresh once, in the way of the training and beside it."""
+def refresh(run: Run) -> dict[str, Any]:
+    """Refresh once in the foreground and once in the background."""
     found = {}
-    for folder in args.folders:
-        corpus, mined = load(folder, args)
+    for source in run.sets:
+        corpus, mined = load(source, run)
         live = hnm.live_negatives(mined, corpus, n=NEGATIVES)
         ways = {}
         for name, beside in (("within", False), ("beside", True)):
-            student = make_model(args.student)
-            step = hnm.RefreshNegatives(
-                live, [partial(hnm.DenseNegatives, corpus, k=20)], args.steps, background=beside
-            )
-            loss = hnm.HardNegativesRankingLoss(student)
-            seconds = train(student, live, loss, args, 2 * args.steps - 1, step)
+            student, steps = make_model(run.student), [partial(hnm.DenseNegatives, corpus, k=20)]
+            step = hnm.RefreshNegatives(live, steps, run.steps, background=beside)
+            seconds = train(student, live, hnm.HardNegativesRankingLoss(student), run, 2 * run.steps - 1, step)
             about = step.history[0] if step.history else {}
-            during = seconds[args.steps : about.get("step", 2 * args.steps)]
-            ways[name] = about | {"step_before": float(np.median(seconds[5 : args.steps - 1]))}
+            during = seconds[run.steps : about.get("step", 2 * run.steps)]
+            ways[name] = about | {"step_before": float(np.median(seconds[5 : run.steps - 1]))}
             ways[name] |= {"step_during": float(np.median(during))} if beside and during else {}
-        found[folder.name] = ways | {"passages": len(corpus), "queries": len(mined)}
+        found[set_name(source)] = ways | {"passages": len(corpus), "queries": len(mined)}
     return found
 
 
@@ -129,25 +122,30 @@ def show_refresh(found: dict[str, Any]) -> str:
     for name, one in found.items():
         parts = (f"{one['within'][f'seconds_{part}']:.2f} s" for part in ("encode", "index", "mine"))
         beside = one["beside"]
-        slower = f"{beside['step_during'] / beside['step_before']:.2f}" if "step_during" in beside else ""
+        slower = f"{beside['step_during'] / beside['step_before']:.2f}" if "step_during" in beside else None
         late = str(beside["step"] - beside["model_step"]) if "step" in beside else "not in time"
-        lines.append((name, f"{one['passages']:,}", f"{one['queries']:,}", *parts, slower, late))
+        lines.append((name, one["passages"], one["queries"], *parts, slower, late))
     return table(
         "set|passages|queries|encoding|indexing|mining|a step while one runs beside it, times one before|steps late",
         lines,
     )
 
 
-PARTS: Parts = {
-    "between": ("Between refreshes", between, show_between),
-    "refresh": ("One refresh", refresh, show_refresh),
-}
+BENCHMARK = Benchmark(
+    "Refresh",
+    __doc__,
+    {
+        "between": Part("Between refreshes", between, show_between),
+        "refresh": Part("One refresh", refresh, show_refresh),
+    },
+    {
+        "student": option("static", choices=("static", "minilm")),
+        "queries": option(2000, "at most"),
+        "batch": option(32),
+        "steps": option(60),
+    },
+    sets="+",
+)
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="sets in BEIR's form")
-    parser.add_argument("--student", default="static", choices=("static", "minilm"))
-    parser.add_argument("--queries", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=60)
-    run_script(parser, PARTS, {})
+    BENCHMARK.run()

@@ -1,43 +1,56 @@
-"""Measure mining as the corpus grows: building, searching, memory, one process against two, and Ray.
+"""How does mining scale with the corpus: building, searching, memory, one process against two, and Ray?
 
     python benchmarks/scale.py --sizes 10000 100000 1000000
 
 Passages are 50 words drawn from a vocabulary whose frequencies fall as those of a language do, without its 50 most
 frequent words, as stop words are left out anyway; a query is eight words of one passage. Vectors of 64 dimensions are
-made from numbers, around 1,000 centres, in place of a model. Parts (`--parts`), each a section of the report:
+made from numbers, around 1,000 centers, in place of a model. Parts (`--parts`), each a section of the report:
 
 - scale: first seconds, peak of anonymous memory and bytes on disk of the corpus, of BM25, of the vectors, of an IVF
   index and of one that holds a byte a number (exact search needs none). Then 10,000 queries, k = 100, through
   `Dataset.map` in this process (all cores), in one worker and in two (a core each), and through Ray Data with one and
-  two workers. Memory of all processes together: what is anonymous, and what they share counted once (PSS). Where the
-  time goes: to start (the same workers asked for two rows), and to search (the index alone asked the same, here).
+  two workers. Memory of all processes together: what is anonymous, and what they share counted once (PSS). The time
+  is split into starting (the same workers asked for two rows) and searching (the index alone asked the same, here).
 - encode: passages a second that MiniLM encodes here (needs the `offline` extra).
-- stream: a stream of queries to Parquet shards, killed and started again, with the memory along the way.
+- stream: `--streamed` queries to Parquet shards, killed and started again, with the memory along the way.
 
-Each measurement runs in a fresh process after a small warm-up. Results go to scale.json and .md in `--output`;
-`placement.py` computes from them what larger corpora need.
+Each measurement runs in a fresh process after a small warm-up. `placement.py` computes from the results what larger
+corpora need.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-from _common import MIB, Parts, in_child, measured, run_script, table
-from _texts import BATCH, WORDS, passages, queries, words_of
-from _vectors import NumberedVectors, query_vectors
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
+from inputs import BATCH, WORDS, NumberedVectors, passages, queries, query_vectors, words_of
+from runner import (
+    MIB,
+    Benchmark,
+    Part,
+    Run,
+    Watch,
+    in_child,
+    in_turns,
+    measured,
+    memory_of,
+    memory_together,
+    option,
+    seconds_of,
+    spread,
+    spread_of,
+    start_child,
+    table,
+)
 
 import hnm_datasets as hnm
 from hnm_datasets.storage.folders import cache_root
@@ -46,8 +59,8 @@ K, ASKED, RECALLED = 100, 10_000, 500
 KIND = "clustered"
 #: Queries in a batch of `map`.
 BATCHED = 250
-#: Rows of the stream, of which each shard holds some thousands, and what its words are drawn from.
-STREAMED, FIRST_STREAMED = 200_000, 10**9
+#: What the words of the stream are drawn from.
+FIRST_STREAMED = 10**9
 
 
 # ---- build -------------------------------------------------------------------------------------------------------
@@ -58,45 +71,41 @@ def disk(kind: str) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def task_corpus(folder: str, size: int) -> dict[str, Any]:
-    spent: dict[str, float] = {}
+def corpus(folder: str, size: int) -> dict[str, Any]:
     rows = Dataset.from_generator(passages, gen_kwargs={"starts": list(range(0, size, BATCH)), "size": size})
     hnm.Corpus.from_dataset(rows.select(range(100)))
-    with measured(spent):
-        corpus = hnm.Corpus.from_dataset(rows)
+    with measured() as spent:
+        made = hnm.Corpus.from_dataset(rows)
     Dataset.from_dict(queries(0, ASKED, size)).save_to_disk(Path(folder) / "queries")
-    return {"seconds": spent["total"], "bytes": disk("corpora"), "corpus": corpus.fingerprint}
+    return {"seconds": spent["total"], "bytes": disk("corpora"), "corpus": made.fingerprint}
 
 
-def task_bm25(corpus: str) -> dict[str, Any]:
-    spent: dict[str, float] = {}
+def bm25(corpus: str) -> dict[str, Any]:
     small, _ = hnm.load_sample("earthquakes")
-    hnm.BM25Index(small)
-    with measured(spent):
-        hnm.BM25Index(hnm.Corpus(corpus))
+    hnm.BM25Index(small).prepare()
+    with measured() as spent:
+        hnm.BM25Index(hnm.Corpus(corpus)).prepare()
     return {"seconds": spent["total"], "bytes": disk("bm25")}
 
 
-def task_embed(corpus: str) -> dict[str, Any]:
-    spent: dict[str, float] = {}
+def embed(corpus: str) -> dict[str, Any]:
     model = NumberedVectors(KIND)
-    with measured(spent):
+    with measured() as spent:
         made = hnm.Corpus(corpus).embed(model, fingerprint=model.fingerprint)
     return {"seconds": spent["total"], "bytes": disk("embeddings"), "embeddings": made.fingerprint}
 
 
-def task_build(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
+def build(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
     import faiss  # noqa: F401
 
-    spent: dict[str, float] = {}
     vectors, before = hnm.Embeddings(embeddings), disk("dense")
     assert len(vectors)
-    with measured(spent):
-        hnm.DenseIndex(vectors, **options)
+    with measured() as spent:
+        hnm.DenseIndex(vectors, **options).prepare()
     return {"seconds": spent["total"], "bytes": disk("dense") - before}
 
 
-def task_recall(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
+def recall(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
     index = hnm.DenseIndex(hnm.Embeddings(embeddings), **options)
     return {"recall": index.recall(query_vectors(KIND, RECALLED), K)}
 
@@ -112,61 +121,29 @@ def dense_options(size: int) -> dict[str, dict[str, Any]]:
 
 
 def prepared(size: int, cache: Path, folder: Path) -> dict[str, Any]:
-    """Build everything for a size, and tell what it took."""
-    made = {"corpus": in_child("corpus", cache, watch=True, folder=folder, size=size)}
-    corpus = made["corpus"]["corpus"]
-    made["bm25"] = in_child("bm25", cache, watch=True, corpus=corpus)
-    made["embed"] = in_child("embed", cache, watch=True, corpus=corpus)
-    vectors = made["embed"]["embeddings"]
+    """Build everything for a size, with what it cost."""
+    made = {"corpus": in_child(corpus, cache, watch=True, folder=folder, size=size)}
+    for name, function in (("bm25", bm25), ("embed", embed)):
+        made[name] = in_child(function, cache, watch=True, corpus=made["corpus"]["corpus"])
     for name, options in dense_options(size).items():
-        if name == "exact":
-            continue
-        made[name] = in_child("build", cache, watch=True, embeddings=vectors, options=options)
-        made[name] |= in_child("recall", cache, embeddings=vectors, options=options)
+        if options:
+            task = {"embeddings": made["embed"]["embeddings"], "options": options}
+            made[name] = in_child(build, cache, watch=True, **task) | in_child(recall, cache, **task)
     return made
 
 
 # ---- mine --------------------------------------------------------------------------------------------------------
 
 
-class Watch:
-    """The most memory that this process and its children hold together, in a thread of its own."""
-
-    def __init__(self, ray: bool) -> None:
-        self.peak = {"anonymous": 0, "pss": 0}
-        self.ray, self.over = ray, threading.Event()
-        self.thread = threading.Thread(target=self.run, daemon=True)
-
-    def run(self) -> None:
-        """Look five times a second."""
-        while not self.over.wait(0.2):
-            now = {"anonymous": 0, "pss": 0}
-            for process in self.processes():
-                try:
-                    full = process.memory_full_info()
-                except psutil.Error:
-                    continue
-                now["anonymous"] += full.rss - full.shared
-                now["pss"] += full.pss
-            self.peak = {name: max(self.peak[name], value) for name, value in now.items()}
-
-    def processes(self) -> list[psutil.Process]:
-        """Return the processes that are at work."""
-        own = psutil.Process()
-        found = [own, *own.children(recursive=True)]
-        # Of Ray's many processes those that work for us.
-        return [process for process in found if not self.ray or process is own or "MapBatches" in _name(process)]
-
-    def __enter__(self) -> Watch:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.thread.join()
+def look(ray: bool) -> dict[str, int]:
+    """Return the bytes that this process and its children hold together."""
+    own = psutil.Process()
+    # Of Ray's many processes those that work for us.
+    children = [one for one in own.children(recursive=True) if not ray or "MapBatches" in _words(one)]
+    return memory_together([own, *children])
 
 
-def _name(process: psutil.Process) -> str:
+def _words(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
@@ -184,8 +161,8 @@ def step_of(source: str, size: int, corpus: str, embeddings: str) -> tuple[Any, 
     return hnm.DenseNegatives, dense
 
 
-def task_mine(folder: str, source: str, workers: int | None, ray_workers: int | None, **where: Any) -> dict[str, Any]:
-    """Mine for all queries and tell the seconds, and the memory of all processes."""
+def mine(folder: str, source: str, workers: int | None, ray_workers: int | None, **where: Any) -> dict[str, Any]:
+    """Mine for all queries and return the seconds and the memory of all processes."""
     rows = load_from_disk(str(Path(folder) / "queries"))
     # From what another number of workers left, `map` would take over how the rows are shared out.
     rows.cleanup_cache_files()
@@ -196,28 +173,21 @@ def task_mine(folder: str, source: str, workers: int | None, ray_workers: int | 
     if ray_workers is not None:
         return mined_with_ray(rows, kind, arguments, ray_workers)
 
-    def mine(asked: Dataset, size: int) -> Dataset:
+    def map_(asked: Dataset, size: int) -> Dataset:
         return asked.map(step, batched=True, batch_size=size, num_proc=workers, load_from_cache_file=False)
 
     parts: dict[str, float] = {}
     if workers is not None:
-        parts["start"] = seconds_of(lambda: mine(rows.select(range(2)), 1))
-    spent: dict[str, float] = {}
-    with measured(spent), Watch(ray=False) as watch:
-        mined = mine(rows, BATCHED)
+        parts["start"] = seconds_of(lambda: map_(rows.select(range(2)), 1))
+    with measured() as spent, Watch(partial(look, ray=False), 0.2) as peak:
+        mined = map_(rows, BATCHED)
     if workers is None:
         texts = rows["query"][:]
         index = arguments.get("index") or hnm.BM25Index(arguments["corpus"])
         asked = NumberedVectors(KIND)(texts) if "index" in arguments else texts
         batches = [asked[start : start + BATCHED] for start in range(0, len(rows), BATCHED)]
         parts["search"] = seconds_of(lambda: [index.search(batch, K) for batch in batches])
-    return {"seconds": spent["total"], "rows": len(mined), **parts, **watch.peak}
-
-
-def seconds_of(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    return {"seconds": spent["total"], "rows": len(mined), **parts, **peak}
 
 
 def mined_with_ray(rows: Dataset, kind: Any, arguments: dict[str, Any], workers: int) -> dict[str, Any]:
@@ -227,46 +197,38 @@ def mined_with_ray(rows: Dataset, kind: Any, arguments: dict[str, Any], workers:
     ray.data.DataContext.get_current().enable_progress_bars = False
     few, all_ = (ray.data.from_huggingface(part).repartition(40).materialize() for part in (rows.select([0, 1]), rows))
 
-    def mine(asked: Any) -> int:
+    def count(asked: Any) -> int:
         pool = ray.data.ActorPoolStrategy(size=workers)
         return asked.map_batches(
             kind, fn_constructor_kwargs=arguments, batch_size=BATCHED, batch_format="pyarrow", compute=pool
         ).materialize().count()  # fmt: skip
 
-    start = seconds_of(lambda: mine(few))
-    spent: dict[str, float] = {}
-    with measured(spent), Watch(ray=True) as watch:
-        count = mine(all_)
-    return {"seconds": spent["total"], "rows": count, "start": start, **watch.peak}
+    start = seconds_of(lambda: count(few))
+    with measured() as spent, Watch(partial(look, ray=True), 0.2) as peak:
+        rows_mined = count(all_)
+    return {"seconds": spent["total"], "rows": rows_mined, "start": start, **peak}
 
 
-def part_scale(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
+#: How many workers `map` and Ray have.
+WAYS = {"map": (None, None), "1 worker": (1, None), "2 workers": (2, None), "Ray, 1": (None, 1), "Ray, 2": (None, 2)}
+
+
+def scale(run: Run) -> list[dict[str, Any]]:
     found = []
-    for size in args.sizes:
-        cache, folder = scratch / f"cache-{size}", scratch / str(size)
+    for size in run.sizes:
+        cache, folder = run.scratch / f"cache-{size}", run.scratch / str(size)
         folder.mkdir(parents=True)
         made = prepared(size, cache, folder)
-        where = {
-            "corpus": made["corpus"]["corpus"],
-            "embeddings": made["embed"]["embeddings"],
-        }
+        where = {"corpus": made["corpus"]["corpus"], "embeddings": made["embed"]["embeddings"]}
+        asked = [*itertools.product(("bm25", "ivf"), WAYS), ("compressed", "map"), ("exact", "map")]
+        tasks = {}
+        for source, way in asked:
+            workers, ray_workers = WAYS[way]
+            task = {"folder": folder, "size": size, "source": source, "workers": workers, "ray_workers": ray_workers}
+            tasks[source, way] = partial(in_child, mine, cache, **task, **where)
         mined: dict[str, dict[str, list[Any]]] = {}
-        ways = {"map": (None, None), "1 worker": (1, None), "2 workers": (2, None)}
-        ways |= {"Ray, 1": (None, 1), "Ray, 2": (None, 2)}
-        asked = [*itertools.product(("bm25", "ivf"), ways), ("compressed", "map"), ("exact", "map")]
-        for _, (source, way) in itertools.product(range(args.repeats), asked):
-            workers, ray_workers = ways[way]
-            run = in_child(
-                "mine",
-                cache,
-                folder=folder,
-                size=size,
-                source=source,
-                workers=workers,
-                ray_workers=ray_workers,
-                **where,
-            )
-            mined.setdefault(source, {}).setdefault(way, []).append(run)
+        for (source, way), runs in in_turns(tasks, run.repeats).items():
+            mined.setdefault(source, {})[way] = runs
         found.append({"size": size, "made": made, "mined": mined})
         shutil.rmtree(cache)
     return found
@@ -277,30 +239,17 @@ def show_scale(found: list[dict[str, Any]]) -> str:
     for one in found:
         size = one["size"]
         for what, made in one["made"].items():
-            memory = made["memory"].get("anonymous", 0) / MIB
-            per = made["bytes"] / size
-            recall = f"{made['recall']:.3f}" if "recall" in made else ""
-            built.append((f"{size:,}", what, f"{made['seconds']:.1f}", f"{memory:,.0f}", f"{per:,.0f}", recall))
+            memory, per = made["memory"].get("anonymous", 0) / MIB, made["bytes"] / size
+            recall = f"{made['recall']:.3f}" if "recall" in made else None
+            built.append((size, what, f"{made['seconds']:.1f}", f"{memory:,.0f}", f"{per:,.0f}", recall))
         for source, ways in one["mined"].items():
-            seconds = {way: sorted(run["seconds"] for run in runs) for way, runs in ways.items()}
-            middle = {way: times[len(times) // 2] for way, times in seconds.items()}
-            for way, times in seconds.items():
-                memory = max(run["anonymous"] for run in ways[way]) / MIB
-                pss = max(run["pss"] for run in ways[way]) / MIB
+            times = {way: spread_of([run["seconds"] for run in runs]) for way, runs in ways.items()}
+            for way, runs in ways.items():
                 single = {"2 workers": "1 worker", "Ray, 2": "Ray, 1"}.get(way)
-                gain = f"{middle[single] / middle[way]:.2f}" if single else ""
-                mined.append(
-                    (
-                        f"{size:,}",
-                        source,
-                        way,
-                        f"{middle[way]:.2f} ({times[0]:.2f} to {times[-1]:.2f})",
-                        gain,
-                        *(f"{ways[way][0][part]:.2f}" if part in ways[way][0] else "" for part in ("start", "search")),
-                        f"{memory:,.0f}",
-                        f"{pss:,.0f}",
-                    )
-                )
+                gain = f"{times[single]['median_s'] / times[way]['median_s']:.2f}" if single else None
+                parts = [f"{runs[0][part]:.2f}" if part in runs[0] else None for part in ("start", "search")]
+                memory = [f"{max(run[kind] for run in runs) / MIB:,.0f}" for kind in ("anonymous", "pss")]
+                mined.append((size, source, way, spread(times[way], 2, ""), gain, *parts, *memory))
     return (
         table(f"Passages|What|Build s|Peak MiB|Bytes a passage|Recall at {K}", built)
         + f"\n{ASKED:,} queries, k = {K}. Gain: how many times as fast as with one worker. Memory of all processes.\n\n"
@@ -311,20 +260,15 @@ def show_scale(found: list[dict[str, Any]]) -> str:
 # ---- encode ------------------------------------------------------------------------------------------------------
 
 
-def task_encode() -> dict[str, Any]:
-    from _models import make_model
+def encode() -> dict[str, Any]:
+    from models import make_model
 
     model = make_model("minilm")
     texts = words_of(0, 600, WORDS)
     model.encode(texts[:32])
-    spent: dict[str, float] = {}
-    with measured(spent):
+    with measured() as spent:
         model.encode(texts, batch_size=32)
     return {"per_second": len(texts) / spent["total"]}
-
-
-def part_encode(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    return in_child("encode", scratch)
 
 
 def show_encode(found: dict[str, Any]) -> str:
@@ -334,13 +278,13 @@ def show_encode(found: dict[str, Any]) -> str:
 # ---- stream ------------------------------------------------------------------------------------------------------
 
 
-def streamed(size: int) -> Iterator[dict[str, Any]]:
-    for start in range(0, STREAMED, BATCH):
+def streamed(rows: int, size: int) -> Iterator[dict[str, Any]]:
+    for start in range(0, rows, BATCH):
         for row, text in enumerate(words_of(FIRST_STREAMED + start, BATCH, 8), start):
             yield {"query_id": f"q{row}", "query": text, "positive_ids": [f"p{row % size}"]}
 
 
-def task_stream(folder: str, size: int, corpus: str) -> dict[str, Any]:
+def write_stream(folder: str, rows: int, size: int, corpus: str) -> dict[str, Any]:
     """Write the stream, noting the memory at each shard."""
     from hnm_datasets.scale import streaming
 
@@ -349,39 +293,31 @@ def task_stream(folder: str, size: int, corpus: str) -> dict[str, Any]:
 
     def noted(shard: Any, path: Path) -> None:
         write(shard, path)
-        info = process.memory_info()
-        notes.append((info.rss - info.shared) / MIB)
+        notes.append(memory_of(process, own=False)["anonymous"] / MIB)
 
     streaming.pq.write_table = noted
-    stream = IterableDataset.from_generator(streamed, gen_kwargs={"size": size})
+    stream = IterableDataset.from_generator(streamed, gen_kwargs={"rows": rows, "size": size})
     mined = stream.with_format("arrow").map(hnm.BM25Negatives(hnm.Corpus(corpus), k=10), batched=True)
-    rows = hnm.write_stream(mined, folder, max_shard_size="2MB")
-    return {"rows": rows, "anonymous_mib": notes}
+    written = hnm.write_stream(mined, folder, max_shard_size="2MB")
+    return {"rows": written, "anonymous_mib": notes}
 
 
-def part_stream(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    size = min(args.sizes)
-    cache, folder = scratch / "cache", scratch / "queries"
-    folder.mkdir(parents=True)
-    corpus = in_child("corpus", cache, folder=folder, size=size)["corpus"]
-    whole = in_child("stream", cache, folder=scratch / "whole", size=size, corpus=corpus)
-    task = [sys.executable, sys.argv[0], "--child", "stream"]
-    options = f'{{"folder": "{scratch / "killed"}", "size": {size}, "corpus": "{corpus}"}}'
+def stream(run: Run) -> dict[str, Any]:
+    size, cache = min(run.sizes), run.scratch / "cache"
+    made = in_child(corpus, cache, folder=run.scratch, size=size)
+    task = {"rows": run.streamed, "size": size, "corpus": made["corpus"]}
+    places = {name: str(run.scratch / name) for name in ("whole", "killed")}
+    whole = in_child(write_stream, cache, folder=places["whole"], **task)
     shards, kills = len(whole["anonymous_mib"]), 0
     for enough in (shards // 4, shards // 2, 3 * shards // 4):
-        child = subprocess.Popen(
-            [*task, options],
-            env=os.environ | {"HF_DATASETS_CACHE": str(cache)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while child.poll() is None and len(list((scratch / "killed").glob("data/*.parquet"))) < enough:
-            time.sleep(0.05)
-        child.send_signal(signal.SIGKILL)
-        kills += child.wait() == -signal.SIGKILL
-    last = in_child("stream", cache, folder=scratch / "killed", size=size, corpus=corpus)
-    both = [load_dataset(str(scratch / name), split="train", cache_dir=str(cache)) for name in ("whole", "killed")]
+        options = task | {"folder": places["killed"]}
+        with start_child(write_stream, cache, options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+            while child.poll() is None and len(list(Path(places["killed"]).glob("data/*.parquet"))) < enough:
+                time.sleep(0.05)
+            child.send_signal(signal.SIGKILL)
+            kills += child.wait() == -signal.SIGKILL
+    last = in_child(write_stream, cache, folder=places["killed"], **task)
+    both = [load_dataset(place, split="train", cache_dir=str(cache)) for place in places.values()]
     columns = ["query_id", "negative_ids", "negative_scores"]
     same = all(one == other for one, other in zip(*(rows.select_columns(columns) for rows in both), strict=True))
     return {"passages": size, "kills": kills, "whole": whole, "resumed": last, "same": same}
@@ -398,23 +334,16 @@ def show_stream(found: dict[str, Any]) -> str:
     )
 
 
-PARTS: Parts = {
-    "scale": ("Building and mining", part_scale, show_scale),
-    "encode": ("Encoding", part_encode, show_encode),
-    "stream": ("A stream", part_stream, show_stream),
-}
-
-
-def main() -> None:
-    """Parse the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000], help="numbers of passages")
-    tasks = {
-        "corpus": task_corpus, "bm25": task_bm25, "embed": task_embed, "build": task_build, "recall": task_recall,
-        "mine": task_mine, "encode": task_encode, "stream": task_stream,
-    }  # fmt: skip
-    run_script(parser, PARTS, tasks)
-
+BENCHMARK = Benchmark(
+    "Scale",
+    __doc__,
+    {
+        "scale": Part("Building and mining", scale, show_scale),
+        "encode": Part("Encoding", lambda run: in_child(encode, run.scratch), show_encode),
+        "stream": Part("A stream", stream, show_stream),
+    },
+    {"sizes": option([10_000], "numbers of passages"), "streamed": option(200_000, "queries of the stream")},
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.run()

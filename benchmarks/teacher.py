@@ -1,40 +1,35 @@
-"""Measure scoring with a cross-encoder against one flat `predict`, and against the loop in `mine_hard_negatives`.
+"""What does scoring with a cross-encoder cost, against one `predict` and the loop in `mine_hard_negatives`?
 
-    python benchmarks/teacher.py FOLDER... --teacher cross-encoder/ms-marco-MiniLM-L6-v2 --max-length 256
+    python benchmarks/teacher.py SET... --teacher cross-encoder/ms-marco-MiniLM-L6-v2 --max-length 256
 
-Each FOLDER is a set in BEIR's form. Needs the `dev` extra. Parts (`--parts`), each a section of the report:
+Needs the `dev` extra, and test splits. Parts (`--parts`), each a section of the report:
 
 - throughput: sentence-transformers' `mine_hard_negatives` with the teacher as `cross_encoder=` mines `--queries`
   queries with `--k` candidates (static embeddings retrieve), and the pairs that it asks its teacher for are noted, with
   the time spent in its scoring. The distinct ones of the same pairs are then scored by one `CrossEncoder.predict` that
   is given them sorted by length, and by `CrossEncoderScores` through `map`, with an empty cache directory; then by a
-  second map that finds the scores on disk. All in one process; the sides take turns, times are medians.
+  second map that finds the scores on disk. All in one process; the sides run in turns, times are medians.
 - memory: the most anonymous memory above the state before, of `CrossEncoderScores` through `map` over 10,000 and
-  100,000 rows of 20 candidates, with a teacher that costs nothing, each in a process of its own.
-
-The results go to teacher-NAMES.json and .md in `--output`, NAMES being the folders' names.
+  100,000 rows of 20 candidates (`--rows`), with a teacher that costs nothing, each in a process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from _common import MIB, SEED, Parts, in_child, measured, run_script, spread, spread_of, table
 from datasets import Dataset
+from inputs import texts_of
+from runner import MIB, SEED, Benchmark, Part, Run, in_child, measured, option, set_name, spread_of, table
 
 from hnm_datasets import Corpus, CrossEncoderScores, load_beir
 from hnm_datasets.models import rerankers
 from hnm_datasets.storage.folders import cache_root
 
-CANDIDATES, SIZES = 20, (10_000, 100_000)
-PASSAGES = 50_000
+CANDIDATES, PASSAGES = 20, 50_000
 
 
 # ---- throughput --------------------------------------------------------------------------------------------------
@@ -57,31 +52,31 @@ class Recorder:
         return answer
 
 
-def throughput(args: argparse.Namespace, _: Path) -> dict[str, Any]:
+def throughput(run: Run) -> dict[str, Any]:
     """Score the same pairs in all ways, in turns."""
-    from _models import make_model
+    from models import make_model
     from sentence_transformers import CrossEncoder
 
-    options = {} if args.max_length is None else {"max_length": args.max_length}
-    teacher = CrossEncoder(args.teacher, device="cpu", **options)
+    options = {} if run.max_length is None else {"max_length": run.max_length}
+    teacher = CrossEncoder(run.teacher, device="cpu", **options)
     retriever = make_model("static")
-    return {folder.name: one_set(folder, args, teacher, retriever) for folder in args.folders}
+    return {set_name(source): one_set(source, run, teacher, retriever) for source in run.sets}
 
 
-def one_set(folder: Path, args: argparse.Namespace, teacher: Any, retriever: Any) -> dict[str, Any]:
+def one_set(source: str, run: Run, teacher: Any, retriever: Any) -> dict[str, Any]:
     from sentence_transformers.util import mine_hard_negatives
 
-    corpus, queries = load_beir(str(folder), split="test")
-    queries = queries.shuffle(seed=SEED).select(range(min(args.queries, len(queries))))
-    passages = corpus.texts(np.arange(len(corpus))).to_pylist()
+    corpus, queries = load_beir(source, split="test")
+    queries = queries.shuffle(seed=SEED).select(range(min(run.queries, len(queries))))
+    passages = texts_of(corpus)
     firsts = corpus.texts(corpus.rows([ids[0] for ids in queries["positive_ids"]])).to_pylist()
     asked = Dataset.from_dict({"query": queries["query"], "answer": firsts})
 
     def loop() -> Recorder:
         recorder = Recorder(teacher)
         mine_hard_negatives(
-            asked, retriever, corpus=passages, cross_encoder=recorder, range_max=args.k, relative_margin=0.05,
-            batch_size=args.batch_size, verbose=False,
+            asked, retriever, corpus=passages, cross_encoder=recorder, range_max=run.k, relative_margin=0.05,
+            batch_size=run.batch_size, verbose=False,
         )  # fmt: skip
         return recorder
 
@@ -91,22 +86,22 @@ def one_set(folder: Path, args: argparse.Namespace, teacher: Any, retriever: Any
 
     seconds: dict[str, list[float]] = {name: [] for name in ("loop", "flat", "ours", "again")}
     scores: dict[str, Any] = {}
-    for _ in range(args.repeats):
+    for _ in range(run.repeats):
         recorder = loop()
         seconds["loop"].append(recorder.ended - recorder.began)
         start = time.perf_counter()
-        scores["flat"] = teacher.predict(distinct, batch_size=args.batch_size)
+        scores["flat"] = teacher.predict(distinct, batch_size=run.batch_size)
         seconds["flat"].append(time.perf_counter() - start)
+        step = CrossEncoderScores(own, teacher, batch_size=run.batch_size)
         # Nothing is known of these pairs.
         shutil.rmtree(cache_root() / "pair_scores", ignore_errors=True)
-        rerankers._STORES.clear()
-        step = CrossEncoderScores(own, teacher, batch_size=args.batch_size)
+        rerankers._RESULTS.forget(step.model.fingerprint)
         for name in ("ours", "again"):
             start = time.perf_counter()
             scored = rows.map(step, batched=True, load_from_cache_file=False)
             seconds[name].append(time.perf_counter() - start)
     by_pair = dict(zip(distinct, np.asarray(scores["flat"]).tolist(), strict=True))
-    texts = dict(zip(own.ids(np.arange(len(own))).to_pylist(), own.texts(np.arange(len(own))).to_pylist(), strict=True))
+    texts = dict(zip(own.ids(np.arange(len(own))).to_pylist(), texts_of(own), strict=True))
     apart = max(
         abs(by_pair[row["query"], texts[passage]] - score)
         for row in scored
@@ -141,15 +136,16 @@ def rows_of(pairs: list[tuple[str, str]], corpus: Corpus) -> tuple[Dataset, Corp
 def show_throughput(found: dict[str, Any]) -> str:
     lines = []
     for name, one in found.items():
-        rates = {way: one["pairs"][way] / one["seconds"][way]["median_s"] for way in one["seconds"]}
+        asked, middle = one["pairs"], {way: times["median_s"] for way, times in one["seconds"].items()}
+        rates = {way: asked[way] / seconds for way, seconds in middle.items()}
         lines.append(
             (
                 name,
-                f"{one['pairs']['loop']:,} ({one['pairs']['flat']:,} distinct)",
+                f"{asked['loop']:,} ({asked['flat']:,} distinct)",
                 *(f"{rates[way]:.1f}" for way in ("loop", "flat", "ours")),
                 f"{rates['ours'] / rates['flat']:.2f}",
                 f"{rates['ours'] / rates['loop']:.2f}",
-                f"{one['seconds']['again']['median_s'] / one['seconds']['ours']['median_s']:.1%}",
+                f"{middle['again'] / middle['ours']:.1%}",
                 f"{one['largest_difference']:.1e}",
             )
         )
@@ -157,17 +153,14 @@ def show_throughput(found: dict[str, Any]) -> str:
         "set|pairs asked by the loop|loop, pairs/s|flat `predict`, pairs/s|`CrossEncoderScores`, pairs/s|ours / flat|"
         "ours / loop|second pass / first|largest difference of scores"
     )
-    times = [
-        (name, *(spread(one["seconds"][way]) for way in ("loop", "flat", "ours", "again")))
-        for name, one in found.items()
-    ]
+    times = [(name, *(one["seconds"][way] for way in ("loop", "flat", "ours", "again"))) for name, one in found.items()]
     return table(head, lines) + "\n" + table("set|loop|flat|ours|second pass", times)
 
 
 # ---- memory ------------------------------------------------------------------------------------------------------
 
 
-def task_score(rows: int) -> dict[str, Any]:
+def score(rows: int) -> dict[str, Any]:
     """Score many rows with a teacher that costs nothing."""
     rng = np.random.default_rng(SEED)
     corpus = Corpus.from_dataset(
@@ -185,42 +178,41 @@ def task_score(rows: int) -> dict[str, Any]:
     asked = Dataset.from_generator(make, gen_kwargs={"size": rows})
     step = CrossEncoderScores(corpus, lambda pairs: [len(query) for query, _ in pairs], fingerprint="length")
     asked.select(range(64)).map(step, batched=True)
-    spent: dict[str, float] = {}
-    with measured(spent):
+    with measured() as spent:
         asked.map(step, batched=True, load_from_cache_file=False)
     return {"seconds": spent}
 
 
-def memory(args: argparse.Namespace, place: Path) -> dict[str, Any]:
+def memory(run: Run) -> dict[str, Any]:
     """Watch the memory of each number of rows."""
-    found = {}
-    for rows in SIZES:
-        with tempfile.TemporaryDirectory(dir=place.parent) as cache:
-            found[str(rows)] = in_child("score", Path(cache), watch=True, rows=rows)
-    return found
+    return {str(rows): in_child(score, run.scratch / str(rows), watch=True, rows=rows) for rows in run.rows}
 
 
 def show_memory(found: dict[str, Any]) -> str:
-    lines = [
-        (f"{int(rows):,}", f"{int(rows) * CANDIDATES:,}", f"{one['memory']['anonymous'] / MIB:.0f} MiB",
-         f"{one['seconds']['total']:.1f} s")
-        for rows, one in found.items()
-    ]  # fmt: skip
+    lines = []
+    for rows, one in found.items():
+        peak, seconds = f"{one['memory']['anonymous'] / MIB:.0f} MiB", f"{one['seconds']['total']:.1f} s"
+        lines.append((int(rows), int(rows) * CANDIDATES, peak, seconds))
     return table("rows|pairs|anonymous memory|time", lines)
 
 
-PARTS: Parts = {
-    "throughput": ("Pairs per second", throughput, show_throughput),
-    "memory": ("Memory of scoring as the rows grow", memory, show_memory),
-}
-
+BENCHMARK = Benchmark(
+    "Teacher",
+    __doc__,
+    {
+        "throughput": Part("Pairs per second", throughput, show_throughput),
+        "memory": Part("Memory of scoring as the rows grow", memory, show_memory),
+    },
+    {
+        "teacher": option("cross-encoder/ms-marco-MiniLM-L6-v2", "a path or Hub id"),
+        "max-length": option(None, "cut pairs to this many tokens", int),
+        "queries": option(60, "of each set, at most"),
+        "k": option(30, "candidates per query"),
+        "batch-size": option(32),
+        "rows": option([10_000, 100_000], "numbers of rows, of the part memory"),
+    },
+    sets="*",
+)
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, help="sets in BEIR's form")
-    parser.add_argument("--teacher", default="cross-encoder/ms-marco-MiniLM-L6-v2", help="a path or Hub id")
-    parser.add_argument("--max-length", type=int, help="cut pairs to this many tokens")
-    parser.add_argument("--queries", type=int, default=60)
-    parser.add_argument("--k", type=int, default=30, help="candidates per query")
-    parser.add_argument("--batch-size", type=int, default=32)
-    run_script(parser, PARTS, {"score": task_score})
+    BENCHMARK.run()

@@ -42,7 +42,7 @@ def score_column(by: str, of: str = "negative") -> str:
 
 
 def score_name(by: str | None, names: Collection[str]) -> str:
-    """Return the scores that a step reads: those it was told, else the teacher's where rows have them, else the retriever's.
+    """Return the scores that a step reads: `by`, else the teacher's where rows have them, else the retriever's.
 
     Args:
         by: `"score"` for the retriever's, a teacher's name, or None.

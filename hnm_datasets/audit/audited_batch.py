@@ -14,7 +14,7 @@ from hnm_datasets.arrays.ragged import first_of_runs
 from hnm_datasets.audit.counting import Counter
 from hnm_datasets.audit.describing import describe_pair, describe_row
 from hnm_datasets.audit.false_negatives import Judgements
-from hnm_datasets.audit.reading import Passages, is_among, pair_keys
+from hnm_datasets.audit.reading import PassageKeys, is_among, pair_keys
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.base import Layout, QueryRows, Side
 
@@ -48,11 +48,11 @@ class AuditedBatch:
         corpus: The passages, if given.
         judgements: The judgments, if given.
         queries: The number of each row's query. Shape (B,).
-        query_texts: What `Passages.text` would be if a query were a passage. Shape (B,).
+        query_texts: What `PassageKeys.text` would be if a query were a passage. Shape (B,).
         positives: The numbers of the positives.
         negatives: The numbers of the negatives.
-        positive_pairs: All pairs of query and positive of the dataset by `Passages.own`, ascending.
-        positive_texts: The same by `Passages.text`.
+        positive_pairs: All pairs of query and positive of the dataset by `PassageKeys.own`, ascending.
+        positive_texts: The same by `PassageKeys.text`.
         texts_as_queries: How often each text is a query of the dataset.
         texts_as_positives: How often each text is a positive of the dataset.
     """
@@ -63,15 +63,15 @@ class AuditedBatch:
     judgements: Judgements | None
     queries: NDArray[np.uint64]
     query_texts: NDArray[np.uint64]
-    positives: Passages
-    negatives: Passages
+    positives: PassageKeys
+    negatives: PassageKeys
     positive_pairs: NDArray[np.uint64]
     positive_texts: NDArray[np.uint64]
     texts_as_queries: Counter
     texts_as_positives: Counter
 
     @property
-    def sides(self) -> dict[str, tuple[Side, Passages]]:
+    def sides(self) -> dict[str, tuple[Side, PassageKeys]]:
         """Both sides by kind."""
         return {"positive": (self.rows.positives, self.positives), "negative": (self.rows.negatives, self.negatives)}
 
@@ -114,7 +114,7 @@ class AuditedBatch:
         return np.bincount(owners[mask], minlength=len(self.queries)) > 0
 
 
-def first_of_text(side: Side, passages: Passages) -> NDArray[np.bool_]:
+def first_of_text(side: Side, passages: PassageKeys) -> NDArray[np.bool_]:
     """Mark each passage that no earlier one of its row repeats. Shape (P,)."""
     order = np.lexsort((np.arange(len(side)), passages.text, side.owners))
     owners, text = side.owners[order], passages.text[order]

@@ -279,11 +279,11 @@ class _Side:
 
     def of_query(self, query: int, key: np.uint64) -> tuple[str, dict[int, str]]:
         """Return a query's text and its negatives: number to description."""
-        mine = np.flatnonzero(self.keys == key)
+        rows_of_query = np.flatnonzero(self.keys == key)
         text = ""
         named: dict[int, str] = {}
         flat = iter(self.passages[self.owners == query].tolist())
-        for rows in iter_rows(self.dataset.select(mine), self.form, _NAME):
+        for rows in iter_rows(self.dataset.select(rows_of_query), self.form, _NAME):
             text = rows.queries[0].as_py()
             for place in range(len(rows.negatives)):
                 named.setdefault(next(flat), name_passage(rows.negatives, place))

@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hnm_datasets.audit.reading import Passages, is_among, pair_keys, text_keys
+from hnm_datasets.audit.reading import PassageKeys, is_among, pair_keys, text_keys
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import POSITIVE_IDS, QUERY, QUERY_ID
 from hnm_datasets.corpus.passages import Corpus
@@ -101,7 +101,7 @@ class Judgements:
         corpus: Where the passages' texts are found, for rows that name no ids.
         by_query_id: The audited rows have query ids; else queries are matched by their text.
         by_passage_id: The audited rows have passage ids; else passages are matched by their text.
-        rows_are_keys: Passages of the audited rows are numbered by their rows in the corpus.
+        rows_are_keys: PassageKeys of the audited rows are numbered by their rows in the corpus.
         owner: Who asks, for errors.
 
     Attributes:
@@ -140,7 +140,7 @@ class Judgements:
         self._relevant, first = np.unique(pair_keys(queries, passages), return_index=True)
         self._queries_of_relevant = queries[first]
 
-    def relevant(self, queries: NDArray[np.uint64], passages: Passages) -> NDArray[np.bool_]:
+    def relevant(self, queries: NDArray[np.uint64], passages: PassageKeys) -> NDArray[np.bool_]:
         """Tell which pairs of query and passage were judged relevant. Shape (P,)."""
         return is_among(pair_keys(queries, passages.text if self._by_text else passages.own), self._relevant)
 
@@ -149,8 +149,8 @@ class Judgements:
 
         Args:
             queries: The numbers of the rows' queries, ascending.
-            own: The pairs of query and positive by `Passages.own`, ascending.
-            text: The same by `Passages.text`.
+            own: The pairs of query and positive by `PassageKeys.own`, ascending.
+            text: The same by `PassageKeys.text`.
         """
         asked = self._relevant[is_among(self._queries_of_relevant, queries)]
         return not bool(is_among(asked, text if self._by_text else own).all())

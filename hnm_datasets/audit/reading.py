@@ -22,7 +22,7 @@ _ROWS, _BYTES = 10_000, 64 << 20
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Passages(NamedTuple):
+class PassageKeys(NamedTuple):
     """What is known of the positives or negatives of a batch, P in all.
 
     Attributes:
@@ -72,7 +72,7 @@ def text_keys(texts: pa.Array) -> NDArray[np.uint64]:
     return _digests(texts)[:, 0]
 
 
-def passages_of(side: Side, corpus: Corpus | None, as_texts: bool = False) -> Passages:
+def passages_of(side: Side, corpus: Corpus | None, as_texts: bool = False) -> PassageKeys:
     """Name the passages of one side by numbers.
 
     Args:
@@ -89,19 +89,19 @@ def passages_of(side: Side, corpus: Corpus | None, as_texts: bool = False) -> Pa
             known = corpus.find_digests(digests) >= 0
         names = texts if side.ids is None else side.ids
         own = digest_strings(names.to_pylist())[:, 0]
-        # Passages that the corpus lacks have no text, and are not all the same one for that.
-        return Passages(own, text if side.texts is not None else np.where(known, text, own), known)
+        # PassageKeys that the corpus lacks have no text, and are not all the same one for that.
+        return PassageKeys(own, text if side.texts is not None else np.where(known, text, own), known)
     ids = side.named
     if corpus is None:
         own = digest_strings(ids.to_pylist())[:, 0]
-        return Passages(own, own, np.ones(len(own), dtype=bool))
+        return PassageKeys(own, own, np.ones(len(own), dtype=bool))
     rows = corpus.find(ids)
     own, text = rows.astype(np.uint64), corpus.text_codes[np.maximum(rows, 0)].astype(np.uint64)
     if (rows < 0).any():
         # They differ from each other, and from all row numbers.
         strangers = digest_strings(ids.filter(pa.array(rows < 0)).to_pylist())[:, 0] | np.uint64(1 << 63)
         own[rows < 0] = text[rows < 0] = strangers
-    return Passages(own, text, rows >= 0)
+    return PassageKeys(own, text, rows >= 0)
 
 
 def texts_of(side: Side, corpus: Corpus | None) -> pa.Array | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hnm_datasets.audit.audited_batch import describer
 from hnm_datasets.audit.counting import Found, ScoreCounts
 from hnm_datasets.audit.defects import DEFECTS, SampledBatch
-from hnm_datasets.audit.reading import Passages, iter_rows, passages_of, query_keys, texts_of
+from hnm_datasets.audit.reading import PassageKeys, iter_rows, passages_of, query_keys, texts_of
 from hnm_datasets.audit.spread import Scores, Spread, histogram_of
 from hnm_datasets.audit.tally import mean_of_rows
 from hnm_datasets.audit.texts import pairs_of_rows, shared_by, similarity, words_of
@@ -24,7 +24,7 @@ from hnm_datasets.formats.base import Layout, QueryRows
 
 #: Pairs of positives and negatives that are compared in all.
 _PAIRS = 500_000
-#: Passages of a batch.
+#: PassageKeys of a batch.
 _PASSAGES = 20_000
 
 
@@ -57,7 +57,7 @@ class Sampled:
     form: Layout
     corpus: Corpus | None
     near_from: float
-    is_positive: Callable[[NDArray[np.uint64], Passages], NDArray[np.bool_]]
+    is_positive: Callable[[NDArray[np.uint64], PassageKeys], NDArray[np.bool_]]
     owner: str
     found: dict[str, Found] = field(default_factory=dict)
 

@@ -16,7 +16,7 @@ from hnm_datasets.audit.defects import DEFECTS
 from hnm_datasets.audit.describing import describe_row, name_passage
 from hnm_datasets.audit.false_negatives import Judgements
 from hnm_datasets.audit.reading import (
-    Passages,
+    PassageKeys,
     is_among,
     iter_rows,
     pair_keys,
@@ -34,8 +34,8 @@ class Tally:
 
     Attributes:
         found: Defects by name.
-        positive_pairs: All pairs of query and positive by `Passages.own`, ascending.
-        positive_texts: The same by `Passages.text`.
+        positive_pairs: All pairs of query and positive by `PassageKeys.own`, ascending.
+        positive_texts: The same by `PassageKeys.text`.
         queries: The number of each row's query. Shape (B,).
         negatives_per_row: Shape (B,).
         negatives_per_query: How many negatives each query has, those of several of its rows once. Shape (Q,).
@@ -155,7 +155,7 @@ class Tally:
         self._pairs.append((pair_keys(asked, own), own, asked))
 
     def _query_text_keys(self, rows: QueryRows) -> NDArray[np.uint64]:
-        """Return what `Passages.text` would be if a query were a passage. Shape (B,)."""
+        """Return what `PassageKeys.text` would be if a query were a passage. Shape (B,)."""
         if rows.negatives.texts is not None or self.corpus is None:
             return text_keys(rows.queries)
         return self.corpus.find_texts(rows.queries.to_pylist()).astype(np.uint64)
@@ -174,7 +174,7 @@ class Tally:
             for counted in pc.value_counts(side.sources).to_pylist():
                 self.sources[counted["values"]] = self.sources.get(counted["values"], 0) + counted["counts"]
 
-    def is_positive(self, queries: NDArray[np.uint64], passages: Passages) -> NDArray[np.bool_]:
+    def is_positive(self, queries: NDArray[np.uint64], passages: PassageKeys) -> NDArray[np.bool_]:
         """Tell which pairs of query and passage are known positives, or the same text as one. Shape (P,)."""
         return is_among(pair_keys(queries, passages.own), self.positive_pairs) | is_among(
             pair_keys(queries, passages.text), self.positive_texts
@@ -185,7 +185,7 @@ class Tally:
         return describe_row(next(iter(iter_rows(self.dataset, self.form, self.owner))), 0)
 
     def name_of(self, keys: NDArray[np.uint64]) -> list[str]:
-        """Name negatives by their numbers, as `Passages.own` has them."""
+        """Name negatives by their numbers, as `PassageKeys.own` has them."""
         if self.form.format.needs_corpus and self.corpus is not None:
             inside = keys < len(self.corpus)
             if inside.all():
@@ -230,7 +230,7 @@ def false_by_teacher(rows: QueryRows, teacher: str, threshold: float | None) -> 
 
 
 def _row_keys(
-    queries: NDArray[np.uint64], rows: QueryRows, positives: Passages, negatives: Passages
+    queries: NDArray[np.uint64], rows: QueryRows, positives: PassageKeys, negatives: PassageKeys
 ) -> NDArray[np.uint64]:
     """Return 64 bits per row that two rows share if query, positives and negatives are the same, in any order."""
     keys = queries

@@ -259,7 +259,7 @@ class Corpus:
         return self._files.by_text.find(digests)
 
     @property
-    def _files(self) -> _Files:
+    def _files(self) -> _CorpusFiles:
         return _open(self.fingerprint)
 
 
@@ -270,7 +270,7 @@ def check_corpus(owner: str, corpus: object) -> None:
 
 
 @dataclass(frozen=True)
-class _Files:
+class _CorpusFiles:
     """The memory-mapped files of one corpus."""
 
     ids: pa.LargeStringArray
@@ -283,11 +283,11 @@ class _Files:
     group_codes: NDArray[np.int64] | None
 
 
-_OPENED: Opened[_Files] = Opened()
+_OPENED: Opened[_CorpusFiles] = Opened()
 
 
-def _open(name: str) -> _Files:
-    def opened() -> _Files:
+def _open(name: str) -> _CorpusFiles:
+    def opened() -> _CorpusFiles:
         folder = cache_root() / "corpora" / name
         if not is_complete(folder):
             raise FileNotFoundError(
@@ -297,7 +297,7 @@ def _open(name: str) -> _Files:
             )
         has_titles, has_groups = (folder / "titles.bytes").exists(), (folder / "groups.bytes").exists()
         ids = open_strings(folder, "ids")
-        return _Files(
+        return _CorpusFiles(
             ids=ids,
             texts=open_strings(folder, "texts"),
             titles=open_strings(folder, "titles") if has_titles else None,

@@ -60,6 +60,7 @@ class Source:
         self.dataset = dataset.select_columns(list(dict.fromkeys(columns.values()))).with_format("arrow")
 
     def chunks(self) -> Iterator[dict[str, pa.Array]]:
+        """Yield the checked columns, some rows at a time."""
         seen = 0
         for table in self.dataset.iter(chunk_size(self.dataset.data)):
             yield {
@@ -102,6 +103,7 @@ class Source:
         return f"row {seen + row}" if part == "ids" else f"the passage {table[self.columns['ids']][row].as_py()!r}"
 
     def fingerprint(self) -> str:
+        """Name the passages by their content."""
         hasher = ColumnsHasher(self.columns)
         for chunk in self.chunks():
             for part, array in chunk.items():
@@ -109,6 +111,7 @@ class Source:
         return fingerprint({"kind": "corpus", "format": _FORMAT, "columns": hasher.digests()})
 
     def save(self, folder: Path) -> None:
+        """Write the files of the corpus."""
         for part in self.columns:
             save_strings(folder, part, (chunk[part] for chunk in self.chunks()))
         ids = open_strings(folder, "ids")

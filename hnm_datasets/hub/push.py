@@ -89,7 +89,7 @@ def push_mined(
         there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
     if RECORD not in there and set(there) - {CARD, ".gitattributes"}:
         raise FileExistsError(
-            f"push_mined: {repo_id} holds a set that was not pushed from here ({_first_few(there)}). Choose another "
+            f"push_mined: {repo_id} holds a set that was not pushed from here ({_some_names(there)}). Choose another "
             f"repo_id, or remove its files. What was to be pushed is complete in {saved}."
         )
     with _explained(saved, shlex.join(command), secrets):
@@ -122,7 +122,7 @@ def _check_repo_id(repo_id: str) -> None:
         )
 
 
-def _first_few(names: Sequence[str]) -> str:
+def _some_names(names: Sequence[str]) -> str:
     return ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
 
 

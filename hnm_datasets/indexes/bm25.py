@@ -26,7 +26,7 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.indexes.bm25_counts import Counter, Counts, Statistics
+from hnm_datasets.indexes.bm25_counts import Counts, Statistics, TokenCounter
 from hnm_datasets.indexes.bm25_tokens import Tokens, Vocabulary
 from hnm_datasets.indexes.bm25_weights import RARITY, SATURATION
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
@@ -298,7 +298,7 @@ class BM25Index:
 
     def _counted(self, rows: range) -> Counts:
         """Count how often each passage holds each token."""
-        tokenize, counter = self._tokenizer(), Counter(self._stem)
+        tokenize, counter = self._tokenizer(), TokenCounter(self._stem)
         with tqdm(total=len(rows), desc="Indexing passages (BM25)", unit=" passages") as bar:
             for chunk in self.corpus.iter_texts(_CHUNK, rows):
                 counter.add([tokenize(text) for text in chunk.to_pylist()])
@@ -343,7 +343,7 @@ class BM25Index:
 
 
 @dataclass(frozen=True)
-class _Files:
+class _IndexFiles:
     """The memory-mapped postings of one index."""
 
     starts: NDArray[np.int64]
@@ -351,16 +351,16 @@ class _Files:
     weights: NDArray[np.float32]
 
 
-_OPENED: Opened[_Files] = Opened()
+_OPENED: Opened[_IndexFiles] = Opened()
 _VOCABULARIES: Opened[Vocabulary] = Opened()
 
 
-def _open(index: BM25Index) -> _Files:
-    def opened() -> _Files:
+def _open(index: BM25Index) -> _IndexFiles:
+    def opened() -> _IndexFiles:
         index.prepare()
         folder = cache_root() / "bm25" / index.fingerprint
         arrays: Any = {name: open_array(folder, name) for name in ("starts", "postings", "weights")}
-        return _Files(**arrays)
+        return _IndexFiles(**arrays)
 
     return _OPENED.get(index.fingerprint, opened)
 

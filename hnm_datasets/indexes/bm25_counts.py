@@ -50,7 +50,7 @@ class Counts:
         return cls(**arrays)
 
 
-class Counter:
+class TokenCounter:
     """Counts the tokens of passages, a chunk at a time, and holds eight bytes for each different token of each passage.
 
     Args:

@@ -41,7 +41,7 @@ def keep_best(
     full = kept_scores.shape[1] - RUN
     for query in range(scores.shape[0]):
         line = scores[query]
-        mine, rows = kept_scores[query], kept_rows[query]
+        kept, rows = kept_scores[query], kept_rows[query]
         limit = limits[query]
         count = counts[query]
         for start in range(0, width - width % RUN, RUN):
@@ -51,18 +51,18 @@ def keep_best(
             if not better:
                 continue
             if count > full:
-                limit = _shrink(mine[:count], rows[:count], k)
+                limit = _shrink(kept[:count], rows[:count], k)
                 count = k
             # Written always and counted if better: a branch here would be guessed wrong every time.
             for place in range(start, start + RUN):
-                mine[count] = line[place]
+                kept[count] = line[place]
                 rows[count] = first + place
                 count += line[place] > limit
         for place in range(width - width % RUN, width):
             if count > full:
-                limit = _shrink(mine[:count], rows[:count], k)
+                limit = _shrink(kept[:count], rows[:count], k)
                 count = k
-            mine[count] = line[place]
+            kept[count] = line[place]
             rows[count] = first + place
             count += line[place] > limit
         limits[query] = limit

@@ -61,13 +61,13 @@ def search(queries: NDArray[np.float32], vectors: NDArray[Any], k: int, similari
     halves = _half_squares(vectors) if similarity == "euclidean" else None
 
     def turn(start: int) -> None:
-        mine = queries[start : start + size]
-        asked = torch.from_numpy(mine)
-        kept_scores = np.empty((len(mine), capacity), dtype=np.float32)
-        kept_rows = np.empty((len(mine), capacity), dtype=np.uint32)
-        counts = np.zeros(len(mine), dtype=np.int64)
-        limits = np.full(len(mine), -np.inf, dtype=np.float32)
-        buffer = torch.empty(len(mine), min(_BLOCK, len(vectors)))
+        own = queries[start : start + size]
+        asked = torch.from_numpy(own)
+        kept_scores = np.empty((len(own), capacity), dtype=np.float32)
+        kept_rows = np.empty((len(own), capacity), dtype=np.uint32)
+        counts = np.zeros(len(own), dtype=np.int64)
+        limits = np.full(len(own), -np.inf, dtype=np.float32)
+        buffer = torch.empty(len(own), min(_BLOCK, len(vectors)))
         for first in range(0, len(vectors), _BLOCK):
             block = np.asarray(vectors[first : first + _BLOCK], dtype=np.float32)
             product = buffer[:, : len(block)]
@@ -80,7 +80,7 @@ def search(queries: NDArray[np.float32], vectors: NDArray[Any], k: int, similari
             dense_kernels.keep_best(product.numpy(), first, wanted, kept_scores, kept_rows, counts, limits)
         dense_kernels.cut(wanted, kept_scores, kept_rows, counts)
         part = slice(start, start + size)
-        rank(mine, vectors, kept_rows, counts, similarity, rows[part], scores[part])
+        rank(own, vectors, kept_rows, counts, similarity, rows[part], scores[part])
 
     with single_threaded_torch(), ThreadPoolExecutor(threads()) as pool:
         list(pool.map(turn, range(0, len(queries), size)))

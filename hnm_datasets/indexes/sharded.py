@@ -39,8 +39,8 @@ class ShardedIndex:
     Args:
         shards: Indexes that differ in nothing but their `shard`, all of them:
             `[BM25Index(corpus, shard=(i, 16)) for i in range(16)]`.
-        memory: How many bytes of index files may be open at once, such as `"8GB"`. Shards are closed again to stay below
-            it, except the one that is searched. The limit holds for each worker process. None: all stay open,
+        memory: How many bytes of index files may be open at once, such as `"8GB"`. Shards are closed again to stay
+            below it, except the one that is searched. The limit holds for each worker process. None: all stay open,
             memory-mapped.
         workers: Search shards at the same time: in this many processes; or in Ray actors (`"ray"`), one for each shard,
             wherever the cluster has room. None: one after another, with all cores for each. Workers of `Dataset.map`
@@ -110,6 +110,7 @@ class ShardedIndex:
         first = self.shards[0]
         if not isinstance(first, BM25Index):
             raise AttributeError("A ShardedIndex of dense shards takes vectors, which need no encoding.")
+        self._make_room(first)
         return first.encode(queries)
 
     def search(self, queries: Any, k: int) -> Hits:

@@ -80,4 +80,5 @@ def qrels_table(table: pa.Table) -> pa.Table:
 
 
 def with_column(dataset: Dataset, name: str, lists: pa.Array) -> Dataset:
+    """Return the dataset with one more column."""
     return datasets.concatenate_datasets([dataset, Dataset(pa.table({name: lists}))], axis=1)

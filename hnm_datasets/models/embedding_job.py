@@ -198,11 +198,11 @@ class EmbeddingJob:
 
     def is_done(self, shard: int) -> bool:
         """Tell whether a shard was finished and its bytes are still what they were."""
+        own, rows = self._own(shard), self.rows(shard)
         try:
             expected = self._marker(shard).read_text()
-            rows = self.rows(shard)
             vectors = np.load(self.folder / VECTORS, mmap_mode="r", allow_pickle=False)
-            return expected == _digest(vectors[rows.start : rows.stop][self._own(shard)])
+            return expected == _digest(vectors[rows.start : rows.stop][own])
         except (OSError, ValueError):
             # No marker or no file, or one that was cut short.
             return False

@@ -9,22 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.columns import score_column
+from hnm_datasets.pictures.drawing import check_matplotlib, scorer_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hnm_datasets.audit.report import Audit
-
-
-def check_matplotlib(name: str) -> None:
-    """Raise an ImportError that says what to install, if matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"{name} needs matplotlib: pip install 'hnm-datasets[plots]'") from error
-
-
-# ---- hardness ----------------------------------------------------------------------------------------------------
 
 
 def plot_hardness(audits: Mapping[str, Audit | Sequence[Audit]], by: str = "teacher") -> Figure:
@@ -83,7 +73,7 @@ def plot_hardness(audits: Mapping[str, Audit | Sequence[Audit]], by: str = "teac
             linestyle=("-", "--", ":")[again % 3], markerfacecolor=look.colour if not again else "none",
         )  # fmt: skip
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"mean score of the negatives {_by(by)} (harder →)", fontsize=SMALL)
+    axes.set_xlabel(f"mean score of the negatives {scorer_label(by)} (harder →)", fontsize=SMALL)
     axes.set_ylabel("false negatives (%)", fontsize=SMALL)
     axes.set_title(_compared(curves), fontsize=LARGE, loc="left", parse_math=False)
     finish(axes)
@@ -127,7 +117,3 @@ def _compared(curves: Mapping[str, NDArray[np.float64]]) -> str:
         return f"{label}: {percent(rate)} of the negatives are false, at a mean score of {score:.2f}"
     first = f"False negatives: {percent(most)} ({other}) → {percent(rate)} ({label})"
     return f"{first}\nMean score: {hardest:.2f} → {score:.2f}"
-
-
-def _by(by: str) -> str:
-    return "by the retriever" if by == "score" else f"by {by!r}"

@@ -16,7 +16,7 @@ from hnm_datasets.columns import NEGATIVE_SOURCE, QUERY, QUERY_ID, score_column
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-from hnm_datasets.pictures.hardness import _by, check_matplotlib
+from hnm_datasets.pictures.drawing import check_matplotlib, scorer_label
 
 #: Bars of a histogram.
 _BINS = 50
@@ -98,7 +98,7 @@ def plot_scores(dataset: datasets.Dataset, by: str = "score", sample: int = 10_0
         axes.set_title(title, fontsize=LARGE, loc="left", parse_math=False)
         axes.set_ylabel("share (%)", fontsize=SMALL)
         finish(axes)
-    grid[-1].set_xlabel(f"score {_by(by)}", fontsize=SMALL)
+    grid[-1].set_xlabel(f"score {scorer_label(by)}", fontsize=SMALL)
     figure.legend(
         *grid[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=SMALL
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.pictures.hardness import check_matplotlib
+from hnm_datasets.pictures.drawing import check_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +98,7 @@ def plot_training(log_history: Sequence[Mapping[str, Any]]) -> Figure:
         if named:
             axes.legend(named.values(), named.keys(), frameon=False, fontsize=SMALL, loc="best")
     figure.axes[-1].set_xlabel("optimiser step", fontsize=SMALL)
-    figure.axes[0].set_title(_told(curves), fontsize=LARGE, loc="left")
+    figure.axes[0].set_title(_summary(curves), fontsize=LARGE, loc="left")
     return figure
 
 
@@ -108,7 +108,7 @@ def _course(log_history: Sequence[Mapping[str, Any]], key: str, *, with_loss: bo
     return np.array(sorted(points), dtype=np.float64).reshape(-1, 2)
 
 
-def _told(curves: Mapping[str, NDArray[np.float64]]) -> str:
+def _summary(curves: Mapping[str, NDArray[np.float64]]) -> str:
     """Say how the training went."""
     from hnm_datasets.pictures.drawing import percent
 

@@ -30,7 +30,7 @@ class Results:
         name: The fingerprint of what computed the rows.
 
     Example:
-        >>> from hnm_datasets.fingerprint import digest_strings
+        >>> from hnm_datasets.storage.digests import digest_strings
         >>> results = Results("vectors", "example")
         >>> results.add(digest_strings(["a", "b"]), np.float32([[1, 2], [3, 4]]))
         >>> known, rows = results.find(digest_strings(["b", "c"]))

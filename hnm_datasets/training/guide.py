@@ -23,13 +23,16 @@ class Guide:
     def __init__(self, guide: SentenceTransformer, student: SentenceTransformer) -> None:
         self.guide = guide
         self.name = guide.model_card_data.base_model or type(guide).__name__
-        mine, theirs = (getattr(model, "tokenizer", None) for model in (student, guide))
-        self.shares_tokens = _vocabulary(mine) == _vocabulary(theirs) and student.max_seq_length == guide.max_seq_length
-        self.tokenizer = mine
+        student_tokenizer, guide_tokenizer = (getattr(model, "tokenizer", None) for model in (student, guide))
+        self.shares_tokens = (
+            _vocabulary(student_tokenizer) == _vocabulary(guide_tokenizer)
+            and student.max_seq_length == guide.max_seq_length
+        )
+        self.tokenizer = student_tokenizer
         if not self.shares_tokens and has_static_embedding_input(student):
             raise ValueError(
                 "A guide with other tokens gets the texts back from the student's tokens, which a StaticEmbedding does "
-                "not keep. Take a guide with the same tokenizer, or mine with the guide's scores instead."
+                "not keep. Take a guide with the same tokenizer, or student_tokenizer with the guide's scores instead."
             )
 
     def embeddings(self, features: list[dict[str, Tensor]], device: torch.device) -> list[Tensor]:

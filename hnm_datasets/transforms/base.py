@@ -72,7 +72,7 @@ class Transform(ABC):
         self.prepare()
         return batch.answer(self._apply(batch))
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 (most steps need nothing)
         """Make what the step needs and keep it on disk: indexes, embeddings. Does nothing where it is there.
 
         The first batch does it, and `Dataset.map(num_proc=...)` once before its workers begin. Call it yourself before

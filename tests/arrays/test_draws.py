@@ -70,8 +70,9 @@ def at_each(start, vary):
 
 def test_numbers_do_not_change_from_version_to_version():
     # What was mined with a seed must come out again.
-    found = [keyed_uniform(np.uint64(key), seed, counter) for key, seed, counter in [(0, 0, 0), (1, 2, 3), (2**64 - 1, 7, 9)]]
-    assert found == pytest.approx(PINNED_UNIFORMS, rel=0, abs=1e-15)
+    asked = [(0, 0, 0), (1, 2, 3), (2**64 - 1, 7, 9)]
+    found = [keyed_uniform(np.uint64(key), seed, counter) for key, seed, counter in asked]
+    assert found == pytest.approx([0.6524484863740323, 0.05816240739533701, 0.39243920787577374], rel=0, abs=1e-15)
 
 
 # ---- draws without replacement ---------------------------------------------------------------------------------------
@@ -86,33 +87,6 @@ def rows(draw, strata=2):
     counts = draw(st.lists(st.integers(0, 4), min_size=strata, max_size=strata))
     keys = draw(st.lists(KEYS, min_size=len(lengths), max_size=len(lengths)))
     return np.cumsum([0, *lengths]), weights, keys, counts, np.array(marks, dtype=bool).reshape(strata, total)
-
-
-@given(rows(), st.integers(0, 100))
-def test_each_stratum_gives_as_many_as_wanted_or_all(batch, seed):
-    offsets, weights, keys, counts, strata = batch
-    keep = drawn(offsets, weights, keys, counts, seed, strata)
-    for start, stop in zip(offsets, offsets[1:], strict=False):
-        own, kept = strata[:, start:stop], keep[start:stop]
-        first = min(own[0].sum(), counts[0])
-        # The second stratum gives of what the first has left, whatever that was.
-        only_second, both = (~own[0] & own[1]).sum(), (own[0] & own[1]).sum()
-        assert not kept[~own.any(axis=0)].any()
-        fewest = min(counts[1], only_second + max(0, both - first))
-        most = min(counts[1], own[1].sum())
-        assert first + fewest <= kept.sum() <= first + most
-        assert (kept & own[0]).sum() >= first
-        assert (kept & ~own[0]).sum() <= counts[1]
-
-
-@given(rows(), st.integers(0, 100), st.data())
-def test_a_row_is_drawn_alike_wherever_it_stands(batch, seed, data):
-    offsets, weights, keys, counts, strata = batch
-    whole = drawn(offsets, weights, keys, counts, seed, strata)
-    row = data.draw(st.integers(0, len(keys) - 1))
-    part = slice(offsets[row], offsets[row + 1])
-    alone = drawn([0, part.stop - part.start], weights[part], keys[row : row + 1], counts, seed, strata[:, part])
-    assert alone.tolist() == whole[part].tolist()
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -132,7 +106,8 @@ def test_candidates_are_drawn_by_their_weights(n):
 def test_a_second_stratum_is_drawn_by_its_weights_from_what_the_first_left():
     n_rows = 20_000
     strata = np.tile([[True, True, False, False], [True, True, True, True]], n_rows)
-    keep = drawn(np.arange(n_rows + 1) * 4, np.zeros(4 * n_rows), np.arange(n_rows), [1, 1], strata=strata).reshape(-1, 4)
+    offsets, keys = np.arange(n_rows + 1) * 4, np.arange(n_rows)
+    keep = drawn(offsets, np.zeros(4 * n_rows), keys, [1, 1], strata=strata).reshape(-1, 4)
     # One of the first two; then one of three, each a third: the other of the two as often as each of the others.
     np.testing.assert_allclose(keep.mean(axis=0), [2 / 3, 2 / 3, 1 / 3, 1 / 3], atol=5 * 0.5 / np.sqrt(n_rows))
 
@@ -153,12 +128,6 @@ def test_weights_that_are_far_apart_give_no_more_than_wanted(weight, n):
     assert keep.sum() == n
 
 
-def test_no_rows_and_no_candidates():
-    assert drawn([0], [], [], [1]).tolist() == []
-    assert drawn([0, 0, 1, 1], [0.0], [1, 2, 3], [2]).tolist() == [True]
-    assert drawn([0, 2], [0.0, 0.0], [1], [0]).tolist() == [False, False]
-
-
 # ---- permutations ----------------------------------------------------------------------------------------------------
 
 
@@ -170,20 +139,6 @@ def test_every_line_is_a_permutation(keys, n_rows, seed):
     assert (out[:, n_rows:] == -1).all()
     # A shorter line is the beginning, and a line depends on its key alone.
     assert (permuted(keys[-1:], n_rows, 1 + n_rows // 2, seed)[0] == out[-1, : 1 + n_rows // 2]).all()
-
-
-@pytest.mark.parametrize("n_rows", [2, 3, 5, 16, 17, 40])
-def test_every_row_comes_at_every_place_equally_often(n_rows):
-    out = permuted(np.arange(20_000), n_rows, min(n_rows, 4))
-    for place in range(out.shape[1]):
-        check_uniform(np.bincount(out[:, place], minlength=n_rows))
-
-
-def test_two_places_are_independent():
-    out = permuted(np.arange(40_000), 7, 2)
-    pairs = np.bincount(out[:, 0] * 7 + out[:, 1], minlength=49).reshape(7, 7)
-    assert (np.diag(pairs) == 0).all()
-    check_uniform(pairs[~np.eye(7, dtype=bool)])
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"keys": [8]}])
@@ -203,4 +158,4 @@ def test_hundreds_of_millions_of_rows_take_no_memory():
 
 
 def test_permutations_do_not_change_from_version_to_version():
-    assert permuted([0, 2**64 - 1], 1000, 4, seed=3).tolist() == PINNED_PERMUTATIONS
+    assert permuted([0, 2**64 - 1], 1000, 4, seed=3).tolist() == [[280, 864, 867, 470], [361, 620, 295, 630]]

@@ -127,7 +127,10 @@ def test_runs_of_strings():
     assert first_of_runs(np.array(["a", "a", "b", "a"])).tolist() == [True, False, True, True]
 
 
-@given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=4), st.lists(st.integers(0, 9), max_size=4)), max_size=8))
+SHORT_LISTS = st.lists(st.integers(0, 9), max_size=4)
+
+
+@given(st.lists(st.tuples(SHORT_LISTS, SHORT_LISTS), max_size=8))
 def test_two_columns_of_lists_become_one(pairs):
     first, second = ragged([one for one, _ in pairs]), ragged([other for _, other in pairs])
     offsets, order = interleave_lists(first, second)

@@ -77,8 +77,8 @@ class ScoreBand(CandidateFilter):
         min: The lowest score to keep; None: no lower limit. In the units of the score: BM25 scores have no fixed
             range, cosine similarities lie from -1 to 1.
         max: The highest score to keep; None: no upper limit.
-        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`); None:
-            the teacher's where the rows have `negative_teacher_scores`, else the retriever's.
+        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`).
+            None: the teacher's where the rows have them, else the retriever's.
 
     Columns read:
         `negative_ids` and the score column.

@@ -33,7 +33,7 @@ from hnm_datasets.transforms.miners.search import Candidates, joined_candidates,
 _HITS = 1 << 22
 
 
-class QueryRows(NamedTuple):
+class MiningRows(NamedTuple):
     """B rows to mine for, resolved against the corpus.
 
     Attributes:
@@ -49,7 +49,7 @@ class QueryRows(NamedTuple):
     excluded_texts: Ragged[NDArray[np.int64]]
 
     @classmethod
-    def read(cls, batch: Batch, corpus: Corpus) -> QueryRows:
+    def read(cls, batch: Batch, corpus: Corpus) -> MiningRows:
         """Read a batch.
 
         Raises:
@@ -105,13 +105,14 @@ class Miner(Transform):
         ...     def _search(self, encoded, which, depth):
         ...         sizes = self.corpus.text_sizes(np.arange(len(self.corpus)))
         ...         order = np.argsort(sizes, kind="stable")[:depth]
-        ...         return Hits(np.tile(order, (len(which), 1)), np.tile(-sizes[order].astype(np.float32), (len(which), 1)))
+        ...         scores = -sizes[order].astype(np.float32)
+        ...         return Hits(np.tile(order, (len(which), 1)), np.tile(scores, (len(which), 1)))
         ...     def _score(self, encoded, rows):
         ...         return -self.corpus.text_sizes(rows.values).astype(np.float32)
         >>> corpus, queries = load_sample("earthquakes")
         >>> mined = queries.map(ShortestNegatives(corpus, k=2), batched=True)
         >>> mined[0]["negative_ids"], mined[0]["negative_scores"]
-        (['san-francisco-1906', 'plate-boundaries-2'], [-74.0, -84.0])
+        (['photosynthesis', 'sourdough'], [-88.0, -104.0])
     """
 
     input_columns: ClassVar[tuple[str, ...]] = (QUERY, POSITIVE_IDS)
@@ -174,13 +175,13 @@ class Miner(Transform):
             Shape (C,), aligned with `rows.values`.
         """
 
-    def find(self, rows: QueryRows, encoded: Any) -> Candidates:
+    def find(self, rows: MiningRows, encoded: Any) -> Candidates:
         """Find the candidates of some rows, as row numbers of the corpus."""
         # A search returns as many hits as candidates are wanted, and more where many positives are in the way.
         parts = runs_within(self.k + rows.positives.lengths, _HITS)
         return joined_candidates([self._find_part(rows, encoded, part) for part in parts])
 
-    def _find_part(self, rows: QueryRows, encoded: Any, part: slice) -> Candidates:
+    def _find_part(self, rows: MiningRows, encoded: Any, part: slice) -> Candidates:
         positives = slice_lists(rows.positives, part)
         return mine_candidates(
             lambda which, depth: self._search(encoded, which + part.start, depth),
@@ -191,7 +192,7 @@ class Miner(Transform):
         )
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
-        rows = QueryRows.read(batch, self.corpus)
+        rows = MiningRows.read(batch, self.corpus)
         encoded = self._encode(rows.queries, rows.keys)
         found = self.find(rows, encoded)
         source = pa.repeat(pa.scalar(self.source), len(found.rows))

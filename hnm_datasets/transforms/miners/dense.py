@@ -47,7 +47,8 @@ class DenseNegatives(Miner):
         prompt: The text before each passage; None: the model's own prompt for documents, if it has one, or that of the
             index.
         index: The index to search; by default `DenseIndex(corpus.embed(model, prompt=prompt))`: exact search over
-            embeddings that are made once, on first use. With other options: `DenseIndex(corpus.embed(model), "HNSW32")`.
+            embeddings that are made once, on first use. With other options:
+            `DenseIndex(corpus.embed(model), "HNSW32")`.
         batch_size: Texts per forward pass.
         fingerprint: For a function: a name that changes whenever its vectors do.
 
@@ -103,6 +104,11 @@ class DenseNegatives(Miner):
             encoder = query_encoder(loaded, documents, self.query_prompt, self.batch_size)
         else:
             documents = self._dense.embeddings
+            if not documents.are_made:
+                raise ValueError(
+                    "DenseNegatives: the embeddings of the index are not in the cache directory, or not those of this "
+                    "corpus, model and prompt. Make them with corpus.embed(model), or pass index=None."
+                )
             if self._dense.corpus != self.corpus:
                 raise ValueError(
                     "DenseNegatives: the index is of another corpus. Pass DenseIndex(corpus.embed(model)) of this "

@@ -25,7 +25,7 @@ from hnm_datasets.columns import (
     score_column,
 )
 from hnm_datasets.transforms.base import Ordered, Transform
-from hnm_datasets.transforms.miners.base import Miner, QueryRows
+from hnm_datasets.transforms.miners.base import Miner, MiningRows
 from hnm_datasets.transforms.miners.search import Candidates
 
 _METHODS = ("rrf", "interleave", "union")
@@ -115,7 +115,7 @@ class FuseNegatives(Transform):
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         corpus = next(iter(self.miners.values())).corpus
-        asked = QueryRows.read(batch, corpus)
+        asked = MiningRows.read(batch, corpus)
         encoded = [miner._encode(asked.queries, asked.keys) for miner in self.miners.values()]
         found = [miner.find(asked, own) for miner, own in zip(self.miners.values(), encoded, strict=True)]
         fused = fuse(found, corpus.text_codes, self.method)

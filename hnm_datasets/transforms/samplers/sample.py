@@ -88,8 +88,8 @@ class SampleNegatives(CandidateFilter):
         temperature: For `"softmax"`, in the units of the score: near 0 it takes the hardest, a large one draws almost
             uniformly.
         seed: Another seed draws others.
-        by: For `"softmax"` and `"simans"`: `"score"` for the retriever's scores, or a teacher's name; None: the teacher's
-            where the rows have `negative_teacher_scores`, else the retriever's.
+        by: For `"softmax"` and `"simans"`: `"score"` for the retriever's scores, or a teacher's name. None: the
+            teacher's where the rows have `negative_teacher_scores`, else the retriever's.
         a: For `"simans"`: how sharply the chance falls with the distance, in the units of the score squared; the
             paper's default is 1 for dot products, and cosines need some 100.
         b: For `"simans"`: where the chance is highest, below (negative) or above the positive's score.

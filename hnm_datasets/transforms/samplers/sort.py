@@ -24,8 +24,8 @@ class SortNegatives(Transform):
     retriever said; candidates with the same score stay in their order.
 
     Args:
-        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`); None:
-            the teacher's where the rows have `negative_teacher_scores`, else the retriever's.
+        by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`).
+            None: the teacher's where the rows have them, else the retriever's.
 
     Columns read:
         `negative_ids` and the score column.

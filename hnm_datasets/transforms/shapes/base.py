@@ -1,4 +1,4 @@
-"""Shaping: mined rows become the rows that a trainer takes, with texts in position of ids.
+"""Shaping: mined rows become the rows that a trainer takes, with texts instead of ids.
 
 A shape step changes the number of rows, which `Dataset.map` handles badly: a column that stays is beside the wrong rows
 when the totals happen to agree. So in `Dataset.map` a shape step also repeats the batch's other columns for each row it

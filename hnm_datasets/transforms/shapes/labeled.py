@@ -36,7 +36,7 @@ class ToLabeledPairs(Shape):
         with_scores: Write also `passage_score`. True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
-        labels: `"scores"`: a teacher's scores in position of 1 and 0, for `MSELoss`, or for `BinaryCrossEntropyLoss` if
+        labels: `"scores"`: a teacher's scores instead of 1 and 0, for `MSELoss`, or for `BinaryCrossEntropyLoss` if
             they lie from 0 to 1.
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
@@ -91,7 +91,7 @@ class ToLabeledLists(Shape):
         with_scores: Write also `passage_scores`. True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
-        labels: `"scores"`: a teacher's scores in position of 1 and 0, for `ListNetLoss`, `LambdaLoss` (which takes what is
+        labels: `"scores"`: a teacher's scores instead of 1 and 0, for `ListNetLoss`, `LambdaLoss` (which takes what is
             below 0 for 0: score with `activation="sigmoid"`) and the others. Each list is then in the order of its
             scores, which `ListMLELoss` and `PListMLELoss` take for the one to learn.
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
@@ -146,7 +146,7 @@ class ToLabeledLists(Shape):
 _NO_KEYS = np.empty(0, dtype=np.uint64)
 
 
-class _Labeled(NamedTuple):
+class _LabeledLists(NamedTuple):
     """L lists of passages, positives first, P passages in all.
 
     Attributes:
@@ -176,7 +176,7 @@ class _Labeled(NamedTuple):
             return pc.coalesce(*parts.passages(at).values())
         return pc.coalesce(*(parts.named(part, kind, positions) for part, positions in at.values()))
 
-    def by_label(self, parts: Parts) -> _Labeled:
+    def by_label(self, parts: Parts) -> _LabeledLists:
         """Order each list by label, highest first."""
         order = np.lexsort((-self.column(parts, "label").to_numpy(), self.rows))
         return self._replace(positive=self.positive[order], positions=self.positions[order])
@@ -194,7 +194,7 @@ class _Labeled(NamedTuple):
         return extra
 
 
-def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> _Labeled:
+def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> _LabeledLists:
     """Collect each query's chosen positives and its negatives into lists.
 
     Args:
@@ -229,4 +229,4 @@ def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> 
     order = np.argsort(lists, kind="stable")
     positive = np.arange(len(order)) < len(chosen)
     positions = np.concatenate([chosen, negatives])
-    return _Labeled(owners, offsets_of(n_positives + n_negatives), positive[order], positions[order])
+    return _LabeledLists(owners, offsets_of(n_positives + n_negatives), positive[order], positions[order])

@@ -416,7 +416,7 @@ def test_bad_batches_are_refused(corpus, step):
 
 def test_shapes_need_no_trainer():
     script = (
-        "import sys, hnm_datasets.transforms.shape\n"
+        "import sys, hnm_datasets.transforms.shapes.tuples\n"
         "print([name for name in ('sentence_transformers', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -29,16 +29,20 @@ class HashEmbedding(InputModule):
         self.register_buffer("table", torch.cat([passages, queries]))
 
     def preprocess(self, inputs: list[str], prompt: str | None = None, **_: Any) -> dict[str, torch.Tensor]:
+        """Read the numbers."""
         return {"rows": torch.tensor([int(text[-9:]) for text in inputs])}
 
     def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
+        """Look the vectors up."""
         return features | {"sentence_embedding": self.table[features["rows"]]}
 
     def get_embedding_dimension(self) -> int:
+        """Return the length of a vector."""
         return DIMENSION
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        raise NotImplementedError("This model is made anew by its name and never saved.")
+        """Refuse."""
+        raise NotImplementedError("This model is made again by its name and never saved.")
 
 
 def make_model(name: str) -> SentenceTransformer:
