@@ -1,33 +1,28 @@
-"""Compare the rows of `mine_hard_negatives` with those of sentence-transformers' function of that name.
+"""Does `mine_hard_negatives` give the same rows as sentence-transformers' function of that name?
 
-    python benchmarks/agreement.py FOLDER... [--model static|minilm|PATH] [--output benchmarks/results]
+    python benchmarks/agreement.py SET... [--model static|minilm|PATH]
 
-Each folder is a set in BEIR's form, of which the split "train" is used. Both functions run over all output formats and
-several sets of options; rows are compared as tuples of texts. A row that differs is explained by its query's negatives:
+Needs the `dev` extra, and train splits. Both functions run over all output formats and several sets of options; rows
+are compared as tuples of texts. A row that differs is explained by its query's negatives:
 
 - documented: theirs has a negative that is, but for case, white space and Unicode form, a positive of the query, the
   query itself or another negative; without such ones ours begins with theirs.
 - tie: place by place the scores are within 1e-6, so rounding decides.
 - unexplained: anything else.
-
-Needs the `dev` extra. The result goes to agreement.md in the output folder.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import tempfile
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 from datasets import Dataset
+from inputs import pairs_of, texts_of
 from models import make_model
-from runner import RESULTS, git_commit, machine
+from runner import Benchmark, Part, Run, option, set_name, table
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives as their_function
 
@@ -37,7 +32,6 @@ from hnm_datasets.corpus.text import normalized_digests
 FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
 NUM_NEGATIVES = 3
 TIE = 1e-6
-#: Packages whose versions matter.
 OPTIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "relative_margin=0.05": {"relative_margin": 0.05},
@@ -85,7 +79,7 @@ def rows_of(mined: Dataset, output_format: str, positives: dict[str, list[str]])
 
 
 def reason(query: str, own: list[str], ours: list[tuple[str, float]], theirs: list[tuple[str, float]], n: int) -> str:
-    """Tell why two lists of negatives differ.
+    """Return why two lists of negatives differ.
 
     Args:
         query: The query.
@@ -162,20 +156,15 @@ def compare(ours: list[Row], theirs: list[Row], positives: dict[str, list[str]],
     }
 
 
-def measure(folder: Path, model: SentenceTransformer, scratch: Path) -> list[dict[str, Any]]:
+def compare_set(source: str, model: SentenceTransformer, vectors: str) -> list[dict[str, Any]]:
     """Run both functions over one set."""
-    corpus, queries = load_beir(folder, split="train")
-    texts = list(dict.fromkeys(text for chunk in corpus.iter_texts() for text in chunk.to_pylist()))
-    pairs: dict[str, list[str]] = {"query": [], "passage": []}
-    for row in queries:
-        found = corpus.texts(corpus.rows(row["positive_ids"])).to_pylist()
-        pairs["passage"] += found
-        pairs["query"] += [row["query"]] * len(found)
-    dataset = Dataset.from_dict(pairs)
+    corpus, queries = load_beir(source, split="train")
+    texts = list(dict.fromkeys(texts_of(corpus)))
+    dataset = pairs_of(corpus, queries, "passage")
     positives: dict[str, list[str]] = defaultdict(list)
-    for query, text in zip(*pairs.values(), strict=True):
-        if text not in positives[query]:
-            positives[query].append(text)
+    for pair in dataset:
+        if pair["passage"] not in positives[pair["query"]]:
+            positives[pair["query"]].append(pair["passage"])
     found = []
     for label, options in OPTIONS.items():
         chosen = {name: texts if name == "corpus" else value for name, value in options.items()}
@@ -183,65 +172,49 @@ def measure(folder: Path, model: SentenceTransformer, scratch: Path) -> list[dic
             chosen |= {"output_format": output_format, "output_scores": True, "verbose": False, "batch_size": 256}
             ours = mine_hard_negatives(dataset, model, num_negatives=NUM_NEGATIVES, **chosen)
             with contextlib.redirect_stderr(io.StringIO()):
-                # Its cache is no matter here but for time: there is one model.
+                # Its cache saves only time here: there is one model.
                 theirs = their_function(
-                    dataset, model, num_negatives=NUM_NEGATIVES, cache_folder=str(scratch / folder.name), **chosen
+                    dataset, model, num_negatives=NUM_NEGATIVES, cache_folder=f"{vectors}/{set_name(source)}", **chosen
                 )
             assert ours.features == theirs.features or not len(theirs)
             rows = [rows_of(mined, output_format, positives) for mined in (ours, theirs)]
             counts = compare(*rows, positives, output_format)
-            found.append({"set": folder.name, "format": output_format, "options": label} | counts)
+            found.append({"set": set_name(source), "format": output_format, "options": label} | counts)
             print(found[-1], flush=True)
     return found
 
 
-def markdown(found: list[dict[str, Any]], model: str) -> str:
-    """Return the results as a table."""
-    here = machine()
-    commit, _, changed = git_commit().partition("-")
-    dirty = " with changes" if changed else ""
-    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
-    head = (
-        f"# Rows of `mine_hard_negatives` and of sentence-transformers' function\n\n"
-        f"Model: {model}; {NUM_NEGATIVES} negatives per query; split train. {here['cpu']}, {here['cores']} cores, "
-        f"{here['memory_gib']} GiB; {versions}; {datetime.now(UTC):%Y-%m-%d}, commit {commit[:12]}{dirty}.\n\n"
-        f"Rows are compared as tuples of texts. Equal in order: rows that both have, in the same order. The last three "
-        f"columns count the rows that only one of the two has, or that are in another order, by their reason: ties are "
-        f"scores within {TIE:g} of each other; documented are negatives of theirs that are, but for case, white space "
-        f"and Unicode form, a positive, the query itself or another negative.\n\n"
-    )
+def measure(run: Run) -> dict[str, Any]:
+    known = {"static": "static embeddings (wordllama)", "minilm": "all-MiniLM-L6-v2"}
+    model = make_model(run.model) if run.model in known else SentenceTransformer(run.model, device="cpu")
+    rows = []
+    for source in run.sets:
+        rows += compare_set(source, model, str(run.scratch))
+        _KEYS.clear()
+    return {"model": known.get(run.model, Path(run.model).name), "rows": rows}
+
+
+def show(found: dict[str, Any]) -> str:
     names = ("set", "format", "options", "ours", "theirs", "in order", "ties", "documented", "unexplained")
-    titles = ("set", "format", "options", "rows, ours", "rows, theirs", "equal in order", *names[6:])
-    total = {name: sum(row[name] for row in found) for name in names[3:]}
-    lines = [titles, ("---",) * len(titles)]
-    for row in [*found, {"set": "all", "format": "", "options": ""} | total]:
-        lines.append(tuple(f"{row[name]:,}" if isinstance(row[name], int) else row[name] for name in names))
-    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def main() -> None:
-    """Compare both functions on all sets and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="sets in BEIR's form")
-    parser.add_argument("--model", default="static", help="static, minilm, or the path of a SentenceTransformer")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    datasets.disable_progress_bars()
-    known = args.model in ("static", "minilm")
-    model = make_model(args.model) if known else SentenceTransformer(args.model, device="cpu")
-    shown = {"static": "static embeddings (wordllama)", "minilm": "all-MiniLM-L6-v2"}.get(
-        args.model, Path(args.model).name
+    total = {name: sum(row[name] for row in found["rows"]) for name in names[3:]}
+    rows = [[row.get(name) for name in names] for row in [*found["rows"], {"set": "all"} | total]]
+    return (
+        f"Model: {found['model']}; {NUM_NEGATIVES} negatives per query; split train. Rows are compared as tuples of "
+        f"texts. Equal in order: rows that both have, in the same order. The last three columns count the rows that "
+        f"only one of the two has, or that are in another order, by their reason: ties are scores within {TIE:g} of "
+        f"each other; documented are negatives of theirs that are, but for case, white space and Unicode form, a "
+        f"positive, the query itself or another negative.\n\n"
+        + table("set|format|options|rows, ours|rows, theirs|equal in order|ties|documented|unexplained", rows)
     )
-    found = []
-    with tempfile.TemporaryDirectory() as place:
-        datasets.config.HF_DATASETS_CACHE = Path(place) / "cache"
-        for folder in args.folders:
-            found += measure(folder.resolve(), model, Path(place))
-            _KEYS.clear()
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "agreement.md").write_text(markdown(found, shown))
-    print(markdown(found, shown))
 
 
 if __name__ == "__main__":
-    main()
+    Benchmark(
+        "Agreement",
+        __doc__,
+        {"": Part("", measure, show)},
+        {"model": option("static", "static, minilm, or the path or Hub id of a SentenceTransformer")},
+        sets="+",
+        file=lambda _: "agreement",
+        repeats=None,
+    ).run()

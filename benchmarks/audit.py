@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_from_disk
-from runner import MIB, SEED, Benchmark, Part, Run, in_child, in_turns, measured, option, spread, spread_of, table
+from measuring import MIB, in_child, in_turns, measured, spread_of
+from runner import SEED, Benchmark, Part, Run, option, spread, table
 
 import hnm_datasets as hnm
 
@@ -109,12 +110,10 @@ def show(found: list[dict[str, Any]]) -> str:
     return about + table("Rows|Form|Time|Memory, anonymous|Known positives found", lines)
 
 
-BENCHMARK = Benchmark(
-    "Audit",
-    __doc__,
-    {"forms": Part("Time and memory of an audit", measure, show)},
-    {"rows": option([100_000], "numbers of rows"), "forms": option(FORMS, "only these", choices=FORMS)},
-)
-
 if __name__ == "__main__":
-    BENCHMARK.run()
+    Benchmark(
+        "Audit",
+        __doc__,
+        {"forms": Part("Time and memory of an audit", measure, show)},
+        {"rows": option([100_000], "numbers of rows"), "forms": option(FORMS, "only these", choices=FORMS)},
+    ).run()

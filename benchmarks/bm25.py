@@ -24,23 +24,9 @@ import psutil
 import Stemmer
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from inputs import candidate_rows, load_set, on_disk, texts_of, time_steps
+from measuring import MIB, Watch, in_child, in_turns, memory_together, seconds_of, spread_of, timed
 from rank_bm25 import BM25Okapi
-from runner import (
-    MIB,
-    Benchmark,
-    Part,
-    Run,
-    Watch,
-    in_child,
-    in_turns,
-    memory_together,
-    option,
-    seconds_of,
-    set_name,
-    spread_of,
-    table,
-    timed,
-)
+from runner import Benchmark, Part, Run, option, set_name, table
 
 import hnm_datasets as hnm
 from hnm_datasets.storage.folders import cache_root
@@ -94,7 +80,8 @@ def measure_mining(rows: Dataset, corpus: hnm.Corpus, raw: bm25s.BM25, run: Run)
         "map": lambda: rows.map(step, batched=True, load_from_cache_file=False),
         "search": lambda: index.search(queries, run.k),
     } | {n: partial(raw_search, raw, queries, raw_k, n) for n in threads}
-    cold = [seconds_of(lambda n=n: raw_search(raw, queries[:64], raw_k, n)) for n in threads]
+    for n in threads:  # compiles
+        raw_search(raw, queries[:64], raw_k, n)
     seconds = in_turns({name: partial(seconds_of, way) for name, way in ways.items()}, run.repeats)
     times = {name: spread_of(all_s) for name, all_s in seconds.items()}
     ours, search = times.pop("map"), times.pop("search")
@@ -105,7 +92,6 @@ def measure_mining(rows: Dataset, corpus: hnm.Corpus, raw: bm25s.BM25, run: Run)
     mine = np.where(hits.rows[:, :raw_k] < 0, 0, hits.scores[:, :raw_k])
     apart = np.abs(mine - np.sort(scores, axis=1)[:, ::-1]).max(axis=1)
     return {
-        "first_call_s": {"raw": cold[0]},
         "map": ours,
         "search_alone": search,
         "raw_by_threads": times,
@@ -195,11 +181,6 @@ STEPS = {
 }
 
 
-def peak_memory() -> int:
-    """Return the most bytes that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def measure(run: Run) -> dict[str, Any]:
     source = run.sets[0] if run.sets else None
     corpus, queries = load_set(source, run.split)
@@ -208,16 +189,14 @@ def measure(run: Run) -> dict[str, Any]:
     found |= {"passages": len(corpus), "queries": len(rows)}
     found["build"], raw = measure_build(corpus, texts, run.repeats)
     first, step = rows.select(range(min(64, len(rows)))), hnm.BM25Negatives(corpus, k=run.k)
-    compiled = seconds_of(lambda: first.map(step, batched=True, load_from_cache_file=False))
+    first.map(step, batched=True, load_from_cache_file=False)
     # Before bm25s searches: numba's parallel loops, which it uses, do not survive a fork.
     found["workers"] = measure_workers(rows, corpus, found["build"]["index_bytes"], run)
     found["mining"] = measure_mining(rows, corpus, raw, run)
-    found["mining"]["first_call_s"]["ours"] = compiled
     found["rerun"] = measure_rerun(source, corpus, run.scratch / "rows", run)
     found["rank_bm25"] = measure_rank_bm25(rows, texts, run)
-    found["peak_rss_before_steps_bytes"] = peak_memory()
     found["steps"] = time_steps(candidate_rows(run.scratch / "synthetic"), STEPS, run.repeats)
-    return found | {"peak_rss_bytes": peak_memory()}
+    return found | {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def show(found: dict[str, Any]) -> str:
@@ -250,14 +229,12 @@ def show(found: dict[str, Any]) -> str:
     return about + table("What|Measured|Target or note", lines)
 
 
-BENCHMARK = Benchmark(
-    "BM25",
-    __doc__,
-    {"": Part("", measure, show)},
-    {"split": option("train"), "k": option(100, "candidates per query")},
-    sets="?",
-    file=lambda sets: "-".join(["bm25", *(sets or ["sample"])]),
-)
-
 if __name__ == "__main__":
-    BENCHMARK.run()
+    Benchmark(
+        "BM25",
+        __doc__,
+        {"": Part("", measure, show)},
+        {"split": option("train"), "k": option(100, "candidates per query")},
+        sets="?",
+        file=lambda sets: "-".join(["bm25", *(sets or ["sample"])]),
+    ).run()

@@ -25,21 +25,8 @@ import numpy as np
 import psutil
 from datasets import Dataset
 from inputs import PASSAGES, ROWS, candidate_rows, embed, on_disk, query_vectors, time_steps
-from runner import (
-    MIB,
-    SEED,
-    Benchmark,
-    Part,
-    Run,
-    in_child,
-    measured,
-    memory_of,
-    option,
-    seconds_of,
-    spread_of,
-    table,
-    timed,
-)
+from measuring import MIB, in_child, measured, memory_of, seconds_of, spread_of, timed
+from runner import SEED, Benchmark, Part, Run, option, table
 
 import hnm_datasets as hnm
 from hnm_datasets.storage.folders import cache_root
@@ -196,16 +183,14 @@ def show_filters(found: dict[str, Any]) -> str:
     return about + table("What|Seconds", [(f"`{name}`", times) for name, times in found.items()])
 
 
-BENCHMARK = Benchmark(
-    "Dense curve",
-    __doc__,
-    {
-        "curve": Part("As the corpus grows", curve, show_curve),
-        "fingerprint": Part("Naming a model", measure_fingerprint, show_fingerprint),
-        "filters": Part("Filters", measure_filters, show_filters),
-    },
-    {"sizes": option([5000], "numbers of passages")},
-)
-
 if __name__ == "__main__":
-    BENCHMARK.run()
+    Benchmark(
+        "Dense curve",
+        __doc__,
+        {
+            "curve": Part("As the corpus grows", curve, show_curve),
+            "fingerprint": Part("Naming a model", measure_fingerprint, show_fingerprint),
+            "filters": Part("Filters", measure_filters, show_filters),
+        },
+        {"sizes": option([5000], "numbers of passages")},
+    ).run()

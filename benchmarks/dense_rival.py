@@ -33,21 +33,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, load_from_disk
 from inputs import QUERIES, NumberedVectors, embed, load_set, on_disk, pairs_of, query_vectors, texts_of
-from runner import (
-    MIB,
-    SEED,
-    Benchmark,
-    Part,
-    Run,
-    clocked,
-    in_child,
-    in_turns,
-    measured,
-    option,
-    set_name,
-    spread_of,
-    table,
-)
+from measuring import MIB, clocked, in_child, in_turns, measured, spread_of
+from runner import SEED, Benchmark, Part, Run, option, set_name, table
 
 import hnm_datasets as hnm
 from hnm_datasets.storage.digests import digest_strings
@@ -281,19 +268,17 @@ def show_exact(found: dict[str, Any]) -> str:
     )
 
 
-BENCHMARK = Benchmark(
-    "Dense rival",
-    __doc__,
-    {
-        "rival": Part("Against sentence-transformers' mine_hard_negatives", rival, show_rival),
-        "faiss": Part("Exact search against FAISS", exact, show_exact),
-    },
-    {
-        "split": option("train", "of the sets' judgements"),
-        "queries": option(5000, "synthetic queries, and as many passages"),
-    },
-    sets="*",
-)
-
 if __name__ == "__main__":
-    BENCHMARK.run()
+    Benchmark(
+        "Dense rival",
+        __doc__,
+        {
+            "rival": Part("Against sentence-transformers' mine_hard_negatives", rival, show_rival),
+            "faiss": Part("Exact search against FAISS", exact, show_exact),
+        },
+        {
+            "split": option("train", "of the sets' judgements"),
+            "queries": option(5000, "synthetic queries, and as many passages"),
+        },
+        sets="*",
+    ).run()

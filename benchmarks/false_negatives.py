@@ -1,36 +1,31 @@
-"""How many mined negatives are relevant after all, with and without a teacher, and how hard the others are.
+"""How many mined negatives are relevant after all, with and without a teacher, and how hard are the others?
 
     python benchmarks/false_negatives.py                        # the embedded sample, MiniLM as the teacher
-    python benchmarks/false_negatives.py FOLDER FOLDER --teachers minilm cross-encoder/ms-marco-MiniLM-L6-v2
+    python benchmarks/false_negatives.py SET SET --teachers minilm cross-encoder/ms-marco-MiniLM-L6-v2
 
 Of each query with three relevant passages or more, all but one are hidden, chosen by a seed. A mined negative that is
-one of the hidden ones is a false negative, as passages that nobody annotated are in real data. Every strategy takes the
-first n that it has left for each query. Settings are calibrated on train queries and measured on test queries (those of
+one of the hidden ones is a false negative, as passages that nobody annotated are in real data. Every strategy keeps the
+first n that remain for each query. Settings are calibrated on train queries and measured on test queries (those of
 the embedded sample are divided): the loosest that leaves a quarter of the false negatives of plain dense mining.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import json
-import sys
-import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
 from datasets import Dataset
+from inputs import load_set, texts_of
 from matplotlib.figure import Figure
 from models import make_model
 from numpy.typing import NDArray
-from runner import RESULTS, git_commit, machine, table
+from runner import SEED, Benchmark, Part, Run, option, set_name, table
 from scipy.stats import rankdata
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives as their_function
@@ -39,7 +34,6 @@ import hnm_datasets as hnm
 from hnm_datasets.columns import score_column
 from hnm_datasets.transforms.base import Transform
 
-SEED = 0
 #: Settings in a sweep, at equal steps of the share of candidates that they keep.
 STEPS = 50
 #: The share of plain dense mining's false negatives that calibration allows.
@@ -105,7 +99,7 @@ class Hidden(NamedTuple):
     n: int  # negatives wanted per query
 
     def judge(self, owners: NDArray[np.integer], passages: NDArray[np.integer]) -> Finding:
-        """Count the false ones among negatives of these queries, and tell how hard the true ones are."""
+        """Count the false ones among negatives of these queries, and measure how hard the true ones are."""
         if not len(owners):
             return {"found": 0.0}
         false, size = self.relevant[owners, passages], len(self.rows)
@@ -156,10 +150,10 @@ def hide(corpus: hnm.Corpus, queries: Dataset, limit: int, retriever: SentenceTr
     return Hidden(corpus, rows, known, by_text[:, corpus.text_codes], scores, ranks, {}, n)
 
 
-def load_splits(folder: Path | None) -> dict[str, tuple[hnm.Corpus, Dataset]]:
-    if folder is not None:
-        return {split: hnm.load_beir(folder, split) for split in ("train", "test")}
-    corpus, queries = hnm.load_sample()
+def load_splits(source: str | None) -> dict[str, tuple[hnm.Corpus, Dataset]]:
+    if source:
+        return {split: load_set(source, split) for split in ("train", "test")}
+    corpus, queries = load_set(None, "")
     return {split: (corpus, queries.select(range(i, len(queries), 2))) for i, split in enumerate(("train", "test"))}
 
 
@@ -184,7 +178,7 @@ class AsCrossEncoder(NamedTuple):
 
 def mine_theirs(split: Hidden, retriever: SentenceTransformer, vectors: str, **options: Any) -> Finding:
     """Judge what their function mines for the same pairs in the same corpus."""
-    texts = [text for chunk in split.corpus.iter_texts() for text in chunk.to_pylist()]
+    texts = texts_of(split.corpus)
     pairs = {"query": split.rows["query"][:], "passage": [texts[row] for row in split.known]}
     options |= {"num_negatives": split.n, "sampling_strategy": "top", "batch_size": 256, "cache_folder": vectors}
     with contextlib.redirect_stderr(io.StringIO()):
@@ -220,13 +214,13 @@ def compare(ours: list[Finding], theirs: list[Finding], fewest: float) -> Findin
     return {"range": [low, high], "most": above.max(), "at": at[above.argmax()], "mean": above.mean()}
 
 
-def measure(folder: Path | None, teacher_name: str, args: argparse.Namespace, vectors: str) -> Finding:
+def measure_set(source: str | None, teacher_name: str, run: Run) -> Finding:
     """Measure all strategies on one set."""
-    retriever, k = make_model(args.retriever), args.candidates
+    retriever, k = make_model(run.retriever), run.candidates
     splits: dict[str, Hidden] = {}
-    for (name, (corpus, queries)), limit in zip(load_splits(folder).items(), args.queries, strict=True):
-        split = splits[name] = hide(corpus, queries, limit, retriever, args.negatives)
-        teacher = make_teacher(teacher_name, corpus, args.max_length)
+    for (name, (corpus, queries)), limit in zip(load_splits(source).items(), run.queries, strict=True):
+        split = splits[name] = hide(corpus, queries, limit, retriever, run.negatives)
+        teacher = make_teacher(teacher_name, corpus, run.max_length)
         dense, bm25 = hnm.DenseNegatives(corpus, retriever, k=k), hnm.BM25Negatives(corpus, k=k)
         fused = hnm.FuseNegatives({"bm25": bm25, "dense": dense}, k=k)
         split.mined["bm25"] = split.rows.map(bm25, batched=True).with_format("arrow")[:]
@@ -255,14 +249,17 @@ def measure(folder: Path | None, teacher_name: str, args: argparse.Namespace, ve
         (THEIRS_TAUGHT, "dense, RelativeMargin by teacher", {"cross_encoder": AsCrossEncoder(teacher)}),
     ):
         for setting, options in tips.items():
-            rows[name, setting] = mine_theirs(test, retriever, vectors, relative_margin=0.05, **options, **more)
+            rows[name, setting] = mine_theirs(
+                test, retriever, str(run.scratch), relative_margin=0.05, **options, **more
+            )
         curves[name] = [
-            {"value": value} | mine_theirs(test, retriever, vectors, relative_margin=value, range_max=k, **more)
+            {"value": value}
+            | mine_theirs(test, retriever, str(run.scratch), relative_margin=value, range_max=k, **more)
             for value in FILTERS[like].settings(train.mined)[::2]
         ]
     plain = rows["dense", ""]["false"]
     return {
-        "set": "embedded sample" if folder is None else folder.name,
+        "set": set_name(source) if source else "embedded sample",
         "teacher": "all-MiniLM-L6-v2, a bi-encoder" if teacher_name == "minilm" else Path(teacher_name).name,
         "queries": {name: len(split.rows) for name, split in splits.items()},
         "relevant_per_query": test.relevant.sum(1).mean(),
@@ -280,6 +277,18 @@ def measure(folder: Path | None, teacher_name: str, args: argparse.Namespace, ve
             for other in (THEIRS, THEIRS_TAUGHT)
         ],
         "curves": curves,
+    }
+
+
+def measure(run: Run) -> Finding:
+    sources: list[str | None] = [*run.sets] or [None]
+    if len(run.teachers) != len(sources):
+        raise SystemExit(f"--teachers must name one for each of {len(sources)} sets, got {len(run.teachers)}.")
+    return {
+        "retriever": {"static": "static embeddings (wordllama)", "minilm": "all-MiniLM-L6-v2"}[run.retriever],
+        "negatives": run.negatives,
+        "candidates": run.candidates,
+        "sets": [measure_set(source, teacher, run) for source, teacher in zip(sources, run.teachers, strict=True)],
     }
 
 
@@ -311,22 +320,16 @@ def show_set(one: Finding) -> str:
     )
 
 
-def markdown(found: Finding) -> str:
-    """Return the report."""
-    on = found["machine"]
-    versions = ", ".join(" ".join(pair) for pair in on["versions"].items())
+def show(found: Finding) -> str:
     return (
-        f"# False negatives\n\n![False negatives against hardness]({found['name']}.png)\n\nAll but one of the relevant "
-        f"passages of each query are hidden; a mined negative that is one of them is false. {found['negatives']} a "
-        f"query are wanted, from {found['candidates']} candidates of each source. Cosine, dense rank and the share "
-        f"above the known positive are of the true negatives, by the retriever ({found['retriever']}); intervals "
-        f"resample queries. *train*: the setting that `calibrate_threshold` or `calibrate_margin` read off the train "
-        f"queries, for {TARGET:.0%} of plain dense mining's false negatives. {THEIRS} is that of "
-        f"sentence-transformers; with a teacher it takes what the teacher scores highest, so that hardness by the "
-        f"retriever favours us there.\n\n"
+        f"![False negatives against hardness]({found['name']}.png)\n\nAll but one of the relevant passages of each "
+        f"query are hidden; a mined negative that is one of them is false. {found['negatives']} a query are wanted, "
+        f"from {found['candidates']} candidates of each source. Cosine, dense rank and the share above the known "
+        f"positive are of the true negatives, by the retriever ({found['retriever']}); intervals resample queries. "
+        f"*train*: the setting that `calibrate_threshold` or `calibrate_margin` read off the train queries, for "
+        f"{TARGET:.0%} of plain dense mining's false negatives. {THEIRS} is that of sentence-transformers; with a "
+        f"teacher it keeps what the teacher scores highest, so that hardness by the retriever favors us there.\n\n"
         + "\n".join(map(show_set, found["sets"]))
-        + f"\n`{found['command']}`. {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB; {found['date'][:10]}, "
-        f"commit {found['commit']}; {versions}.\n"
     )
 
 
@@ -361,43 +364,21 @@ def plot(found: Finding, target: Path) -> None:
     figure.savefig(target, dpi=200, facecolor="white")
 
 
-def main() -> None:
-    """Measure all sets and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, help="sets in BEIR's form with the splits train and test")
-    parser.add_argument("--teachers", nargs="+", default=["minilm"], help="one per set: minilm, or a cross-encoder")
-    parser.add_argument("--retriever", default="static", choices=["static", "minilm"])
-    parser.add_argument("--negatives", type=int, default=5, help="per query")
-    parser.add_argument("--candidates", type=int, default=100, help="per query and source")
-    parser.add_argument("--queries", nargs=2, type=int, default=[150, 250], help="of train and of test, at most")
-    parser.add_argument("--max-length", type=int, default=160, help="tokens that a cross-encoder reads")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the results go")
-    args = parser.parse_args()
-    folders = [folder.resolve() for folder in args.folders] or [None]  # None: the embedded sample
-    if len(args.teachers) != len(folders):
-        parser.error(f"--teachers must name one for each of {len(folders)} sets, got {len(args.teachers)}.")
-    datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory() as vectors:
-        sets = [measure(*pair, args, vectors) for pair in zip(folders, args.teachers, strict=True)]
-    found = {
-        "name": "false-negatives" if args.folders else "false-negatives-sample",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git_commit(),
-        "machine": machine(),
-        # Names in place of paths.
-        "command": " ".join(["python benchmarks/false_negatives.py", *(Path(word).name for word in sys.argv[1:])]),
-        "retriever": {"static": "static embeddings (wordllama)", "minilm": "all-MiniLM-L6-v2"}[args.retriever],
-        "negatives": args.negatives,
-        "candidates": args.candidates,
-        "sets": sets,
-    }
-    args.output.mkdir(parents=True, exist_ok=True)
-    target = args.output / found["name"]
-    target.with_suffix(".json").write_text(json.dumps(found, indent=1, default=float) + "\n")
-    target.with_suffix(".md").write_text(markdown(found))
-    plot(found, target.with_suffix(".png"))
-    print(markdown(found))
-
-
 if __name__ == "__main__":
-    main()
+    Benchmark(
+        "False negatives",
+        __doc__,
+        {"": Part("", measure, show)},
+        {
+            "teachers": option(["minilm"], "one per set: minilm, or the path or Hub id of a cross-encoder"),
+            "retriever": option("static", choices=("static", "minilm")),
+            "negatives": option(5, "per query"),
+            "candidates": option(100, "per query and source"),
+            "queries": option([150, 250], "of train and of test, at most"),
+            "max-length": option(160, "tokens that a cross-encoder reads"),
+        },
+        sets="*",
+        file=lambda sets: "false-negatives" if sets else "false-negatives-sample",
+        repeats=None,
+        plot=plot,
+    ).run()

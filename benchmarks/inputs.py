@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets, load_from_disk
+from measuring import measured, timed
 from numpy.typing import NDArray
-from runner import SEED, measured, timed
+from runner import SEED
 
 import hnm_datasets as hnm
 

@@ -1,11 +1,11 @@
-"""Train one student with different negatives, and nothing else different: is hard mining worth its cost?
+"""Is hard mining worth its cost? One student trained with different negatives, and nothing else different.
 
-    python benchmarks/ladder.py FOLDER... --cross-encoder cross-encoder/ms-marco-MiniLM-L6-v2 --max-length 256
+    python benchmarks/ladder.py SET... --cross-encoder cross-encoder/ms-marco-MiniLM-L6-v2 --max-length 256
 
-Each FOLDER is a set in BEIR's form with a train and a test split. Needs the `dev` extra. For each rung and seed the
-student (`--student`: static embeddings, or minilm) is trained for `--steps` steps of `--batch` pairs with
-`--negatives` negatives each, on `--queries` train queries, by the stock trainer with `HardNegativesRankingLoss`; then
-test queries are searched in the whole corpus. Known positives are masked on all rungs. The rungs:
+Needs the `dev` extra, and sets with train and test splits. For each rung and seed the student (`--student`: static
+embeddings, or minilm) is trained for `--steps` steps of `--batch` pairs with `--negatives` negatives each, on
+`--queries` train queries, by the stock trainer with `HardNegativesRankingLoss`; then test queries are searched in the
+whole corpus. Known positives are masked on all rungs. The rungs:
 
 - untrained; in-batch: the other rows' passages alone; random: passages of the corpus at random; BM25: drawn from its
   best `--k`; dense: drawn from the best `--k` of the student before training;
@@ -14,15 +14,13 @@ test queries are searched in the whole corpus. Known positives are masked on all
 - dynamic: starts from BM25 and is mined again with the student every `--every` steps, plain and denoised;
 - cross-encoder: of half of dense's candidates those that a cross-encoder scores below 0.95 times the positive.
 
-What a rung costs is the time of its mining (its first run's, with what earlier rungs left in the cache: the teacher's
+The cost of a rung is the time of its mining (its first run's, with what earlier rungs left in the cache: the teacher's
 encoding of the corpus is in the first that needs it), and the medians of its refreshes and of its training. Results are
-written after each run to ladder-NAMES.json, .md and .png in `--output`, and a run that is there is not done again.
+written after each run, and a run that is there is not done again.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import tempfile
 import time
@@ -31,12 +29,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset
+from matplotlib.figure import Figure
 from models import make_model
-from runner import RESULTS, git_commit, machine, table
+from runner import Benchmark, Part, Run, option, set_name, table
 from sentence_transformers import CrossEncoder, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
 import hnm_datasets as hnm
@@ -55,12 +53,12 @@ Finding = dict[str, Any]
 class Set:
     """One set: its passages and queries, and the steps of each rung."""
 
-    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
-        self.args = args
-        self.corpus, train = hnm.load_beir(folder, "train")
-        _, self.test = hnm.load_beir(folder, "test")
+    def __init__(self, source: str, run: Run) -> None:
+        self.options = run
+        self.corpus, train = hnm.load_beir(source, "train")
+        _, self.test = hnm.load_beir(source, "test")
         train = train.filter(lambda positives: len(positives) > 0, input_columns="positive_ids")
-        self.train = train.shuffle(seed=0).select(range(min(args.queries, len(train)))).flatten_indices()
+        self.train = train.shuffle(seed=0).select(range(min(run.queries, len(train)))).flatten_indices()
         # Search in the whole corpus by cosine, as the student is trained.
         self.evaluator = retrieval_evaluator(
             self.corpus, self.test, batch_size=1024, write_csv=False, show_progress_bar=False,
@@ -69,13 +67,13 @@ class Set:
 
     def denoise(self) -> list[Transform]:
         """Return the steps that take out likely false negatives by the teacher."""
-        model = make_model(self.args.teacher)
+        model = make_model(self.options.teacher)
         scores = hnm.BiEncoderScores(self.corpus, model, "teacher", embeddings=self.corpus.embed(model))
         return [hnm.DropNearDuplicates(self.corpus), scores, hnm.RelativeMargin(MARGIN, by="teacher")]
 
     def static(self, rung: str, student: Any) -> list[Transform]:
         """Return the steps of a rung that mines once."""
-        corpus, k, depth = self.corpus, self.args.k, self.args.depth
+        corpus, k, depth = self.corpus, self.options.k, self.options.depth
         if rung == "random":
             return [hnm.RandomNegatives(corpus, k=k)]
         if rung in ("BM25", "dynamic", "dynamic, denoised"):
@@ -86,19 +84,19 @@ class Set:
         if rung == "dense, denoised":
             return [hnm.DenseNegatives(corpus, student, k=depth), *self.denoise(), hnm.TopNegatives(k)]
         if rung == "cross-encoder":
-            options = {} if self.args.max_length is None else {"max_length": self.args.max_length}
-            teacher = hnm.CrossEncoderScores(corpus, CrossEncoder(self.args.cross_encoder, **options), batch_size=64)
+            options = {} if self.options.max_length is None else {"max_length": self.options.max_length}
+            teacher = hnm.CrossEncoderScores(corpus, CrossEncoder(self.options.cross_encoder, **options), batch_size=64)
             kept = [hnm.RelativeMargin(MARGIN, by="teacher"), hnm.SortNegatives("teacher")]
             return [hnm.DenseNegatives(corpus, student, k=k // 2), teacher, *kept]
         return []
 
     def dynamic(self, rung: str) -> list[Any]:
         """Return the steps of a refresh."""
-        corpus, k = self.corpus, self.args.k
+        corpus, k = self.corpus, self.options.k
         if rung == "dynamic":
             return [partial(hnm.DenseNegatives, corpus, k=k)]
         if rung == "dynamic, denoised":
-            return [partial(hnm.DenseNegatives, corpus, k=self.args.depth), *self.denoise(), hnm.TopNegatives(k)]
+            return [partial(hnm.DenseNegatives, corpus, k=self.options.depth), *self.denoise(), hnm.TopNegatives(k)]
         return []
 
     def mine(self, steps: Sequence[Transform]) -> Dataset:
@@ -111,19 +109,19 @@ class Set:
 
 def train(data: Set, rung: str, seed: int, folder: Path) -> Finding:
     """Train and evaluate one student."""
-    args = data.args
-    student = make_model(args.student)
+    run = data.options
+    student = make_model(run.student)
     if rung == "untrained":
         return {"measures": data.evaluator(student), "seconds": {}}
     start = time.perf_counter()
     rows = data.mine(data.static(rung, student))
     refreshing = data.dynamic(rung)
     mined = time.perf_counter()
-    live = live_negatives(rows, data.corpus, n=args.negatives, seed=seed)
-    callbacks = [RefreshNegatives(live, refreshing, every=args.every)] if refreshing else []
+    live = live_negatives(rows, data.corpus, n=run.negatives, seed=seed)
+    callbacks = [RefreshNegatives(live, refreshing, every=run.every)] if refreshing else []
     options = SentenceTransformerTrainingArguments(
-        output_dir=str(folder), max_steps=args.steps, per_device_train_batch_size=args.batch, seed=seed, data_seed=seed,
-        learning_rate=args.learning_rate, warmup_steps=args.steps // 10, logging_steps=50, save_strategy="no",
+        output_dir=str(folder), max_steps=run.steps, per_device_train_batch_size=run.batch, seed=seed, data_seed=seed,
+        learning_rate=run.learning_rate, warmup_steps=run.steps // 10, logging_steps=50, save_strategy="no",
         report_to=[], disable_tqdm=True, use_cpu=not torch.cuda.is_available(), optim="adamw_torch_fused",
     )  # fmt: skip
     loss = HardNegativesRankingLoss(student)
@@ -143,12 +141,36 @@ def train(data: Set, rung: str, seed: int, folder: Path) -> Finding:
     }
 
 
+def rungs_of(run: Run) -> list[str]:
+    rungs = ["untrained", "in-batch", "random", "BM25", "dense", "dense, denoised", "dynamic", "dynamic, denoised"]
+    return run.rungs or [*rungs, *(["cross-encoder"] if run.cross_encoder else [])]
+
+
+def measure(run: Run) -> Finding:
+    logging.getLogger("hnm_datasets").setLevel(logging.ERROR)
+    found: Finding = {
+        "sets": run.found.get("sets", {}),
+        "about": f"{run.student} student, {run.steps} steps of {run.batch} pairs with {run.negatives} negatives, "
+        f"learning rate {run.learning_rate:g}, at most {run.queries} train queries; mean and standard deviation over "
+        f"seeds, in percent. Teacher: {run.teacher}.",
+    }
+    for seed in range(run.seeds):
+        for source in run.sets:
+            data = None
+            for rung in rungs_of(run):
+                runs = found["sets"].setdefault(set_name(source), {}).setdefault(rung, {})
+                if str(seed) in runs or (rung == "untrained" and runs):
+                    continue
+                data = data or Set(source, run)
+                with tempfile.TemporaryDirectory() as place:
+                    runs[str(seed)] = train(data, rung, seed, Path(place))
+                run.save(found)
+                (value,) = values_of([runs[str(seed)]], "ndcg@10")
+                print(set_name(source), rung, seed, f"{value:.1f}", runs[str(seed)]["seconds"], flush=True)
+    return found
+
+
 # ---- report ------------------------------------------------------------------------------------------------------
-
-
-def rungs_of(args: argparse.Namespace) -> list[str]:
-    rungs = ["untrained", "in-batch", "random", "BM25", "dense", "dense, denoised", "dynamic"]
-    return [*rungs, "dynamic, denoised", *(["cross-encoder"] if args.cross_encoder else [])]
 
 
 def values_of(runs: list[Finding], measure: str) -> np.ndarray[Any, Any]:
@@ -157,8 +179,8 @@ def values_of(runs: list[Finding], measure: str) -> np.ndarray[Any, Any]:
 
 
 def show(found: Finding) -> str:
-    """Return the report."""
-    shown = [f"# Ladder\n\n![nDCG@10 by negatives]({found['name']}.png)\n\n{found['about']}\n"]
+    """Return a table for each set."""
+    shown = [f"![nDCG@10 by negatives]({found['name']}.png)\n\n{found['about']}\n"]
     for name, rungs in found["sets"].items():
         lines = []
         for rung, by_seed in rungs.items():
@@ -177,19 +199,11 @@ def show(found: Finding) -> str:
         head = "negatives|" + "|".join(MEASURES.values())
         head += "|masked in batch, %|masked mined, %|mining, s|refreshes, s|training, s"
         shown.append(f"## {name}\n\n{table(head, lines)}")
-    on = found["machine"]
-    versions = ", ".join(" ".join(pair) for pair in on["versions"].items())
-    shown.append(
-        f"`{found['command']}`. {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB; {found['date']}, commit "
-        f"{found['commit'][:12]}; {versions}.\n"
-    )
     return "\n".join(shown)
 
 
 def plot(found: Finding, target: Path) -> None:
     """Draw nDCG@10 of each rung, a dot per seed."""
-    from matplotlib.figure import Figure
-
     sets = found["sets"]
     figure = Figure(figsize=(8, 0.6 + 3.2 * len(sets)), layout="constrained", facecolor="white")
     for axes, (name, rungs) in zip(figure.subplots(len(sets), squeeze=False)[:, 0], sets.items(), strict=True):
@@ -206,63 +220,28 @@ def plot(found: Finding, target: Path) -> None:
     figure.savefig(target, dpi=200)
 
 
-def main(args: argparse.Namespace) -> None:
-    name = "-".join(["ladder", *(folder.resolve().name for folder in args.folders)])
-    target = args.output / f"{name}.json"
-    args.output.mkdir(parents=True, exist_ok=True)
-    words = ["python", "benchmarks/ladder.py", *(folder.resolve().name for folder in args.folders)]
-    for key, value in vars(args).items():
-        if key not in ("folders", "output") and value != PARSER.get_default(key):
-            shown = Path(value).name if key == "cross_encoder" else value
-            words += [f"--{key.replace('_', '-')}", *map(str, shown if isinstance(shown, list) else [shown])]
-    found: Finding = json.loads(target.read_text()) if target.exists() else {"sets": {}}
-    found |= {
-        "name": name,
-        "about": f"{args.student} student, {args.steps} steps of {args.batch} pairs with {args.negatives} negatives, "
-        f"learning rate {args.learning_rate:g}, at most {args.queries} train queries; mean and standard deviation over "
-        f"seeds, in percent. Teacher: {args.teacher}.",
-        "command": " ".join(words),
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": git_commit(),
-        "machine": machine(),
-    }
-    datasets.disable_progress_bars()
-    logging.getLogger("hnm_datasets").setLevel(logging.ERROR)
-    for seed in range(args.seeds):
-        for folder in args.folders:
-            data = None
-            for rung in args.rungs or rungs_of(args):
-                runs = found["sets"].setdefault(folder.resolve().name, {}).setdefault(rung, {})
-                if str(seed) in runs or (rung == "untrained" and runs):
-                    continue
-                data = data or Set(folder, args)
-                with tempfile.TemporaryDirectory() as place:
-                    runs[str(seed)] = train(data, rung, seed, Path(place))
-                target.write_text(json.dumps(found, indent=1, default=float) + "\n")
-                values = values_of([runs[str(seed)]], "ndcg@10")
-                print(folder.name, rung, seed, f"{values[0]:.1f}", runs[str(seed)]["seconds"], flush=True)
-    target.with_suffix(".md").write_text(show(found))
-    plot(found, target.with_suffix(".png"))
-    print(show(found))
-
-
-PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-PARSER.add_argument("folders", nargs="+", type=Path, help="sets in BEIR's form")
-PARSER.add_argument("--student", default="static", choices=("static", "minilm"))
-PARSER.add_argument("--teacher", default="minilm", choices=("static", "minilm"))
-PARSER.add_argument("--cross-encoder", help="a path or Hub id; without it that rung is left out")
-PARSER.add_argument("--max-length", type=int, help="cut the cross-encoder's pairs to this many tokens")
-PARSER.add_argument("--rungs", nargs="+", help="only these")
-PARSER.add_argument("--queries", type=int, default=2000)
-PARSER.add_argument("--steps", type=int, default=300)
-PARSER.add_argument("--batch", type=int, default=32)
-PARSER.add_argument("--negatives", type=int, default=4)
-PARSER.add_argument("--learning-rate", type=float, default=0.02)
-PARSER.add_argument("--k", type=int, default=20)
-PARSER.add_argument("--depth", type=int, default=50)
-PARSER.add_argument("--every", type=int, default=50)
-PARSER.add_argument("--seeds", type=int, default=3)
-PARSER.add_argument("--output", type=Path, default=RESULTS)
-
 if __name__ == "__main__":
-    main(PARSER.parse_args())
+    Benchmark(
+        "Ladder",
+        __doc__,
+        {"": Part("", measure, show)},
+        {
+            "student": option("static", choices=("static", "minilm")),
+            "teacher": option("minilm", choices=("static", "minilm")),
+            "cross-encoder": option(None, "a path or Hub id; without it that rung is left out", str),
+            "max-length": option(None, "cut the cross-encoder's pairs to this many tokens", int),
+            "rungs": option([], "only these", str),
+            "queries": option(2000, "train queries, at most"),
+            "steps": option(300),
+            "batch": option(32),
+            "negatives": option(4),
+            "learning-rate": option(0.02),
+            "k": option(20, "candidates to draw from"),
+            "depth": option(50, "candidates before the filters"),
+            "every": option(50, "steps between refreshes"),
+            "seeds": option(3, "runs of each rung"),
+        },
+        sets="+",
+        repeats=None,
+        plot=plot,
+    ).run()

@@ -1,7 +1,7 @@
-"""Two pictures of mined negatives for the README, each for light and for dark pages.
+"""How do mined negatives look? Two pictures for the README, each for light and for dark pages.
 
     python benchmarks/pictures.py                          # the embedded sample, MiniLM
-    python benchmarks/pictures.py FOLDER --model PATH      # a set in BEIR's form, another model
+    python benchmarks/pictures.py SET --model PATH         # another set, another model
 
 The first shows one query: of those with one known positive and as many dense negatives as wanted, the one whose
 passages have the most different titles; of several such, the first of the set. The second shows the scores of what
@@ -10,19 +10,17 @@ BM25 and the model find for all queries, both by the model.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import datasets
 import matplotlib.style
+from inputs import load_set
 from matplotlib.figure import Figure
 from models import make_model
 from PIL import Image
-from runner import RESULTS, git_commit, machine
+from runner import Benchmark, Part, Run, option, set_name
 from sentence_transformers import SentenceTransformer
 
 import hnm_datasets as hnm
@@ -72,49 +70,52 @@ def shown(name: str, what: str) -> str:
     )
 
 
-def main() -> None:
-    """Draw both pictures and write how they were made."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, help="a set in BEIR's form (default: the embedded sample)")
-    parser.add_argument("--split", default="test", help="of the folder")
-    parser.add_argument("--model", help="a path or Hub id (default: MiniLM, as the offline package has it)")
-    parser.add_argument("--negatives", type=int, default=5, help="of the query that is drawn")
-    parser.add_argument("--margin", type=float, default=0.05, help="of RelativeMargin, for its negatives")
-    parser.add_argument("--candidates", type=int, default=10, help="of each source, for the scores")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the pictures go")
-    args = parser.parse_args()
-    datasets.disable_progress_bars()
-    args.output.mkdir(parents=True, exist_ok=True)
-    corpus, queries = hnm.load_beir(args.folder, args.split) if args.folder else hnm.load_sample()
-    model = SentenceTransformer(args.model, device="cpu") if args.model else make_model("minilm")
-
-    mined = queries
-    margin, top = hnm.RelativeMargin(args.margin), hnm.TopNegatives(args.negatives)
+def measure(run: Run) -> dict[str, Any]:
+    """Draw both pictures."""
+    source = run.sets[0] if run.sets else None
+    corpus, queries = load_set(source, run.split)
+    model = SentenceTransformer(run.model, device="cpu") if run.model else make_model("minilm")
+    mined, k = queries, run.candidates
+    margin, top = hnm.RelativeMargin(run.margin), hnm.TopNegatives(run.negatives)
     for step in (hnm.DenseNegatives(corpus, model, k=50), margin, top):
         mined = mined.map(step, batched=True)
-    row = choose_row(mined, corpus, args.negatives)
-    k = args.candidates
+    row = choose_row(mined, corpus, run.negatives)
     miners = {"bm25": hnm.BM25Negatives(corpus, k=k), "dense": hnm.DenseNegatives(corpus, model, k=k)}
     fused = queries.map(hnm.FuseNegatives(miners), batched=True)
+    return {
+        "set": set_name(source) if source else "the embedded sample",
+        "model": Path(run.model).name if run.model else "MiniLM",
+        "query": row.get("query_id", row["query"]),
+        "queries": len(queries),
+        **{name: getattr(run, name) for name in ("negatives", "margin", "candidates")},
+        "query_says": save("query", lambda: plot_query(row, corpus, model), run.out),
+        "scores_say": save("scores", lambda: plot_scores(fused, by="dense"), run.out),
+    }
 
-    one = save("query", lambda: plot_query(row, corpus, model), args.output)
-    spread = save("scores", lambda: plot_scores(fused, by="dense"), args.output)
-    on = machine()
-    versions = ", ".join(" ".join(pair) for pair in on["versions"].items())
-    # Names in place of paths.
-    command = " ".join(["python benchmarks/pictures.py", *(Path(word).name for word in sys.argv[1:])])
-    text = (
-        f"# Pictures\n\n{shown('query', one)}\nThe query `{row.get('query_id', row['query'])}` of "
-        f"{args.folder.resolve().name if args.folder else 'the embedded sample'}: of those with one positive and "
-        f"{args.negatives} negatives by `DenseNegatives(k=50)` and `RelativeMargin({args.margin:g})`, the first whose "
-        f"passages have the most different titles. {one}.\n\n{shown('scores', spread)}\nThe best {k} of "
-        f"each source for {len(queries):,} queries, scored by {Path(args.model).name if args.model else 'MiniLM'}. "
-        f"{spread}.\n\n`{command}`. {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB; "
-        f"{datetime.now(UTC).date().isoformat()}, commit {git_commit()}; {versions}.\n"
+
+def show(found: dict[str, Any]) -> str:
+    one, two = found["query_says"], found["scores_say"]
+    return (
+        f"{shown('query', one)}\nThe query `{found['query']}` of {found['set']}: of those with one positive and "
+        f"{found['negatives']} negatives by `DenseNegatives(k=50)` and `RelativeMargin({found['margin']:g})`, the "
+        f"first whose passages have the most different titles. {one}.\n\n{shown('scores', two)}\nThe best "
+        f"{found['candidates']} of each source for {found['queries']:,} queries, scored by {found['model']}. {two}.\n"
     )
-    (args.output / "pictures.md").write_text(text)
-    print(text)
 
 
 if __name__ == "__main__":
-    main()
+    Benchmark(
+        "Pictures",
+        __doc__,
+        {"": Part("", measure, show)},
+        {
+            "split": option("test", "of the set"),
+            "model": option(None, "a path or Hub id; without it MiniLM, as the offline package has it", str),
+            "negatives": option(5, "of the query that is drawn"),
+            "margin": option(0.05, "of RelativeMargin, for its negatives"),
+            "candidates": option(10, "of each source, for the scores"),
+        },
+        sets="?",
+        file=lambda _: "pictures",
+        repeats=None,
+    ).run()

@@ -1,30 +1,30 @@
-"""Compute what mining from larger corpora needs, from the constants that scale.py has measured.
+"""What does mining from larger corpora need? Computed from the constants that scale.py has measured.
 
     python benchmarks/placement.py                                   # from benchmarks/results/scale.json
     python benchmarks/placement.py --passages 1e8 --dimension 768 --cores 64 --memory 256 --encode 2000
 
-What grows with the corpus is taken from the two smallest measured sizes. Bytes, memory, building and searching grow
+What grows with the corpus is learned from the two smallest measured sizes. Bytes, memory, building and searching grow
 with the passages; training and filling an IVF index with passages times lists, where the lists are four times the root
 of the passages and a sixteenth of them is searched. Every larger measured size is predicted too, and compared with what
 was measured there.
 
 The dense index is exact up to `--exact` passages, then IVF while it fits into a machine, then IVF with a byte for each
-number. Each machine holds a part of the corpus and answers all queries from it.
+number. Each machine holds a shard of the corpus and answers all queries from it.
 
-Assumed, not measured: that more cores and machines are as many times as fast; that vectors of more dimensions take
-proportionally longer to train, search and store; and `--encode`, unless it is left at what MiniLM does here. Disk is
-that of the corpus, of vectors in float16 and of the indexes. Writes placement.md to `--output`.
+Assumed, not measured: that more cores and machines are as many times as fast; that vectors of more dimensions are
+proportionally slower to train and search and larger to store; and `--encode`, unless it is left at what MiniLM does
+here. Disk is that of the corpus, of vectors in float16 and of the indexes.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
-from runner import RESULTS, table
+from runner import RESULTS, Benchmark, Part, Run, option, table
 
 QUERIES, MEASURED_DIMENSION, MEASURED_CORES = 10_000, 64, 2
 #: Of IVF, as scale.py builds it: vectors to train on for each list and at least, and how often they are gone over.
@@ -73,12 +73,9 @@ def measured(run: dict[str, Any]) -> dict[str, float]:
     found = {f"{what}: seconds to build": one["seconds"] for what, one in made.items()}
     found |= {f"{what}: bytes on disk": one["bytes"] for what, one in made.items()}
     found |= {MEMORY: made["bm25"]["memory"]["anonymous"]}
-    return found | {f"{source}: seconds to mine": median(ways["map"]) for source, ways in mined.items()}
-
-
-def median(runs: list[dict[str, Any]]) -> float:
-    seconds = sorted(run["seconds"] for run in runs)
-    return seconds[len(seconds) // 2]
+    return found | {
+        f"{source}: seconds to mine": median(run["seconds"] for run in ways["map"]) for source, ways in mined.items()
+    }
 
 
 class Model:
@@ -106,37 +103,37 @@ def _work(what: str, passages: float) -> float:
     return comparisons(passages) if what in ("ivf: seconds to build", "compressed: seconds to build") else passages
 
 
-def plan(model: Model, passages: float, args: argparse.Namespace) -> tuple[str, ...]:
-    """Say what a corpus of a size needs."""
-    at, wide = model.predict(passages), args.dimension / MEASURED_DIMENSION
-    room = args.memory * 2**30 * USED
-    vectors = 2 * args.dimension * passages
+def plan(model: Model, passages: float, run: Run) -> dict[str, Any]:
+    """Return what a corpus of a size needs."""
+    at, wide = model.predict(passages), run.dimension / MEASURED_DIMENSION
+    room = run.memory * 2**30 * USED
+    vectors = 2 * run.dimension * passages
     kind, index = "exact", 0.0
-    if passages > args.exact:
-        kind, index = "ivf", (4 * args.dimension + 8) * passages
+    if passages > run.exact:
+        kind, index = "ivf", (4 * run.dimension + 8) * passages
         if index > room:
-            kind, index = "compressed", (args.dimension + 8) * passages
+            kind, index = "compressed", (run.dimension + 8) * passages
     names = {"exact": "exact", "ivf": f"IVF{lists_of(passages)},Flat", "compressed": f"IVF{lists_of(passages)},SQ8"}
     # What a search touches should stay in memory: the postings, and the index or the vectors.
     held = max(at["bm25: bytes on disk"], index or vectors)
     machines = math.ceil(held / room)
-    # A part whose counting needs more memory than there is would not be finished.
-    parts = max(machines, math.ceil(at[MEMORY] / room))
-    cores = args.cores / MEASURED_CORES * machines
+    # A shard whose counting needs more memory than there is would not be finished.
+    shards = max(machines, math.ceil(at[MEMORY] / room))
+    cores = run.cores / MEASURED_CORES * machines
     build = at["corpus: seconds to build"] + at["bm25: seconds to build"]
     build += at.get(f"{kind}: seconds to build", 0.0) * wide
     mine = at["bm25: seconds to mine"] + at[f"{kind}: seconds to mine"] * wide
-    return (
-        f"{passages:,.0f}",
-        names[kind],
-        size_of(at["corpus: bytes on disk"] + at["bm25: bytes on disk"] + vectors + index),
-        size_of(held),
-        f"{machines}",
-        f"{parts}",
-        hours(passages / args.encode / machines),
-        hours(build / cores),
-        hours(mine * args.queries / QUERIES / cores),
-    )
+    return {
+        "passages": passages,
+        "index": names[kind],
+        "disk": at["corpus: bytes on disk"] + at["bm25: bytes on disk"] + vectors + index,
+        "held": held,
+        "machines": machines,
+        "shards": shards,
+        "encode": passages / run.encode / machines,
+        "build": build / cores,
+        "mine": mine * run.queries / QUERIES / cores,
+    }
 
 
 def size_of(number: float) -> str:
@@ -149,62 +146,80 @@ def hours(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.0f} h"
 
 
-def compared(model: Model, run: dict[str, Any]) -> str:
+def measure(run: Run) -> dict[str, Any]:
+    """Learn from the two smallest sizes, plan, and predict the others."""
+    sections = json.loads(run.measured.read_text())
+    sizes = sorted(sections["scale"]["found"], key=lambda one: one["size"])
+    if len(sizes) < 3:
+        raise SystemExit(f"{run.measured} has {len(sizes)} sizes, and needs three: two to learn from, one to check.")
+    if run.encode is None:
+        run.encode = sections["encode"]["found"]["per_second"] * run.cores / MEASURED_CORES
+    model = Model(*sizes[:2])
+    return {
+        **{name: getattr(run, name) for name in ("queries", "dimension", "cores", "memory", "encode")},
+        "plans": [plan(model, passages, run) for passages in run.passages],
+        "learned": [one["size"] for one in sizes[:2]],
+        "measured_on": sections["scale"]["machine"],
+        "checks": [
+            {"size": one["size"], "predicted": model.predict(one["size"]), "measured": measured(one)}
+            for one in sizes[2:]
+        ],
+    }
+
+
+def show(found: dict[str, Any]) -> str:
+    plans = [
+        (
+            f"{it['passages']:,.0f}", it["index"], size_of(it["disk"]), size_of(it["held"]), it["machines"],
+            it["shards"], hours(it["encode"]), hours(it["build"]), hours(it["mine"]),
+        )
+        for it in found["plans"]
+    ]  # fmt: skip
+    small, large = found["learned"]
+    on = found["measured_on"]
+    return (
+        f"{found['queries']:,.0f} queries, vectors of {found['dimension']} dimensions, machines of {found['cores']} "
+        f"cores and {found['memory']:g} GiB, {found['encode']:,.0f} passages encoded a second and machine. Passages of "
+        f"50 words.\n\n"
+        + table(
+            "Passages|Dense index|Disk|Held in memory|Machines|Shards of BM25|Encode|Build indexes|Mine, both", plans
+        )
+        + f"\nLearned from {small:,} and {large:,} passages; {on['cpu']}, {on['cores']} cores.\n"
+        + "".join(map(show_check, found["checks"]))
+    )
+
+
+def show_check(one: dict[str, Any]) -> str:
     """Show what is predicted for a size beside what was measured there."""
-    predicted, found = model.predict(run["size"]), measured(run)
+    predicted, found = one["predicted"], one["measured"]
     ratios = {what: predicted[what] / value for what, value in found.items()}
     wrong = [what for what, ratio in ratios.items() if not 1 / RIGHT <= ratio <= RIGHT]
-    units = {what: 1e6 if "bytes" in what else 1 for what in found}
-    rows = [
-        (
-            what.replace("bytes", "MB"),
-            f"{predicted[what] / units[what]:,.1f}",
-            f"{value / units[what]:,.1f}",
-            f"{ratios[what]:.2f}",
-        )
-        for what, value in found.items()
-    ]
+    rows = []
+    for what, value in found.items():
+        unit = 1e6 if "bytes" in what else 1
+        numbers = f"{predicted[what] / unit:,.1f}", f"{value / unit:,.1f}", f"{ratios[what]:.2f}"
+        rows.append((what.replace("bytes", "MB"), *numbers))
     return (
-        f"\n## Prediction against measurement, {run['size']:,} passages\n\n"
+        f"\n## Prediction against measurement, {one['size']:,} passages\n\n"
         f"{'All' if not wrong else 'All but ' + ', '.join(wrong)} within a factor of {RIGHT}.\n\n"
         + table("What|Predicted|Measured|Ratio", rows)
     )
 
 
-def main() -> None:
-    """Parse the options, predict, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measured", type=Path, default=RESULTS / "scale.json", help="what scale.py wrote")
-    parser.add_argument("--passages", type=float, nargs="+", default=[1e5, 1e7, 1e9], help="sizes to plan for")
-    parser.add_argument("--queries", type=float, default=1e6, help="queries to mine for (default: a million)")
-    parser.add_argument("--dimension", type=int, default=384, help="of the vectors (default: 384)")
-    parser.add_argument("--exact", type=float, default=1e6, help="exact search up to so many passages (default: 1e6)")
-    parser.add_argument("--cores", type=int, default=16, help="of a machine (default: 16)")
-    parser.add_argument("--memory", type=float, default=64, help="GiB of a machine, four fifths of which are used")
-    parser.add_argument("--encode", type=float, help="passages a second and machine (default: as measured, by cores)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where placement.md goes")
-    args = parser.parse_args()
-    sections = json.loads(args.measured.read_text())
-    runs = sorted(sections["scale"]["found"], key=lambda run: run["size"])
-    if len(runs) < 3:
-        parser.error(f"{args.measured} has {len(runs)} sizes, and three are needed: two to learn from, one to check.")
-    if args.encode is None:
-        args.encode = sections["encode"]["found"]["per_second"] * args.cores / MEASURED_CORES
-    model, on = Model(*runs[:2]), sections["scale"]["machine"]
-    text = (
-        f"# Placement\n\n{args.queries:,.0f} queries, vectors of {args.dimension} dimensions, machines of "
-        f"{args.cores} cores and {args.memory:g} GiB, {args.encode:,.0f} passages encoded a second and machine. "
-        f"Passages of 50 words.\n\n"
-        + table(
-            "Passages|Dense index|Disk|Held in memory|Machines|Parts of BM25|Encode|Build indexes|Mine, both",
-            [plan(model, passages, args) for passages in args.passages],
-        )
-        + f"\nLearned from {runs[0]['size']:,} and {runs[1]['size']:,} passages; {on['cpu']}, {on['cores']} cores.\n"
-        + "".join(compared(model, run) for run in runs[2:])
-    )
-    (args.output / "placement.md").write_text(text)
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    Benchmark(
+        "Placement",
+        __doc__,
+        {"": Part("", measure, show)},
+        {
+            "measured": option(RESULTS / "scale.json", "what scale.py wrote", Path),
+            "passages": option([1e5, 1e7, 1e9], "sizes to plan for"),
+            "queries": option(1e6, "queries to mine for"),
+            "dimension": option(384, "of the vectors"),
+            "exact": option(1e6, "exact search up to so many passages"),
+            "cores": option(16, "of a machine"),
+            "memory": option(64.0, "GiB of a machine, four fifths of which are used"),
+            "encode": option(None, "passages a second and machine; without it as measured, by cores", float),
+        },
+        repeats=None,
+    ).run()

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from measuring import in_turns, spread_of
 from models import make_model
-from runner import Benchmark, Part, Run, in_turns, option, set_name, spread_of, table
+from runner import Benchmark, Part, Run, option, set_name, table
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers import TrainerCallback
@@ -131,21 +132,19 @@ def show_refresh(found: dict[str, Any]) -> str:
     )
 
 
-BENCHMARK = Benchmark(
-    "Refresh",
-    __doc__,
-    {
-        "between": Part("Between refreshes", between, show_between),
-        "refresh": Part("One refresh", refresh, show_refresh),
-    },
-    {
-        "student": option("static", choices=("static", "minilm")),
-        "queries": option(2000, "at most"),
-        "batch": option(32),
-        "steps": option(60),
-    },
-    sets="+",
-)
-
 if __name__ == "__main__":
-    BENCHMARK.run()
+    Benchmark(
+        "Refresh",
+        __doc__,
+        {
+            "between": Part("Between refreshes", between, show_between),
+            "refresh": Part("One refresh", refresh, show_refresh),
+        },
+        {
+            "student": option("static", choices=("static", "minilm")),
+            "queries": option(2000, "at most"),
+            "batch": option(32),
+            "steps": option(60),
+        },
+        sets="+",
+    ).run()

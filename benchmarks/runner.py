@@ -1,44 +1,36 @@
-"""Runs the benchmarks: options, timing, a process of its own for each measurement, JSON and Markdown.
+"""Runs the benchmarks: options, records of machine and versions, JSON and Markdown.
 
-A script holds what it measures. It describes itself as a `Benchmark` and calls `run` on it:
+A script holds what it measures, and describes itself as a `Benchmark`:
 
     python benchmarks/SCRIPT.py [SET...] [options]           # measure, write JSON and Markdown to --out
     python benchmarks/SCRIPT.py [SET...] --render            # write the Markdown again from the JSON
 
 A SET is a folder in BEIR's form or a Hub id. Each part of a script is a section of its results; a run replaces only the
-sections of the parts that it measures. Functions that `in_child` runs take and return what JSON holds.
+sections of the parts that it measures.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
-import itertools
 import json
 import os
 import platform
-import select
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import datasets
 import psutil
+from measuring import answer_parent
 
 SEED = 0
-MIB = 2**20
 RESULTS = Path(__file__).parent / "results"
 #: Packages whose versions are noted, where they are installed.
 PACKAGES = (
@@ -112,14 +104,9 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure the chosen parts and write the results; in a child process, call the function that is asked for."""
-        if sys.argv[1:2] == ["--child"]:
-            # What libraries print goes elsewhere: the parent reads this process's output.
-            sys.stdout = sys.stderr
-            answer = getattr(sys.modules["__main__"], sys.argv[2])(**json.loads(sys.argv[3]))
-            print(json.dumps(answer, default=float), file=sys.__stdout__)
+        if answer_parent():
             return
-        parser = self._parser()
-        run = parser.parse_args(namespace=Run())
+        run = self._parser().parse_args(namespace=Run())
         run.sets = [run.sets] if isinstance(run.sets, str) else run.sets or []
         names = [set_name(one) for one in run.sets]
         stem = self.file(names) if self.file else "-".join([self._stem, *names])
@@ -129,7 +116,7 @@ class Benchmark:
             run.out.mkdir(parents=True, exist_ok=True)
             datasets.disable_progress_bars()
             for part in run.parts:
-                self._measure(part, run, parser, results, target)
+                self._measure(part, run, results, target)
                 print(self._report(stem, results, [part]), flush=True)
         target.with_suffix(".md").write_text(self._report(stem, results))
         if self.plot:
@@ -156,16 +143,14 @@ class Benchmark:
         parser.set_defaults(sets=[], **({} if len(self.parts) > 1 else {"parts": list(self.parts)}))
         return parser
 
-    def _measure(
-        self, part: str, run: Run, parser: argparse.ArgumentParser, results: dict[str, Any], target: Path
-    ) -> None:
+    def _measure(self, part: str, run: Run, results: dict[str, Any], target: Path) -> None:
         """Measure one part in caches of its own."""
         record = {
             "name": target.stem,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": git_commit(),
             "machine": machine(),
-            "command": command(run, parser),
+            "command": command(),
             "seed": SEED,
         } | ({"repeats": run.repeats} if self.repeats else {})
 
@@ -202,15 +187,10 @@ def set_name(source: str) -> str:
 # ---- what is recorded --------------------------------------------------------------------------------------------
 
 
-def command(run: Run, parser: argparse.ArgumentParser) -> str:
-    """Return the command of a run, with names in place of paths."""
-    words = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(set_name, run.sets)]
-    for key, value in vars(run).items():
-        if key in ("sets", "out", "render", "scratch", "found", "save") or value == parser.get_default(key):
-            continue
-        shown = [str(one) for one in (value if isinstance(value, list) else [value])]
-        words += [f"--{key.replace('_', '-')}", *(Path(one).name if Path(one).exists() else one for one in shown)]
-    return " ".join(words)
+def command() -> str:
+    """Return the command of this run, with names in place of paths."""
+    words = [Path(word).resolve().name if Path(word).exists() else word for word in sys.argv[1:]]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def machine() -> dict[str, Any]:
@@ -235,145 +215,6 @@ def git_commit() -> str:
         return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
 
     return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", "../hnm_datasets") else "")
-
-
-# ---- timing ------------------------------------------------------------------------------------------------------
-
-
-def seconds_of(run: Callable[[], Any]) -> float:
-    """Return the seconds of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def spread_of(seconds: Sequence[float]) -> dict[str, Any]:
-    """Summarize the seconds of several repeats."""
-    return {"median_s": median(seconds), "min_s": min(seconds), "max_s": max(seconds), "all_s": list(seconds)}
-
-
-def timed(run: Callable[[], Any], repeats: int) -> tuple[dict[str, Any], Any]:
-    """Return a summary of the seconds of each repeat, and the last answer."""
-    seconds, answer = [], None
-    for _ in range(repeats):
-        answer = None
-        start = time.perf_counter()
-        answer = run()
-        seconds.append(time.perf_counter() - start)
-    return spread_of(seconds), answer
-
-
-def in_turns(runs: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, list[Any]]:
-    """Call each in turn, so that a slow minute of the machine affects all of them, and return their answers."""
-    answers: dict[Any, list[Any]] = {name: [] for name in runs}
-    for _, (name, run) in itertools.product(range(repeats), runs.items()):
-        answers[name].append(run())
-    return answers
-
-
-def clocked(spent: dict[str, float], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the seconds spent inside a function to `spent[name]`."""
-
-    @wraps(function)
-    def run(*args: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return function(*args, **options)
-        finally:
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
-
-    return run
-
-
-# ---- memory ------------------------------------------------------------------------------------------------------
-
-
-def memory_of(process: psutil.Process, own: bool = True) -> dict[str, int]:
-    """Return the bytes that a process holds, counted in three ways, or in the two that are cheap to count."""
-    info = process.memory_full_info() if own else process.memory_info()
-    found = {"rss": info.rss, "anonymous": info.rss - info.shared}
-    return found | ({"uss": info.uss} if own else {})
-
-
-def memory_together(processes: Iterable[psutil.Process]) -> dict[str, int]:
-    """Return the bytes that several processes hold; in `pss` what they share is counted once."""
-    found: Counter[str] = Counter()
-    for process in processes:
-        with contextlib.suppress(psutil.Error):  # it has ended
-            info = process.memory_full_info()
-            found.update(rss=info.rss, anonymous=info.rss - info.shared, uss=info.uss, pss=info.pss)
-    return found
-
-
-class Watch(threading.Thread):
-    """The largest value of each number that a function returns while a block runs."""
-
-    def __init__(self, look: Callable[[], dict[str, int]], every: float) -> None:
-        super().__init__(daemon=True)
-        self.look, self.every = look, every
-        self.peak: Counter[str] = Counter()
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        """Look every so many seconds."""
-        while not self.over.wait(self.every):
-            self.peak |= Counter(self.look())
-
-    def __enter__(self) -> Counter[str]:
-        self.start()
-        return self.peak
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.join()
-
-
-# ---- a process of its own for each measurement -------------------------------------------------------------------
-
-
-def start_child(function: Callable[..., Any], cache: Path, options: dict[str, Any], **streams: Any) -> Any:
-    """Start a process that calls a function of the script, with a cache folder of its own."""
-    words = [sys.executable, sys.argv[0], "--child", function.__name__, json.dumps(options, default=str)]
-    environment = os.environ | {"HF_DATASETS_CACHE": str(cache)}
-    return subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, text=True, **streams)
-
-
-def in_child(function: Callable[..., Any], cache: Path, *, watch: bool = False, **options: Any) -> dict[str, Any]:
-    """Call a function in a fresh process; with `watch`, add the peak memory of its `measured` block to its answer."""
-    memory: dict[str, int] = {}
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        start_child(function, cache, options, stdout=subprocess.PIPE, stderr=errors) as child,
-    ):
-        while (line := child.stdout.readline()) == "begin\n":
-            process = psutil.Process(child.pid)
-            before = memory_of(process)
-            child.stdin.write("go\n")
-            child.stdin.flush()
-            looks = itertools.count()
-            while watch and not select.select([child.stdout], [], [], 0.02)[0]:
-                # To count what is not shared stops the process for as long as it takes: it is done twice a second.
-                now = memory_of(process, own=next(looks) % 25 == 0)
-                memory |= {name: max(memory.get(name, 0), now[name] - before[name]) for name in now}
-            child.stdout.readline()
-        if child.wait() or not line:
-            errors.seek(0)
-            raise RuntimeError(f"{function.__name__} {options} failed:\n{errors.read()[-4000:]}")
-    return json.loads(line) | ({"memory": memory} if watch else {})
-
-
-@contextlib.contextmanager
-def measured(spent: dict[str, float] | None = None) -> Iterator[dict[str, float]]:
-    """Time a block of a child process as `spent["total"]`, and let the parent see where it begins and ends."""
-    spent = {} if spent is None else spent
-    spent.clear()
-    gc.collect()
-    print("begin", flush=True, file=sys.__stdout__)
-    sys.stdin.readline()
-    start = time.perf_counter()
-    yield spent
-    spent["total"] = time.perf_counter() - start
-    print("end", flush=True, file=sys.__stdout__)
 
 
 # ---- Markdown ----------------------------------------------------------------------------------------------------

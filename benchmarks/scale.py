@@ -33,24 +33,19 @@ from typing import Any
 import psutil
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from inputs import BATCH, WORDS, NumberedVectors, passages, queries, query_vectors, words_of
-from runner import (
+from measuring import (
     MIB,
-    Benchmark,
-    Part,
-    Run,
     Watch,
     in_child,
     in_turns,
     measured,
     memory_of,
     memory_together,
-    option,
     seconds_of,
-    spread,
     spread_of,
     start_child,
-    table,
 )
+from runner import Benchmark, Part, Run, option, spread, table
 
 import hnm_datasets as hnm
 from hnm_datasets.storage.folders import cache_root
@@ -334,16 +329,14 @@ def show_stream(found: dict[str, Any]) -> str:
     )
 
 
-BENCHMARK = Benchmark(
-    "Scale",
-    __doc__,
-    {
-        "scale": Part("Building and mining", scale, show_scale),
-        "encode": Part("Encoding", lambda run: in_child(encode, run.scratch), show_encode),
-        "stream": Part("A stream", stream, show_stream),
-    },
-    {"sizes": option([10_000], "numbers of passages"), "streamed": option(200_000, "queries of the stream")},
-)
-
 if __name__ == "__main__":
-    BENCHMARK.run()
+    Benchmark(
+        "Scale",
+        __doc__,
+        {
+            "scale": Part("Building and mining", scale, show_scale),
+            "encode": Part("Encoding", lambda run: in_child(encode, run.scratch), show_encode),
+            "stream": Part("A stream", stream, show_stream),
+        },
+        {"sizes": option([10_000], "numbers of passages"), "streamed": option(200_000, "queries of the stream")},
+    ).run()

@@ -23,7 +23,8 @@ import datasets
 import numpy as np
 from datasets import Dataset
 from inputs import texts_of
-from runner import MIB, SEED, Benchmark, Part, Run, in_child, measured, option, set_name, spread_of, table
+from measuring import MIB, in_child, measured, spread_of
+from runner import SEED, Benchmark, Part, Run, option, set_name, table
 
 from hnm_datasets import Corpus, CrossEncoderScores, load_beir
 from hnm_datasets.models import rerankers
@@ -196,23 +197,21 @@ def show_memory(found: dict[str, Any]) -> str:
     return table("rows|pairs|anonymous memory|time", lines)
 
 
-BENCHMARK = Benchmark(
-    "Teacher",
-    __doc__,
-    {
-        "throughput": Part("Pairs per second", throughput, show_throughput),
-        "memory": Part("Memory of scoring as the rows grow", memory, show_memory),
-    },
-    {
-        "teacher": option("cross-encoder/ms-marco-MiniLM-L6-v2", "a path or Hub id"),
-        "max-length": option(None, "cut pairs to this many tokens", int),
-        "queries": option(60, "of each set, at most"),
-        "k": option(30, "candidates per query"),
-        "batch-size": option(32),
-        "rows": option([10_000, 100_000], "numbers of rows, of the part memory"),
-    },
-    sets="*",
-)
-
 if __name__ == "__main__":
-    BENCHMARK.run()
+    Benchmark(
+        "Teacher",
+        __doc__,
+        {
+            "throughput": Part("Pairs per second", throughput, show_throughput),
+            "memory": Part("Memory of scoring as the rows grow", memory, show_memory),
+        },
+        {
+            "teacher": option("cross-encoder/ms-marco-MiniLM-L6-v2", "a path or Hub id"),
+            "max-length": option(None, "cut pairs to this many tokens", int),
+            "queries": option(60, "of each set, at most"),
+            "k": option(30, "candidates per query"),
+            "batch-size": option(32),
+            "rows": option([10_000, 100_000], "numbers of rows, of the part memory"),
+        },
+        sets="*",
+    ).run()

@@ -91,5 +91,5 @@ def test_scores_are_named(value):
 
 @pytest.mark.parametrize("value", ["", 0, True, ["score"]])
 def test_what_names_no_scores_is_refused(value):
-    with pytest.raises(TypeError, match="Step: by must be 'score' .*, a teacher's name or None, got"):
+    with pytest.raises(TypeError, match=r"Step: by must be 'score' .*, a teacher's name or None, got"):
         checks.score_option("Step", "by", value)

@@ -101,9 +101,9 @@ def test_anything_else_is_refused(pairs, wanted):
 
 
 def test_the_other_kind_of_model_is_refused_though_it_can_be_called(static_model, cross_encoder_path):
-    with pytest.raises(TypeError, match="must be a CrossEncoder.* got SentenceTransformer"):
+    with pytest.raises(TypeError, match=r"must be a CrossEncoder.* got SentenceTransformer"):
         load_model(static_model, "name", pairs=True)
-    with pytest.raises(TypeError, match="must be a SentenceTransformer.* got CrossEncoder"):
+    with pytest.raises(TypeError, match=r"must be a SentenceTransformer.* got CrossEncoder"):
         load_model(CrossEncoder(cross_encoder_path), "name")
 
 
@@ -199,7 +199,7 @@ def test_a_model_that_is_gone_cannot_be_found():
     pickled = pickle.dumps(handle)
     del handle
     gc.collect()
-    with pytest.raises(RuntimeError, match="is not in this process, and it was passed as an object.*path or Hub id"):
+    with pytest.raises(RuntimeError, match=r"is not in this process, and it was passed as an object.*path or Hub id"):
         pickle.loads(pickled).loaded  # noqa: B018
 
 

@@ -221,7 +221,7 @@ def test_options_are_checked(options, error, wanted):
 def test_what_is_no_model_of_pairs_is_refused(static_model):
     with pytest.raises(TypeError, match="model must be a CrossEncoder"):
         Reranker(5)
-    with pytest.raises(TypeError, match="model must be a CrossEncoder.*got SentenceTransformer"):
+    with pytest.raises(TypeError, match=r"model must be a CrossEncoder.*got SentenceTransformer"):
         Reranker(static_model)
 
 

@@ -6,6 +6,7 @@ import pickle
 import sys
 from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
+from typing import ClassVar
 
 import multiprocess
 import pytest
@@ -29,7 +30,7 @@ MODULES = [multiprocessing, multiprocess]
 class Step:
     """Notes the processes in which it was prepared."""
 
-    prepared_in = []
+    prepared_in: ClassVar[list[int]] = []
 
     def __init__(self, number):
         self.number = number

@@ -1,5 +1,6 @@
 """Names made of content: the same for the same content, wherever and however it comes, and another for any other."""
 
+import itertools
 import subprocess
 import sys
 
@@ -105,12 +106,12 @@ def digests_of(*chunks, kind=None, names=("id", "text")):
 def test_how_columns_are_cut_does_not_matter(texts, cuts, kind):
     bounds = [0, *sorted(min(cut, len(texts)) for cut in cuts), len(texts)]
     hasher = ColumnsHasher(["text"])
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         # As a part of an array and as an array of its own.
         hasher.update("text", pa.array(texts, kind).slice(start, stop - start))
     whole = digests_of({"text": texts}, names=["text"])
     assert hasher.digests() == whole
-    apart = [{"text": texts[start:stop]} for start, stop in zip(bounds, bounds[1:], strict=False)]
+    apart = [{"text": texts[start:stop]} for start, stop in itertools.pairwise(bounds)]
     assert digests_of(*apart, kind=kind, names=["text"]) == whole
 
 

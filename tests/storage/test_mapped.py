@@ -105,9 +105,10 @@ def test_an_array_in_memory_is_not_released(tmp_path):
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 CHUNKS = st.lists(st.lists(st.text(max_size=15), max_size=8), max_size=6)
+KINDS = st.sampled_from([pa.string(), pa.large_string()])
 
 
-@given(CHUNKS, st.sampled_from([pa.string(), pa.large_string()]))
+@given(CHUNKS, KINDS)
 def test_texts_come_back(tmp_path_factory, chunks, kind):
     folder = tmp_path_factory.mktemp("texts")
     save_strings(folder, "text", (pa.array(chunk, kind) for chunk in chunks))
@@ -117,12 +118,13 @@ def test_texts_come_back(tmp_path_factory, chunks, kind):
     assert found.to_pylist() == [text for chunk in chunks for text in chunk]
 
 
-@given(
-    st.lists(st.text(max_size=9), max_size=12), st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=4)
-)
-def test_parts_of_arrays_come_back_as_those_parts(tmp_path_factory, texts, parts):
+PARTS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=4)
+
+
+@given(st.lists(st.text(max_size=9), max_size=12), PARTS, KINDS)
+def test_parts_of_arrays_come_back_as_those_parts(tmp_path_factory, texts, parts, kind):
     folder = tmp_path_factory.mktemp("parts")
-    chunks = [pa.array(texts, pa.string()).slice(start, length) for start, length in parts if start <= len(texts)]
+    chunks = [pa.array(texts, kind).slice(start, length) for start, length in parts if start <= len(texts)]
     save_strings(folder, "text", chunks)
     assert open_strings(folder, "text").to_pylist() == [text for chunk in chunks for text in chunk.to_pylist()]
 
