@@ -210,8 +210,6 @@ def show(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "Agreement",
-        __doc__,
         {"": Part("", measure, show)},
         {"model": option("static", "static, minilm, or the path or Hub id of a SentenceTransformer")},
         sets="+",

@@ -112,8 +112,6 @@ def show(found: list[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "Audit",
-        __doc__,
         {"forms": Part("Time and memory of an audit", measure, show)},
         {"rows": option([100_000], "numbers of rows"), "forms": option(FORMS, "only these", choices=FORMS)},
     ).run()

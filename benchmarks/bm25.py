@@ -231,8 +231,6 @@ def show(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "BM25",
-        __doc__,
         {"": Part("", measure, show)},
         {"split": option("train"), "k": option(100, "candidates per query")},
         sets="?",

@@ -7,23 +7,22 @@ Each case runs in a process of its own, in both checkouts in turn.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from measuring import in_child, in_turns, seconds_of, spread_of
 from models import make_model
-from runner import RESULTS, git_commit, in_turns, machine, seconds_of, spread_of, table
+from runner import Benchmark, Part, Run, git_commit, table
 
 HERE = Path(__file__).parents[1]
 CASES = ("bm25", "fuse", "tuples", "audit")
-ROWS, REPEATS = 4000, 3
+ROWS = 4000
 
 
-def measure(case: str, source: str) -> float:
+def least(case: str, source: str) -> dict[str, float]:
     """Return the least seconds of three calls, in this process."""
     import datasets
 
@@ -48,41 +47,36 @@ def measure(case: str, source: str) -> float:
         step = hnm.ToNTuples(corpus, n=5)
     if case == "audit":
         rows = datasets.concatenate_datasets([apply(hnm.ToTriplets(corpus, with_ids=True), rows)] * 5)
-        return seconds_of(lambda: hnm.audit_negatives(rows, corpus))
+        return {"seconds": seconds_of(lambda: hnm.audit_negatives(rows, corpus))}
     apply(step, rows.select(range(50)))
-    return min(seconds_of(lambda: apply(step, rows)) for _ in range(3))
+    return {"seconds": min(seconds_of(lambda: apply(step, rows)) for _ in range(3))}
 
 
-def main() -> None:
-    """Run all cases in both checkouts and write the ratios."""
-    if sys.argv[1] == "--case":
-        print(measure(*sys.argv[2:]))
-        return
-    older, source = Path(sys.argv[1]).resolve(), sys.argv[2]
+def measure(run: Run) -> dict[str, Any]:
+    older, source = Path(run.sets[0]).resolve(), run.sets[1]
+    source = str(Path(source).resolve()) if Path(source).exists() else source
+
+    def once(side: str, checkout: Path, case: str) -> float:
+        os.environ["PYTHONPATH"] = str(checkout)
+        return in_child(least, run.scratch / side, case=case, source=source)["seconds"]
+
     found = {}
-    with tempfile.TemporaryDirectory() as caches:
+    for case in CASES:
+        runs = {side: partial(once, side, place, case) for side, place in (("older", older), ("newer", HERE))}
+        found[case] = {side: spread_of(seconds) for side, seconds in in_turns(runs, run.repeats).items()}
+    words = ["git", "-C", str(older), "rev-parse", "HEAD"]
+    commit = subprocess.run(words, capture_output=True, text=True).stdout.strip()
+    return {"commits": {"older": commit, "newer": git_commit()}, "rows": ROWS, "found": found}
 
-        def run(checkout: Path, case: str) -> float:
-            words = [sys.executable, __file__, "--case", case, str(Path(source).resolve())]
-            cache = Path(caches) / checkout.name
-            environment = os.environ | {"PYTHONPATH": str(checkout), "HF_DATASETS_CACHE": str(cache)}
-            return float(subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
-        for case in CASES:
-            runs = {"older": lambda c=case: run(older, c), "newer": lambda c=case: run(HERE, c)}
-            found[case] = {name: spread_of(seconds) for name, seconds in in_turns(runs, REPEATS).items()}
-            print(case, found[case], flush=True)
+def show(found: dict[str, Any]) -> str:
     rows = [
         (case, one["older"], one["newer"], f"{one['older']['min_s'] / one['newer']['min_s']:.2f}")
-        for case, one in found.items()
+        for case, one in found["found"].items()
     ]
-    words = ["git", "-C", str(older), "rev-parse", "HEAD"]
-    commits = {"older": subprocess.run(words, capture_output=True, text=True).stdout.strip(), "newer": git_commit()}
-    record = {"commits": commits, "machine": machine(), "rows": ROWS, "repeats": REPEATS, "found": found}
-    (RESULTS / "commits.json").write_text(json.dumps(record, indent=1) + "\n")
-    shown = table("case|older|newer|older / newer, least seconds", rows)
-    (RESULTS / "commits.md").write_text(f"# Is this checkout as fast as an older one?\n\n{shown}\n`{commits}`\n")
+    about = f"{found['rows']:,} queries at most. Older: commit {found['commits']['older'][:12]}.\n\n"
+    return about + table("case|older|newer|older / newer, least seconds", rows)
 
 
 if __name__ == "__main__":
-    main()
+    Benchmark({"": Part("", measure, show)}, sets="+", file=lambda _: "commits").run()

@@ -24,30 +24,17 @@ import datasets
 import numpy as np
 import psutil
 from datasets import Dataset
-from inputs import PASSAGES, ROWS, candidate_rows, embed, on_disk, query_vectors, time_steps
-from measuring import MIB, in_child, measured, memory_of, seconds_of, spread_of, timed
+from inputs import PASSAGES, ROWS, build, candidate_rows, embed, on_disk, query_vectors, time_steps
+from measuring import MIB, in_child, memory_of, seconds_of, spread_of, timed
 from runner import SEED, Benchmark, Part, Run, option, table
 
 import hnm_datasets as hnm
-from hnm_datasets.storage.folders import cache_root
 
 #: Queries and depth of the curve.
 ASKED, DEPTH = 1000, 100
 
 
 # ---- curve -------------------------------------------------------------------------------------------------------
-
-
-def build(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Build an index."""
-    import faiss  # noqa: F401
-
-    embedded = hnm.Embeddings(embeddings)
-    assert len(embedded)
-    with measured() as spent:
-        hnm.DenseIndex(embedded, **options).prepare()
-    size = sum(path.stat().st_size for path in (cache_root() / "dense").rglob("*.faiss"))
-    return {"seconds": spent["total"], "bytes": size}
 
 
 def ask(kind: str, embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -132,10 +119,6 @@ def fingerprint(model: str) -> dict[str, Any]:
     return {"bytes": size, "first_s": first, "again": again}
 
 
-def measure_fingerprint(run: Run) -> dict[str, Any]:
-    return {name: in_child(fingerprint, run.scratch, model=name) for name in ("static", "minilm")}
-
-
 def show_fingerprint(found: dict[str, Any]) -> str:
     rows = [(name, f"{it['bytes'] / MIB:.0f}", f"{it['first_s']:.3f} s", it["again"]) for name, it in found.items()]
     return table("Model|Weights MiB|First time|Again", rows)
@@ -174,10 +157,6 @@ def filters(folder: str, repeats: int) -> dict[str, Any]:
     return {f"DropNearDuplicates: open {len(corpus):,} passages": opened} | time_steps(rows, steps, repeats)
 
 
-def measure_filters(run: Run) -> dict[str, Any]:
-    return in_child(filters, run.scratch / "cache", folder=run.scratch, repeats=run.repeats)
-
-
 def show_filters(found: dict[str, Any]) -> str:
     about = f"{ROWS:,} rows of 100 random candidates, through `map`; passages of 50 words.\n\n"
     return about + table("What|Seconds", [(f"`{name}`", times) for name, times in found.items()])
@@ -185,12 +164,18 @@ def show_filters(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "Dense curve",
-        __doc__,
         {
             "curve": Part("As the corpus grows", curve, show_curve),
-            "fingerprint": Part("Naming a model", measure_fingerprint, show_fingerprint),
-            "filters": Part("Filters", measure_filters, show_filters),
+            "fingerprint": Part(
+                "Naming a model",
+                lambda run: {name: in_child(fingerprint, run.scratch, model=name) for name in ("static", "minilm")},
+                show_fingerprint,
+            ),
+            "filters": Part(
+                "Filters",
+                lambda run: in_child(filters, run.scratch, folder=run.scratch, repeats=run.repeats),
+                show_filters,
+            ),
         },
         {"sizes": option([5000], "numbers of passages")},
     ).run()

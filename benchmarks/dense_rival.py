@@ -270,8 +270,6 @@ def show_exact(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "Dense rival",
-        __doc__,
         {
             "rival": Part("Against sentence-transformers' mine_hard_negatives", rival, show_rival),
             "faiss": Part("Exact search against FAISS", exact, show_exact),

@@ -366,8 +366,6 @@ def plot(found: Finding, target: Path) -> None:
 
 if __name__ == "__main__":
     Benchmark(
-        "False negatives",
-        __doc__,
         {"": Part("", measure, show)},
         {
             "teachers": option(["minilm"], "one per set: minilm, or the path or Hub id of a cross-encoder"),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from runner import SEED
 
 import hnm_datasets as hnm
+from hnm_datasets.storage.folders import cache_root
 
 # ---- sets --------------------------------------------------------------------------------------------------------
 
@@ -193,3 +194,19 @@ def embed(kind: str, size: int) -> dict[str, Any]:
     with measured() as spent:
         embeddings = numbered.embed(model, fingerprint=model.fingerprint)
     return {"seconds": spent["total"], "embeddings": embeddings.fingerprint}
+
+
+def build(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Build an index; for `in_child`."""
+    import faiss  # noqa: F401
+
+    vectors, before = hnm.Embeddings(embeddings), disk("dense")
+    assert len(vectors)
+    with measured() as spent:
+        hnm.DenseIndex(vectors, **options).prepare()
+    return {"seconds": spent["total"], "bytes": disk("dense") - before}
+
+
+def disk(kind: str) -> int:
+    """Return the bytes of what the library keeps of a kind."""
+    return sum(path.stat().st_size for path in (cache_root() / kind).rglob("*") if path.is_file())

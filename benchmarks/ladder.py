@@ -222,8 +222,6 @@ def plot(found: Finding, target: Path) -> None:
 
 if __name__ == "__main__":
     Benchmark(
-        "Ladder",
-        __doc__,
         {"": Part("", measure, show)},
         {
             "student": option("static", choices=("static", "minilm")),

@@ -105,8 +105,6 @@ def show(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "Pictures",
-        __doc__,
         {"": Part("", measure, show)},
         {
             "split": option("test", "of the set"),

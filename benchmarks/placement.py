@@ -208,8 +208,6 @@ def show_check(one: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "Placement",
-        __doc__,
         {"": Part("", measure, show)},
         {
             "measured": option(RESULTS / "scale.json", "what scale.py wrote", Path),

@@ -134,8 +134,6 @@ def show_refresh(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "Refresh",
-        __doc__,
         {
             "between": Part("Between refreshes", between, show_between),
             "refresh": Part("One refresh", refresh, show_refresh),

@@ -19,6 +19,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,21 +44,13 @@ PACKAGES = (
 
 
 class Run(argparse.Namespace):
-    """The options of a run, and what its measurements need.
+    """The options of a run, and what its measurements need."""
 
-    Attributes:
-        sets: Folders in BEIR's form or Hub ids.
-        repeats: How often each measurement is repeated.
-        scratch: An empty folder, deleted afterwards.
-        found: What the result file already holds of this part.
-        save: Writes what was found so far.
-    """
-
-    sets: list[str]
+    sets: list[str]  # folders in BEIR's form or Hub ids
     repeats: int
-    scratch: Path
-    found: Any
-    save: Callable[[Any], None]
+    scratch: Path  # an empty folder, deleted afterwards
+    found: Any  # what the result file already holds of this part
+    save: Callable[[Any], None]  # writes what was found so far
 
 
 class Part(NamedTuple):
@@ -80,11 +73,9 @@ def option(
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script: its name, which also names the results, and what it measures.
+    """A script. The first line of its docstring is the question that it answers, its file's name that of its results.
 
     Args:
-        name: In words.
-        about: The script's docstring; its first line is the question that the script answers.
         parts: The sections by name. A single one named `""` fills the whole file, its record included.
         options: See `option`.
         sets: How many sets it takes, as argparse's `nargs`; empty: none.
@@ -93,8 +84,6 @@ class Benchmark:
         plot: Draws a picture of the results.
     """
 
-    name: str
-    about: str
     parts: dict[str, Part]
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     sets: str = ""
@@ -109,7 +98,7 @@ class Benchmark:
         run = self._parser().parse_args(namespace=Run())
         run.sets = [run.sets] if isinstance(run.sets, str) else run.sets or []
         names = [set_name(one) for one in run.sets]
-        stem = self.file(names) if self.file else "-".join([self._stem, *names])
+        stem = self.file(names) if self.file else "-".join([Path(sys.argv[0]).stem.replace("_", "-"), *names])
         target = run.out / f"{stem}.json"
         results = json.loads(target.read_text()) if target.exists() else {}
         if not run.render:
@@ -117,18 +106,16 @@ class Benchmark:
             datasets.disable_progress_bars()
             for part in run.parts:
                 self._measure(part, run, results, target)
-                print(self._report(stem, results, [part]), flush=True)
-        target.with_suffix(".md").write_text(self._report(stem, results))
+                print(self._report(results, [part]), flush=True)
+        target.with_suffix(".md").write_text(self._report(results))
         if self.plot:
             self.plot(results, target.with_suffix(".png"))
 
-    @property
-    def _stem(self) -> str:
-        return self.name.lower().replace(" ", "-")
-
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(
-            description=self.about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            description=sys.modules["__main__"].__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         if self.sets:
             parser.add_argument("sets", nargs=self.sets, metavar="SET", help="a folder in BEIR's form or a Hub id")
@@ -154,7 +141,10 @@ class Benchmark:
             "seed": SEED,
         } | ({"repeats": run.repeats} if self.repeats else {})
 
+        start = time.monotonic()
+
         def save(found: Any) -> None:
+            record["wall_s"] = round(time.monotonic() - start, 1)
             results.update({part: record | {"found": found}} if part else record | found)
             target.write_text(json.dumps(results, indent=1, default=float) + "\n")
 
@@ -166,10 +156,9 @@ class Benchmark:
             datasets.config.HF_DATASETS_CACHE = Path(place) / "cache"
             save(self.parts[part].measure(run))
 
-    def _report(self, stem: str, results: dict[str, Any], parts: Iterable[str] | None = None) -> str:
+    def _report(self, results: dict[str, Any], parts: Iterable[str] | None = None) -> str:
         """Return the sections that there are."""
-        more = stem.removeprefix(self._stem).strip("-")
-        shown = [f"# {self.name}{': ' * bool(more)}{more}\n\n{self.about.splitlines()[0]}\n"]
+        shown = [f"# {sys.modules['__main__'].__doc__.splitlines()[0]}\n"]
         for part in self.parts if parts is None else parts:
             record = results.get(part) if part else results
             if record:

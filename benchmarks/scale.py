@@ -32,7 +32,7 @@ from typing import Any
 
 import psutil
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
-from inputs import BATCH, WORDS, NumberedVectors, passages, queries, query_vectors, words_of
+from inputs import BATCH, WORDS, NumberedVectors, build, disk, passages, queries, query_vectors, words_of
 from measuring import (
     MIB,
     Watch,
@@ -48,7 +48,6 @@ from measuring import (
 from runner import Benchmark, Part, Run, option, spread, table
 
 import hnm_datasets as hnm
-from hnm_datasets.storage.folders import cache_root
 
 K, ASKED, RECALLED = 100, 10_000, 500
 KIND = "clustered"
@@ -59,11 +58,6 @@ FIRST_STREAMED = 10**9
 
 
 # ---- build -------------------------------------------------------------------------------------------------------
-
-
-def disk(kind: str) -> int:
-    folder = cache_root() / kind
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def corpus(folder: str, size: int) -> dict[str, Any]:
@@ -88,16 +82,6 @@ def embed(corpus: str) -> dict[str, Any]:
     with measured() as spent:
         made = hnm.Corpus(corpus).embed(model, fingerprint=model.fingerprint)
     return {"seconds": spent["total"], "bytes": disk("embeddings"), "embeddings": made.fingerprint}
-
-
-def build(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
-    import faiss  # noqa: F401
-
-    vectors, before = hnm.Embeddings(embeddings), disk("dense")
-    assert len(vectors)
-    with measured() as spent:
-        hnm.DenseIndex(vectors, **options).prepare()
-    return {"seconds": spent["total"], "bytes": disk("dense") - before}
 
 
 def recall(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -331,8 +315,6 @@ def show_stream(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "Scale",
-        __doc__,
         {
             "scale": Part("Building and mining", scale, show_scale),
             "encode": Part("Encoding", lambda run: in_child(encode, run.scratch), show_encode),

@@ -199,8 +199,6 @@ def show_memory(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     Benchmark(
-        "Teacher",
-        __doc__,
         {
             "throughput": Part("Pairs per second", throughput, show_throughput),
             "memory": Part("Memory of scoring as the rows grow", memory, show_memory),

@@ -48,7 +48,7 @@ def as_arrow(values: Any, name: str, step: str) -> pa.Array:
         values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
     try:
         return array_of_rows(values) if isinstance(values, list) else pa.array(values)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise TypeError(f"{step}: the column {name!r} mixes types: {error}") from error
 
 

@@ -196,6 +196,8 @@ def test_it_shows_its_model(tmp_path, make_cross_encoder):
 
 def test_a_changed_model_is_refused(model):
     reranker = Reranker(model)
+    # Also where all scores are kept already.
+    score(reranker)
     next(model.parameters()).data.add_(1)
     with pytest.raises(RuntimeError, match="The model was changed after the step was made"):
         score(reranker)

@@ -1,0 +1,131 @@
+"""What a refresh logs, and the options that it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from refresh_helpers import (
+    chain,
+    lists_of,
+    owners_of,
+    train,
+)
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+from hnm_datasets import (
+    CrossEncoderScores,
+    RelativeMargin,
+    TeacherThreshold,
+    ToTriplets,
+)
+from hnm_datasets.training.labels import PADDING, unpack
+from hnm_datasets.training.live import live_negatives
+from hnm_datasets.training.refresh import RefreshNegatives
+
+pytestmark = [
+    pytest.mark.usefixtures("fast_trainers"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+]
+
+
+def test_numbers_reach_the_log_beside_the_loss(corpus, mined, tmp_path):
+    done = train(live_negatives(mined, corpus, n=3), tmp_path, chain(corpus), 5)
+    history = {one["step"]: one for one in done.refresh.history}
+    assert list(history) == [5, 10, 15, 20]
+    with_loss = [one for one in done.log if "loss" in one]
+    for entry in with_loss:
+        last = max((step for step in history if step < entry["step"]), default=None)
+        if last is None:
+            assert not any(name.startswith("refresh_") for name in entry)
+            continue
+        for name in ("mrr", "recall", "above", "replaced", "short", "generation", "model_step"):
+            assert entry[f"refresh_{name}"] == pytest.approx(history[last][name], abs=1e-4), name
+    own = [one for one in done.log if "loss" not in one and "refresh_mrr" in one]
+    assert [(one["step"], one["refresh_generation"]) for one in own] == [(5, 1), (10, 2), (15, 3), (20, 4)]
+    assert json.loads(json.dumps(done.refresh.history)) == done.refresh.history
+
+
+def test_the_stock_loss_trains_on_refreshed_rows(corpus, mined, tmp_path):
+    done = train(live_negatives(mined, corpus, n=3), tmp_path, chain(corpus), 5, loss=MultipleNegativesRankingLoss)
+    assert np.isfinite(done.losses).all()
+    assert any("refresh_mrr" in one for one in done.log)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_see_the_switch(corpus, mined, tmp_path, persistent):
+    live = live_negatives(mined, corpus, n=3)
+    done = train(
+        live, tmp_path, chain(corpus), 10, options={"keep": 9}, max_steps=40, dataloader_num_workers=2,
+        dataloader_persistent_workers=persistent,
+    )  # fmt: skip
+    lists = [lists_of(live.source.folder_of(number))[1] for number in range(4)]
+    owners = owners_of(corpus, mined)
+    for epoch in range(4):
+        fits = np.zeros(4)
+        for labels in done.labels[10 * epoch : 10 * epoch + 10]:
+            known = unpack(labels, 4)
+            for passages, positives in zip(known.passages.tolist(), known.positives.tolist(), strict=True):
+                query = owners[frozenset(positives) - {PADDING}]
+                for number in range(4):
+                    there = {int(corpus.text_codes[row]) for row in lists[number][query]}
+                    drawn = [key for key in passages[1:] if key != PADDING]
+                    fits[number] += set(drawn) <= there and len(drawn) == min(3, len(lists[number][query]))
+        assert fits[epoch] == 40, (epoch, fits)
+        assert sorted(fits)[-2] < 36
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"every": 0}, ValueError, "every"),
+        ({"every": -1}, ValueError, "every"),
+        ({"every": 0.0}, ValueError, "every"),
+        ({"every": float("nan")}, ValueError, "every"),
+        ({"every": True}, (TypeError, ValueError), "every"),
+        ({"every": "5"}, (TypeError, ValueError), "every"),
+        ({"fraction": 0}, ValueError, "fraction"),
+        ({"fraction": 2}, ValueError, "fraction"),
+        ({"keep": 0}, ValueError, "keep"),
+        ({"background": "yes"}, (TypeError, ValueError), "background"),
+        ({"steps": []}, TypeError, "steps"),
+        ({"steps": [3]}, TypeError, "steps"),
+        ({"steps": RelativeMargin(0.1)}, TypeError, "steps"),
+        ({"live": "rows"}, TypeError, "live_negatives"),
+        ({"steps": [RelativeMargin(0.1)]}, ValueError, "negative_ids"),
+    ],
+)
+def test_bad_options(corpus, mined, options, error, match):
+    given = {"live": live_negatives(mined, corpus), "steps": chain(corpus), "every": 5} | options
+    with pytest.raises(error, match=match):
+        RefreshNegatives(**given)
+
+
+def test_a_column_of_a_teacher_that_nobody_writes(corpus, mined):
+    scored = mined.map(CrossEncoderScores(corpus, lambda pairs: [0.0] * len(pairs), fingerprint="zero"), batched=True)
+    for rows in (mined, scored):
+        with pytest.raises(ValueError, match=r"negative_teacher_scores.*CrossEncoderScores"):
+            RefreshNegatives(live_negatives(rows, corpus), [*chain(corpus), TeacherThreshold(0.1)], 5)
+    named = CrossEncoderScores(corpus, lambda pairs: [0.0] * len(pairs), fingerprint="zero", name="other")
+    with pytest.raises(ValueError, match="negative_teacher_scores"):
+        RefreshNegatives(live_negatives(mined, corpus), [*chain(corpus), named, TeacherThreshold(0.1)], 5)
+    RefreshNegatives(live_negatives(mined, corpus), [*chain(corpus), named, TeacherThreshold(0.1, by="other")], 5)
+
+
+def test_rows_that_carry_a_teachers_scores_need_them_of_the_steps(corpus, mined):
+    """Else the training would stop at its first refresh, an hour later."""
+    scored = mined.map(CrossEncoderScores(corpus, lambda pairs: [0.0] * len(pairs), fingerprint="zero"), batched=True)
+    live = live_negatives(scored, corpus, teacher="teacher")
+    with pytest.raises(ValueError, match=r"teacher_scores"):
+        RefreshNegatives(live, chain(corpus), 5)
+
+
+def test_shapes_are_refused(corpus, mined, tmp_path):
+    with pytest.raises(ValueError, match=r"ToTriplets|negative_ids"):
+        train(live_negatives(mined, corpus, n=3), tmp_path, [*chain(corpus), ToTriplets(corpus)], 4)
+
+
+def test_a_step_before_the_miner_that_needs_candidates_is_refused(corpus, mined):
+    with pytest.raises((TypeError, ValueError)):
+        RefreshNegatives(
+            live_negatives(mined, corpus), [CrossEncoderScores(corpus, len, fingerprint="x"), *chain(corpus)], 5
+        )
