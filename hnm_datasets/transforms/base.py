@@ -9,7 +9,7 @@ drops others, `Transform._apply` for all else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -67,10 +67,14 @@ class Transform(ABC):
             ValueError: A value is null or NaN, or aligned columns are not aligned.
         """
         batch = Batch(rows, step=type(self).__name__)
-        for name in self.input_columns:
+        for name in self._required(batch.names):
             batch.require(name)
         self.prepare()
         return batch.answer(self._apply(batch))
+
+    def _required(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the columns that the step needs of rows that have the columns `names`."""
+        return self.input_columns
 
     def prepare(self) -> None:  # noqa: B027 (most steps need nothing)
         """Make what the step needs and keep it on disk: indexes, embeddings. Does nothing where it is there.

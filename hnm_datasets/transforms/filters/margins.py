@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +66,14 @@ class _Margin(CandidateFilter):
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads; without `by`, it chooses the scores by the columns of the rows."""
-        scores = () if self.by is None else (score_column(self.by), score_column(self.by, of="positive"))
-        return (NEGATIVE_IDS, *scores)
+        """The columns that the step reads; without `by`, the teacher's scores instead of the retriever's, if there."""
+        return self._inputs(self.by or "score")
+
+    def _inputs(self, by: str) -> tuple[str, ...]:
+        return (NEGATIVE_IDS, score_column(by), score_column(by, of="positive"))
+
+    def _required(self, names: Sequence[str]) -> tuple[str, ...]:
+        return self._inputs(score_name(self.by, names))
 
     def __post_init__(self) -> None:
         name = type(self).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,13 +128,19 @@ class SampleNegatives(CandidateFilter):
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The columns that the step reads, and beside them `query_id` or `query`."""
+        return self._inputs(self.by or "score")
+
+    def _inputs(self, by: str) -> tuple[str, ...]:
         scores = {"softmax": ("negative",), "simans": ("negative", "positive")}.get(self.strategy, ())
         columns = (
             NEGATIVE_IDS,
-            *(score_column(self.by, of=part) for part in scores if self.by is not None),
+            *(score_column(by, of=part) for part in scores),
             *map(self._column_of, self._strata),
         )
         return tuple(dict.fromkeys(columns))
+
+    def _required(self, names: Sequence[str]) -> tuple[str, ...]:
+        return self._inputs(score_name(self.by, names))
 
     @property
     def _strata(self) -> tuple[_Stratum, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,8 +48,14 @@ class SortNegatives(Transform):
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads; without `by`, it chooses the scores by the columns of the rows."""
-        return (NEGATIVE_IDS,) if self.by is None else (NEGATIVE_IDS, score_column(self.by))
+        """The columns that the step reads; without `by`, the teacher's scores instead of the retriever's, if there."""
+        return self._inputs(self.by or "score")
+
+    def _inputs(self, by: str) -> tuple[str, ...]:
+        return (NEGATIVE_IDS, score_column(by))
+
+    def _required(self, names: Sequence[str]) -> tuple[str, ...]:
+        return self._inputs(score_name(self.by, names))
 
     def __post_init__(self) -> None:
         checks.score_option("SortNegatives", "by", self.by)

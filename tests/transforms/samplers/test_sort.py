@@ -55,4 +55,4 @@ def test_bad_rows_and_options():
     with pytest.raises(ValueError, match="must be aligned"):
         SortNegatives()(batch | {"negative_teacher_scores": [[1.0]]})
     with pytest.raises(TypeError, match="by must be 'score' or a teacher's name, got None"):
-        SortNegatives(None)
+        SortNegatives(3)
