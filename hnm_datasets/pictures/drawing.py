@@ -145,16 +145,3 @@ def beside(
         dx, dy = best
         boxes.append((x + dx - half, y + dy - tall, x + dx + half, y + dy + tall))
     return places
-
-
-def check_matplotlib(name: str) -> None:
-    """Raise an ImportError that says what to install, if matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"{name} needs matplotlib: pip install 'hnm-datasets[plots]'") from error
-
-
-def scorer_label(by: str) -> str:
-    """Name the scorer for a title."""
-    return "by the retriever" if by == "score" else f"by {by!r}"

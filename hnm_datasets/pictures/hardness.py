@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.columns import score_column
-from hnm_datasets.pictures.drawing import check_matplotlib, scorer_label
+from hnm_datasets.pictures.installed import check_matplotlib, scorer_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,8 +15,8 @@ from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.models.handles import EmbeddingModel, load_model
-from hnm_datasets.pictures.drawing import check_matplotlib
 from hnm_datasets.pictures.geometry import gradients, places_around
+from hnm_datasets.pictures.installed import check_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

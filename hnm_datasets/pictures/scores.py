@@ -16,7 +16,7 @@ from hnm_datasets.columns import NEGATIVE_SOURCE, QUERY, QUERY_ID, score_column
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-from hnm_datasets.pictures.drawing import check_matplotlib, scorer_label
+from hnm_datasets.pictures.installed import check_matplotlib, scorer_label
 
 #: Bars of a histogram.
 _BINS = 50

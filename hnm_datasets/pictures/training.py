@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.pictures.drawing import check_matplotlib
+from hnm_datasets.pictures.installed import check_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
