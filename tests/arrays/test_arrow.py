@@ -120,6 +120,12 @@ def test_one_row_is_no_batch(row):
         read(row)
 
 
+@pytest.mark.parametrize("values", [["a", 1], [1, "a"], ("a", 1), [[1], "a"], [{"a": 1}, "a"]], ids=str)
+def test_mixed_types_name_the_column_and_the_step(values):
+    with pytest.raises(TypeError, match="Step: the column 'column' mixes types"):
+        read(values)
+
+
 DTYPES = st.sampled_from([np.float32, np.float64, np.int32, np.int64, np.uint16])
 
 

@@ -1,5 +1,7 @@
 """Random numbers by key and seed alone: the wanted distribution, and the same draw wherever a row stands."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,10 +10,6 @@ from hypothesis import strategies as st
 from hnm_datasets.arrays.draws import keyed_uniform, permuted_rows, sample_mask
 
 KEYS = st.integers(0, 2**64 - 1)
-
-
-def uniforms(keys, seed=0, counter=0):
-    return np.array([keyed_uniform(np.uint64(key), seed, counter) for key in keys])
 
 
 def drawn(offsets, log_weights, keys, counts, seed=0, strata=None):
@@ -84,9 +82,40 @@ def rows(draw, strata=2):
     total = sum(lengths)
     weights = draw(st.lists(st.floats(-5, 5), min_size=total, max_size=total))
     marks = draw(st.lists(st.booleans(), min_size=strata * total, max_size=strata * total))
-    counts = draw(st.lists(st.integers(0, 4), min_size=strata, max_size=strata))
+    counts = draw(st.lists(st.integers(1, 4), min_size=strata, max_size=strata))
     keys = draw(st.lists(KEYS, min_size=len(lengths), max_size=len(lengths)))
     return np.cumsum([0, *lengths]), weights, keys, counts, np.array(marks, dtype=bool).reshape(strata, total)
+
+
+@given(rows(), st.integers(0, 100))
+def test_each_stratum_gives_as_many_as_wanted_or_all(batch, seed):
+    offsets, weights, keys, counts, strata = batch
+    keep = drawn(offsets, weights, keys, counts, seed, strata)
+    for start, stop in itertools.pairwise(offsets):
+        own, kept = strata[:, start:stop], keep[start:stop]
+        assert not kept[~own.any(axis=0)].any()
+        first = min(own[0].sum(), counts[0])
+        # The second stratum gives of what the first has left, whatever that was.
+        only_second, both = (~own[0] & own[1]).sum(), (own[0] & own[1]).sum()
+        fewest = min(counts[1], only_second + max(0, both - first))
+        assert first + fewest <= kept.sum() <= first + min(counts[1], own[1].sum())
+        assert (kept & own[0]).sum() >= first
+        assert (kept & ~own[0]).sum() <= counts[1]
+
+
+@given(rows(), st.integers(0, 100), st.data())
+def test_a_row_is_drawn_alike_wherever_it_stands(batch, seed, data):
+    offsets, weights, keys, counts, strata = batch
+    whole = drawn(offsets, weights, keys, counts, seed, strata)
+    row = data.draw(st.integers(0, len(keys) - 1))
+    part = slice(offsets[row], offsets[row + 1])
+    alone = drawn([0, part.stop - part.start], weights[part], keys[row : row + 1], counts, seed, strata[:, part])
+    assert alone.tolist() == whole[part].tolist()
+
+
+def test_no_rows_and_no_candidates():
+    assert drawn([0], [], [], [1]).tolist() == []
+    assert drawn([0, 0, 1, 1], [0.0], [1, 2, 3], [2]).tolist() == [True]
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -139,6 +168,27 @@ def test_every_line_is_a_permutation(keys, n_rows, seed):
     assert (out[:, n_rows:] == -1).all()
     # A shorter line is the beginning, and a line depends on its key alone.
     assert (permuted(keys[-1:], n_rows, 1 + n_rows // 2, seed)[0] == out[-1, : 1 + n_rows // 2]).all()
+
+
+#: With so few rows the halves of the Feistel network have one or two bits, and four turns do not mix them.
+TOO_FEW_TURNS = pytest.mark.xfail(strict=True, reason="permutations of few rows are not uniform")
+
+
+@pytest.mark.parametrize("n_rows", [2, *(pytest.param(few, marks=TOO_FEW_TURNS) for few in (3, 5)), 16, 17, 40, 300])
+def test_every_row_comes_at_every_place_equally_often(n_rows):
+    out = permuted(np.arange(20_000), n_rows, min(n_rows, 4))
+    for place in range(out.shape[1]):
+        check_uniform(np.bincount(out[:, place], minlength=n_rows))
+
+
+@pytest.mark.parametrize(
+    "n_rows", [2, *(pytest.param(few, marks=TOO_FEW_TURNS) for few in (3, 4, 7, 16)), 64, 100, 200]
+)
+def test_two_places_are_independent(n_rows):
+    out = permuted(np.arange(40_000), n_rows, 2)
+    pairs = np.bincount(out[:, 0] * n_rows + out[:, 1], minlength=n_rows**2).reshape(n_rows, n_rows)
+    assert (np.diag(pairs) == 0).all()
+    check_uniform(pairs[~np.eye(n_rows, dtype=bool)])
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"keys": [8]}])

@@ -1,6 +1,7 @@
 """Arrays and columns of texts come back from disk as they were written, and are mapped."""
 
 import mmap
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -93,6 +94,31 @@ def test_what_is_released_can_be_read_again(tmp_path):
     for part in (found, found[17:], found[3:4], found[5000:80_000], found[:0], found.reshape(-1, 10)):
         release(part)
         assert np.array_equal(found, numbers)
+
+
+def resident(path):
+    """Return the bytes of a mapped file that this process holds."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    return sum(
+        1024 * int(next(one for one in lines if one.startswith("Rss:")).split()[1])
+        for line in lines
+        if line.endswith(str(path))
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux alone tells what is resident")
+def test_whole_pages_alone_are_released(tmp_path):
+    save_array(tmp_path, "numbers", np.zeros(64 * mmap.PAGESIZE, dtype=np.uint8))
+    path, found = tmp_path / "numbers.npy", open_array(tmp_path, "numbers")
+    found.sum()
+    whole = resident(path)
+    assert whole >= found.nbytes
+    # From the middle of a page to the middle of another: the pages at both ends stay.
+    begins = -found.ctypes.data % mmap.PAGESIZE
+    release(found[begins + 100 : begins + 10 * mmap.PAGESIZE + 100])
+    assert resident(path) == whole - 9 * mmap.PAGESIZE
+    release(found)
+    assert resident(path) <= 2 * mmap.PAGESIZE
 
 
 def test_an_array_in_memory_is_not_released(tmp_path):
