@@ -1,4 +1,4 @@
-"""Rows for training, whose negatives are chosen anew in each epoch and may be exchanged while the training runs."""
+"""Rows for training, with negatives drawn in each epoch, which may be exchanged while the training runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,14 @@ from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.transforms.shapes.positives import choose_positives
 
 _POSITIVES = ("each", "first")
-
-
 _BATCH = 1000
-
-
 _NAME = "live_negatives"
 
 
 class LiveNegatives(Dataset):  # type: ignore[misc]
     """A `datasets.Dataset` of training rows; make one with `live_negatives`.
 
-    Which epoch it is, it learns from `FollowEpochs` or `RefreshNegatives` among the trainer's callbacks.
+    `FollowEpochs` or `RefreshNegatives` among the trainer's callbacks set its epoch.
     """
 
     @property
@@ -48,7 +44,7 @@ class LiveNegatives(Dataset):  # type: ignore[misc]
         return live
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose negatives anew, by the number of the epoch."""
+        """Draw the negatives of an epoch, by its number."""
         self.source.progress.epoch = epoch
 
 
@@ -69,18 +65,18 @@ def live_negatives(
 ) -> LiveNegatives:
     """Make rows for the trainer: `anchor`, `positive`, `negative_1` to `negative_n` and a `label` for the loss.
 
-    Texts are looked up when a batch is asked for, so nothing is copied. In each epoch n of a row's candidates are drawn
-    anew, with the seed, the row and the epoch as the only source of chance: a training can be repeated and resumed. The
-    label tells `HardNegativesRankingLoss` which passages are known positives of which query; other losses that take no
-    labels, such as `MultipleNegativesRankingLoss`, leave it aside.
+    Texts are looked up when a batch is asked for, so nothing is copied. Each epoch draws n of a row's candidates. The
+    seed, the row and the epoch are the only source of chance, so a training can be repeated and resumed. The label
+    carries the known positives of each query to `HardNegativesRankingLoss`; losses that take no labels, such as
+    `MultipleNegativesRankingLoss`, ignore it.
 
     A row with fewer candidates than n stays: it is filled up with random passages, which the label marks as padding, so
     that `HardNegativesRankingLoss` leaves them out.
 
     The rows work with workers of the dataloader, with prompts, as parts of a `DatasetDict`, and with
     `BatchSamplers.NO_DUPLICATES` (and its hashed form, which looks at queries and positives alone). Put `FollowEpochs`
-    or `RefreshNegatives` among the trainer's callbacks: they tell the rows which epoch it is. The trainer itself does
-    so only for a single dataset, in one process, that is not resumed.
+    or `RefreshNegatives` among the trainer's callbacks: they set the epoch of the rows. The trainer itself sets it
+    only for a single dataset, in one process, that is not resumed.
 
     Args:
         rows: Mined rows; or queries without `negative_ids`, if `RefreshNegatives` is to mine for them.

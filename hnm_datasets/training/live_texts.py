@@ -24,8 +24,6 @@ from hnm_datasets.training.labels import PADDING, pack
 from hnm_datasets.training.progress import Progress
 
 _NAME = "live_negatives"
-
-
 #: How many rows of the training are still to come from the generation before.
 _HELD = {"rows": 0}
 
@@ -148,8 +146,8 @@ class LiveTexts:
         texts = self.corpus.texts(passages.T.reshape(-1)).to_pylist()
         size = len(owners)
         columns = {"anchor": self._queries[owners.tolist()][QUERY].to_pylist()}
-        names = ("positive", *(f"negative_{place + 1}" for place in range(self.n)))
-        columns |= {name: texts[place * size : (place + 1) * size] for place, name in enumerate(names)}
+        names = ("positive", *(f"negative_{column + 1}" for column in range(self.n)))
+        columns |= {name: texts[column * size : (column + 1) * size] for column, name in enumerate(names)}
         codes = self.corpus.text_codes
         known = take_lists(generation.positives, owners)
         labels = pack(
@@ -170,14 +168,14 @@ class LiveTexts:
             scores by the teacher, if wanted.
         """
         size, n = len(owners), self.n
-        # Rows of one query draw apart, and each epoch draws anew.
+        # Each row of a query has its own draw, and so has each epoch.
         keys = self.keys[owners] ^ (positives.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
         seed = self.seed + 1_000_003 * self.progress.epoch
         offsets = offsets_of(generation.negatives.lengths[owners]) if size else np.zeros(1, dtype=np.int64)
-        places = first_positions(generation.negatives.offsets[owners], np.diff(offsets))
-        keep = np.empty(len(places), dtype=bool)
-        one_stratum = np.ones((1, len(places)), dtype=bool)
-        sample_mask(offsets, np.zeros(len(places)), keys, seed, one_stratum, np.array([n]), keep)
+        positions = first_positions(generation.negatives.offsets[owners], np.diff(offsets))
+        keep = np.empty(len(positions), dtype=bool)
+        one_stratum = np.ones((1, len(positions)), dtype=bool)
+        sample_mask(offsets, np.zeros(len(positions)), keys, seed, one_stratum, np.array([n]), keep)
         rows = np.repeat(np.arange(size), np.diff(offsets))[keep]
         found = np.bincount(rows, minlength=size)
         columns = positions_within(offsets_of(found))
@@ -185,7 +183,7 @@ class LiveTexts:
         is_padding = np.zeros((size, 1 + n), dtype=bool)
         passages[:, 0] = positives
         is_padding[:, 1:] = np.arange(n) >= found[:, None]
-        passages[rows, 1 + columns] = generation.negatives.values[places[keep]]
+        passages[rows, 1 + columns] = generation.negatives.values[positions[keep]]
         short = np.flatnonzero(found < n)
         if len(short):
             fillers = self._fillers(generation, owners[short], keys[short], seed)
@@ -195,7 +193,7 @@ class LiveTexts:
         assert generation.positive_scores is not None
         assert generation.negative_scores is not None
         scores = np.zeros(passages.shape, dtype=np.float32)
-        scores[rows, 1 + columns] = generation.negative_scores[places[keep]]
+        scores[rows, 1 + columns] = generation.negative_scores[positions[keep]]
         known = take_lists(generation.positives, owners)
         own = np.flatnonzero(known.values == positives[known.owners])
         first = own[np.unique(known.owners[own], return_index=True)[1]]
@@ -215,9 +213,9 @@ class LiveTexts:
         drawn = np.empty((len(owners), 1 + self.n + int(copies.max(initial=0))), dtype=np.int64)
         permuted_rows(keys, seed, len(self.corpus), drawn)
         known = np.zeros(drawn.shape, dtype=bool)
-        for place in range(int(positives.lengths.max(initial=0))):
-            there = positives.lengths > place
-            one = codes[positives.values[positives.offsets[:-1][there] + place]]
+        for position in range(int(positives.lengths.max(initial=0))):
+            there = positives.lengths > position
+            one = codes[positives.values[positives.offsets[:-1][there] + position]]
             known[there] |= codes[drawn[there]] == one[:, None]
         # A corpus with too few passages fills up with the first: padding is left out by the loss.
         known |= drawn < 0

@@ -63,27 +63,27 @@ class RankingBatch:
         self.distinct, self.codes = torch.unique(self.keys, return_inverse=True)
 
     def known(self, rows: Tensor) -> Tensor:
-        """Tell which passages are known positives of some rows' queries. Shape (b, N)."""
+        """Mark the passages that are known positives of some rows' queries. Shape (b, N)."""
         return self._members(self.distinct, self.known_positives[rows])[:, self.codes]
 
     def knowing(self, rows: Tensor) -> Tensor:
-        """Tell of which queries some rows' positives are known positives. Shape (b, W)."""
-        wanted, places = torch.unique(self.keys[rows], return_inverse=True)
-        return self._members(wanted, self.known_positives)[:, places].T
+        """Mark the queries that have the positives of some rows among their known positives. Shape (b, W)."""
+        wanted, positions = torch.unique(self.keys[rows], return_inverse=True)
+        return self._members(wanted, self.known_positives)[:, positions].T
 
     def sharing(self, rows: Tensor) -> Tensor:
-        """Tell which queries share a known positive with some rows' queries. Shape (b, W)."""
+        """Mark the queries that share a known positive with some rows' queries. Shape (b, W)."""
         members = self._members(torch.unique(self.known_positives[rows]), self.known_positives).float()
         return members[rows] @ members.T > 0
 
     @staticmethod
     def _members(wanted: Tensor, known: Tensor) -> Tensor:
-        """Tell which keys are among the known positives of each query. Shapes (K,) sorted, (b, P) → (b, K)."""
-        places = torch.searchsorted(wanted, known).clamp(max=len(wanted) - 1)
-        here = (wanted[places] == known) & (known != PADDING)
+        """Mark the keys that are among the known positives of each query. Shapes (K,) sorted, (b, P) → (b, K)."""
+        positions = torch.searchsorted(wanted, known).clamp(max=len(wanted) - 1)
+        here = (wanted[positions] == known) & (known != PADDING)
         members = torch.zeros(len(known), len(wanted) + 1, dtype=torch.bool, device=known.device)
         # What is not wanted goes to a column of its own.
-        return members.scatter_(1, torch.where(here, places, len(wanted)), True)[:, :-1]
+        return members.scatter_(1, torch.where(here, positions, len(wanted)), True)[:, :-1]
 
 
 def _gather_widest(known: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class RankingRows:
         return losses
 
     def _likely(self, similarity: Tensor) -> Tensor | None:
-        """Tell which passages are likely relevant, by the model itself or by the guide. Shape (b, N)."""
+        """Mark the passages that are likely relevant, by the model itself or by the guide. Shape (b, N)."""
         options, batch = self.options, self.batch
         if options.margin is None:
             return None
@@ -186,9 +186,9 @@ class RankingRows:
         """Return how far the student is from the teacher over each row's own passages. Shape (b,)."""
         options, batch = self.options, self.batch
         assert batch.scores is not None
-        places = self.rows[:, None] + batch.world * torch.arange(batch.columns, device=self.rows.device)
-        padding = batch.padding[places]
-        student = (similarity.gather(1, places) * options.scale).masked_fill(padding, -torch.inf)
+        positions = self.rows[:, None] + batch.world * torch.arange(batch.columns, device=self.rows.device)
+        padding = batch.padding[positions]
+        student = (similarity.gather(1, positions) * options.scale).masked_fill(padding, -torch.inf)
         scores = batch.scores[self.rows - batch.offset].to(student.dtype) / options.teacher_temperature
         teacher = torch.log_softmax(scores.masked_fill(padding, -torch.inf), dim=1)
         apart = (teacher - torch.log_softmax(student, dim=1)).masked_fill(padding, 0.0)

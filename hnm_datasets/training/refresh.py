@@ -32,7 +32,7 @@ _STATE = "live_negatives.json"
 
 
 class FollowEpochs(TrainerCallback):
-    """Tells live negatives the epoch, so that each draws anew.
+    """Tells live negatives the epoch, so that each epoch has its own draw.
 
     `RefreshNegatives` does so for its own.
 
@@ -67,11 +67,14 @@ class RefreshNegatives(TrainerCallback):
     """Mines the training queries again every so often, with the model as it is then, and switches to what it found.
 
     At each refresh the corpus is encoded with the current weights, the steps run over the queries, and the rows of
-    `live_negatives` draw from what they leave: a *generation*. The optimiser, the schedule and the order of the rows go
-    on as if nothing happened, and so do the model's modes and all random states.
+    `live_negatives` draw from what they leave: a *generation*. The optimizer, the schedule, the order of the rows, the
+    model's modes and all random states stay as they are.
 
     The trainer holds one batch ready (and each of its dataloader's workers some), so a switch is seen from the batch
-    after that on. A training that is resumed from a checkpoint goes on with the generations that it had.
+    after that on. A training that is resumed from a checkpoint continues with the generations that it had.
+
+    Generations are below `output_dir`. The results of models are in the cache directory: the vectors of the model in
+    training are deleted after each refresh, and a teacher's scores stay for the next refresh and the next training.
 
     Under `accelerate launch` the processes share the encoding, one mines, and all switch at the same step; they need a
     common file system. Numbers on each generation are logged, and reach the trainer's reporters with the parts of the
@@ -81,7 +84,7 @@ class RefreshNegatives(TrainerCallback):
         live: The rows that are trained on.
         steps: What to mine with: steps, and in place of those that need the model a function that makes one of it, such
             as `[partial(DenseNegatives, corpus, k=50), RelativeMargin(0.05)]`.
-        every: Optimiser steps between refreshes; a float: epochs, such as 0.5.
+        every: Optimizer steps between refreshes; a float: epochs, such as 0.5.
         background: Mine beside the training with a copy of the model, and switch when that is done. The copy needs
             memory; the negatives are some steps old, which the log says; when the switch comes depends on the machine.
         fraction: Mine only this share of the queries at each refresh, another one each time.
@@ -148,7 +151,7 @@ class RefreshNegatives(TrainerCallback):
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Go on with a checkpoint's generation, or mine if there are no negatives yet."""
+        """Continue with a checkpoint's generation, or mine if there are no negatives yet."""
         self._interval = (
             self.every if isinstance(self.every, int) else self._steps_in(self.every, args, train_dataloader)
         )
@@ -268,9 +271,9 @@ class RefreshNegatives(TrainerCallback):
         noted = json.loads(path.read_text()).get(self._source.name) if path.exists() else None
         if noted is None:
             raise ValueError(
-                f"RefreshNegatives: {path} does not tell which generation of negatives the checkpoint had for these "
-                f"rows. Resume with the rows and the output_dir of the training that wrote it; if that was killed "
-                f"while it saved, from the checkpoint before."
+                f"RefreshNegatives: {path} names no generation of negatives for these rows. Resume with the rows and "
+                f"the output_dir of the training that wrote it; if that was killed while it saved, from the "
+                f"checkpoint before."
             )
         self._switched_at, self._model_name, self.history = noted["switched_at"], noted["model"], noted["history"]
         number = noted["generation"]
@@ -288,7 +291,7 @@ class RefreshNegatives(TrainerCallback):
         """Delete what an earlier training, or one that was killed, wrote after a generation."""
         if args.process_index == 0:
             for path in self._folder.glob("[0-9]" * 6 + "*"):
-                # What tells a refresh that was killed what to clean up is for the next one.
+                # The list of a refresh that was killed stays: the next one cleans up by it.
                 if int(path.name[:6]) > number and path.suffix != KEPT:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         if args.world_size > 1:

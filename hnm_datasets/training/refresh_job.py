@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,17 @@ import torch
 
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
-from hnm_datasets.indexes.dense import DenseIndex
-from hnm_datasets.models.embeddings import Embeddings
-from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.runtime.timing import clock
-from hnm_datasets.storage.folders import cache_root, written_aside
+from hnm_datasets.storage.folders import written_aside
 from hnm_datasets.training.generations import Generation
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.refresh_tally import RefreshTally
+from hnm_datasets.training.refresh_vectors import close_vectors, discard_vectors, folders_before
 from hnm_datasets.transforms.base import Transform
 
 #: A step, or what makes one of the model as it is now.
 Step = Transform | Callable[[Any], Transform]
-#: The suffix of the file that lists the contents of the cache directory before a refresh.
+#: The suffix of the file that lists the vectors in the cache directory before a refresh.
 KEPT = ".kept"
 _NAME = "RefreshNegatives"
 _BATCH = 1000
@@ -86,7 +83,7 @@ class RefreshJob:
     def run(self, model: Any) -> None:
         """Encode, index and mine; a process that does not lead only helps with the encoding."""
         start = time.perf_counter()
-        kept = self._kept() if self.leads else set()
+        kept = folders_before(self._note.with_suffix(KEPT)) if self.leads else set()
         if self.together:
             # Before anyone writes vectors.
             torch.distributed.barrier()
@@ -100,9 +97,7 @@ class RefreshJob:
                     # The vectors are deleted in the end: no process may still be looking for them.
                     torch.distributed.barrier()
                 if not self.leads:
-                    for part in _parts_of_all(steps):
-                        if not isinstance(part, Encoder):
-                            (part.embeddings if isinstance(part, DenseIndex) else part).close()
+                    close_vectors(steps)
                     return
                 tally = RefreshTally(self.source)
                 self.source.write(self.number, self._tables(steps, tally), self.parent)
@@ -113,26 +108,19 @@ class RefreshJob:
             seconds = {f"seconds_{name}": spent.get(name, 0.0) for name in ("encode", "index")}
             seconds["seconds_mine"] = whole - sum(seconds.values())
             about = {"generation": self.number, "model_step": self.step} | seconds | numbers
-            _discard(steps, self.model_name, kept)
-            with written_aside(self._note) as aside:
-                aside.write_text(json.dumps(about))
+            discard_vectors(steps, self.model_name, kept)
+            self._write_note(about)
             self._note.with_suffix(KEPT).unlink(missing_ok=True)
         except BaseException as error:
             if self.leads:
                 self.parent.mkdir(parents=True, exist_ok=True)
-                self._note.write_text(json.dumps({"error": repr(error)}))
+                self._write_note({"error": repr(error)})
             raise
 
-    def _kept(self) -> set[Path]:
-        """List what the cache directory held before this refresh, or before the one that was killed in its place."""
-        path = self._note.with_suffix(KEPT)
-        kinds = ("embeddings", "vectors", "dense")
-        if not path.exists():
-            names = [str(one) for kind in kinds for one in (cache_root() / kind).glob("*")]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with written_aside(path) as aside:
-                aside.write_text(json.dumps(names))
-        return {Path(name) for name in json.loads(path.read_text())}
+    def _write_note(self, content: dict[str, Any]) -> None:
+        # Written aside, because other processes wait for the file and read it at once.
+        with written_aside(self._note) as aside:
+            aside.write_text(json.dumps(content))
 
     def done(self) -> bool:
         """Tell whether it is over."""
@@ -173,14 +161,14 @@ class RefreshJob:
             reached = np.floor(np.arange(numbers[0], numbers[0] + len(numbers) + 1) * fraction + self.number * fraction)
             chosen = np.diff(reached) > 0
             mined = table.filter(pa.array(chosen))
-            for place, step in enumerate(steps):
+            for position, step in enumerate(steps):
                 mined = step(mined)
                 if len(mined) != chosen.sum():
                     raise ValueError(
                         f"RefreshNegatives: the step {type(step).__name__} changed the number of rows. Shapes are made "
                         f"by live_negatives; leave such steps out."
                     )
-                if place == 0:
+                if position == 0:
                     tally.of_miner(Batch(mined, step=_NAME))
             tally.of_rows(numbers[chosen], Batch(mined, step=_NAME))
             columns = [POSITIVE_IDS, NEGATIVE_IDS]
@@ -215,30 +203,3 @@ def untouched(model: Any) -> Iterator[None]:
         torch.set_rng_state(states[2])
         if on_gpus:
             torch.cuda.set_rng_state_all(on_gpus)
-
-
-def _parts_of(value: Any) -> Iterator[Encoder | DenseIndex | Embeddings]:
-    """Find the encoders, indexes and vectors that a step holds."""
-    if isinstance(value, (Encoder, DenseIndex, Embeddings)):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _parts_of(one)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from _parts_of(getattr(value, field.name))
-
-
-def _parts_of_all(steps: Sequence[Transform]) -> Iterator[Encoder | DenseIndex | Embeddings]:
-    for step in steps:
-        yield from _parts_of(step)
-
-
-def _discard(steps: Sequence[Transform], model_name: str, kept: set[Path]) -> None:
-    """Delete the vectors of this model: the next refresh has another one."""
-    for part in list(_parts_of_all(steps)):
-        vectors = part.embeddings if isinstance(part, DenseIndex) else part
-        folder = cache_root() / ("vectors" if isinstance(part, Encoder) else "embeddings") / vectors.fingerprint
-        # Deleted already, if two steps hold the same.
-        if folder.exists() and folder not in kept and vectors.model_fingerprint == model_name:
-            part.discard()

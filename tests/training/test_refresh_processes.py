@@ -375,7 +375,7 @@ def test_ranks_switch_together_in_the_background(ranks):
 
 
 @pytest.mark.parametrize("name", ["front", "back", "follow"])
-def test_each_epoch_draws_anew_in_all_ranks(ranks, name):
+def test_each_epoch_has_its_own_draw_in_all_ranks(ranks, name):
     for one in ranks[name]:
         # 40 rows: 5 batches of 4 in each rank.
         assert [epoch for _, _, epoch in one["seen"]] == [0] * 5 + [1] * 5 + [2] * 3

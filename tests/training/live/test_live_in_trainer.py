@@ -172,7 +172,7 @@ def test_follow_epochs_takes_live_negatives_alone(rows):
         FollowEpochs(rows)
 
 
-def test_a_selection_of_the_rows_draws_anew_in_each_epoch(corpus, rows, tmp_path):
+def test_a_selection_of_the_rows_has_its_own_draw_in_each_epoch(corpus, rows, tmp_path):
     """`select` and `shuffle` answer with rows that the trainer must still be able to tell the epoch."""
     model, words = make_model()
     loss = HardNegativesRankingLoss(model)

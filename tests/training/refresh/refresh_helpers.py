@@ -21,6 +21,7 @@ from hnm_datasets import (
     DenseNegatives,
     FuseNegatives,
     RelativeMargin,
+    ShardedIndex,
 )
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.training.generations import Generation
@@ -201,6 +202,10 @@ def vectors():
     }
 
 
+def shards_of(embeddings):
+    return [DenseIndex(embeddings, "HNSW8", shard=(number, 2)) for number in range(2)]
+
+
 DISCARDED = {
     "dense": lambda corpus: [partial(DenseNegatives, corpus, k=K)],
     "index": lambda corpus: [
@@ -210,6 +215,17 @@ DISCARDED = {
         lambda model: FuseNegatives(
             {"dense": DenseNegatives(corpus, model, k=K), "bm25": BM25Negatives(corpus, k=K)}
         )
+    ],
+    "two indexes of the same vectors": lambda corpus: [
+        lambda model: FuseNegatives(
+            {
+                "exact": DenseNegatives(corpus, model, k=K),
+                "graph": DenseNegatives(corpus, model, k=K, index=DenseIndex(corpus.embed(model), "HNSW8")),
+            }
+        )
+    ],
+    "shards": lambda corpus: [
+        lambda model: DenseNegatives(corpus, model, k=K, index=ShardedIndex(shards_of(corpus.embed(model))))
     ],
     "scores": lambda corpus: [BM25Negatives(corpus, k=K), partial(BiEncoderScores, corpus)],
     "embeddings": lambda corpus: [

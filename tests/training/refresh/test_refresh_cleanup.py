@@ -51,7 +51,7 @@ def test_old_generations_are_deleted_unless_a_checkpoint_needs_them(corpus, mine
     assert needed | set(range(8 - keep, 8)) <= there <= needed | {1, 3} | set(range(8 - keep, 8))
 
 
-def test_a_new_training_in_the_same_folder_begins_anew(corpus, mined, tmp_path):
+def test_a_new_training_in_the_same_folder_starts_over(corpus, mined, tmp_path):
     first = train(live_negatives(mined, corpus, n=3), tmp_path, chain(corpus), 3)
     again = train(live_negatives(mined, corpus, n=3), tmp_path, chain(corpus), 3)
     again.same_end(first, first.losses)
