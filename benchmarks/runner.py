@@ -107,7 +107,9 @@ class Benchmark:
             for part in run.parts:
                 self._measure(part, run, results, target)
                 print(self._report(results, [part]), flush=True)
-        target.with_suffix(".md").write_text(self._report(results))
+                target.with_suffix(".md").write_text(self._report(results))
+        else:
+            target.with_suffix(".md").write_text(self._report(results))
         if self.plot:
             self.plot(results, target.with_suffix(".png"))
 
