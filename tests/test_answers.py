@@ -365,7 +365,7 @@ def miners():
         )
 
     def dense(g, *index, k=6, model=None, **options):
-        more = {} if model is None else {"fingerprint": "words-1"}
+        more = {} if model is None else {"fingerprint": "answers-words-1"}
         embeddings = g.corpus.embed(model or g.model, **more, **options)
         step = DenseNegatives(g.corpus, model or g.model, k=k, index=DenseIndex(embeddings, *index), **more)
         return run(step, g.rows)
@@ -413,7 +413,7 @@ def miners():
         )
     found["dense-unscaled"] = lambda g: dense(g, model=word_vectors, similarity="dot", normalize=True)
     found["dense-float16"] = lambda g: Dataset.from_dict(
-        {"vectors": g.corpus.embed(word_vectors, dtype="float16", fingerprint="words-1").vectors[:50].tolist()}
+        {"vectors": g.corpus.embed(word_vectors, dtype="float16", fingerprint="answers-words-1").vectors[:50].tolist()}
     )
     found["embeddings"] = lambda g: Dataset.from_dict({"vectors": g.embeddings.vectors[:50].tolist()})
     found["bm25-parts"] = lambda g: run(
@@ -456,13 +456,13 @@ def scorers():
                 g.corpus,
                 word_vectors,
                 name="words",
-                embeddings=g.corpus.embed(word_vectors, similarity="dot", fingerprint="words-1"),
-                fingerprint="words-1",
+                embeddings=g.corpus.embed(word_vectors, similarity="dot", fingerprint="answers-words-1"),
+                fingerprint="answers-words-1",
             ),
             g.mined,
         ),
         "scores-bi-encoder-function": lambda g: run(
-            BiEncoderScores(g.corpus, word_vectors, name="words", fingerprint="words-1"), g.mined
+            BiEncoderScores(g.corpus, word_vectors, name="words", fingerprint="answers-words-1"), g.mined
         ),
         "scores-cross-encoder-function": lambda g: cross(g, shared_words, name="teacher", fingerprint="shared-words-1"),
         "scores-cross-encoder": lambda g: cross(g, g.reranker, name="teacher"),
