@@ -66,10 +66,11 @@ def make_model():
 # ---- killed ----------------------------------------------------------------------------------------------------------
 
 
-def slowly(model):
-    """A step that takes its time, while the generation is being written."""
+def slowly(marker, model):
+    """A step that takes its time, and leaves a mark, while the generation is being written."""
 
     def step(table):
+        marker.touch()
         time.sleep(0.04)
         return table
 
@@ -89,7 +90,7 @@ def train(folder, notes, slow=True):
     corpus, model = make_corpus(), make_model()
     live = live_negatives(make_rows(), corpus, n=3)
     loss, resume = HardNegativesRankingLoss(model), last_checkpoint(folder)
-    steps = [partial(DenseNegatives, corpus, k=8), *([slowly] if slow else [])]
+    steps = [partial(DenseNegatives, corpus, k=8), *([partial(slowly, folder / "writing")] if slow else [])]
     start = int(resume.name.split("-")[1]) if resume else 0
     count = iter(range(start + 1, 99))
 
@@ -137,60 +138,77 @@ def leftovers():
     return [path for kind in ("embeddings", "vectors") for path in (cache_root() / kind).glob("*") if path.is_dir()]
 
 
+def lines_in(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def wait_for_the_moment_to_kill(child, kills, folder, notes, rng):
+    """Half the kills come while a generation is written, the others after some steps of the training."""
+    (folder / "writing").unlink(missing_ok=True)
+    enough = lines_in(notes) + rng.integers(2, 5)
+    child.start()
+    while child.is_alive() and not ((folder / "writing").exists() if kills % 2 == 0 else lines_in(notes) >= enough):
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.1))
+
+
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A training that came to its end at once, and others that were killed many times."""
+    """A training that came to its end at once, and one that was killed many times."""
     root = tmp_path_factory.mktemp("killed")
     patch = pytest.MonkeyPatch()
     # Some tables in each generation, and time between them.
     patch.setattr(job, "_BATCH", 4)
     with cache_root_at(root / "cache"):
         train(root / "plain", root / "plain.jsonl", False)
-        found = []
-        for seed in (0,):
-            rng = np.random.default_rng(seed)
-            folder, notes, kills, whiles_writing = root / f"killed{seed}", root / f"killed{seed}.jsonl", 0, 0
-            folder.mkdir()
-            for _ in range(40):
-                child = get_context("fork").Process(target=quietly, args=(folder, notes))
+        rng, folder, notes, kills, while_writing = (
+            np.random.default_rng(0),
+            root / "killed",
+            root / "killed.jsonl",
+            0,
+            0,
+        )
+        folder.mkdir()
+        while True:
+            child = get_context("fork").Process(target=quietly, args=(folder, notes))
+            if kills < 7:
+                wait_for_the_moment_to_kill(child, kills, folder, notes, rng)
+            else:
                 child.start()
-                child.join(timeout=rng.uniform(0.1, 0.6) if kills < 7 else 60)
-                if not child.is_alive():
-                    assert child.exitcode == 0
-                    break
-                os.kill(child.pid, signal.SIGKILL)
                 child.join()
-                kills += 1
-                whiles_writing += bool(list(folder.glob("generations/*/*.tmp")))
-            found.append((folder, notes, kills, whiles_writing))
-        yield root, found, leftovers()
+            if not child.is_alive():
+                assert child.exitcode == 0
+                break
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            kills += 1
+            while_writing += bool(list(folder.glob("generations/*/*.tmp")))
+        yield root, folder, notes, kills, while_writing, leftovers()
     patch.undo()
 
 
 def test_a_killed_training_goes_on_with_the_same_losses(killed):
-    root, found, _ = killed
+    root, folder, notes, kills, while_writing, _ = killed
     expected = dict(json.loads(line) for line in (root / "plain.jsonl").read_text().splitlines())
     assert sorted(expected) == list(range(1, 25))
     weights = torch.load(root / "plain" / "weights.pt")
-    for folder, notes, kills, _ in found:
-        assert kills >= 3
-        seen = [json.loads(line) for line in re.findall(r"^\[.*\]$", notes.read_text(), re.MULTILINE)]
-        assert {step for step, _ in seen} == set(expected)
-        assert [one for one in seen if one[1] != expected[one[0]]] == []
-        for name, tensor in torch.load(folder / "weights.pt").items():
-            assert torch.equal(tensor, weights[name])
-        assert lists_of(folder) == lists_of(root / "plain")
-        assert timeless(folder) == timeless(root / "plain")
-    assert sum(one[3] for one in found) > 0, "no kill came while a generation was written"
+    assert kills >= 3
+    assert while_writing > 0
+    seen = [json.loads(line) for line in re.findall(r"^\[.*\]$", notes.read_text(), re.MULTILINE)]
+    assert {step for step, _ in seen} == set(expected)
+    assert [one for one in seen if one[1] != expected[one[0]]] == []
+    for name, tensor in torch.load(folder / "weights.pt").items():
+        assert torch.equal(tensor, weights[name])
+    assert lists_of(folder) == lists_of(root / "plain")
+    assert timeless(folder) == timeless(root / "plain")
 
 
 def test_a_killed_training_leaves_no_half_generation(killed):
-    for folder, *_ in killed[1]:
-        assert not list(folder.glob("generations/*/*.tmp"))
+    assert not list(killed[1].glob("generations/*/*.tmp"))
 
 
 def test_the_vectors_of_a_killed_refresh_are_deleted_by_the_one_that_goes_on(killed):
-    assert killed[2] == []
+    assert killed[-1] == []
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
