@@ -77,9 +77,9 @@ def audit(folder: str, corpus: str, form: str) -> dict[str, Any]:
     """Audit the rows of one form."""
     rows, passages = load_from_disk(str(Path(folder) / form)), hnm.Corpus(corpus)
     hnm.audit_negatives(rows.select(range(100)), passages)
-    judgements = load_from_disk(str(Path(folder) / "mined")) if form == "mined" else None
+    judgments = load_from_disk(str(Path(folder) / "mined")) if form == "mined" else None
     with measured() as spent:
-        audit = hnm.audit_negatives(rows, passages, judgements=judgements)
+        audit = hnm.audit_negatives(rows, passages, judgments=judgments)
     return {"seconds": spent["total"], "defects": {defect.name: defect.count for defect in audit.defects}}
 
 

@@ -44,19 +44,19 @@ def build_again(corpus: hnm.Corpus) -> None:
 
 
 def raw_tokens(texts: list[str], **options: Any) -> Any:
-    """Tokenise as `BM25Index` does by default."""
+    """Tokenize as `BM25Index` does by default."""
     return bm25s.tokenize(texts, stemmer=Stemmer.Stemmer("english"), show_progress=False, **options)
 
 
 def raw_index(texts: list[str]) -> bm25s.BM25:
-    """Tokenise and index, in memory."""
+    """Tokenize and index, in memory."""
     index = bm25s.BM25(backend="numba")
     index.index(raw_tokens(texts), show_progress=False)
     return index
 
 
 def raw_search(index: bm25s.BM25, queries: list[str], k: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and scores, best first, of queries that are tokenised here."""
+    """Return rows and scores, best first, of queries that are tokenized here."""
     return index.retrieve(raw_tokens(queries), k=k, n_threads=threads, show_progress=False)
 
 

@@ -275,7 +275,7 @@ if __name__ == "__main__":
             "faiss": Part("Exact search against FAISS", exact, show_exact),
         },
         {
-            "split": option("train", "of the sets' judgements"),
+            "split": option("train", "of the sets' judgments"),
             "queries": option(5000, "synthetic queries, and as many passages"),
         },
         sets="*",

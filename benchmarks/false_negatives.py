@@ -41,7 +41,7 @@ TARGET = 0.25
 #: Below this share of the wanted negatives a strategy is not comparable: what it leaves out are its hard queries.
 ENOUGH = 0.9
 THEIRS, THEIRS_TAUGHT = "mine_hard_negatives", "mine_hard_negatives, teacher"
-#: Colours that colour-blind readers can tell apart (Okabe and Ito), and markers.
+#: Colors that color-blind readers can tell apart (Okabe and Ito), and markers.
 STYLES = {
     "dense, TeacherThreshold": ("#0072B2", "o"),
     "dense, AbsoluteMargin by teacher": ("#777777", "X"),
@@ -345,13 +345,13 @@ def plot(found: Finding, target: Path) -> None:
         change = (f"{plain[key]:{form}} → {best[key]:{form}}" for key, form in (("false", ".0%"), ("score", ".2f")))
         above.set_title("{}, {}\nfalse {}, cosine {}".format(one["set"], one["best"], *change), fontsize=9)
         for axis, what in ((above, "false"), (below, "found")):
-            for name, (colour, marker) in STYLES.items():
+            for name, (color, marker) in STYLES.items():
                 points = pd.DataFrame([point for point in one["curves"][name] if point["found"]])
-                axis.plot(points["score"], 100 * points[what], color=colour, linewidth=1)
-                full = np.where(points["found"] >= ENOUGH, colour, "white")
-                style = {"s": 20, "marker": marker, "edgecolors": colour, "linewidths": 1, "zorder": 3}
+                axis.plot(points["score"], 100 * points[what], color=color, linewidth=1)
+                full = np.where(points["found"] >= ENOUGH, color, "white")
+                style = {"s": 20, "marker": marker, "edgecolors": color, "linewidths": 1, "zorder": 3}
                 axis.scatter(points["score"], 100 * points[what], facecolors=full, **style)
-                axis.scatter([], [], facecolors=colour, label=name, **style)
+                axis.scatter([], [], facecolors=color, label=name, **style)
             axis.plot(plain["score"], 100 * plain[what], "*k", markersize=12, label="dense, no filter", zorder=4)
             axis.grid(alpha=0.25)
         below.axhline(100 * ENOUGH, color="black", linewidth=1, linestyle=":")

@@ -54,7 +54,7 @@ def save(name: str, make: Callable[[], Figure], folder: Path) -> str:
         with matplotlib.style.context(settings):
             figure = make()
             figure.savefig(target := folder / f"{name}-{style}.png")
-            # A few colours in many shades: a palette holds them in half the bytes.
+            # A few colors in many shades: a palette holds them in half the bytes.
             with Image.open(target) as image:
                 image.convert("RGB").quantize(256).save(target, optimize=True)
     return "; ".join(axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")) or (

@@ -14,7 +14,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +65,26 @@ def check_hash_is_stable(transform: Callable[[Any], Any], rows: Dataset) -> None
 
 def check_hash_is_the_same_in_another_process(transform: Callable[[Any], Any], rows: Dataset) -> None:
     """A second process finds what the first one cached."""
+    _require(
+        hashes_of_another_process([transform]) == [Hasher.hash(transform)],
+        "hashes to something else in another process",
+    )
+
+
+def hashes_of_another_process(transforms: Sequence[Callable[[Any], Any]]) -> list[str]:
+    """Return the hash of each transform in a new process, which finds them pickled."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "transform.pickle"
-        path.write_bytes(pickle.dumps(transform))
-        # It is our own pickle, written a line above.
+        path = Path(folder) / "transforms.pickle"
+        path.write_bytes(pickle.dumps(list(map(pickle.dumps, transforms))))
+        # They are our own pickles, written a line above.
         code = (
             "import pickle, sys, datasets; from datasets.fingerprint import Hasher; from pathlib import Path; "
             f"datasets.config.HF_DATASETS_CACHE = Path({str(datasets.config.HF_DATASETS_CACHE)!r}); "
             f"sys.path[:0] = {[entry for entry in sys.path if entry]!r}; "
-            f"print(Hasher.hash(pickle.loads(Path({str(path)!r}).read_bytes())))"
+            f"[print(Hasher.hash(pickle.loads(one))) for one in pickle.loads(Path({str(path)!r}).read_bytes())]"
         )
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    _require(other == Hasher.hash(transform), "hashes to something else in another process")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
 
 
 def check_batch_size_does_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:

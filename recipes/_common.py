@@ -18,7 +18,7 @@ def parser_of(description: str, name: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "source", nargs="?", help="a Hub id or a folder in BEIR's form; without it: the embedded sample"
     )
-    parser.add_argument("--split", default="train", help="the judgements to use (default: train)")
+    parser.add_argument("--split", default="train", help="the judgments to use (default: train)")
     parser.add_argument("--negatives", type=int, default=5, help="negatives to keep per query (default: 5)")
     parser.add_argument("--output", type=Path, default=Path("mined") / name, help=f"default: mined/{name}")
     return parser

@@ -185,7 +185,7 @@ class Given:
 
     @cached_property
     def qrels(self):
-        """The judgements of the rows: the positives are relevant, and some that BM25 finds are judged not to be."""
+        """The judgments of the rows: the positives are relevant, and some that BM25 finds are judged not to be."""
         judged = [
             {"query_id": row["query_id"], "corpus_id": name, "score": score}
             for row in self.mined
@@ -620,7 +620,7 @@ def functions():
         return lambda g: plain(calibrate_threshold(g.hidden, g.qrels, target, **options)._asdict())
 
     def judged(g):
-        return audit_negatives(g.hidden, g.corpus, judgements=g.qrels)
+        return audit_negatives(g.hidden, g.corpus, judgments=g.qrels)
 
     found = {
         "live": lambda g: live(g.scored, g.corpus, 2),
@@ -668,7 +668,7 @@ def functions():
             license="mit",
             source="https://example.org/set",
         ),
-        "card-mined": lambda g: card(g, g.mined, corpus=g.corpus, name="Mined", judgements=g.qrels),
+        "card-mined": lambda g: card(g, g.mined, corpus=g.corpus, name="Mined", judgments=g.qrels),
         "card-anew": lambda g: card(g, g.forms["tevatron"], anew=True),
     }
     for name in FORMS[1:]:

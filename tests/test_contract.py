@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from datasets import Dataset
+from datasets.fingerprint import Hasher
 
 import hnm_datasets
 from hnm_datasets import (
@@ -159,10 +160,19 @@ def test_every_public_transform_is_tested(ready):
     assert set(NAMES) == set(ready)
 
 
-@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+IN_THIS_PROCESS = [check for check in testing.CHECKS if check is not testing.check_hash_is_the_same_in_another_process]
+
+
+@pytest.mark.parametrize("check", IN_THIS_PROCESS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", NAMES)
 def test_contract(ready, name, check):
     check(*ready[name])
+
+
+def test_hashes_are_the_same_in_another_process(ready):
+    """One process for all, which takes seconds to start."""
+    found = testing.hashes_of_another_process([transform for transform, _ in ready.values()])
+    assert dict(zip(ready, found, strict=True)) == {name: Hasher.hash(one) for name, (one, _) in ready.items()}
 
 
 def test_pickle_does_not_grow_with_the_corpus():

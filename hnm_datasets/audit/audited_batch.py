@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.ragged import first_of_runs
 from hnm_datasets.audit.counting import Counter
 from hnm_datasets.audit.describing import describe_pair, describe_row
-from hnm_datasets.audit.false_negatives import Judgements
+from hnm_datasets.audit.false_negatives import Judgments
 from hnm_datasets.audit.reading import PassageKeys, is_among, pair_keys
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.base import Layout, QueryRows, Side
@@ -46,7 +46,7 @@ class AuditedBatch:
         rows: The rows.
         layout: The layout of the dataset's columns.
         corpus: The passages, if given.
-        judgements: The judgments, if given.
+        judgments: The judgments, if given.
         queries: The number of each row's query. Shape (B,).
         query_texts: What `PassageKeys.text` would be if a query were a passage. Shape (B,).
         positives: The numbers of the positives.
@@ -60,7 +60,7 @@ class AuditedBatch:
     rows: QueryRows
     layout: Layout
     corpus: Corpus | None
-    judgements: Judgements | None
+    judgments: Judgments | None
     queries: NDArray[np.uint64]
     query_texts: NDArray[np.uint64]
     positives: PassageKeys
@@ -94,17 +94,17 @@ class AuditedBatch:
     @cached_property
     def judged(self) -> NDArray[np.bool_]:
         """Rows whose query has judgments. Shape (B,)."""
-        if self.judgements is None:
+        if self.judgments is None:
             return np.zeros(len(self.queries), dtype=bool)
-        return is_among(self.queries, self.judgements.queries)
+        return is_among(self.queries, self.judgments.queries)
 
     @cached_property
     def judged_relevant(self) -> dict[str, NDArray[np.bool_]]:
         """Positives and negatives that were judged relevant. Shape (P,) each."""
         return {
             kind: np.zeros(len(side), dtype=bool)
-            if self.judgements is None
-            else self.judgements.relevant(self.queries[side.owners], passages)
+            if self.judgments is None
+            else self.judgments.relevant(self.queries[side.owners], passages)
             for kind, (side, passages) in self.sides.items()
         }
 

@@ -37,7 +37,7 @@ class Calibration(NamedTuple):
 
 def calibrate_margin(
     rows: Dataset,
-    judgements: Dataset,
+    judgments: Dataset,
     target_false_negative_rate: float = 0.05,
     *,
     n: int | None = None,
@@ -53,7 +53,7 @@ def calibrate_margin(
 
     Args:
         rows: Mined rows with `query_id` and scores of positives and candidates.
-        judgements: The columns `query_id`, `corpus_id` and `score`, which is greater than 0 for relevant passages.
+        judgments: The columns `query_id`, `corpus_id` and `score`, which is greater than 0 for relevant passages.
         target_false_negative_rate: From 0 to 1.
         n: The rate of the first n candidates that the margin leaves in each row: what `TopNegatives(n)` takes. None: of
             all that it leaves, most of which lie deep and are harmless, so that the rate of the first is far higher.
@@ -61,7 +61,7 @@ def calibrate_margin(
         by: `"score"` for the retriever's scores, or a teacher's name; None: the teacher's where the rows have
             `negative_teacher_scores`, else the retriever's. Pass the same to the margin.
         against: What the margin will be taken against, see `RelativeMargin`.
-        unjudged: A candidate without a judgement counts as `"irrelevant"`, which is right if the relevant passages were
+        unjudged: A candidate without a judgment counts as `"irrelevant"`, which is right if the relevant passages were
             all judged and makes the rate too low otherwise; or `"skip"` leaves it out.
 
     Returns:
@@ -89,7 +89,7 @@ def calibrate_margin(
     limits = np.repeat(positives.astype(np.float64), scores.lengths)
     gaps = limits - scores.values.astype(np.float64)
     margins = gaps / np.abs(limits) if relative else gaps
-    found = _calibrated(name, "margin", batch, margins, judgements, target_false_negative_rate, n, unjudged)
+    found = _calibrated(name, "margin", batch, margins, judgments, target_false_negative_rate, n, unjudged)
     if found.value <= 0:
         logger.warning(
             "calibrate_margin: the target is reached with a margin of %g, which drops little or nothing%s.",
@@ -101,7 +101,7 @@ def calibrate_margin(
 
 def calibrate_threshold(
     rows: Dataset,
-    judgements: Dataset,
+    judgments: Dataset,
     target_false_negative_rate: float = 0.05,
     *,
     n: int | None = None,
@@ -114,7 +114,7 @@ def calibrate_threshold(
 
     Args:
         rows: Mined rows with `query_id` and the teacher's scores of the candidates.
-        judgements: The columns `query_id`, `corpus_id` and `score`, which is greater than 0 for relevant passages.
+        judgments: The columns `query_id`, `corpus_id` and `score`, which is greater than 0 for relevant passages.
         target_false_negative_rate: From 0 to 1.
         n: The rate of the first n candidates that the threshold leaves in each row; None: of all that it leaves. See
             `calibrate_margin`.
@@ -138,7 +138,7 @@ def calibrate_threshold(
     name = "calibrate_threshold"
     batch = Batch(rows.with_format("arrow")[:], step=name)
     scores = batch.number_lists(score_column(by)).values.astype(np.float64)
-    found = _calibrated(name, "threshold", batch, -scores, judgements, target_false_negative_rate, n, unjudged)
+    found = _calibrated(name, "threshold", batch, -scores, judgments, target_false_negative_rate, n, unjudged)
     # The threshold itself is dropped, and the score that was found is to stay.
     return found._replace(value=float(np.nextafter(-found.value, np.inf)))
 
@@ -148,7 +148,7 @@ def _calibrated(
     what: str,
     batch: Batch,
     safety: NDArray[np.float64],
-    judgements: Dataset,
+    judgments: Dataset,
     target_false_negative_rate: float,
     n: int | None,
     unjudged: str,
@@ -160,10 +160,10 @@ def _calibrated(
         what: What is calibrated, for errors.
         batch: The mined rows.
         safety: How far each candidate is from being taken for relevant. Shape (C,).
-        judgements: Which passages are relevant.
+        judgments: Which passages are relevant.
         target_false_negative_rate: From 0 to 1.
         n: How many candidates of each row count; None: all.
-        unjudged: What a candidate without a judgement counts as.
+        unjudged: What a candidate without a judgment counts as.
     """
     target = checks.real_number(name, "target_false_negative_rate", target_false_negative_rate)
     checks.one_of(name, "unjudged", unjudged, ("irrelevant", "skip"))
@@ -173,10 +173,10 @@ def _calibrated(
     queries: NDArray[Any] = np.array(batch.strings(QUERY_ID).to_pylist(), dtype=object)
     pairs = pd.DataFrame({"query_id": queries[candidates.owners], "corpus_id": candidates.values.to_pylist()})
     columns = ["query_id", "corpus_id", "score"]
-    missing = [column for column in columns if column not in judgements.column_names]
+    missing = [column for column in columns if column not in judgments.column_names]
     if missing:
-        raise KeyError(f"{name}: the judgements need the columns {missing}, and have {judgements.column_names}.")
-    judged = judgements.select_columns(columns).to_pandas()
+        raise KeyError(f"{name}: the judgments need the columns {missing}, and have {judgments.column_names}.")
+    judged = judgments.select_columns(columns).to_pandas()
     relevance = pairs.merge(judged, on=["query_id", "corpus_id"], how="left")["score"].to_numpy()
     counted = np.isfinite(safety)
     if unjudged == "skip":

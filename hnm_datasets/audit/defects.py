@@ -123,7 +123,7 @@ def _swapped_columns(batch: AuditedBatch) -> Iterator[Marked]:
         asked = batch.texts_as_queries.of(texts) > batch.texts_as_positives.of(texts)
         answers = batch.texts_as_queries.of(batch.query_texts) < batch.texts_as_positives.of(batch.query_texts)
         swapped |= batch.rows_with("positive", asked) & answers
-    if batch.judgements is not None:
+    if batch.judgments is not None:
         relevant = batch.judged_relevant
         has_positives = rows.positives.lengths > 0
         has_right = batch.rows_with("positive", relevant["positive"])
@@ -287,8 +287,8 @@ DEFECTS = (
     ),
     Defect(
         "unjudged-positives",
-        "positives that the judgements do not call relevant",
-        "pass the judgements that the positives came from",
+        "positives that the judgments do not call relevant",
+        "pass the judgments that the positives came from",
         in_batch=_unjudged_positives,
     ),
     Defect(

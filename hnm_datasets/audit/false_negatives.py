@@ -1,4 +1,4 @@
-"""How many of the negatives are relevant: by judgements or by a teacher, with a confidence interval."""
+"""How many of the negatives are relevant: by judgments or by a teacher, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FalseNegatives:
     """Which share of the negatives is relevant.
 
     Attributes:
-        by: `"judgements"`, or the name of the teacher.
+        by: `"judgments"`, or the name of the teacher.
         rate: The share, from 0 to 1.
         low: Where its 95% confidence interval begins, see `estimate`.
         high: Where it ends.
@@ -66,7 +66,7 @@ def estimate(
 
     Example:
         >>> rows = np.arange(100, dtype=np.uint64)
-        >>> found = estimate("judgements", "judged relevant", rows, (rows < 10).astype(int), np.ones(100, dtype=int))
+        >>> found = estimate("judgments", "judged relevant", rows, (rows < 10).astype(int), np.ones(100, dtype=int))
         >>> found.rate, round(found.low, 3), round(found.high, 3)
         (0.1, 0.055, 0.175)
     """
@@ -85,19 +85,19 @@ def estimate(
     elif len(of_query) > 0:
         # Nothing varies, so nothing tells how alike a query's negatives are: each query counts once.
         size = float(len(of_query))
-    centre = (rate + _Z**2 / (2 * size)) / (1 + _Z**2 / size)
+    center = (rate + _Z**2 / (2 * size)) / (1 + _Z**2 / size)
     half = _Z / (1 + _Z**2 / size) * math.sqrt(rate * (1 - rate) / size + _Z**2 / (4 * size**2))
-    low, high = max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))
+    low, high = max(0.0, min(center - half, rate)), min(1.0, max(center + half, rate))
     return FalseNegatives(
         by, float(rate), float(low), float(high), int(false_of_query.sum()), int(total), len(of_query), rule
     )
 
 
-class Judgements:
+class Judgments:
     """Which passages are relevant to which queries, as numbers of pairs.
 
     Args:
-        judgements: `query_id`, `corpus_id` and `score`; or rows with `positive_ids` and `query_id` or `query`.
+        judgments: `query_id`, `corpus_id` and `score`; or rows with `positive_ids` and `query_id` or `query`.
         corpus: Where the passages' texts are found, for rows that name no ids.
         by_query_id: The audited rows have query ids; else queries are matched by their text.
         by_passage_id: The audited rows have passage ids; else passages are matched by their text.
@@ -110,7 +110,7 @@ class Judgements:
 
     def __init__(
         self,
-        judgements: Dataset,
+        judgments: Dataset,
         corpus: Corpus | None,
         *,
         by_query_id: bool,
@@ -118,10 +118,10 @@ class Judgements:
         rows_are_keys: bool,
         owner: str,
     ) -> None:
-        if not isinstance(judgements, Dataset):
-            raise TypeError(f"{owner}: judgements must be a datasets.Dataset, got {type(judgements).__name__}.")
+        if not isinstance(judgments, Dataset):
+            raise TypeError(f"{owner}: judgments must be a datasets.Dataset, got {type(judgments).__name__}.")
         self._by_text = not by_passage_id
-        judged, queries, ids = _relevant(judgements, by_query_id, owner)
+        judged, queries, ids = _relevant(judgments, by_query_id, owner)
         if rows_are_keys and corpus is not None:
             rows = corpus.find(ids)
             # A judged passage that the corpus lacks was never mined from it.
@@ -130,8 +130,8 @@ class Judgements:
             passages = digest_strings(ids.to_pylist())[:, 0]
         elif corpus is None:
             raise ValueError(
-                f"{owner}: the rows name no passages by id, so judgements of ids need the corpus that the ids belong "
-                f"to: {owner}(dataset, corpus, judgements=...)."
+                f"{owner}: the rows name no passages by id, so judgments of ids need the corpus that the ids belong "
+                f"to: {owner}(dataset, corpus, judgments=...)."
             )
         else:
             rows = corpus.find(ids)
@@ -157,16 +157,16 @@ class Judgements:
 
 
 def _relevant(
-    judgements: Dataset, by_query_id: bool, owner: str
+    judgments: Dataset, by_query_id: bool, owner: str
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], pa.Array]:
     """Return all judged queries, by number; and the query and the passage, by id, of each relevant pair."""
-    batch = Batch(judgements.with_format("arrow")[:], step=owner)
+    batch = Batch(judgments.with_format("arrow")[:], step=owner)
     name = QUERY_ID if by_query_id else QUERY
     wanted = [name, POSITIVE_IDS] if batch.has(POSITIVE_IDS) else [name, "corpus_id", "score"]
     missing = [column for column in wanted if not batch.has(column)]
     if missing:
         raise KeyError(
-            f"{owner}: the judgements need the columns {wanted}, and {missing} are not among {batch.names}. Queries "
+            f"{owner}: the judgments need the columns {wanted}, and {missing} are not among {batch.names}. Queries "
             f"are matched by {'their ids' if by_query_id else 'their texts, as the rows have no query ids'}; rows with "
             f"'query_id', 'query' and 'positive_ids', as load_beir gives them, always do."
         )
@@ -174,6 +174,6 @@ def _relevant(
     if batch.has(POSITIVE_IDS):
         lists = batch.string_lists(POSITIVE_IDS)
         return keys, keys[lists.owners], lists.values
-    # A null is no judgement: NaN is not above 0.
-    relevant = as_floats(batch.column("score"), "score", f"{owner}: judgements") > 0
+    # A null is no judgment: NaN is not above 0.
+    relevant = as_floats(batch.column("score"), "score", f"{owner}: judgments") > 0
     return keys, keys[relevant], batch.strings("corpus_id").filter(pa.array(relevant))

@@ -140,6 +140,6 @@ def is_among(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.
 
 
 def _digests(texts: pa.Array) -> NDArray[np.uint64]:
-    # A text is often there more than once in a batch, and normalising takes most of the time.
+    # A text is often there more than once in a batch, and normalizing takes most of the time.
     coded = texts.dictionary_encode()
     return np.asarray(normalized_digests(coded.dictionary)[coded.indices.to_numpy()])

@@ -18,8 +18,8 @@ class Audit:
     """What `audit_negatives` found. It shows itself in a terminal, and as HTML in a notebook.
 
     Args:
-        form: The form that was recognised, such as `"mined"` or `"triplets"`.
-        recognized: The form and the columns that it was recognised by.
+        form: The form that was recognized, such as `"mined"` or `"triplets"`.
+        recognized: The form and the columns that it was recognized by.
         rows: How many rows there are.
         queries: How many distinct queries.
         positives: How many positives, over all rows.
@@ -135,7 +135,7 @@ class Audit:
                 )
             ]
         else:
-            rows.append(("false negatives", "unknown: pass judgements=, or score with a teacher"))
+            rows.append(("false negatives", "unknown: pass judgments=, or score with a teacher"))
         rows += [
             (f"negatives above their positive, by {name}", percent(scores.above))
             for name, scores in self.scores.items()

@@ -10,7 +10,7 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import kept_offsets
 from hnm_datasets.audit.defects import found_defects
-from hnm_datasets.audit.false_negatives import FalseNegatives, Judgements, estimate
+from hnm_datasets.audit.false_negatives import FalseNegatives, Judgments, estimate
 from hnm_datasets.audit.reading import check_dataset, is_among, iter_rows, query_keys, texts_of
 from hnm_datasets.audit.report import Audit
 from hnm_datasets.audit.sampled import Sampled, draw_sample
@@ -32,7 +32,7 @@ def audit_negatives(
     dataset: Dataset,
     corpus: Corpus | None = None,
     *,
-    judgements: Dataset | None = None,
+    judgments: Dataset | None = None,
     teacher: str | Transform | None = None,
     threshold: float | None = None,
     near_duplicates_from: float = 0.8,
@@ -41,7 +41,7 @@ def audit_negatives(
 ) -> Audit:
     """Look at mined negatives: what is wrong with them, how hard they are, how many are relevant in truth.
 
-    Any form is recognised by its columns, see `hnm_datasets.formats`: rows that the miners made, the four forms of
+    Any form is recognized by its columns, see `hnm_datasets.formats`: rows that the miners made, the four forms of
     sentence-transformers, those of Tevatron and of FlagEmbedding. Defects are counted over all rows; texts are
     compared, and scores described, on a sample.
 
@@ -49,9 +49,9 @@ def audit_negatives(
         dataset: Mined rows.
         corpus: The passages that were mined from. Needed for texts where the rows have ids alone, and to tell what is
             no passage.
-        judgements: Which passages are relevant: `query_id`, `corpus_id` and `score` (relevant above 0), or rows with
+        judgments: Which passages are relevant: `query_id`, `corpus_id` and `score` (relevant above 0), or rows with
             `positive_ids`, as `load_beir` gives them. With them the false negatives are counted.
-        teacher: Without judgements, whose scores tell false negatives: a name of score columns in the rows, or a step
+        teacher: Without judgments, whose scores tell false negatives: a name of score columns in the rows, or a step
             such as `CrossEncoderScores(corpus, model)`, which then scores 1,000 rows. None: the scores named
             `"teacher"`, where there are any.
         threshold: The teacher's score from which on a negative counts as relevant; None: the mean score of the
@@ -66,7 +66,7 @@ def audit_negatives(
         `.defects`.
 
     Raises:
-        KeyError: The columns are in no known form, or one is missing; the message says which form was recognised. Or
+        KeyError: The columns are in no known form, or one is missing; the message says which form was recognized. Or
             there are no scores of the teacher that was named.
         TypeError: `dataset` is not a `Dataset`.
         ValueError: There is no row, or no query is judged.
@@ -97,9 +97,9 @@ def audit_negatives(
     if isinstance(teacher, str):
         _check_scored(teacher, threshold, first_row(dataset, form))
     judged = None
-    if judgements is not None:
-        judged = Judgements(
-            judgements,
+    if judgments is not None:
+        judged = Judgments(
+            judgments,
             corpus,
             by_query_id=form.query_id is not None,
             by_passage_id=first_row(dataset, form).negatives.ids is not None,
@@ -115,7 +115,7 @@ def audit_negatives(
         (n_negatives + tally.n_positives) / n_rows
     )
     if judged is not None:
-        false_negatives = _by_judgements(tally, judged)
+        false_negatives = _by_judgments(tally, judged)
     elif isinstance(teacher, Transform) and corpus is not None:
         false_negatives = _by_asking(teacher, drawn, form, corpus, threshold, seed)
     else:
@@ -180,19 +180,19 @@ def _rule(threshold: float | None) -> str:
     return "scored as high as the positives" if threshold is None else f"scored {threshold:g} or higher"
 
 
-def _by_judgements(tally: Tally, judged: Judgements) -> FalseNegatives | None:
+def _by_judgments(tally: Tally, judged: Judgments) -> FalseNegatives | None:
     # Of the negatives of other queries nothing is known: to count them as true would make the rate too low.
     known = is_among(tally.queries, judged.queries)
     if not known.any():
         raise ValueError(
-            f"{_NAME}: no query of the dataset is in the judgements. Are the queries of both named alike? The first "
+            f"{_NAME}: no query of the dataset is in the judgments. Are the queries of both named alike? The first "
             f"row is: {tally.describe_first_row()}."
         )
     negatives = np.where(known, tally.negatives_per_row, 0)
     rule = "judged relevant"
     if not judged.tell_more(np.unique(tally.queries), tally.positive_pairs, tally.positive_texts):
         rule = "judged relevant; nothing beyond the rows' own positives was"
-    return estimate("judgements", rule, tally.queries, tally.false_per_row, negatives)
+    return estimate("judgments", rule, tally.queries, tally.false_per_row, negatives)
 
 
 def _by_asking(

@@ -14,7 +14,7 @@ from hnm_datasets.audit.audited_batch import AuditedBatch, describer
 from hnm_datasets.audit.counting import Counter, Found, ScoreCounts
 from hnm_datasets.audit.defects import DEFECTS
 from hnm_datasets.audit.describing import describe_row, name_passage
-from hnm_datasets.audit.false_negatives import Judgements
+from hnm_datasets.audit.false_negatives import Judgments
 from hnm_datasets.audit.reading import (
     PassageKeys,
     is_among,
@@ -50,7 +50,7 @@ class Tally:
     dataset: Dataset
     form: Layout
     corpus: Corpus | None
-    judgements: Judgements | None
+    judgments: Judgments | None
     teacher: str
     threshold: float | None
     owner: str
@@ -124,7 +124,7 @@ class Tally:
             rows,
             self.form,
             self.corpus,
-            self.judgements,
+            self.judgments,
             queries,
             self._query_text_keys(rows),
             passages_of(rows.positives, self.corpus),

@@ -60,7 +60,7 @@ class Corpus:
         """Make a corpus of a dataset with one passage per row.
 
         The first time, the passages are copied into the cache directory, in a form that any process can map and that
-        finds passages by id; afterwards the same passages are recognised by their content.
+        finds passages by id; afterwards the same passages are recognized by their content.
 
         Args:
             dataset: The passages.

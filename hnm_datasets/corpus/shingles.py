@@ -1,6 +1,6 @@
 """Word shingles of passages: what two nearly equal texts share.
 
-A passage's shingles are the hashes of its runs of three words, after the same normalisation that finds exact
+A passage's shingles are the hashes of its runs of three words, after the same normalization that finds exact
 duplicates. Two texts are as near as the share of shingles that they have in common (Jaccard similarity; Broder 1997,
 *On the resemblance and containment of documents*).
 """

@@ -1,4 +1,4 @@
-"""The loop that normalises texts, compiled by numba."""
+"""The loop that normalizes texts, compiled by numba."""
 
 from __future__ import annotations
 

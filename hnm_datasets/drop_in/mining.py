@@ -79,7 +79,7 @@ def mine_hard_negatives(
 
     What differs, on purpose:
 
-    - A positive is known by its normalised text: a passage that differs from it only in case, white space or Unicode
+    - A positive is known by its normalized text: a passage that differs from it only in case, white space or Unicode
       form is no negative. Nor is the query's own text, and of such variants of one text only the best is a candidate,
       also if a margin or limit then drops it.
     - `range_min` skips ranks of the retriever's list, before anything was removed; there, it skips candidates that are

@@ -47,7 +47,7 @@ def push_mined(
         private: Whether a new repository is private; None: as the account's settings say.
         revision: The branch to commit to; it is made if it is not there. None: the main one.
         commit_message: The commit's message.
-        **options: The options of `save_mined`: `steps`, `corpus`, `audit`, `judgements`, `license`, `language`,
+        **options: The options of `save_mined`: `steps`, `corpus`, `audit`, `judgments`, `license`, `language`,
             `name`, `source`, `include_corpus`.
 
     Returns:
@@ -68,7 +68,7 @@ def push_mined(
         >>> rows = Dataset.from_dict({"anchor": ["what?"], "positive": ["this"], "negative": ["that"]})
         >>> push_mined(rows, "what-negatives")
         Traceback (most recent call last):
-        ValueError: push_mined: repo_id must be 'name/dataset', with a user or organisation as name: 'what-negatives'.
+        ValueError: push_mined: repo_id must be 'name/dataset', with a user or organization as name: 'what-negatives'.
     """
     _check_repo_id(repo_id)
     known = [field.name for field in fields(Options)]
@@ -118,7 +118,7 @@ def _check_repo_id(repo_id: str) -> None:
         raise ValueError(f"push_mined: repo_id must be 'name/dataset'. {error}") from None
     if "/" not in (repo_id or ""):
         raise ValueError(
-            f"push_mined: repo_id must be 'name/dataset', with a user or organisation as name: {repo_id!r}."
+            f"push_mined: repo_id must be 'name/dataset', with a user or organization as name: {repo_id!r}."
         )
 
 

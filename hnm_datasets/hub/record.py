@@ -42,7 +42,7 @@ class Options:
     steps: Sequence[object] = ()
     corpus: Corpus | None = None
     audit: Audit | None = None
-    judgements: Dataset | None = None
+    judgments: Dataset | None = None
     license: str | None = None
     language: str | Sequence[str] | None = None
     name: str | None = None
@@ -138,7 +138,7 @@ def _audited(rows: Dataset, split: str, layout: Layout, options: Options) -> dic
     if audit is None:
         if layout.format.is_graded(layout, rows):
             return None
-        audit = audit_negatives(rows, options.corpus, judgements=options.judgements)
+        audit = audit_negatives(rows, options.corpus, judgments=options.judgments)
     found = audit.false_negatives
     return {
         "split": split,

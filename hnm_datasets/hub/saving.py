@@ -42,7 +42,7 @@ def save_mined(
     steps: Sequence[object] = (),
     corpus: Corpus | None = None,
     audit: Audit | None = None,
-    judgements: Dataset | None = None,
+    judgments: Dataset | None = None,
     license: str | None = None,
     language: str | Sequence[str] | None = None,
     name: str | None = None,
@@ -63,7 +63,7 @@ def save_mined(
         steps: The steps of mining in order, as they were passed to `map`, or texts; the card shows their `repr`.
         corpus: The passages that the rows name by id; for rows of texts, what the negatives were mined from.
         audit: What `audit_negatives` said of the first split; None: it is asked now.
-        judgements: For the audit: qrels by which to estimate the rate of false negatives.
+        judgments: For the audit: qrels by which to estimate the rate of false negatives.
         license: The license's name on the Hub, such as `"cc-by-4.0"`.
         language: The code of the language, such as `"en"`, or a list of them.
         name: The card's title; None: the folder's name.
@@ -92,7 +92,7 @@ def save_mined(
         ...     sorted(path.name for path in folder.iterdir()), load_dataset(str(folder), split="train").num_rows
         (['README.md', 'data', 'mining.json'], 2)
     """
-    options = Options(steps, corpus, audit, judgements, license, language, name, source, include_corpus)
+    options = Options(steps, corpus, audit, judgments, license, language, name, source, include_corpus)
     return save("save_mined", dataset, Path(folder), options, repo_id=None, secrets=known_tokens())
 
 

@@ -32,18 +32,18 @@ def load_beir(
     group_column: str | None = "group",
     invalid: str = "error",
 ) -> tuple[Corpus, Dataset]:
-    """Load a retrieval set in BEIR's form: passages, queries, and judgements (qrels) of one split.
+    """Load a retrieval set in BEIR's form: passages, queries, and judgments (qrels) of one split.
 
     Args:
         path: A local folder with `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv`, or `qrels/SPLIT.jsonl`, or with
             `corpus.parquet`, `queries.parquet` and `qrels.parquet`; or a Hub id (or its local clone) with
-            configurations `corpus` and `queries`, and the judgements in the configuration `qrels` or `default`, or in
+            configurations `corpus` and `queries`, and the judgments in the configuration `qrels` or `default`, or in
             the set `ID-qrels`.
-        split: The judgements to use. The rows are the queries that have one in this split.
+        split: The judgments to use. The rows are the queries that have one in this split.
         min_score: A passage judged at least so is a positive; one judged less is a judged negative.
         group_column: The corpus's column that names the document a passage was cut from; ignored under its default
             name if there is none.
-        invalid: Passages without text, and judgements of unknown passages or queries: `"error"` raises, `"drop"` leaves
+        invalid: Passages without text, and judgments of unknown passages or queries: `"error"` raises, `"drop"` leaves
             them out and logs how many.
 
     Returns:
@@ -51,7 +51,7 @@ def load_beir(
 
     Raises:
         FileNotFoundError: The folder is not in BEIR's form, or has no such split.
-        ValueError: An invalid passage or judgement with `invalid="error"`, or an unknown option.
+        ValueError: An invalid passage or judgment with `invalid="error"`, or an unknown option.
 
     Reference:
         Thakur et al. 2021, *BEIR: A Heterogeneous Benchmark for Zero-shot Evaluation of Information Retrieval Models*.
@@ -123,7 +123,7 @@ def _read_hub(repo: str, split: str) -> tuple[Dataset, Dataset, pa.Table]:
     place: tuple[str, ...] = (repo, configuration) if configuration else (f"{repo}-qrels",)
     splits = datasets.get_dataset_split_names(*place)
     if split not in splits:
-        raise FileNotFoundError(f"The judgements of {repo} have no split {split!r}, only {splits}.")
+        raise FileNotFoundError(f"The judgments of {repo} have no split {split!r}, only {splits}.")
     passages, queries = (_only_split(load_dataset(repo, name)) for name in ("corpus", "queries"))
     qrels = load_dataset(*place, split=split).with_format("arrow")[:]
     return _standard(passages, ("text",)), _standard_queries(queries), qrels_table(qrels)
@@ -164,7 +164,7 @@ def _drop_empty(passages: Dataset) -> Dataset:
 
 
 def _known(qrels: pa.Table, corpus: Corpus, queries: Dataset, invalid: str) -> pa.Table:
-    """Raise for, or drop, judgements of passages or queries that are not there."""
+    """Raise for, or drop, judgments of passages or queries that are not there."""
     ids = queries.with_format("arrow")[:][QUERY_ID]
     known_passage = corpus.find(qrels["corpus_id"].combine_chunks()) >= 0
     known_query = pc.is_in(qrels["query_id"], value_set=ids.combine_chunks()).to_numpy()
@@ -175,8 +175,8 @@ def _known(qrels: pa.Table, corpus: Corpus, queries: Dataset, invalid: str) -> p
         first = int(bad[0])
         kind, name = ("query", "query_id") if known_passage[first] else ("passage", "corpus_id")
         raise ValueError(
-            f"load_beir: {len(bad)} judgements are of unknown passages or queries, first of the {kind} "
+            f"load_beir: {len(bad)} judgments are of unknown passages or queries, first of the {kind} "
             f"{qrels[name][first].as_py()!r}. Pass invalid='drop' to leave them out."
         )
-    logger.warning("load_beir: left out %d of %d judgements, of unknown passages or queries.", len(bad), len(qrels))
+    logger.warning("load_beir: left out %d of %d judgments, of unknown passages or queries.", len(bad), len(qrels))
     return qrels.filter(pa.array(known_passage & known_query))

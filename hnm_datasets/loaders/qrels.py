@@ -23,13 +23,13 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
 
     Args:
         queries: Rows with `query_id` (strings), each id once.
-        qrels: Judgements with `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and `score`; without a score
+        qrels: Judgments with `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and `score`; without a score
             every judged passage is relevant.
         min_score: A passage judged at least so is a positive; one judged less is a judged negative.
 
     Returns:
         The rows with two more columns: `positive_ids`, and `judged_negative_ids`: what a person looked at and found not
-        relevant is the best negative there is. In both the passages come in the order of the judgements.
+        relevant is the best negative there is. In both the passages come in the order of the judgments.
 
     Raises:
         KeyError: A column is missing.
@@ -54,7 +54,7 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
         unknown = table["query_id"].filter(owner.is_null())[0].as_py()
         raise ValueError(
             f"attach_positives: the qrels judge the query {unknown!r}, which is not among the {len(ids)} queries. Add "
-            f"it, or filter its judgements out."
+            f"it, or filter its judgments out."
         )
     rows = owner.to_numpy(zero_copy_only=False)
     positive = pc.greater_equal(table["score"], min_score).to_numpy()
@@ -68,7 +68,7 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
 
 
 def qrels_table(table: pa.Table) -> pa.Table:
-    """Return judgements as `query_id`, `corpus_id` and `score`."""
+    """Return judgments as `query_id`, `corpus_id` and `score`."""
     columns = {}
     for name, names in (("query_id", _QUERY_ID_NAMES), ("corpus_id", _CORPUS_ID_NAMES)):
         found = [other for other in names if other in table.column_names]

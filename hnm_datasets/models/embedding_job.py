@@ -244,7 +244,7 @@ class EmbeddingJob:
         if not bad[place]:
             raise ValueError(
                 f"The vector of the passage {passage!r} does not fit into {self.dtype}: its largest value is "
-                f"{np.abs(vectors[place]).max():g}. Keep the vectors with dtype='float32', or normalise them."
+                f"{np.abs(vectors[place]).max():g}. Keep the vectors with dtype='float32', or normalize them."
             )
         raise ValueError(
             f"The model gives a zero, NaN or infinite vector for the passage {passage!r}, whose text is "

@@ -43,7 +43,7 @@ class Encoder(ModelHandle):
         fingerprint: For a function: a name that changes whenever its vectors do.
 
     Attributes:
-        fingerprint: 32 hexadecimal digits of the model, the prompt and the normalisation.
+        fingerprint: 32 hexadecimal digits of the model, the prompt and the normalization.
         model_fingerprint: 32 hexadecimal digits of the model alone.
         normalize: Whether vectors have length 1.
         similarity: How two vectors are compared.

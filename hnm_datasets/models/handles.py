@@ -94,7 +94,7 @@ class LoadedModel:
 
 
 def _sample(tensor: Any) -> tuple[float, ...]:
-    """Return a few numbers of a tensor: writing through `.data`, as adapters and optimisers may, counts no version."""
+    """Return a few numbers of a tensor: writing through `.data`, as adapters and optimizers may, counts no version."""
     flat = tensor.detach().reshape(-1)
     return tuple(flat[:: max(1, len(flat) // 16)].tolist())
 

@@ -20,15 +20,15 @@ DPI = 200
 
 
 class Look(NamedTuple):
-    """How one kind of thing is drawn: by colour and by shape, so that nothing hangs on the colour alone."""
+    """How one kind of thing is drawn: by color and by shape, so that nothing hangs on the color alone."""
 
-    colour: str
+    color: str
     marker: str
     name: str = ""
     hollow: bool = False
 
 
-#: Of Okabe and Ito's colours those with a contrast of 3 or more to white and to black.
+#: Of Okabe and Ito's colors those with a contrast of 3 or more to white and to black.
 GREEN, RED, BLUE, PURPLE, GREY = "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#888888"
 POSITIVE, NEGATIVE = Look(GREEN, "o", "positive"), Look(RED, "s", "hard negative")
 RANDOM, OTHER = Look(BLUE, "^", "random passage"), Look(GREEN, "o", "other positive (masked)", hollow=True)
@@ -52,12 +52,12 @@ class Picture(Figure):
 
 
 def ink() -> str:
-    """Return the colour of text, which the style in use sets."""
+    """Return the color of text, which the style in use sets."""
     return str(rcParams["text.color"])
 
 
 def paper() -> Any:
-    """Return the colour behind the axes, which the style in use sets."""
+    """Return the color behind the axes, which the style in use sets."""
     return rcParams["axes.facecolor"]
 
 
@@ -114,13 +114,13 @@ def beside(
     """Find a place for a short label beside each point, so that none covers another, or a point.
 
     Args:
-        points: Where the points lie, in points from the centre of a square. Shape (C, 2).
+        points: Where the points lie, in points from the center of a square. Shape (C, 2).
         texts: The labels of the first points, the most important first.
         taken: Boxes (left, bottom, right, top) that are to stay free.
         limit: Half the side of the square.
 
     Returns:
-        The centre of each label, from its point.
+        The center of each label, from its point.
     """
     boxes = [*taken, *((x - 5, y - 5, x + 5, y + 5) for x, y in points.tolist())]
     places = []

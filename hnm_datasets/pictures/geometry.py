@@ -54,10 +54,10 @@ def places_around(query: NDArray[np.floating], passages: NDArray[np.floating]) -
     tangents = passages - cosines[:, None] * query
     lengths = np.linalg.norm(tangents, axis=1)
     directions = tangents / np.maximum(lengths, 1e-12)[:, None]
-    centred = directions - directions.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    centered = directions - directions.mean(axis=0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
     plane = np.zeros((len(passages), 2))
-    plane[:, : len(axes[:2])] = centred @ axes[:2].T
+    plane[:, : len(axes[:2])] = centered @ axes[:2].T
     # A component has no sign of its own: the first passage goes to the right and up.
     plane *= np.where(plane[0] < 0, -1, 1)
     across = np.linalg.norm(plane, axis=1, keepdims=True)

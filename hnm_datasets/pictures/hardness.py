@@ -65,12 +65,12 @@ def plot_hardness(audits: Mapping[str, Audit | Sequence[Audit]], by: str = "teac
         look, again = SERIES[place % len(SERIES)], place // len(SERIES)
         hardness, rate, low, high = points.T
         axes.errorbar(
-            hardness, 100 * rate, 100 * np.stack([rate - low, high - rate]).clip(0), color=look.colour,
+            hardness, 100 * rate, 100 * np.stack([rate - low, high - rate]).clip(0), color=look.color,
             # Three to a line of the legend; a dollar sign is no mathematics.
             label=fitted(label, SMALL, 155).replace("$", r"\$"),
             marker=look.marker, markersize=8, linewidth=1.5, elinewidth=1, capsize=3, alpha=0.9,
             # With more names than looks, later ones are hollow and dashed.
-            linestyle=("-", "--", ":")[again % 3], markerfacecolor=look.colour if not again else "none",
+            linestyle=("-", "--", ":")[again % 3], markerfacecolor=look.color if not again else "none",
         )  # fmt: skip
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"mean score of the negatives {scorer_label(by)} (harder →)", fontsize=SMALL)
@@ -100,7 +100,7 @@ def _hardness(name: str, label: str, audit: Audit, by: str) -> tuple[float, floa
     if false is None:
         raise ValueError(
             f"{name}: the audit of {label!r} does not tell how many negatives are false. Audit the rows with "
-            f"audit_negatives(rows, corpus, judgements=...), or with teacher= and a step that scores them, such as "
+            f"audit_negatives(rows, corpus, judgments=...), or with teacher= and a step that scores them, such as "
             f"CrossEncoderScores(corpus, model)."
         )
     return scores.negative.mean, false.rate, false.low, false.high

@@ -66,8 +66,8 @@ def plot_query(
     """Draw what lies around one mined query, and the gradient that each passage sends to it.
 
     On the map the query is in the middle, and every passage at its true angle to it: the distance is exact. The
-    direction is that of the first two principal components of where the passages lie around the query, so neighbours on
-    the map need not be neighbours in the space.
+    direction is that of the first two principal components of where the passages lie around the query, so neighbors on
+    the map need not be neighbors in the space.
 
     The gradient is that of `MultipleNegativesRankingLoss` with the first positive, the row's negatives and the random
     passages as its only candidates. Passage j sends scale · (p_j - y_j) · (v_j - cos_j · q), where p is the softmax of
@@ -226,13 +226,13 @@ def _draw_map(axes: Axes, scene: _Scene, looks: tuple[Look, ...]) -> None:
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axes.axis("off")
     axes.plot([0], [0], linestyle="", marker="*", markersize=13, color=ink(), zorder=4, label="query")
-    # In points from the centre.
+    # In points from the center.
     side = _MAP * 72
     unit = side / (2 * reach)
     points = scene.places * unit
     step = next(one for one in (5, 10, 15, 30, 45) if reach / one < 4.5)
     rings = np.arange(step, int(np.ceil(reach)), step)
-    # Rings are labelled where no passage is near.
+    # Rings are labeled where no passage is near.
     turns = np.linspace(-np.pi, np.pi, 48, endpoint=False)
     ways = np.stack([np.cos(turns), np.sin(turns)], axis=1)
     spots = ways[:, None] * (rings * unit)[:, None]
@@ -252,11 +252,11 @@ def _draw_map(axes: Axes, scene: _Scene, looks: tuple[Look, ...]) -> None:
             continue
         x, y = scene.places[of].T
         areas = 1800 * scene.sizes[of] / max(scene.sizes[0], 1e-300)
-        axes.scatter(x, y, s=areas, color=look.colour, alpha=0.3, linewidths=0, zorder=2)
+        axes.scatter(x, y, s=areas, color=look.color, alpha=0.3, linewidths=0, zorder=2)
         axes.plot(
             x, y, linestyle="", marker=look.marker, markersize=6, zorder=3, label=look.name,
-            markerfacecolor=paper() if look.hollow else look.colour,
-            markeredgecolor=look.colour if look.hollow else paper(), markeredgewidth=1.2 if look.hollow else 0.6,
+            markerfacecolor=paper() if look.hollow else look.color,
+            markeredgecolor=look.color if look.hollow else paper(), markeredgewidth=1.2 if look.hollow else 0.6,
         )  # fmt: skip
     texts = [str(place + 1) for place in range(len(scene.titles))]
     for text, (x, y), (dx, dy) in zip(texts, scene.places, beside(points, texts, taken, side / 2), strict=False):
@@ -287,12 +287,12 @@ def _draw_bars(axes: Axes, scene: _Scene, looks: tuple[Look, ...]) -> None:
         if title and text:
             # A long title leaves room for the text: passages of one document differ in nothing else.
             text = f"{fitted(title, SMALL, 0.55 * width)} · {text}"
-        axes.barh(place + 0.22, size, 0.34, color=looks[kind].colour)
+        axes.barh(place + 0.22, size, 0.34, color=looks[kind].color)
         axes.annotate(_short(size), (size, place + 0.22), (4, 0), **words)
         axes.annotate(fitted(text or title, SMALL, width - 34), (0, place - 0.2), (30, 0), **words)
         axes.plot(
             22 / width, place - 0.2, transform=axes.get_yaxis_transform(), marker=looks[kind].marker, markersize=6,
-            color=looks[kind].colour,
+            color=looks[kind].color,
         )  # fmt: skip
         if place < own:
             axes.annotate(str(place + 1), (0, place - 0.2), (4, 0), fontweight="bold", **words)

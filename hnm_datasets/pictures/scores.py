@@ -89,9 +89,9 @@ def plot_scores(dataset: datasets.Dataset, by: str = "score", sample: int = 10_0
             (one.negatives, NEGATIVE, "negatives", "/////"),
         ):
             shares = 100 * np.histogram(values, edges)[0] / len(values)
-            face = "none" if hatch else to_rgba(look.colour, 0.45)
+            face = "none" if hatch else to_rgba(look.color, 0.45)
             axes.stairs(
-                shares, edges, fill=True, facecolor=face, edgecolor=look.colour, hatch=hatch, linewidth=1.5, label=name
+                shares, edges, fill=True, facecolor=face, edgecolor=look.color, hatch=hatch, linewidth=1.5, label=name
             )
         which = f"{one.source}: " if one.source else ""
         title = f"{which}{percent(one.above)} of the negatives score above {than}"

@@ -75,7 +75,7 @@ def plot_training(log_history: Sequence[Mapping[str, Any]]) -> Figure:
         panels[label].plot(
             steps,
             values,
-            color=look.colour,
+            color=look.color,
             marker=look.marker,
             markersize=6,
             linewidth=1.5,
@@ -97,7 +97,7 @@ def plot_training(log_history: Sequence[Mapping[str, Any]]) -> Figure:
         }
         if named:
             axes.legend(named.values(), named.keys(), frameon=False, fontsize=SMALL, loc="best")
-    figure.axes[-1].set_xlabel("optimiser step", fontsize=SMALL)
+    figure.axes[-1].set_xlabel("optimizer step", fontsize=SMALL)
     figure.axes[0].set_title(_summary(curves), fontsize=LARGE, loc="left")
     return figure
 

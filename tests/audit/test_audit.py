@@ -176,7 +176,7 @@ def corpus(clean):
 
 
 @pytest.fixture(scope="module")
-def judgements(clean):
+def judgments(clean):
     items, others = clean
     return Dataset.from_dict(
         {
@@ -211,7 +211,7 @@ def defects(audit):
 
 def test_the_mined_sample_has_no_defect(sample, mined):
     corpus, queries = sample
-    audit = audit_negatives(mined, corpus, judgements=queries)
+    audit = audit_negatives(mined, corpus, judgments=queries)
     assert defects(audit) == {}
     assert (audit.form, audit.rows, audit.queries, audit.negatives) == ("mined", 600, 600, 3000)
     assert audit.false_negatives.false == 0
@@ -221,9 +221,9 @@ def test_the_mined_sample_has_no_defect(sample, mined):
 
 @pytest.mark.parametrize("with_corpus", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_clean_set_has_no_defect_in_any_form(clean, corpus, judgements, form, with_corpus):
+def test_the_clean_set_has_no_defect_in_any_form(clean, corpus, judgments, form, with_corpus):
     rows = as_form(form, clean[0])
-    audit = audit_negatives(rows, corpus if with_corpus else None, judgements=judgements if with_corpus else None)
+    audit = audit_negatives(rows, corpus if with_corpus else None, judgments=judgments if with_corpus else None)
     assert defects(audit) == {}
     assert (audit.form, audit.queries, audit.negatives) == (form, N, 5 * N)
     assert audit.positives == (5 * N if form == "triplets" else N)
@@ -267,7 +267,7 @@ def duplicates(items, others):
 def near_duplicates(items, others):
     for place in range(7):
         items[place]["negatives"][0] = nearly(items[place], place)
-    # A row of labelled pairs has one passage, and nothing to compare it with.
+    # A row of labeled pairs has one passage, and nothing to compare it with.
     return lambda form: {} if form == "labeled-pairs" else {"near-duplicates-of-positives": 7}
 
 
@@ -300,7 +300,7 @@ def a_hub(items, others):
 def no_negatives(items, others):
     for item in items[:3]:
         item["negatives"] = []
-    # A labelled pair is one passage: that a query has no negative is nothing that a row shows.
+    # A labeled pair is one passage: that a query has no negative is nothing that a row shows.
     return lambda form: {} if form == "labeled-pairs" else {"no-negatives": 3}
 
 
@@ -424,11 +424,11 @@ def test_paraphrases_in_both_directions_are_not_swapped():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_judgements_show_positives_and_negatives_that_were_swapped(clean, corpus, judgements, form):
+def test_judgments_show_positives_and_negatives_that_were_swapped(clean, corpus, judgments, form):
     items = deepcopy(clean[0])
     for item in items[:3]:
         item["positives"][0], item["negatives"][2] = item["negatives"][2], item["positives"][0]
-    found = defects(audit_negatives(as_form(form, items), corpus, judgements=judgements))
+    found = defects(audit_negatives(as_form(form, items), corpus, judgments=judgments))
     expected = {"swapped-columns": 3, "unjudged-positives": 15 if form == "triplets" else 3}
     if form == "labeled-pairs":
         del expected["swapped-columns"]  # no row has both
@@ -436,12 +436,12 @@ def test_judgements_show_positives_and_negatives_that_were_swapped(clean, corpus
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_judgements_show_positives_that_are_none(clean, corpus, judgements, form):
+def test_judgments_show_positives_that_are_none(clean, corpus, judgments, form):
     items = deepcopy(clean[0])
     for place in range(4):
         items[place]["positives"] = [HUB]
-    audit = audit_negatives(as_form(form, items), corpus, judgements=judgements)
+    audit = audit_negatives(as_form(form, items), corpus, judgments=judgments)
     assert defects(audit) == {"unjudged-positives": 20 if form == "triplets" else 4}
     # Of queries that are not judged, nothing can be said.
-    unjudged = judgements.select(range(4, N))
-    assert defects(audit_negatives(as_form(form, items), corpus, judgements=unjudged)) == {}
+    unjudged = judgments.select(range(4, N))
+    assert defects(audit_negatives(as_form(form, items), corpus, judgments=unjudged)) == {}

@@ -82,7 +82,7 @@ def test_columns_of_something_else_are_named(columns, error, message):
         audit_negatives(Dataset.from_dict(columns))
 
 
-# ---- judgements and teachers that do not fit -------------------------------------------------------------------------
+# ---- judgments and teachers that do not fit -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -91,37 +91,37 @@ def earthquakes():
     return corpus, queries, queries.map(BM25Negatives(corpus, k=4), batched=True)
 
 
-def test_judgements_without_their_columns_are_refused(earthquakes):
+def test_judgments_without_their_columns_are_refused(earthquakes):
     corpus, queries, mined = earthquakes
-    with pytest.raises(KeyError, match=r"judgements need the columns .*'corpus_id', 'score'.*not among"):
-        audit_negatives(mined, corpus, judgements=Dataset.from_dict({"query_id": ["q1"], "corpus-id": ["tsunamis"]}))
+    with pytest.raises(KeyError, match=r"judgments need the columns .*'corpus_id', 'score'.*not among"):
+        audit_negatives(mined, corpus, judgments=Dataset.from_dict({"query_id": ["q1"], "corpus-id": ["tsunamis"]}))
     # Rows without query ids are matched by the queries' texts, which qrels do not have.
     qrels = Dataset.from_dict({"query_id": ["q1"], "corpus_id": ["tsunamis"], "score": [1]})
     with pytest.raises(KeyError, match="by their texts, as the rows have no query ids"):
-        audit_negatives(mined.remove_columns("query_id"), corpus, judgements=qrels)
-    assert audit_negatives(mined.remove_columns("query_id"), corpus, judgements=queries).false_negatives.false == 0
+        audit_negatives(mined.remove_columns("query_id"), corpus, judgments=qrels)
+    assert audit_negatives(mined.remove_columns("query_id"), corpus, judgments=queries).false_negatives.false == 0
 
 
-def test_judgements_of_other_queries_are_refused(earthquakes):
+def test_judgments_of_other_queries_are_refused(earthquakes):
     corpus, _, mined = earthquakes
     qrels = Dataset.from_dict({"query_id": ["q2"], "corpus_id": ["tsunamis"], "score": [1]})
-    with pytest.raises(ValueError, match=r"no query of the dataset is in the judgements.*query 'q1'"):
-        audit_negatives(mined, corpus, judgements=qrels)
+    with pytest.raises(ValueError, match=r"no query of the dataset is in the judgments.*query 'q1'"):
+        audit_negatives(mined, corpus, judgments=qrels)
 
 
-def test_judgements_of_a_wrong_type_are_refused(earthquakes):
+def test_judgments_of_a_wrong_type_are_refused(earthquakes):
     corpus, _, mined = earthquakes
-    with pytest.raises(TypeError, match=r"judgements must be a datasets\.Dataset, got dict"):
-        audit_negatives(mined, corpus, judgements={"q1": {"tsunamis": 1}})
+    with pytest.raises(TypeError, match=r"judgments must be a datasets\.Dataset, got dict"):
+        audit_negatives(mined, corpus, judgments={"q1": {"tsunamis": 1}})
     qrels = Dataset.from_dict({"query_id": ["q1"], "corpus_id": ["tsunamis"], "score": ["high"]})
-    with pytest.raises(TypeError, match="judgements: the column 'score' must hold numbers"):
-        audit_negatives(mined, corpus, judgements=qrels)
+    with pytest.raises(TypeError, match="judgments: the column 'score' must hold numbers"):
+        audit_negatives(mined, corpus, judgments=qrels)
 
 
 def test_judged_ids_and_texts_need_the_corpus():
     qrels = Dataset.from_dict({"query": ["a?"], "positive_ids": [["p"]]})
-    with pytest.raises(ValueError, match=r"need the corpus.*audit_negatives\(dataset, corpus, judgements="):
-        audit_negatives(Dataset.from_dict(TRIPLETS), judgements=qrels)
+    with pytest.raises(ValueError, match=r"need the corpus.*audit_negatives\(dataset, corpus, judgments="):
+        audit_negatives(Dataset.from_dict(TRIPLETS), judgments=qrels)
 
 
 def test_a_teacher_that_is_named_must_be_there(earthquakes):
@@ -137,7 +137,7 @@ def test_without_a_teacher_the_text_says_how_to_get_one(earthquakes):
     corpus, _, mined = earthquakes
     audit = audit_negatives(mined, corpus)
     assert audit.false_negatives is None
-    assert "unknown: pass judgements=, or score with a teacher" in repr(audit)
+    assert "unknown: pass judgments=, or score with a teacher" in repr(audit)
 
 
 def test_a_step_that_scores_nothing_is_no_teacher(earthquakes):

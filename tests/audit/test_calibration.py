@@ -97,9 +97,9 @@ def test_unjudged_candidates_can_be_left_out():
     assert calibrate_margin(rows, judged, 0.0, unjudged="skip").candidates == 2
 
 
-def test_judgements_without_their_columns_are_refused():
+def test_judgments_without_their_columns_are_refused():
     rows, _ = mined(1, queries=2, k=3)
-    with pytest.raises(KeyError, match=r"judgements need the columns \['corpus_id', 'score'\]"):
+    with pytest.raises(KeyError, match=r"judgments need the columns \['corpus_id', 'score'\]"):
         calibrate_margin(rows, rows)
 
 

@@ -62,7 +62,7 @@ def test_sound_rows_have_none():
     assert names_of(mined(negative_scores=[[1.0]], negative_ranks=[[1]])) == set()
 
 
-def test_all_but_those_that_need_judgements_are_tested_here():
+def test_all_but_those_that_need_judgments_are_tested_here():
     assert {defect.name for defect in defects.DEFECTS} - set(SMALLEST) == {"unjudged-positives"}
 
 

@@ -28,7 +28,7 @@ def corpus():
     return Corpus.from_dataset(Dataset.from_dict({"id": IDS, "text": TEXTS}))
 
 
-# ---- judgements ------------------------------------------------------------------------------------------------------
+# ---- judgments ------------------------------------------------------------------------------------------------------
 
 
 MINED = st.lists(
@@ -59,7 +59,7 @@ def as_qrels(qrels):
 
 
 def as_rows(qrels):
-    """Write judgements as rows with positive_ids: a judged query without a relevant passage has none."""
+    """Write judgments as rows with positive_ids: a judged query without a relevant passage has none."""
     queries = list(dict.fromkeys(query for query, _ in qrels))
     lists = [[passage for (one, passage), score in qrels.items() if one == query and score > 0] for query in queries]
     columns = {"query_id": queries, "query": [f"what is {name}?" for name in queries], "positive_ids": lists}
@@ -71,17 +71,17 @@ def check_rate(found, expected):
     if not negatives:
         assert found is None
         return
-    assert (found.false, found.negatives, found.queries, found.by) == (false, negatives, queries, "judgements")
+    assert (found.false, found.negatives, found.queries, found.by) == (false, negatives, queries, "judgments")
     assert found.rate == pytest.approx(false / negatives)
     assert 0 <= found.low <= found.rate <= found.high <= 1
 
 
-def judged_or_none(rows, corpus, judgements):
+def judged_or_none(rows, corpus, judgments):
     """Audit; a ValueError that no query is judged stands for None."""
     try:
-        return audit_negatives(rows, corpus, judgements=judgements).false_negatives
+        return audit_negatives(rows, corpus, judgments=judgments).false_negatives
     except ValueError as error:
-        assert "no query of the dataset is in the judgements" in str(error)  # noqa: PT017
+        assert "no query of the dataset is in the judgments" in str(error)  # noqa: PT017
         return None
 
 
@@ -89,8 +89,8 @@ def judged_or_none(rows, corpus, judgements):
 @given(MINED, QRELS, st.booleans())
 def test_the_rate_of_ids_is_a_direct_count(corpus, rows, qrels, with_corpus):
     expected = direct_count(rows, qrels, same=str)
-    for judgements in (as_qrels(qrels), as_rows(qrels)):
-        check_rate(judged_or_none(Dataset.from_list(rows), corpus if with_corpus else None, judgements), expected)
+    for judgments in (as_qrels(qrels), as_rows(qrels)):
+        check_rate(judged_or_none(Dataset.from_list(rows), corpus if with_corpus else None, judgments), expected)
 
 
 @settings(max_examples=40)
@@ -107,14 +107,14 @@ def test_the_rate_of_texts_is_a_direct_count(corpus, rows, qrels):
 def test_scores_of_zero_and_null_are_not_relevant():
     row = {"query_id": ["q"], "query": ["?"], "positive_ids": [["p"]], "negative_ids": [["a", "b", "c", "d"]]}
     qrels = {"query_id": ["q"] * 4, "corpus_id": ["a", "b", "c", "d"], "score": [0, None, 1, -1]}
-    found = audit_negatives(Dataset.from_dict(row), judgements=Dataset.from_dict(qrels)).false_negatives
+    found = audit_negatives(Dataset.from_dict(row), judgments=Dataset.from_dict(qrels)).false_negatives
     assert (found.false, found.negatives) == (1, 4)
 
 
 def test_negatives_of_queries_that_nobody_judged_are_left_out():
     rows = {"query_id": ["a", "b"], "query": ["?", "!"], "positive_ids": [["p"]] * 2, "negative_ids": [["x", "y"]] * 2}
     qrels = Dataset.from_dict({"query_id": ["a"], "corpus_id": ["x"], "score": [1]})
-    found = audit_negatives(Dataset.from_dict(rows), judgements=qrels).false_negatives
+    found = audit_negatives(Dataset.from_dict(rows), judgments=qrels).false_negatives
     assert (found.rate, found.negatives, found.queries) == (0.5, 2, 1)
 
 
@@ -124,11 +124,11 @@ def test_hidden_positives_come_back_as_false_negatives():
     mined = hidden.map(BM25Negatives(corpus, k=5), batched=True)
     relevant = dict(zip(queries["query_id"], map(set, queries["positive_ids"]), strict=True))
     false = sum(name in relevant[row["query_id"]] for row in mined for name in row["negative_ids"])
-    audit = audit_negatives(mined, corpus, judgements=queries)
+    audit = audit_negatives(mined, corpus, judgments=queries)
     assert (audit.false_negatives.false, audit.false_negatives.negatives) == (false, 3_000)
     assert false > 300
     triplets = mined.map(ToTriplets(corpus), batched=True, remove_columns=mined.column_names)
-    judged = audit_negatives(triplets, corpus, judgements=queries).false_negatives
+    judged = audit_negatives(triplets, corpus, judgments=queries).false_negatives
     assert (judged.false, judged.rate) == (false, audit.false_negatives.rate)
     assert "judged relevant" in repr(audit)
 
@@ -138,7 +138,7 @@ def test_hidden_positives_come_back_as_false_negatives():
 
 def interval(false, negatives):
     false, negatives = np.asarray(false), np.broadcast_to(negatives, np.shape(false))
-    return estimate("judgements", "judged relevant", np.arange(len(false), dtype=np.uint64), false, negatives)
+    return estimate("judgments", "judged relevant", np.arange(len(false), dtype=np.uint64), false, negatives)
 
 
 @pytest.mark.parametrize("alike", [0.2, 1.0, 50.0])
@@ -328,15 +328,15 @@ def test_a_model_as_the_teacher_says_what_its_columns_say(static_model):
     scored = audit_negatives(rows.map(teacher, batched=True), corpus, teacher="bi_encoder").false_negatives
     assert asked == scored
     assert 0 < asked.false < asked.negatives == 160
-    # Judgements are better than any teacher.
-    assert audit_negatives(rows, corpus, judgements=queries, teacher=teacher).false_negatives.by == "judgements"
+    # Judgments are better than any teacher.
+    assert audit_negatives(rows, corpus, judgments=queries, teacher=teacher).false_negatives.by == "judgments"
 
 
-def test_judgements_that_know_no_more_than_the_rows_say_so():
+def test_judgments_that_know_no_more_than_the_rows_say_so():
     corpus, queries = load_sample("earthquakes")
     mined = queries.map(BM25Negatives(corpus, k=3), batched=True)
-    found = audit_negatives(mined, corpus, judgements=queries).false_negatives
+    found = audit_negatives(mined, corpus, judgments=queries).false_negatives
     assert found.rate == 0
     assert "nothing beyond" in found.rule
     more = queries.map(lambda row: {"positive_ids": [*row["positive_ids"], "volcanoes"]})
-    assert audit_negatives(mined, corpus, judgements=more).false_negatives.rule == "judged relevant"
+    assert audit_negatives(mined, corpus, judgments=more).false_negatives.rule == "judged relevant"

@@ -38,7 +38,7 @@ def hostile():
 def sample():
     corpus, queries = load_sample()
     rows = queries.select(range(50)).map(BM25Negatives(corpus, k=5), batched=True)
-    return audit_negatives(rows, corpus, judgements=queries)
+    return audit_negatives(rows, corpus, judgments=queries)
 
 
 def cells_of(line):
@@ -56,7 +56,7 @@ def test_everything_goes_into_json(hostile, sample):
         assert [one["name"] for one in back["defects"]] == [one.name for one in audit.defects]
         assert back["hubs"] == [list(hub) for hub in audit.hubs]
     assert back["false_negatives"] == {
-        "by": "judgements",
+        "by": "judgments",
         "rate": 0.0,
         "low": 0.0,
         "high": sample.false_negatives.high,
@@ -153,7 +153,7 @@ def test_the_text_is_readable(sample):
     assert max(map(len, lines)) < 180
     assert not any(line != line.rstrip() for line in lines)
     assert any(
-        re.fullmatch(r"  false negatives, by judgements +0\.0% \(0 of 250; 95% interval 0\.0% to .*\)", line)
+        re.fullmatch(r"  false negatives, by judgments +0\.0% \(0 of 250; 95% interval 0\.0% to .*\)", line)
         for line in lines
     )
     # Bars of each side are shares of their own.

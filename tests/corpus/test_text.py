@@ -19,7 +19,7 @@ LETTERS = st.characters(max_codepoint=127) | st.characters()
 
 
 @given(st.lists(st.text(LETTERS) | st.text(st.sampled_from(" \t\n\x1c\x1f\x85\u00a0aAzZ[`{@")), max_size=20))
-def test_texts_are_normalised_as_by_python(texts):
+def test_texts_are_normalized_as_by_python(texts):
     texts = [text.encode("utf-8", "ignore").decode() for text in texts]
     np.testing.assert_array_equal(normalized_digests(texts), slowly(texts), strict=True)
 

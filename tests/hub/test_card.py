@@ -91,15 +91,15 @@ def test_false_negatives_are_told_with_their_interval(tmp_path, mined):
             judged["query_id"].append(row["query_id"])
             judged["corpus_id"].append(passage)
             judged["score"].append(1)
-    judgements = Dataset.from_dict(judged)
-    folder = save_mined(rows, tmp_path / "judged", corpus=corpus, judgements=judgements)
-    found = audit_negatives(rows, corpus, judgements=judgements).false_negatives
+    judgments = Dataset.from_dict(judged)
+    folder = save_mined(rows, tmp_path / "judged", corpus=corpus, judgments=judgments)
+    found = audit_negatives(rows, corpus, judgments=judgments).false_negatives
     assert found.rate == pytest.approx(10 / 160)
     assert (
         f"an estimated {found.rate:.1%} of the negatives are relevant (95% interval {found.low:.1%} to "
-        f"{found.high:.1%}), judged by judgements" in card_of(folder)
+        f"{found.high:.1%}), judged by judgments" in card_of(folder)
     )
-    given = audit_negatives(rows, corpus, judgements=judgements)
+    given = audit_negatives(rows, corpus, judgments=judgments)
     given = replace(given, false_negatives=replace(given.false_negatives, by="a | teacher", rate=0.5))
     card = card_of(save_mined(rows, tmp_path / "given", corpus=corpus, audit=given))
     assert "an estimated 50.0%" in card

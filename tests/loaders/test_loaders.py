@@ -1,4 +1,4 @@
-"""Loaders: BEIR folders, Hub layouts, judgements, pairs, the sample."""
+"""Loaders: BEIR folders, Hub layouts, judgments, pairs, the sample."""
 
 import json
 from pathlib import Path
@@ -29,14 +29,14 @@ def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_tsv(path, judgements):
+def write_tsv(path, judgments):
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ["query-id\tcorpus-id\tscore"] + ["\t".join(map(str, judgement)) for judgement in judgements]
+    lines = ["query-id\tcorpus-id\tscore"] + ["\t".join(map(str, judgment)) for judgment in judgments]
     path.write_text("\n".join(lines) + "\n")
 
 
-def as_rows(judgements, **more):
-    return [{"query-id": q, "corpus-id": p, "score": s, **more} for q, p, s in judgements]
+def as_rows(judgments, **more):
+    return [{"query-id": q, "corpus-id": p, "score": s, **more} for q, p, s in judgments]
 
 
 def jsonl_folder(folder, *, passages=PASSAGES, queries=QUERIES, train=TRAIN):
@@ -99,7 +99,7 @@ def hub_parquet(folder):
 
 
 def hub_clone_like_mteb(folder):
-    """As mteb's sets lie on the Hub: jsonl in the root, judgements as jsonl too."""
+    """As mteb's sets lie on the Hub: jsonl in the root, judgments as jsonl too."""
     write_jsonl(folder / "corpus.jsonl", PASSAGES)
     write_jsonl(folder / "queries.jsonl", QUERIES)
     write_jsonl(folder / "qrels" / "train.jsonl", as_rows(TRAIN))
@@ -168,18 +168,18 @@ def test_groups_are_read_from_the_named_column(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "match"),
     [
-        (("q1", "p9", 1), "1 judgements.*passage 'p9'.*invalid='drop'"),
-        (("q9", "p1", 1), "1 judgements.*query 'q9'.*invalid='drop'"),
+        (("q1", "p9", 1), "1 judgments.*passage 'p9'.*invalid='drop'"),
+        (("q9", "p1", 1), "1 judgments.*query 'q9'.*invalid='drop'"),
     ],
 )
-def test_unknown_judgements_raise_or_are_dropped(tmp_path, caplog, extra, match):
+def test_unknown_judgments_raise_or_are_dropped(tmp_path, caplog, extra, match):
     jsonl_folder(tmp_path, train=[*TRAIN, extra])
     with pytest.raises(ValueError, match=match):
         load_beir(tmp_path)
     with caplog.at_level("WARNING", "hnm_datasets"):
         _, rows = load_beir(tmp_path, invalid="drop")
     assert rows.to_list() == EXPECTED
-    assert "left out 1 of 5 judgements" in caplog.text
+    assert "left out 1 of 5 judgments" in caplog.text
 
 
 def test_passages_without_text_raise_or_are_dropped(tmp_path, caplog):
@@ -246,7 +246,7 @@ def queries():
     return Dataset.from_dict({"query_id": ["q1", "q2"], "query": ["a", "b"], "note": [1, 2]})
 
 
-def test_attach_positives_keeps_rows_and_the_order_of_judgements():
+def test_attach_positives_keeps_rows_and_the_order_of_judgments():
     qrels = Dataset.from_dict(
         {
             "query_id": ["q2", "q1", "q2", "q2"],

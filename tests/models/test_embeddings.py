@@ -212,7 +212,7 @@ def test_half_precision(corpus, static_model):
     assert next(half.blocks()).dtype == np.float32
 
 
-def test_similarity_and_normalisation(corpus, static_model):
+def test_similarity_and_normalization(corpus, static_model):
     plain = static_model.encode_document(texts_of(corpus))
     for options, length, name in (
         ({"similarity": "dot"}, False, "dot"),

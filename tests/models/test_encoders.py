@@ -61,7 +61,7 @@ def test_vectors_are_those_of_sentence_transformers(model, task, normalize):
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
-def test_the_similarity_is_the_models_own_and_cosine_normalises(model, similarity):
+def test_the_similarity_is_the_models_own_and_cosine_normalizes(model, similarity):
     model.similarity_fn_name = similarity
     encoder = Encoder(model, "query")
     assert (encoder.similarity, encoder.normalize) == (similarity, similarity == "cosine")
@@ -75,7 +75,7 @@ def test_truncated_vectors_have_length_one(model):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
 
 
-def test_functions_are_normalised_for_cosine():
+def test_functions_are_normalized_for_cosine():
     vectors = letters(similarity=None).vectors(["a", "bbb"])
     np.testing.assert_allclose(vectors, np.array([[1, 0, 1], [0, 0, 1]]) / [[2**0.5], [1]], rtol=1e-6)
     assert letters(normalize=False).vectors(["bbb"]).tolist() == [[0, 0, 3]]
@@ -333,11 +333,11 @@ def train(model):
         lambda model: model.half(),
         lambda model: setattr(model, "truncate_dim", 8),
         lambda model: model.load_state_dict({name: tensor + 1 for name, tensor in model.state_dict().items()}),
-        # Merging adapters, averaging weights and fused optimisers write through `data`, unseen by `_version`.
+        # Merging adapters, averaging weights and fused optimizers write through `data`, unseen by `_version`.
         lambda model: model[0].embedding.weight.data.mul_(2),
         lambda model: model.append(Normalize()),
     ],
-    ids=["in place", "optimiser", "half", "truncation", "state", "through data", "another module"],
+    ids=["in place", "optimizer", "half", "truncation", "state", "through data", "another module"],
 )
 def test_a_model_that_was_changed_is_refused(model, change):
     encoder = Encoder(model, "query", similarity="dot")

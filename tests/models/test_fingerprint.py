@@ -89,7 +89,7 @@ def step(model):
     optimizer.step()
 
 
-def test_one_optimiser_step_changes_the_name(bert, make_static_model):
+def test_one_optimizer_step_changes_the_name(bert, make_static_model):
     for model in (bert, make_static_model()):
         name = model_fingerprint(model)
         step(model.train())
@@ -131,7 +131,7 @@ def set_attribute(name, value):
         "bfloat16",
         "pooling",
         "pooling of the prompt",
-        "normalisation",
+        "normalization",
         "configuration",
         "option of a layer",
         "tokenizer",

@@ -261,7 +261,7 @@ def test_scores_have_a_panel_for_each_source():
     positives, negatives = figure.axes[0].patches
     assert np.count_nonzero(positives.get_data().values) == 3
     assert np.count_nonzero(negatives.get_data().values) == 3
-    # Told apart by more than colours.
+    # Told apart by more than colors.
     assert negatives.get_hatch()
     assert not positives.get_hatch()
 
@@ -318,16 +318,16 @@ def audits():
     """Audits whose negatives have certain scores, of which some are relevant."""
     judged = Dataset.from_dict({"query_id": ["q"], "query": ["?"], "positive_ids": [["p", "x", "y"]]})
 
-    def make(scores, ids, judgements=judged):
+    def make(scores, ids, judgments=judged):
         rows = {"query_id": ["q"], "query": ["?"], "positive_ids": [["p"]], "negative_ids": [ids]}
         rows |= {"negative_scores": [scores], "positive_scores": [[1.0]], "negative_ranks": [[1, 2, 3, 4]]}
-        return audit_negatives(Dataset.from_dict(rows), judgements=judgements)
+        return audit_negatives(Dataset.from_dict(rows), judgments=judgments)
 
     return {
         "hard": make([0.9, 0.8, 0.7, 0.6], ["x", "y", "n", "m"]),
         "milder": make([0.8, 0.7, 0.6, 0.5], ["x", "o", "n", "m"]),
         "easy": make([0.5, 0.4, 0.3, 0.2], ["l", "o", "n", "m"]),
-        "unjudged": make([0.5, 0.4, 0.3, 0.2], ["l", "o", "n", "m"], judgements=None),
+        "unjudged": make([0.5, 0.4, 0.3, 0.2], ["l", "o", "n", "m"], judgments=None),
     }
 
 
@@ -348,7 +348,7 @@ def test_hardness_is_drawn_against_false_negatives(audits):
 def test_audits_that_cannot_be_drawn_are_named(audits):
     with pytest.raises(ValueError, match=r"the audit of 'hard' has no scores .* by 'teacher', only by \['score'\]"):
         plot_hardness({"hard": audits["hard"]})
-    with pytest.raises(ValueError, match=r"the audit of 'b' does not tell how many .*judgements="):
+    with pytest.raises(ValueError, match=r"the audit of 'b' does not tell how many .*judgments="):
         plot_hardness({"a": audits["hard"], "b": audits["unjudged"]}, by="score")
     with pytest.raises(ValueError, match="no audit to draw"):
         plot_hardness({})
@@ -387,7 +387,7 @@ def test_the_course_of_a_training():
     for axes in figure.axes:
         assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [0, 8]
     assert title_of(ranks) == "MRR of the training queries: 0.50 → 0.75\nThe last refresh replaced 25% of the negatives"
-    assert masked.get_xlabel() == "optimiser step"
+    assert masked.get_xlabel() == "optimizer step"
 
 
 def test_a_training_that_logs_less():

@@ -23,13 +23,13 @@ ROWS, COLUMNS, DIMENSION = 6, 3, 4
 @dataclasses.dataclass
 class Case:
     options: dict
-    labelled: bool = True
+    labeled: bool = True
     mini_batch_size: int | None = None
     guided: bool = False
 
 
 CASES = {
-    "plain": Case({}, labelled=False),
+    "plain": Case({}, labeled=False),
     "masked": Case({}),
     "own-negatives": Case({"in_batch": False}),
     "margin": Case({"margin": -0.1, "likely_weight": 0.3}),
@@ -90,7 +90,7 @@ def results(rows, gather):
             # What a guide would say of the texts.
             loss._guided = lambda given: [torch.sin(3 * column["input_ids"].detach()) for column in given]
         columns = [column[rows].clone().requires_grad_() for column in features]
-        labels = labels_of(keys, known, scores, rows) if case.labelled else None
+        labels = labels_of(keys, known, scores, rows) if case.labeled else None
         answer = loss([{"input_ids": column} for column in columns], labels)
         logged = {}
         if isinstance(answer, dict):
@@ -170,7 +170,7 @@ def test_the_cases_differ(whole):
     assert len({round(value, 6) for value in values.values()}) == len(values)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.labelled])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.labeled])
 def test_each_device_logs_its_own_rows(halves, whole, name):
     # The halves have passages of others in different numbers, so their shares average with weights.
     parts = [half[name][3] for half in halves]

@@ -30,7 +30,7 @@ class DropNearDuplicates(CandidateFilter):
 
     A passage that repeats a positive with a word changed is a false negative; one that repeats another negative teaches
     nothing new. Two texts are compared by the runs of three words that they share: their number over that of all runs
-    that either has (Jaccard similarity), after Unicode, case and white space were normalised. No model is needed. The
+    that either has (Jaccard similarity), after Unicode, case and white space were normalized. No model is needed. The
     runs of the whole corpus are hashed once, on first use, and kept in the cache directory.
 
     Args:

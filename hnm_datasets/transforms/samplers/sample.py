@@ -82,7 +82,7 @@ class SampleNegatives(CandidateFilter):
             for it.
         bands: What the bands are of: `"rank"`, `"score"` (the retriever's), or a teacher's name.
         strategy: `"uniform"` draws each with the same chance; `"softmax"` with a chance in proportion to
-            exp(score / temperature); `"simans"` in proportion to exp(-a·(s⁻ - s⁺ - b)²), which favours candidates that
+            exp(score / temperature); `"simans"` in proportion to exp(-a·(s⁻ - s⁺ - b)²), which favors candidates that
             score about as high as the positive, neither too easy nor likely false (Zhou et al. 2022, *SimANS*,
             https://arxiv.org/abs/2210.11773).
         temperature: For `"softmax"`, in the units of the score: near 0 it takes the hardest, a large one draws almost

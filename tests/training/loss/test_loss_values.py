@@ -60,10 +60,10 @@ def test_it_is_the_stock_loss_where_nothing_is_known(columns, similarity_fct, sc
             assert_same(loss.compute_loss_from_embeddings(embeddings, labels), stock, embeddings)
 
 
-@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("labeled", [False, True])
 @pytest.mark.parametrize("options", [{}, {"directions": DIRECTIONS[-1], "hardness_mode": "all_negatives"}])
-def test_models_learn_what_the_stock_losses_teach(make_tiny, options, labelled):
-    labels = labels_of(distinct_rows(4, 3)) if labelled else None
+def test_models_learn_what_the_stock_losses_teach(make_tiny, options, labeled):
+    labels = labels_of(distinct_rows(4, 3)) if labeled else None
     options = options | {"hardness_strength": 2.0}
     for model in (toy(), make_tiny()):
         features = features_of(model, texts_of(4, 3))
