@@ -40,7 +40,7 @@ from hnm_datasets.transforms.base import CandidateFilter, Transform
 
 def sample_rows():
     corpus, queries = load_sample()
-    rows = queries.select(range(0, 600, 30)).remove_columns("judged_negative_ids")
+    rows = queries.select(range(0, 600, 50)).remove_columns("judged_negative_ids")
     return corpus, rows.add_column("topic", [f"topic {place}" for place in range(len(rows))])
 
 

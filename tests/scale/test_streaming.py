@@ -1,11 +1,12 @@
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 
 import pytest
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
 
 from hnm_datasets import BM25Negatives, TopNegatives, load_sample, write_stream
+from hnm_datasets.scale import streaming
 
 ROWS = 500
 
@@ -58,28 +59,22 @@ def test_interrupted_and_resumed_without_a_lost_or_a_repeated_row(tmp_path, batc
 
 
 def test_a_killed_run_goes_on(tmp_path):
-    code = f"""
-import os
-from datasets import IterableDataset
-from hnm_datasets.scale import streaming
+    write = streaming.pq.write_table
 
-def rows():
-    for row in range({ROWS}):
-        yield {{"query_id": f"q{{row}}", "query": "x" * 100}}
+    def killed(name):
+        def write_and_die(table, path):
+            write(table, path)
+            if name in str(path):
+                os.kill(os.getpid(), signal.SIGKILL)
 
-write = streaming.pq.write_table
-def killed(table, path):
-    write(table, path)
-    if os.environ["KILL"] in str(path):
-        os.kill(os.getpid(), 9)
-streaming.pq.write_table = killed
-stream = IterableDataset.from_generator(rows)
-streaming.write_stream(stream, {str(tmp_path)!r}, max_shard_size=5000, batch_size=10)
-"""
+        streaming.pq.write_table = write_and_die
+        streaming.write_stream(stream(), tmp_path, max_shard_size=5000, batch_size=10)
 
-    def run(kill):
-        environment = os.environ | {"KILL": kill}
-        return subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode
+    def run(name):
+        child = multiprocessing.get_context("fork").Process(target=killed, args=[name])
+        child.start()
+        child.join()
+        return child.exitcode
 
     assert run("train-00002") == -9
     assert len(ids_in(tmp_path)) < ROWS

@@ -130,8 +130,8 @@ def device(rank, folder):
 def halves(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gather")
     threads = torch.get_num_threads()
-    # This process is one of the two, because the other takes seconds to import what it needs.
-    other = multiprocessing.get_context("spawn").Process(target=device, args=(1, folder))
+    # A fork, because a spawned process takes seconds to import what it needs.
+    other = multiprocessing.get_context("fork").Process(target=device, args=(1, folder))
     other.start()
     try:
         device(0, folder)

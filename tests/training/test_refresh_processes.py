@@ -5,16 +5,19 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
+import traceback
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer import SentenceTransformerTrainingArguments
@@ -214,12 +217,10 @@ def test_the_vectors_of_a_killed_refresh_are_deleted_by_the_one_that_goes_on(kil
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import gc, hashlib, json, os, sys, time
+import hashlib, json, os, time
 from functools import partial
 from pathlib import Path
 import torch
-torch.set_num_threads(1)
-sys.path.insert(0, os.environ["TESTS"])
 from test_refresh_processes import make_corpus, make_model, make_rows
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer import SentenceTransformerTrainingArguments
@@ -231,8 +232,6 @@ from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.storage.folders import cache_root
 
 embedding_job._SHARD = 16
-gc.collect()
-gc.freeze()
 rank, root = int(os.environ["RANK"]), Path(os.environ["ROOT"])
 encoded, encode = [], Encoder.encode
 
@@ -315,37 +314,48 @@ print("finished")
 """
 
 
+def be_rank(root, env):
+    """Be one of the processes that a launcher starts."""
+    os.environ.update(env)
+    warnings.resetwarnings()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    datasets.config.HF_DATASETS_CACHE = Path(env["HF_DATASETS_CACHE"])
+    with (root / f"log-{env['RANK']}").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            exec(SCRIPT, {"__name__": "script"})
+        except BaseException:
+            traceback.print_exc(file=log)
+            raise
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What two ranks saw."""
     root = tmp_path_factory.mktemp("ranks")
-    (root / "script.py").write_text(SCRIPT)
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     env = os.environ | {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-        "HF_DATASETS_CACHE": str(root / "cache"), "ROOT": str(root), "TESTS": str(Path(__file__).parent),
+        "HF_DATASETS_CACHE": str(root / "cache"), "ROOT": str(root),
         "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
-    workers = []
-    for rank in range(2):
-        own = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        with (root / f"log-{rank}").open("w") as log:
-            workers.append(
-                subprocess.Popen(
-                    [sys.executable, str(root / "script.py")], env=own, stdout=log, stderr=subprocess.STDOUT
-                )
-            )
+    # Forks, because a new process takes seconds to import what it needs.
+    workers = [
+        get_context("fork").Process(target=be_rank, args=(root, env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
     try:
         for worker in workers:
-            worker.wait(timeout=100)
+            worker.join(timeout=100)
     finally:
         for worker in workers:
             worker.kill()
-            worker.wait()
+            worker.join()
     for rank, worker in enumerate(workers):
-        assert worker.returncode == 0, (root / f"log-{rank}").read_text()[-3000:]
+        assert worker.exitcode == 0, (root / f"log-{rank}").read_text()[-3000:]
     return {
         name: [json.loads((root / f"{name}-{rank}.json").read_text()) for rank in range(2)]
         for name in ("front", "back", "follow")
