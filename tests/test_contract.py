@@ -35,6 +35,7 @@ from hnm_datasets import (
     load_sample,
     testing,
 )
+from hnm_datasets.storage.folders import cache_root_at
 from hnm_datasets.transforms.base import CandidateFilter, Transform
 
 
@@ -173,6 +174,14 @@ def test_hashes_are_the_same_in_another_process(ready):
     """One process for all, which takes seconds to start."""
     found = testing.hashes_of_another_process([transform for transform, _ in ready.values()])
     assert dict(zip(ready, found, strict=True)) == {name: Hasher.hash(one) for name, (one, _) in ready.items()}
+
+
+def test_every_transform_works_in_another_cache_folder(static_model, tmp_path):
+    """In its threads too, which have no cache folder of their own."""
+    with cache_root_at(tmp_path):
+        for transform, rows in prepare(static_model).values():
+            transform(rows[:])
+    assert {path.name for path in tmp_path.iterdir()} >= {"bm25", "corpora", "embeddings", "shingles", "vectors"}
 
 
 def test_pickle_does_not_grow_with_the_corpus():

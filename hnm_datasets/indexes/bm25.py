@@ -205,7 +205,8 @@ class BM25Index:
             Rows and sums of shape (B, k), in the order of the sums, and the constants to add to them, of shape (B,).
         """
         tokens = queries if isinstance(queries, Tokens) else self.encode(queries)
-        files = _open(self)
+        # The threads have no cache folder of their own: they get opened files.
+        files, passages = _open(self), len(self.rows)
         rows = np.empty((len(tokens), k), dtype=np.int64)
         scores = np.empty((len(tokens), k), dtype=np.float32)
 
@@ -217,7 +218,7 @@ class BM25Index:
                 files.weights,
                 tokens.lists.offsets[start : stop + 1],
                 tokens.lists.values,
-                len(self.rows),
+                passages,
                 rows[start:stop],
                 scores[start:stop],
             )

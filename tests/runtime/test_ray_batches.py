@@ -133,7 +133,7 @@ def test_a_chain_of_classes_in_actor_pools(model_path):
             CrossEncoderScores, fn_constructor_args=(corpus, shared_words), fn_constructor_kwargs=options, **pool
         )
         .map_batches(RelativeMargin(0.05, by="words"), num_cpus=0.1)
-        .map_batches(ToTriplets, fn_constructor_args=(corpus,), fn_constructor_kwargs={"n": 2}, **pool)
+        .map_batches(ToTriplets(corpus, n=2), num_cpus=0.1)
     )
     check_same(found, expected)
 

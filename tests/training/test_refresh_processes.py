@@ -1,5 +1,6 @@
 """Refreshes that are killed, and those that several processes share."""
 
+import contextvars
 import json
 import os
 import re
@@ -322,7 +323,8 @@ def be_rank(root, env):
     datasets.config.HF_DATASETS_CACHE = Path(env["HF_DATASETS_CACHE"])
     with (root / f"log-{env['RANK']}").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            exec(SCRIPT, {"__name__": "script"})
+            # What other tests set in this context is not for the ranks.
+            contextvars.Context().run(exec, SCRIPT, {"__name__": "script"})
         except BaseException:
             traceback.print_exc(file=log)
             raise
