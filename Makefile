@@ -8,9 +8,9 @@ BIN := .venv/bin
 quickstart: .venv/ready ## mine the embedded sample end to end and show the result
 	$(BIN)/python recipes/bm25.py
 
-# Three workers for two cores, because some tests wait for processes; one thread each, because more would wait for each other.
+# Two workers; with two threads each they would wait for each other.
 test: lint ## lint, type check and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: .venv/ready ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check .

@@ -7,8 +7,19 @@ import hypothesis
 import pytest
 
 # The first example of a test compiles the loops, which takes longer than any deadline.
-hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("project")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file in one worker, which makes their fixtures once.
+
+    Those of Ray are in one worker too: two clusters at once would wait for each other.
+    """
+    for item in items:
+        file = item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group("ray" if "ray" in Path(file).stem.split("_") else file))
 
 
 @pytest.fixture(autouse=True, scope="session")
