@@ -269,14 +269,19 @@ def die_once(folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def logged(folder, dies_at=None, pause=0.0):
-    """Make a function model that notes who encoded what, and takes its process down once, in the middle of a shard."""
+def logged(folder, dies_at=None, workers=1):
+    """Make a function model that notes who encoded what, and takes its process down once, in the middle of a shard.
+
+    It answers when so many workers have begun, however long they take to start.
+    """
 
     def model(texts):
-        time.sleep(pause)
         path = Path(folder) / f"{os.getpid()}.log"
         with path.open("a") as file:
             file.write("".join(f"{text}\n" for text in texts))
+        deadline = time.monotonic() + 60
+        while len(list(Path(folder).glob("*.log"))) < workers and time.monotonic() < deadline:
+            time.sleep(0.05)
         if dies_at in texts:
             die_once(folder)
         return answer(texts)
@@ -318,7 +323,7 @@ def _own_root(tmp_path, request):
 
 
 def test_workers_embed_what_one_process_does(corpus, expected, tmp_path):
-    embeddings = embed_with_ray(corpus, logged(tmp_path, pause=0.05), concurrency=2, **OPTIONS)
+    embeddings = embed_with_ray(corpus, logged(tmp_path, workers=2), concurrency=2, **OPTIONS)
     assert (embeddings.fingerprint, bytes_of(embeddings)) == expected
     found = encoded(tmp_path)
     assert len(found) == 2, "both worked"
@@ -352,7 +357,7 @@ def test_a_worker_that_is_killed_is_started_again(corpus, expected, tmp_path):
     # The longest texts come first, so this one is in the middle of its shard, in its second call of three.
     distinct = sorted(set(texts_of(corpus)[4096:8192]) - set(texts_of(corpus)[:4096]), key=len)
     dies_at = distinct[len(distinct) // 2]
-    embeddings = embed_with_ray(corpus, logged(tmp_path, dies_at, pause=0.02), concurrency=2, **OPTIONS)
+    embeddings = embed_with_ray(corpus, logged(tmp_path, dies_at, workers=2), concurrency=2, **OPTIONS)
     assert (embeddings.fingerprint, bytes_of(embeddings)) == expected
     found = encoded(tmp_path)
     before = found.pop(int((tmp_path / "died").read_text()))
