@@ -72,7 +72,14 @@ def check_hash_is_the_same_in_another_process(transform: Callable[[Any], Any], r
 
 
 def hashes_of_another_process(transforms: Sequence[Callable[[Any], Any]]) -> list[str]:
-    """Return the hash of each transform in a new process, which finds them pickled."""
+    """Return the hash of each transform in a new process, which finds them pickled.
+
+    Args:
+        transforms: T transforms, which the new process can import.
+
+    Returns:
+        T hashes, as `Dataset.map` computes them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "transforms.pickle"
         path.write_bytes(pickle.dumps(list(map(pickle.dumps, transforms))))
