@@ -4,7 +4,39 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Sequence
+
+from datasets import NamedSplit
+
+_SPLIT = re.compile(r"\w+(\.\w+)*")
+#: Bytes of a split's name; `datasets` makes file names of it, with its own parts before and after.
+_LONGEST_SPLIT = 120
+
+
+def split_name(owner: str, name: object) -> str:
+    """Return the name of a split, which becomes a part of file names, if `load_dataset` reads a split of that name.
+
+    Example:
+        >>> split_name("save_mined", "train.clean")
+        'train.clean'
+    """
+    if not isinstance(name, (str, NamedSplit)):
+        raise TypeError(f"{owner}: the name of a split must be a text, got {name!r}.")
+    text = str(name)
+    if not _SPLIT.fullmatch(text):
+        raise ValueError(
+            f"{owner}: a split must be named by letters, digits and '_', with single dots between them, got {text!r}. "
+            f"Rename it."
+        )
+    if text == "all":
+        raise ValueError(f"{owner}: 'all' means all splits to load_dataset, so no split can have this name. Rename it.")
+    if len(text.encode()) > _LONGEST_SPLIT:
+        raise ValueError(
+            f"{owner}: the split name {text[:40]!r}… has {len(text.encode())} bytes, and at most {_LONGEST_SPLIT} fit "
+            f"into file names. Rename it."
+        )
+    return text
 
 
 def whole_number(owner: str, name: str, value: object, low: int) -> int:

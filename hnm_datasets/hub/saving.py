@@ -13,13 +13,15 @@ The folder is written aside and renamed: it is there whole or not at all.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 from filelock import FileLock
 
+from hnm_datasets import checks
 from hnm_datasets.audit.report import Audit
 from hnm_datasets.batch import Batch
 from hnm_datasets.corpus.passages import Corpus
@@ -77,7 +79,8 @@ def save_mined(
         FileExistsError: The folder holds something else, or its card was changed by hand.
         KeyError: The columns are in no known format, or an id is not in the corpus.
         TypeError: An argument is something else.
-        ValueError: A split has no rows.
+        ValueError: A split has no rows, or a name that `load_dataset` does not read: letters, digits and `_`, with
+            single dots between them.
 
     Example:
         >>> import tempfile
@@ -203,9 +206,11 @@ def _splits_of(owner: str, dataset: object) -> dict[str, Dataset]:
             f"{owner} takes a Dataset or a DatasetDict, got {type(dataset).__name__}. Write an IterableDataset to "
             f"Parquet first, with write_stream, and load that."
         )
-    splits = {"train": dataset} if isinstance(dataset, Dataset) else dict(dataset)
-    if not splits:
+    given = {"train": dataset} if isinstance(dataset, Dataset) else dataset
+    if not given:
         raise ValueError(f"{owner}: the DatasetDict has no split: there is nothing to publish.")
+    splits = {checks.split_name(owner, name): rows for name, rows in given.items()}
+    _check_distinct(owner, splits)
     first = next(iter(splits))
     for name, rows in splits.items():
         if not len(rows):
@@ -216,6 +221,18 @@ def _splits_of(owner: str, dataset: object) -> dict[str, Dataset]:
                 f"{rows.features}. Publish them one by one, or give them the same columns."
             )
     return {name: rows.with_format(None) for name, rows in splits.items()}
+
+
+def _check_distinct(owner: str, names: Iterable[str]) -> None:
+    """Raise if two splits would be one file where names of files do not differ by case."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+        if other != name:
+            raise ValueError(
+                f"{owner}: the splits {other!r} and {name!r} would have the same files on systems that ignore case. "
+                f"Rename one of them."
+            )
 
 
 def _check_ids(owner: str, splits: Mapping[str, Dataset], layout: Layout, corpus: Corpus) -> None:

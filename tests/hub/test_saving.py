@@ -6,7 +6,7 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Split, Value, load_dataset
 from huggingface_hub import metadata_load
 
 from hnm_datasets import BM25Negatives, Corpus, ToTriplets, load_sample
@@ -290,3 +290,39 @@ def test_no_folder_no_form(tmp_path):
     Dataset.from_dict({"a": ["q"]}).to_parquet(tmp_path / "mine.parquet")
     with pytest.raises(KeyError, match="no format of mined data"):
         write_card(tmp_path)
+
+
+# ---- names of splits ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        "../../evil", "..", ".", "", "tr ain", "a/b", "a\\b", "a-b", "a.", ".a", "a..b", "a\n", "a*", "a[b", "C:x",
+        "all", "e\u0301", "\u202etrain", "\ud800", "train\x00", "x" * 200, "测" * 60,
+    ],
+)  # fmt: skip
+def test_a_split_name_that_leaves_the_folder_or_cannot_be_loaded_is_refused(tmp_path, triplets, split):
+    with pytest.raises(ValueError, match=r"save_mined: .*split.*Rename it"):
+        save_mined(DatasetDict({"train": triplets, split: triplets}), tmp_path / "folder" / "set")
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("split", ["Train", "dev", "train_2", "a.b", "é", "测试", "CON", "1", "x" * 120, Split.TEST])
+def test_split_names_that_load_dataset_reads_come_back(tmp_path, triplets, split):
+    back = load_dataset(str(save_mined(DatasetDict({split: triplets}), tmp_path / "set")), split=split)
+    assert back.to_list() == triplets.to_list()
+    assert write_card(tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("names", [("train", "Train"), ("Straße", "STRASSE"), ("ﬁx", "fix")])
+def test_splits_whose_files_are_one_where_case_does_not_count_are_refused(tmp_path, triplets, names):
+    with pytest.raises(ValueError, match="would have the same files"):
+        save_mined(DatasetDict(dict.fromkeys(names, triplets)), tmp_path / "set")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("split", [None, 3, ("train",)])
+def test_a_split_name_must_be_a_text(tmp_path, triplets, split):
+    with pytest.raises(TypeError, match="the name of a split must be a text"):
+        save_mined(DatasetDict({split: triplets}), tmp_path / "set")

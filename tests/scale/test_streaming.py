@@ -144,3 +144,126 @@ def test_a_complete_folder_is_left_and_it_says_so(tmp_path, caplog):
     assert write_stream(stream(), tmp_path) == rows
     assert [path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()] == before
     assert f"is complete, with {rows} rows; nothing was written" in caplog.text
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+BAD_SPLITS = ["../../evil", "..", ".", "", "tr ain", "a/b", "a\\b", "a-b", "a.", ".a", "a\n", "a*", "C:x", "all"]
+BAD_SPLITS += ["e\u0301", "x" * 200]
+
+
+@pytest.mark.parametrize("split", BAD_SPLITS)
+def test_a_split_name_that_leaves_the_folder_or_cannot_be_loaded_is_refused(tmp_path, split):
+    with pytest.raises(ValueError, match=r"write_stream: .*split.*Rename it"):
+        write_stream(stream(rows=3), tmp_path / "folder" / "set", split=split)
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("split", ["test", "dev", "train_2", "my_test", "a.b", "测试", "CON"])
+def test_load_dataset_finds_the_split_by_its_name(tmp_path, split):
+    write_stream(stream(), tmp_path, split=split, max_shard_size=20_000, batch_size=50)
+    assert list(load_dataset(str(tmp_path))) == [split]
+    assert load_dataset(str(tmp_path), split=split)["query_id"][:] == [f"q{row}" for row in range(ROWS)]
+    count = len(list((tmp_path / "data").iterdir()))
+    assert count > 1
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {
+        f"{split}-{shard:05d}-of-{count:05d}.parquet" for shard in range(count)
+    }
+
+
+# ---- damage ---------------------------------------------------------------------------------------------------------
+
+
+def interrupted(folder):
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_stream(stream(stop=300), folder, max_shard_size=5000, batch_size=10)
+
+
+def damage_deleted(path):
+    path.unlink()
+
+
+def damage_emptied(path):
+    path.write_bytes(b"")
+
+
+def damage_flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def damage_replaced(path):
+    path.write_bytes(sorted(path.parent.iterdir())[-1].read_bytes())
+
+
+@pytest.mark.parametrize("damage", [damage_deleted, damage_emptied, damage_flipped, damage_replaced])
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_damaged_shard_of_an_earlier_run_is_not_believed(tmp_path, damage, complete):
+    if complete:
+        write_stream(stream(), tmp_path, max_shard_size=5000, batch_size=10)
+    else:
+        interrupted(tmp_path)
+    victim = sorted((tmp_path / "data").iterdir())[1]
+    damage(victim)
+    with pytest.raises(ValueError, match=r"train-00001.*(is gone|was changed).*Delete the folder") as caught:
+        write_stream(stream(), tmp_path, max_shard_size=5000, batch_size=10)
+    assert str(tmp_path) in str(caught.value)
+
+
+STATES = {
+    "empty": lambda state: b"",
+    "not JSON": lambda state: b"{",
+    "a list": lambda state: b"[1, 2]",
+    "null": lambda state: b"null",
+    "missing keys": lambda state: b"{}",
+    "cut short": lambda state: state[:-20],
+    "not UTF-8": lambda state: b"\xff\xfe" + state,
+    "deep": lambda state: b"[" * 100_000,
+    "another number": lambda state: state.replace(b'"rows": ', b'"rows": 1'),
+    "text for a number": lambda state: state.replace(b'"done": false', b'"done": "false"'),
+    "no shards": lambda state: state.replace(b'"shards"', b'"shard"'),
+    "of an earlier version": lambda state: b'{"kind": {}, "shards": 2, "rows": 20, "state": {}, "done": false}',
+}
+
+
+@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
+def test_a_broken_state_is_named_with_the_way_out(tmp_path, change):
+    interrupted(tmp_path)
+    state = tmp_path / ".stream.json"
+    state.write_bytes(change(state.read_bytes()))
+    with pytest.raises(ValueError, match=r"write_stream: .*\.stream\.json.*Delete the folder.*another folder"):
+        write_stream(stream(), tmp_path, max_shard_size=5000, batch_size=10)
+
+
+def test_a_huge_state_is_not_read(tmp_path):
+    interrupted(tmp_path)
+    with (tmp_path / ".stream.json").open("ab") as file:
+        file.truncate(10**10)
+    with pytest.raises(ValueError, match=r"10,000,000,000 bytes.*Delete the folder"):
+        write_stream(stream(), tmp_path)
+
+
+def test_shards_beyond_the_state_are_removed(tmp_path):
+    interrupted(tmp_path)
+    shards = sorted((tmp_path / "data").iterdir())
+    (tmp_path / "data" / "train-00400.parquet").write_bytes(shards[0].read_bytes())
+    assert write_stream(stream(), tmp_path, max_shard_size=5000, batch_size=10) == ROWS
+    assert ids_in(tmp_path) == [f"q{row}" for row in range(ROWS)]
+
+
+def test_killed_while_the_shards_are_renamed(tmp_path):
+    write_stream(stream(), tmp_path, max_shard_size=5000, batch_size=10)
+    for shard in sorted((tmp_path / "data").iterdir())[3:]:
+        shard.rename(shard.with_name(shard.name.split("-of-")[0] + ".parquet"))
+    assert write_stream(stream(), tmp_path, max_shard_size=5000, batch_size=10) == ROWS
+    assert ids_in(tmp_path) == [f"q{row}" for row in range(ROWS)]
+
+
+def test_files_of_others_are_neither_counted_nor_overwritten(tmp_path):
+    (tmp_path / "data").mkdir()
+    other = tmp_path / "data" / "train-00000-of-00001.parquet"
+    other.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"no earlier run of write_stream wrote.*train-00000-of-00001"):
+        write_stream(stream(), tmp_path)
+    assert other.read_bytes() == b"mine"
