@@ -16,8 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.arrow import as_arrow, as_objects, as_series, flatten_lists, is_list, is_string
-from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.arrays.ragged import Ragged, interleave_lists
 from hnm_datasets.columns import (
+    JUDGED_NEGATIVE_IDS,
+    KNOWN_POSITIVE_IDS,
     NEGATIVE_IDS,
     NEGATIVE_RANKS,
     NEGATIVE_SCORES,
@@ -35,6 +37,7 @@ from hnm_datasets.storage.digests import digest_strings
 _MADE_BY = {
     QUERY: "rename your column to 'query', or load the rows with load_beir or from_pairs",
     POSITIVE_IDS: "add it with attach_positives (from qrels) or load the rows with load_beir or from_pairs",
+    JUDGED_NEGATIVE_IDS: "load judgments with load_beir, or add them with attach_positives; both write this column",
     NEGATIVE_IDS: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
     NEGATIVE_SCORES: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
     NEGATIVE_RANKS: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
@@ -223,6 +226,19 @@ class Batch:
         """
         return rows_of_ids(self.string_lists(name), corpus, self.step, name, self.describe, which)
 
+    def known_positives_in(self, corpus: PassageIds) -> Ragged[NDArray[np.int64]]:
+        """Return the row numbers of each row's positives, then of those of other rows with the same question.
+
+        Raises:
+            KeyError: The corpus has no passage of such an id.
+        """
+        own = self.rows_in(POSITIVE_IDS, corpus)
+        if not self.has(KNOWN_POSITIVE_IDS):
+            return own
+        others = self.rows_in(KNOWN_POSITIVE_IDS, corpus)
+        offsets, order = interleave_lists(own, others)
+        return Ragged(offsets, np.concatenate([own.values, others.values])[order])
+
     def candidates(self) -> dict[str, Ragged[pa.Array]]:
         """Return the aligned candidate lists: every list column that begins with `negative_`."""
         self.require(NEGATIVE_IDS)
@@ -329,7 +345,8 @@ class Batch:
                 f"them first."
             )
         rows: Any = self.rows
-        used = {name for name in self.names if name.startswith(("negative_", "positive_"))} | {QUERY}
+        used = {name for name in self.names if name.startswith(("negative_", "positive_"))}
+        used |= {QUERY, KNOWN_POSITIVE_IDS} & set(self.names)
         others = [name for name in self.names if name not in used]
         if isinstance(rows, pa.Table):
             return pa.table({name: self.column(name).take(pa.array(owners)) for name in others} | columns)

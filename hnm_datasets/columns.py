@@ -13,6 +13,10 @@ QUERY = "query"
 POSITIVE_IDS = "positive_ids"
 
 
+#: Positives of other rows with the same question: known, and no examples of this row.
+KNOWN_POSITIVE_IDS = "known_positive_ids"
+
+
 JUDGED_NEGATIVE_IDS = "judged_negative_ids"
 
 

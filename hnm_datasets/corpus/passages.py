@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hnm_datasets.corpus.copies import Copies
 from hnm_datasets.corpus.text import normalized_digests, passage_texts
 from hnm_datasets.storage.folders import build_once, cache_root, is_complete
 from hnm_datasets.storage.mapped import open_array, open_strings
@@ -237,6 +238,15 @@ class Corpus:
         return self._files.text_codes
 
     @property
+    def copy_codes(self) -> NDArray[np.int64]:
+        """The first row among the copies of a passage: what is known of one holds for all of them. Shape (N,).
+
+        Copies have the same text, each with its title or without it. Without titles these are the `text_codes`.
+        """
+        copies = self._files.copies
+        return self._files.text_codes if copies is None else copies.codes
+
+    @property
     def group_codes(self) -> NDArray[np.int64]:
         """The first row of the same group; a passage without one is a group of its own. Shape (N,).
 
@@ -257,6 +267,19 @@ class Corpus:
     def find_digests(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return what `find_texts` does, given the texts' `normalized_digests`. Shape (B, 2) → (B,)."""
         return self._files.by_text.find(digests)
+
+    def find_copies(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the `copy_codes` of the passages with such a text, with their titles or without, or -1. Shape (B,)."""
+        return self.find_copies_of(normalized_digests(texts))
+
+    def find_copies_of(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return what `find_copies` does, given the texts' `normalized_digests`. Shape (B, 2) → (B,)."""
+        rows, copies = self.find_digests(digests), self._files.copies
+        if copies is None:
+            return rows
+        missing = np.flatnonzero(rows < 0)
+        rows[missing] = copies.by_body.find(digests[missing])
+        return np.where(rows < 0, -1, copies.codes[rows])
 
     @property
     def _files(self) -> _CorpusFiles:
@@ -280,6 +303,7 @@ class _CorpusFiles:
     by_id: IdTable
     by_text: KeyTable
     text_codes: NDArray[np.int64]
+    copies: Copies | None
     group_codes: NDArray[np.int64] | None
 
 
@@ -305,6 +329,7 @@ def _open(name: str) -> _CorpusFiles:
             by_id=IdTable.open(folder, "by_id", ids),
             by_text=KeyTable.open(folder, "by_text"),
             text_codes=open_array(folder, "text_codes"),  # type: ignore[arg-type]
+            copies=Copies.open(folder) if has_titles else None,
             group_codes=open_array(folder, "group_codes") if has_groups else None,  # type: ignore[arg-type]
         )
 

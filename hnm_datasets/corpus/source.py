@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from hnm_datasets.corpus.copies import Copies
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
 from hnm_datasets.storage.digests import ColumnsHasher, digest_strings, fingerprint
 from hnm_datasets.storage.mapped import open_strings, save_array, save_strings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     pass
 
 #: Goes into every corpus's fingerprint; raise it when the files or the meaning of a passage's text change.
-_FORMAT = 2
+_FORMAT = 3
 
 
 _CHUNK = 20_000
@@ -124,18 +125,14 @@ class Source:
             ) from None
         texts = open_strings(folder, "texts")
         titles = open_strings(folder, "titles") if "titles" in self.columns else None
-        chunk = chunk_size(texts)
-        digests = np.concatenate(
-            [
-                normalized_digests(
-                    passage_texts(None if titles is None else titles.slice(start, chunk), texts.slice(start, chunk))
-                )
-                for start in range(0, len(texts), chunk)
-            ]
-        )
+        digests = _text_digests(titles, texts)
         by_text = KeyTable.from_digests(digests)
         by_text.save(folder, "by_text")
-        save_array(folder, "text_codes", by_text.find(digests))
+        text_codes = by_text.find(digests)
+        save_array(folder, "text_codes", text_codes)
+        if titles is not None:
+            has_both = pc.invert(pc.or_(is_blank(titles), is_blank(texts))).to_numpy(zero_copy_only=False)
+            Copies.of(_text_digests(None, texts), has_both, by_text, text_codes).save(folder)
         if "groups" in self.columns:
             groups = open_strings(folder, "groups")
             digests = _in_chunks(digest_strings, groups)
@@ -147,6 +144,18 @@ class Source:
 def chunk_size(rows: pa.Array | datasets.table.Table) -> int:
     """Return how many rows are read at a time: fewer where they are long."""
     return int(min(_CHUNK, max(1, _CHUNK_BYTES * len(rows) // max(rows.nbytes, 1))))
+
+
+def _text_digests(titles: pa.Array | None, texts: pa.Array) -> NDArray[np.uint64]:
+    chunk = chunk_size(texts)
+    return np.concatenate(
+        [
+            normalized_digests(
+                passage_texts(None if titles is None else titles.slice(start, chunk), texts.slice(start, chunk))
+            )
+            for start in range(0, len(texts), chunk)
+        ]
+    )
 
 
 def _in_chunks(digest: Any, strings: pa.Array) -> NDArray[np.uint64]:

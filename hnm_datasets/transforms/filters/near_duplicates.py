@@ -39,7 +39,7 @@ class DropNearDuplicates(CandidateFilter):
             One changed word in a text of 50 leaves 0.88, three scattered ones 0.67.
 
     Columns read:
-        `negative_ids`, `positive_ids`.
+        `negative_ids`, `positive_ids`; `known_positive_ids`, if there.
 
     Columns written:
         All aligned `negative_*` columns.
@@ -75,7 +75,7 @@ class DropNearDuplicates(CandidateFilter):
         open_shingles(self.corpus)
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
-        positives, negatives = (batch.rows_in(name, self.corpus) for name in (POSITIVE_IDS, NEGATIVE_IDS))
+        positives, negatives = batch.known_positives_in(self.corpus), batch.rows_in(NEGATIVE_IDS, self.corpus)
         shingles = open_shingles(self.corpus)
         keep = np.empty(len(negatives.values), dtype=bool)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,6 +16,8 @@ from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import Ragged, offsets_of, runs_within, slice_lists
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import (
+    JUDGED_NEGATIVE_IDS,
+    KNOWN_POSITIVE_IDS,
     NEGATIVE_IDS,
     NEGATIVE_RANKS,
     NEGATIVE_SCORES,
@@ -30,7 +32,7 @@ from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.search import Candidates, joined_candidates, mine_candidates
 
 #: Hits of a search that are held at once, 12 bytes each: some millions, whatever k and the batch are.
-_HITS = 1 << 22
+HITS = 1 << 22
 
 
 class MiningRows(NamedTuple):
@@ -40,20 +42,29 @@ class MiningRows(NamedTuple):
         queries: B texts.
         keys: 64 bits that identify each row. Shape (B,).
         positives: The row numbers of each row's positives.
-        excluded_texts: The codes of the texts that are no candidates: those of the positives, and the query's own.
+        known: The same, and then those of other rows with the same question.
+        excluded_copies: The copy codes of what is no candidate: what is in `known`, and the query's own text.
+        judged: The row numbers of each row's judged negatives; None where no source asks for them.
     """
 
     queries: list[str]
     keys: NDArray[np.uint64]
     positives: Ragged[NDArray[np.int64]]
-    excluded_texts: Ragged[NDArray[np.int64]]
+    known: Ragged[NDArray[np.int64]]
+    excluded_copies: Ragged[NDArray[np.int64]]
+    judged: Ragged[NDArray[np.int64]] | None
 
     @classmethod
-    def read(cls, batch: Batch, corpus: Corpus) -> MiningRows:
+    def read(cls, batch: Batch, corpus: Corpus, columns: Collection[str]) -> MiningRows:
         """Read a batch.
 
+        Args:
+            batch: The rows.
+            corpus: The passages.
+            columns: What the miners read: judged negatives are looked up where they are among it.
+
         Raises:
-            KeyError: A positive is not in the corpus.
+            KeyError: A positive or judged negative is not in the corpus.
             ValueError: A query is empty.
         """
         queries: list[str] = batch.strings(QUERY).to_pylist()
@@ -63,18 +74,22 @@ class MiningRows(NamedTuple):
                     f"{batch.step}: the column 'query' is empty in {batch.describe(row)}. Filter such rows out: "
                     f"dataset.filter(lambda row: row['query'].strip())."
                 )
-        positives = batch.rows_in(POSITIVE_IDS, corpus)
-        codes = np.insert(corpus.text_codes[positives.values], positives.offsets[1:], corpus.find_texts(queries))
-        return cls(queries, batch.row_keys(), positives, Ragged(offsets_of(positives.lengths + 1), codes))
+        known = batch.known_positives_in(corpus)
+        positives = batch.rows_in(POSITIVE_IDS, corpus) if batch.has(KNOWN_POSITIVE_IDS) else known
+        codes = np.insert(corpus.copy_codes[known.values], known.offsets[1:], corpus.find_copies(queries))
+        excluded = Ragged(offsets_of(known.lengths + 1), codes)
+        judged = batch.rows_in(JUDGED_NEGATIVE_IDS, corpus) if JUDGED_NEGATIVE_IDS in columns else None
+        return cls(queries, batch.row_keys(), positives, known, excluded, judged)
 
 
 @dataclass(frozen=True)
 class Miner(Transform):
     """A step that finds candidates for each query in the whole corpus: the base for a source of your own.
 
-    The base excludes known positives, passages with the same text as one, passages with the query's own text and, when
-    asked, other passages of a positive's document; no text is a candidate twice. It searches deeper until there are k
-    candidates or the source finds no more.
+    The base excludes known positives, copies of one, copies of the query and, when asked, other passages of a
+    positive's document; no text is a candidate twice. Copies have the same text but for Unicode form, case and white
+    space, with their titles or without. The base searches deeper until there are k candidates or the source finds no
+    more.
 
     A subclass is a frozen dataclass that names its `source` and fills in three hooks. `_encode` turns the queries of a
     batch into what the other two need, once: vectors, tokens, or the texts as they are. `_search` returns the best
@@ -87,7 +102,7 @@ class Miner(Transform):
         exclude_group: Also exclude every passage of the documents that the positives were cut from.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` as the row's key, if there is one.
+        `query`, `positive_ids`; `query_id` as the row's key and `known_positive_ids` (see `pool_positives`), if there.
 
     Columns written:
         `negative_ids`, `negative_scores`, `negative_ranks`, `negative_source`, `positive_scores`.
@@ -115,6 +130,7 @@ class Miner(Transform):
         (['photosynthesis', 'sourdough'], [-88.0, -104.0])
     """
 
+    version: ClassVar[int] = 2
     input_columns: ClassVar[tuple[str, ...]] = (QUERY, POSITIVE_IDS)
     output_columns: ClassVar[tuple[str, ...]] = (
         NEGATIVE_IDS,
@@ -178,21 +194,21 @@ class Miner(Transform):
     def find(self, rows: MiningRows, encoded: Any) -> Candidates:
         """Find the candidates of some rows, as row numbers of the corpus."""
         # A search returns as many hits as candidates are wanted, and more where many positives are in the way.
-        parts = runs_within(self.k + rows.positives.lengths, _HITS)
+        parts = runs_within(self.k + rows.known.lengths, HITS)
         return joined_candidates([self._find_part(rows, encoded, part) for part in parts])
 
     def _find_part(self, rows: MiningRows, encoded: Any, part: slice) -> Candidates:
-        positives = slice_lists(rows.positives, part)
+        known = slice_lists(rows.known, part)
         return mine_candidates(
             lambda which, depth: self._search(encoded, which + part.start, depth),
             self.corpus,
             self.k,
-            slice_lists(rows.excluded_texts, part),
-            Ragged(positives.offsets, self.corpus.group_codes[positives.values]) if self.exclude_group else None,
+            slice_lists(rows.excluded_copies, part),
+            Ragged(known.offsets, self.corpus.group_codes[known.values]) if self.exclude_group else None,
         )
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
-        rows = MiningRows.read(batch, self.corpus)
+        rows = MiningRows.read(batch, self.corpus, self.input_columns)
         encoded = self._encode(rows.queries, rows.keys)
         found = self.find(rows, encoded)
         source = pa.repeat(pa.scalar(self.source), len(found.rows))

@@ -20,8 +20,6 @@ from hnm_datasets.columns import (
     NEGATIVE_RANKS,
     NEGATIVE_SCORES,
     NEGATIVE_SOURCE,
-    POSITIVE_IDS,
-    QUERY,
     score_column,
 )
 from hnm_datasets.transforms.base import Ordered, Transform
@@ -51,7 +49,7 @@ class FuseNegatives(Transform):
         k: Candidates per row; None: all that the sources found.
 
     Columns read:
-        `query`, `positive_ids`; `query_id`, if there.
+        `query`, `positive_ids`, and what else a source reads; `query_id` and `known_positive_ids`, if there.
 
     Columns written:
         `negative_ids`, `negative_scores` (by which they are ordered), `negative_ranks` (places in the fused list),
@@ -71,11 +69,16 @@ class FuseNegatives(Transform):
         ('richter-scale', 1)
     """
 
-    input_columns: ClassVar[tuple[str, ...]] = (QUERY, POSITIVE_IDS)
+    version: ClassVar[int] = 2
 
     miners: Mapping[str, Miner]
     method: str = "rrf"
     k: int | None = None
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the sources read."""
+        return tuple(dict.fromkeys(name for miner in self.miners.values() for name in miner.input_columns))
 
     @property
     def output_columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -115,7 +118,7 @@ class FuseNegatives(Transform):
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         corpus = next(iter(self.miners.values())).corpus
-        asked = MiningRows.read(batch, corpus)
+        asked = MiningRows.read(batch, corpus, self.input_columns)
         encoded = [miner._encode(asked.queries, asked.keys) for miner in self.miners.values()]
         found = [miner.find(asked, own) for miner, own in zip(self.miners.values(), encoded, strict=True)]
         fused = fuse(found, corpus.text_codes, self.method)

@@ -24,8 +24,9 @@ def _holds(values: NDArray[np.int64], value: int) -> bool:
 def pick_candidates(
     rows: NDArray[np.int64],
     text_codes: NDArray[np.int64],
-    text_offsets: NDArray[np.int64],
-    excluded_texts: NDArray[np.int64],
+    copy_codes: NDArray[np.int64],
+    excluded_offsets: NDArray[np.int64],
+    excluded: NDArray[np.int64],
     group_codes: NDArray[np.int64],
     group_offsets: NDArray[np.int64],
     excluded_groups: NDArray[np.int64],
@@ -37,8 +38,9 @@ def pick_candidates(
     Args:
         rows: The retriever's list, best first, -1 beyond its end. Shape (B, K).
         text_codes: Passages with the same text have the same code. Shape (N,).
-        text_offsets: Where each query's excluded codes begin and end. Shape (B + 1,).
-        excluded_texts: Codes that are no candidates, ascending within each query.
+        copy_codes: Copies of a passage have the same code. Shape (N,).
+        excluded_offsets: Where each query's excluded codes begin and end. Shape (B + 1,).
+        excluded: Copy codes that are no candidates, ascending within each query.
         group_codes: Passages of the same group have the same code; of shape (0,) when groups do not matter.
         group_offsets: Where each query's excluded groups begin and end. Shape (B + 1,).
         excluded_groups: Group codes that are no candidates, ascending within each query.
@@ -47,18 +49,18 @@ def pick_candidates(
     """
     taken = np.empty(k, dtype=np.int64)
     for query in range(len(rows)):
-        texts = excluded_texts[text_offsets[query] : text_offsets[query + 1]]
+        copies = excluded[excluded_offsets[query] : excluded_offsets[query + 1]]
         groups = excluded_groups[group_offsets[query] : group_offsets[query + 1]]
         size = 0
         for place in range(rows.shape[1]):
             row = rows[query, place]
             if row < 0 or size == k:
                 break
-            code = text_codes[row]
-            if _holds(texts, code):
+            if _holds(copies, copy_codes[row]):
                 continue
             if len(groups) and _holds(groups, group_codes[row]):
                 continue
+            code = text_codes[row]
             # Only a passage that is not the first of its text can repeat one, and then only a taken one matters.
             repeats = False
             for other in range(size):

@@ -34,7 +34,7 @@ def mine_candidates(
     search: Callable[[NDArray[np.int64], int], Hits],
     corpus: Corpus,
     k: int,
-    excluded_texts: Ragged[NDArray[np.int64]],
+    excluded_copies: Ragged[NDArray[np.int64]],
     excluded_groups: Ragged[NDArray[np.int64]] | None = None,
 ) -> Candidates:
     """Search until each query has k allowed candidates or has seen everything that the retriever finds.
@@ -47,29 +47,30 @@ def mine_candidates(
             answer of a shallower one.
         corpus: The passages.
         k: Candidates per query.
-        excluded_texts: Text codes (`Corpus.text_codes`) that are no candidates, per query.
+        excluded_copies: Copy codes (`Corpus.copy_codes`) that are no candidates, per query.
         excluded_groups: Group codes that are no candidates, per query; None: groups do not matter.
 
     Returns:
         At most k candidates per query.
     """
-    texts = _sorted_lists(excluded_texts)
+    copies = _sorted_lists(excluded_copies)
     groups = None if excluded_groups is None else _sorted_lists(excluded_groups)
     group_codes = np.empty(0, dtype=np.int64) if groups is None else corpus.group_codes
-    open_queries = np.arange(len(texts))
+    open_queries = np.arange(len(copies))
     found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]] = []
     depth = min(k + max(8, k // 4), len(corpus))
     while len(open_queries):
         hits = search(open_queries, depth)
         columns = np.empty((len(open_queries), k), dtype=np.int64)
-        is_first = len(open_queries) == len(texts)
-        open_texts = texts if is_first else take_lists(texts, open_queries)
+        is_first = len(open_queries) == len(copies)
+        open_copies = copies if is_first else take_lists(copies, open_queries)
         open_groups = _no_lists(len(open_queries)) if groups is None else take_lists(groups, open_queries)
         pick_candidates(
             hits.rows,
             corpus.text_codes,
-            open_texts.offsets,
-            open_texts.values,
+            corpus.copy_codes,
+            open_copies.offsets,
+            open_copies.values,
             group_codes,
             open_groups.offsets,
             open_groups.values,
@@ -80,7 +81,7 @@ def mine_candidates(
         found.append((open_queries[done], Hits(hits.rows[done], hits.scores[done]), columns[done]))
         open_queries = open_queries[~done]
         depth = min(2 * depth, len(corpus))
-    return _assembled(found, len(texts))
+    return _assembled(found, len(copies))
 
 
 def _assembled(found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]], n_queries: int) -> Candidates:

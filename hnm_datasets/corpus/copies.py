@@ -1,0 +1,92 @@
+"""Which passages of a corpus with titles have the same text, with their titles or without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets.storage.mapped import open_array, save_array
+from hnm_datasets.storage.tables import KeyTable
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The copies among N passages, memory-mapped.
+
+    Two passages are copies if their texts are the same, each with its title or without it. Copies of copies are copies.
+
+    Attributes:
+        codes: The first row among the copies of each passage. Shape (N,).
+        by_body: Rows by the text without the title, of passages that have both.
+    """
+
+    codes: NDArray[np.int64]
+    by_body: KeyTable
+
+    @classmethod
+    def of(
+        cls,
+        bodies: NDArray[np.uint64],
+        has_both: NDArray[np.bool_],
+        by_text: KeyTable,
+        text_codes: NDArray[np.int64],
+    ) -> Copies:
+        """Find the copies.
+
+        Args:
+            bodies: The `normalized_digests` of the texts without titles. Shape (N, 2).
+            has_both: Which passages have a title and a text. Shape (N,).
+            by_text: Rows by title and text.
+            text_codes: The first row with the same title and text. Shape (N,).
+        """
+        rows = np.flatnonzero(has_both)
+        bodies = bodies[rows]
+        found = KeyTable.from_digests(bodies)
+        by_body = KeyTable(found.high, found.low, rows[found.rows])
+        as_text = by_text.find(bodies)
+        pairs = [
+            (np.arange(len(text_codes)), text_codes),
+            (rows, by_body.find(bodies)),
+            (rows[as_text >= 0], as_text[as_text >= 0]),
+        ]
+        first, second = (np.concatenate(ends) for ends in zip(*pairs, strict=True))
+        return cls(_first_of_linked(len(text_codes), first, second), by_body)
+
+    def save(self, folder: Path) -> None:
+        """Write the files."""
+        save_array(folder, "copy_codes", self.codes)
+        self.by_body.save(folder, "by_body")
+
+    @classmethod
+    def open(cls, folder: Path) -> Copies:
+        """Map the files that `save` wrote."""
+        return cls(open_array(folder, "copy_codes"), KeyTable.open(folder, "by_body"))  # type: ignore[arg-type]
+
+
+def _first_of_linked(count: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the lowest number that each of the numbers below `count` is linked to, over any number of links.
+
+    Args:
+        count: N.
+        first: One end of each link. Shape (L,).
+        second: The other end. Shape (L,).
+
+    Returns:
+        Shape (N,).
+    """
+    apart = first != second
+    first, second = first[apart], second[apart]
+    codes = np.arange(count)
+    while True:
+        low = np.minimum(codes[first], codes[second])
+        closer = codes.copy()
+        np.minimum.at(closer, first, low)
+        np.minimum.at(closer, second, low)
+        # The code of a code is linked too: long chains need few rounds.
+        closer = closer[closer]
+        if np.array_equal(closer, codes):
+            return codes
+        codes = closer
