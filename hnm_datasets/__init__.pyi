@@ -7,12 +7,14 @@ from .corpus.passages import Corpus as Corpus
 from .loaders.beir import load_beir as load_beir
 from .loaders.pairs import from_pairs as from_pairs
 from .loaders.qrels import attach_positives as attach_positives
+from .loaders.pooling import pool_positives as pool_positives
 from .loaders.sample import load_sample as load_sample
 
 # Mine
 from .transforms.miners.bm25 import BM25Negatives as BM25Negatives
 from .transforms.miners.dense import DenseNegatives as DenseNegatives
 from .transforms.miners.random import RandomNegatives as RandomNegatives
+from .transforms.miners.judged import JudgedNegatives as JudgedNegatives
 from .transforms.miners.fusion import FuseNegatives as FuseNegatives
 from .drop_in.mining import mine_hard_negatives as mine_hard_negatives
 from .indexes.bm25 import BM25Index as BM25Index

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from hnm_datasets import checks
-from hnm_datasets.columns import POSITIVE_IDS
+from hnm_datasets.columns import KNOWN_POSITIVE_IDS, POSITIVE_IDS
 from hnm_datasets.drop_in.options import check_kept_columns, check_range, chosen_columns, chosen_devices, chosen_prompt
 from hnm_datasets.drop_in.rows import Renamed, hide_positives, shape_of, show_positives
 from hnm_datasets.indexes.dense import DenseIndex
@@ -81,7 +82,8 @@ def mine_hard_negatives(
 
     - A positive is known by its normalized text: a passage that differs from it only in case, white space or Unicode
       form is no negative. Nor is the query's own text, and of such variants of one text only the best is a candidate,
-      also if a margin or limit then drops it.
+      also if a margin or limit then drops it. Anchors that differ only so are one question, and the positives of one
+      are no negatives of the other.
     - `range_min` skips ranks of the retriever's list, before anything was removed; there, it skips candidates that are
       left after the margins. `range_max` is, as there, the highest rank, plus the largest number of positives.
     - A cross-encoder is used whenever it is given: its scores order the candidates and are what the margins, limits
@@ -166,7 +168,7 @@ def mine_hard_negatives(
 
     with cache_root_at(None if cache_folder is None else Path(cache_folder)):
         passages, rows = from_pairs(dataset, anchor, positive, passages=corpus)
-        most_positives = int(pd.Series(dataset.with_format("arrow")[:][anchor].to_pandas()).value_counts().iloc[0])
+        most_positives = _most_positives(dataset.with_format("arrow")[:][anchor], rows)
         if range_max is None:
             limits = (cross_encoder, absolute_margin, relative_margin, max_score)
             selective = any(limit is not None for limit in limits)
@@ -218,6 +220,15 @@ def mine_hard_negatives(
     if verbose:
         _report(mined, rows, output_format, num_negatives)
     return mined.with_format(None)
+
+
+def _most_positives(anchors: pa.ChunkedArray, rows: Dataset) -> int:
+    """Return the largest number of pairs of one anchor, or of known positives of one question."""
+    pairs = int(pd.Series(anchors.to_pandas()).value_counts().iloc[0])
+    if KNOWN_POSITIVE_IDS not in rows.column_names:
+        return pairs
+    known, own = (rows.with_format("arrow")[:][name] for name in (KNOWN_POSITIVE_IDS, POSITIVE_IDS))
+    return max(pairs, int(pc.max(pc.add(pc.list_value_length(known), pc.list_value_length(own))).as_py()))
 
 
 @dataclass(frozen=True)

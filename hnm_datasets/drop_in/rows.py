@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from hnm_datasets.arrays.arrow import list_array
-from hnm_datasets.columns import POSITIVE_IDS, POSITIVE_SCORES
+from hnm_datasets.columns import KNOWN_POSITIVE_IDS, POSITIVE_IDS, POSITIVE_SCORES
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.shapes.labeled import ToLabeledLists, ToLabeledPairs
@@ -18,7 +18,9 @@ HIDDEN = "known_ids"
 
 
 def hide_positives(table: pa.Table) -> pa.Table:
-    """Hide the positives, so that the miner finds them as candidates."""
+    """Hide all known positives, so that the miner finds them as candidates."""
+    if KNOWN_POSITIVE_IDS in table.column_names:
+        table = table.drop_columns([KNOWN_POSITIVE_IDS])
     none = list_array(np.zeros(len(table) + 1, dtype=np.int64), pa.array([], type=pa.string()))
     hidden = table.rename_columns([HIDDEN if name == POSITIVE_IDS else name for name in table.column_names])
     return hidden.append_column(POSITIVE_IDS, none)

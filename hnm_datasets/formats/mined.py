@@ -13,6 +13,7 @@ from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import (
     JUDGED_NEGATIVE_IDS,
+    KNOWN_POSITIVE_IDS,
     NEGATIVE_IDS,
     NEGATIVE_RANKS,
     NEGATIVE_SOURCE,
@@ -86,7 +87,7 @@ class Mined(Format):
     def own_columns(self, layout: Layout) -> set[str]:
         """Return what the steps of mining write."""
         lists = {name for name in layout.names if name.startswith(("positive_", "negative_"))}
-        return super().own_columns(layout) | lists | {JUDGED_NEGATIVE_IDS, "promoted_ids"}
+        return super().own_columns(layout) | lists | {JUDGED_NEGATIVE_IDS, KNOWN_POSITIVE_IDS, "promoted_ids"}
 
 
 MINED = Mined()

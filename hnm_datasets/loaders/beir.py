@@ -16,7 +16,7 @@ from datasets import Dataset, Value, load_dataset
 from hnm_datasets import checks
 from hnm_datasets.columns import QUERY, QUERY_ID
 from hnm_datasets.corpus.passages import Corpus
-from hnm_datasets.loaders.qrels import attach_positives, qrels_table
+from hnm_datasets.loaders.qrels import attach_positives, check_contradictions, contradicted_mask, qrels_table
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +43,12 @@ def load_beir(
         min_score: A passage judged at least so is a positive; one judged less is a judged negative.
         group_column: The corpus's column that names the document a passage was cut from; ignored under its default
             name if there is none.
-        invalid: Passages without text, and judgments of unknown passages or queries: `"error"` raises, `"drop"` leaves
-            them out and logs how many.
+        invalid: Passages without text, judgments of unknown passages or queries, and judgments that a passage is not
+            relevant where another says that it is: `"error"` raises, `"drop"` leaves them out and logs how many.
 
     Returns:
-        The corpus, and rows with `query_id`, `query`, `positive_ids`, `judged_negative_ids`.
+        The corpus, and rows with `query_id`, `query`, `positive_ids`, `judged_negative_ids`, and `known_positive_ids`
+        where a question is in several rows, see `pool_positives`.
 
     Raises:
         FileNotFoundError: The folder is not in BEIR's form, or has no such split.
@@ -71,6 +72,9 @@ def load_beir(
         passages = _drop_empty(passages)
     corpus = Corpus.from_dataset(passages, group_column=group_column)
     qrels = _known(qrels, corpus, queries, invalid)
+    if invalid == "drop":
+        qrels = _consistent(qrels, min_score)
+    check_contradictions(qrels, min_score, "load_beir", ", or pass invalid='drop'")
     judged = pc.is_in(queries.with_format("arrow")[:]["query_id"], value_set=pc.unique(qrels["query_id"]))
     rows = queries.select(np.flatnonzero(judged.to_numpy(zero_copy_only=False)))
     return corpus, attach_positives(rows, Dataset(qrels), min_score=min_score)
@@ -180,3 +184,15 @@ def _known(qrels: pa.Table, corpus: Corpus, queries: Dataset, invalid: str) -> p
         )
     logger.warning("load_beir: left out %d of %d judgments, of unknown passages or queries.", len(bad), len(qrels))
     return qrels.filter(pa.array(known_passage & known_query))
+
+
+def _consistent(qrels: pa.Table, min_score: float) -> pa.Table:
+    """Drop judgments that a passage is not relevant where another one says that it is."""
+    bad = contradicted_mask(qrels, min_score)
+    if bad.any():
+        logger.warning(
+            "load_beir: left out %d of %d judgments, of passages that another judgment calls relevant.",
+            int(bad.sum()),
+            len(bad),
+        )
+    return qrels.filter(pa.array(~bad))

@@ -15,7 +15,8 @@ from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.text import is_blank
-from hnm_datasets.loaders.qrels import with_column
+from hnm_datasets.loaders.columns import with_column
+from hnm_datasets.loaders.pooling import pool_positives
 from hnm_datasets.storage.digests import digest_strings
 
 
@@ -29,7 +30,8 @@ def from_pairs(
     """Turn a dataset of text pairs, the usual form of sentence-transformers, into a corpus and rows to mine for.
 
     The corpus is made of the distinct texts of `passages` and of the positives; a passage's id is a hash of its text.
-    The pairs of one query are merged into one row with several positives.
+    The pairs of one query are merged into one row with several positives. Queries that differ only in Unicode form,
+    case or white space keep their own rows, and `pool_positives` tells each the positives of the others.
 
     Args:
         dataset: One (query, relevant text) pair per row.
@@ -39,7 +41,7 @@ def from_pairs(
 
     Returns:
         The corpus, and one row per distinct query with `query`, `positive_ids`, and the dataset's other columns as they
-        are in the query's first pair.
+        are in the query's first pair; and `known_positive_ids`, where a question is in several rows.
 
     Raises:
         KeyError: A column does not exist.
@@ -94,7 +96,7 @@ def from_pairs(
     rows = dataset.select(first).remove_columns(positive_column)
     if query_column != QUERY:
         rows = rows.rename_column(query_column, QUERY)
-    return corpus, with_column(rows, POSITIVE_IDS, lists)
+    return corpus, pool_positives(with_column(rows, POSITIVE_IDS, lists))
 
 
 def _further_passages(passages: Sequence[str]) -> pa.Array:

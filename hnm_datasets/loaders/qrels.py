@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import offsets_of
-from hnm_datasets.columns import JUDGED_NEGATIVE_IDS, POSITIVE_IDS, QUERY_ID
+from hnm_datasets.columns import JUDGED_NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID
+from hnm_datasets.loaders.columns import with_column
+from hnm_datasets.loaders.pooling import pool_positives
 
 _QUERY_ID_NAMES = ("query-id", "query_id")
 
@@ -22,18 +25,20 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
     """Add the judged passages of each query to rows of queries.
 
     Args:
-        queries: Rows with `query_id` (strings), each id once.
+        queries: Rows with `query_id` (strings), each id once, and `query`.
         qrels: Judgments with `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and `score`; without a score
-            every judged passage is relevant.
+            every judged passage is relevant. A judgment that is repeated counts once.
         min_score: A passage judged at least so is a positive; one judged less is a judged negative.
 
     Returns:
         The rows with two more columns: `positive_ids`, and `judged_negative_ids`: what a person looked at and found not
-        relevant is the best negative there is. In both the passages come in the order of the judgments.
+        relevant is the best negative there is (`JudgedNegatives` mines them). In both the passages come in the order of
+        the judgments. Where several rows ask the same question, also `known_positive_ids`, see `pool_positives`.
 
     Raises:
         KeyError: A column is missing.
-        ValueError: A query id comes twice, or a judged query is not among the rows.
+        ValueError: A query id comes twice, a judged query is not among the rows, a score is null, or a passage is
+            judged relevant and not relevant to one query; the message names both ids.
 
     Example:
         >>> queries = Dataset.from_dict({"query_id": ["q1"], "query": ["what causes earthquakes?"]})
@@ -56,15 +61,49 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
             f"attach_positives: the qrels judge the query {unknown!r}, which is not among the {len(ids)} queries. Add "
             f"it, or filter its judgments out."
         )
-    rows = owner.to_numpy(zero_copy_only=False)
-    positive = pc.greater_equal(table["score"], min_score).to_numpy()
+    check_contradictions(table, min_score, "attach_positives")
+    first = ~pd.DataFrame({"query": owner, "passage": codes_of(table["corpus_id"])}).duplicated().to_numpy()
+    table = table.filter(pa.array(first))
+    rows = owner.to_numpy(zero_copy_only=False)[first]
+    positive = relevant_mask(table, min_score)
     result = queries
     for name, which in ((POSITIVE_IDS, positive), (JUDGED_NEGATIVE_IDS, ~positive)):
         order = np.argsort(rows[which], kind="stable")
         values = table["corpus_id"].combine_chunks().filter(pa.array(which)).take(pa.array(order))
         lists = list_array(offsets_of(np.bincount(rows[which], minlength=len(ids))), values)
         result = with_column(result, name, lists)
-    return result
+    return pool_positives(result) if QUERY in result.column_names else result
+
+
+def relevant_mask(qrels: pa.Table, min_score: float) -> NDArray[np.bool_]:
+    """Tell which judgments call their passage relevant. Shape (J,)."""
+    return np.asarray(pc.greater_equal(qrels["score"], min_score).to_numpy())
+
+
+def contradicted_mask(qrels: pa.Table, min_score: float) -> NDArray[np.bool_]:
+    """Tell which judgments call a passage not relevant that another judgment calls relevant. Shape (J,)."""
+    relevant = relevant_mask(qrels, min_score)
+    if relevant.all():
+        return np.zeros(len(relevant), dtype=bool)
+    passages = codes_of(qrels["corpus_id"])
+    pairs = codes_of(qrels["query_id"]) * (int(passages.max(initial=0)) + 1) + passages
+    return ~relevant & np.isin(pairs, pairs[relevant])
+
+
+def check_contradictions(qrels: pa.Table, min_score: float, owner: str, way_out: str = "") -> None:
+    """Raise an error that names query and passage if they are judged relevant and not relevant."""
+    contradicted = np.flatnonzero(contradicted_mask(qrels, min_score))
+    if len(contradicted):
+        query, passage = (qrels[name][int(contradicted[0])].as_py() for name in ("query_id", "corpus_id"))
+        raise ValueError(
+            f"{owner}: the passage {passage!r} is judged relevant and not relevant to the query {query!r}, the first "
+            f"of {len(contradicted)} contradictions. Keep one judgment of a pair, such as the highest score{way_out}."
+        )
+
+
+def codes_of(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Number the distinct values of a column. Shape (J,)."""
+    return np.asarray(column.combine_chunks().dictionary_encode().indices.to_numpy(), dtype=np.int64)
 
 
 def qrels_table(table: pa.Table) -> pa.Table:
@@ -76,9 +115,9 @@ def qrels_table(table: pa.Table) -> pa.Table:
             raise KeyError(f"The qrels have no column {names[0]!r} or {names[1]!r}, only {table.column_names}.")
         columns[name] = table[found[0]].cast(pa.string())
     scores = table["score"].cast(pa.float64()) if "score" in table.column_names else pa.repeat(1.0, len(table))
-    return pa.table(columns | {"score": scores})
-
-
-def with_column(dataset: Dataset, name: str, lists: pa.Array) -> Dataset:
-    """Return the dataset with one more column."""
-    return datasets.concatenate_datasets([dataset, Dataset(pa.table({name: lists}))], axis=1)
+    table = pa.table(columns | {"score": scores})
+    for name in table.column_names:
+        if table[name].null_count:
+            row = int(np.flatnonzero(table[name].is_null().to_numpy())[0])
+            raise ValueError(f"The qrels have a null {name!r} in row {row}. Fill it or filter such judgments out.")
+    return table
