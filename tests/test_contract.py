@@ -20,6 +20,7 @@ from hnm_datasets import (
     DenseNegatives,
     DropNearDuplicates,
     FuseNegatives,
+    JudgedNegatives,
     RandomNegatives,
     RankWindow,
     RelativeMargin,
@@ -71,6 +72,11 @@ def transforms(corpus, model):
         "fuse": FuseNegatives(
             {"bm25": BM25Negatives(corpus, k=6), "dense": DenseNegatives(corpus, model, k=4)}, method="interleave", k=7
         ),
+        "judged": JudgedNegatives(corpus, BM25Negatives(corpus), k=3),
+        "fuse-judged": FuseNegatives(
+            {"judged": JudgedNegatives(corpus, DenseNegatives(corpus, model)), "bm25": BM25Negatives(corpus, k=6)},
+            method="union",
+        ),
         "bi-encoder": BiEncoderScores(corpus, model),
         "cross-encoder": CrossEncoderScores(corpus, shared_words, fingerprint="shared-words-1"),
         "absolute": AbsoluteMargin(0.5),
@@ -106,6 +112,8 @@ NAMES = (
     "dense",
     "dense-options",
     "fuse",
+    "judged",
+    "fuse-judged",
     "bi-encoder",
     "cross-encoder",
     "absolute",
@@ -141,7 +149,12 @@ def prepare(model):
     fuse = FuseNegatives({"bm25": BM25Negatives(corpus, k=6), "random": RandomNegatives(corpus, k=6, seed=3)})
     fused = rows.map(fuse, batched=True)
 
+    ids = corpus.columns["id"].to_pylist()
+    judged = rows.add_column("judged_negative_ids", [ids[place * 40 : place * 42] for place in range(len(rows))])
+
     def rows_for(name):
+        if name.endswith("judged"):
+            return judged
         if name.startswith(("bm25", "random", "dense", "fuse")):
             return rows
         return fused if name == "by-source" else mined
