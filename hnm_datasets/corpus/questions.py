@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -10,21 +12,23 @@ from hnm_datasets.corpus.text import is_blank, normalized_digests
 from hnm_datasets.storage.tables import KeyTable
 
 
-def question_codes(queries: pa.Array) -> NDArray[np.int64]:
+def question_codes(queries: Iterable[pa.Array]) -> NDArray[np.int64]:
     """Return the first row with the same query but for Unicode form, case and white space.
 
     A blank query is a question of its own.
 
     Args:
-        queries: B texts.
+        queries: B texts, some at a time.
 
     Returns:
         Shape (B,).
 
     Example:
-        >>> question_codes(pa.array(["What is a plate?", "why?", "what is  a plate?"])).tolist()
+        >>> question_codes([pa.array(["What is a plate?", "why?"]), pa.array(["what is  a plate?"])]).tolist()
         [0, 1, 0]
     """
-    digests = normalized_digests(queries)
-    blank = is_blank(queries).to_numpy(zero_copy_only=False)
+    parts = [(normalized_digests(part), is_blank(part).to_numpy(zero_copy_only=False)) for part in queries]
+    if not parts:
+        return np.empty(0, dtype=np.int64)
+    digests, blank = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return np.where(blank, np.arange(len(digests)), KeyTable.from_digests(digests).find(digests))

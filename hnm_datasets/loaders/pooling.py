@@ -66,7 +66,7 @@ def pool_positives(rows: Dataset) -> Dataset:
         return rows
     names = [name for name in (QUERY, POSITIVE_IDS, KNOWN_POSITIVE_IDS) if name in rows.column_names]
     batch = Batch(rows.select_columns(names).with_format("arrow")[:], step=_NAME)
-    questions = question_codes(batch.strings(QUERY))
+    questions = question_codes([batch.strings(QUERY)])
     own = batch.string_lists(POSITIVE_IDS)
     if not batch.has(KNOWN_POSITIVE_IDS):
         if len(np.unique(questions)) == len(questions):

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.arrow import list_array
-from hnm_datasets.arrays.ragged import offsets_of
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.training.live_texts import LiveTexts
+from hnm_datasets.training.questions import Questions
 from hnm_datasets.transforms.shapes.positives import choose_positives
 
 _POSITIVES = ("each", "first")
@@ -67,8 +68,11 @@ def live_negatives(
 
     Texts are looked up when a batch is asked for, so nothing is copied. Each epoch draws n of a row's candidates. The
     seed, the row and the epoch are the only source of chance, so a training can be repeated and resumed. The label
-    carries the known positives of each query to `HardNegativesRankingLoss`; losses that take no labels, such as
+    carries the known positives of each question to `HardNegativesRankingLoss`; losses that take no labels, such as
     `MultipleNegativesRankingLoss`, ignore it.
+
+    Rows with the same question, which are those whose texts differ in nothing but Unicode form, case and white space,
+    know each other's positives; so do rows with `known_positive_ids`.
 
     A row with fewer candidates than n stays: it is filled up with random passages, which the label marks as padding, so
     that `HardNegativesRankingLoss` leaves them out.
@@ -85,12 +89,13 @@ def live_negatives(
         positives: A row for `"each"` positive of a query, or for its `"first"` alone.
         teacher: Let the label carry this teacher's scores, for `HardNegativesRankingLoss(distill_weight=...)`;
             `"score"` for the retriever's.
-        max_positives: How many positives a query may have; None: the most that one has now. Give room if
+        max_positives: How many positives a question may have; None: the most that one has now. Give room if
             `RefreshNegatives` runs a step that promotes candidates to positives.
         seed: Another seed draws others.
 
     Columns read:
-        `query`, `positive_ids`; `negative_ids`, if there; `query_id` for the draw, if there; the teacher's scores.
+        `query`, `positive_ids`; `negative_ids` and `known_positive_ids`, if there; `query_id` for the draw, if there;
+        the teacher's scores.
 
     Returns:
         One row per query and positive; a query without a positive has none.
@@ -117,24 +122,26 @@ def live_negatives(
     checks.one_of(_NAME, "positives", positives, _POSITIVES)
     tables = rows.with_format("arrow")
     pairs: dict[str, list[NDArray[np.int64]]] = {"anchor": [], "positive": []}
-    longest, keys = 0, []
+    keys, own_lists = [], []
     for start, table in zip(range(0, len(rows), _BATCH), tables.iter(_BATCH), strict=True):
         batch = Batch(table, step=_NAME)
         batch.strings(QUERY)
         own = batch.string_lists(POSITIVE_IDS)
-        longest = max(longest, int(own.lengths.max(initial=0)))
         keys.append(batch.row_keys())
         examples = choose_positives(own.offsets, positives, np.empty(0, dtype=np.uint64), seed)
         there = examples.positives >= 0
         found = batch.rows_in(POSITIVE_IDS, corpus).values
+        own_lists.append(Ragged(own.offsets, found))
         pairs["anchor"].append(examples.owners[there] + start)
         pairs["positive"].append(found[examples.positives[there]])
-    if not longest:
+    if not sum(map(len, pairs["positive"])):
         raise ValueError(f"{_NAME}: no row has a positive. Add them with attach_positives, from qrels.")
+    questions = Questions.read(rows, corpus, _NAME, _BATCH)
+    longest = _most_positives(own_lists, questions, corpus)
     most = longest if max_positives is None else checks.whole_number(_NAME, "max_positives", max_positives, low=1)
     if most < longest:
         raise ValueError(f"{_NAME}: a query has {longest} positives, more than max_positives={most}.")
-    source = LiveTexts(corpus, n, teacher, most, seed, np.concatenate(keys), rows)
+    source = LiveTexts(corpus, n, teacher, most, seed, np.concatenate(keys), rows, questions)
     mined = NEGATIVE_IDS in rows.column_names
     source.write(
         0,
@@ -145,6 +152,15 @@ def live_negatives(
     live = LiveNegatives(pa.table({name: np.concatenate(numbers) for name, numbers in pairs.items()}))
     live.set_transform(source)
     return live
+
+
+def _most_positives(own_lists: list[Ragged[NDArray[np.int64]]], questions: Questions | None, corpus: Corpus) -> int:
+    """Return how many positives the question with the most of them has."""
+    lengths = np.concatenate([own.lengths for own in own_lists])
+    if questions is not None:
+        own = Ragged(offsets_of(lengths), np.concatenate([own.values for own in own_lists]))
+        lengths = questions.pooled(own, corpus.copy_codes).lengths
+    return int(lengths.max())
 
 
 def _with_empty(table: pa.Table, mined: bool, teacher: str | None) -> pa.Table:

@@ -22,6 +22,7 @@ from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.training.generations import Generation, write_generation
 from hnm_datasets.training.labels import PADDING, pack
 from hnm_datasets.training.progress import Progress
+from hnm_datasets.training.questions import Questions
 
 _NAME = "live_negatives"
 #: How many rows of the training are still to come from the generation before.
@@ -40,6 +41,7 @@ class LiveTexts:
         seed: For the draw.
         keys: 64 bits that identify each query. Shape (Q,).
         rows: The queries, for mining.
+        questions: What rows know of each other; None where each asks another question.
         progress: The epoch and the generation.
         root: Where the generations after the first are.
     """
@@ -51,10 +53,12 @@ class LiveTexts:
     seed: int
     keys: NDArray[np.uint64]
     rows: Dataset
+    questions: Questions | None = None
     progress: Progress = field(default_factory=Progress)
     root: Path | None = None
     _first: Path | None = None
     _opened: tuple[int, Generation] | None = None
+    _pooled: tuple[Generation, Ragged[NDArray[np.int64]]] | None = None
     _held: int | None = None
 
     def __post_init__(self) -> None:
@@ -65,7 +69,10 @@ class LiveTexts:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_copies"} | {"_opened": None}
+        return {name: value for name, value in vars(self).items() if name != "_copies"} | {
+            "_opened": None,
+            "_pooled": None,
+        }
 
     @property
     def name(self) -> str:
@@ -81,10 +88,10 @@ class LiveTexts:
     def write(self, number: int, tables: Any, folder: Path) -> None:
         """Write a generation of these queries into a folder of generations."""
         path = write_generation(folder, number, tables, self.corpus, self.teacher, _NAME)
-        longest = int(Generation.open(path).positives.lengths.max(initial=0))
+        longest = int(self._known_lists(Generation.open(path)).lengths.max(initial=0))
         if longest > self.most:
             raise ValueError(
-                f"{_NAME}: a query has {longest} positives now, and the labels have room for {self.most}. Give room "
+                f"{_NAME}: a question has {longest} positives now, and the labels have room for {self.most}. Give room "
                 f"for those that are promoted: live_negatives(..., max_positives={2 * longest})."
             )
         if number == 0:
@@ -148,15 +155,24 @@ class LiveTexts:
         columns = {"anchor": self._queries[owners.tolist()][QUERY].to_pylist()}
         names = ("positive", *(f"negative_{column + 1}" for column in range(self.n)))
         columns |= {name: texts[column * size : (column + 1) * size] for column, name in enumerate(names)}
-        codes = self.corpus.text_codes
-        known = take_lists(generation.positives, owners)
-        labels = pack(
-            np.where(is_padding, PADDING, codes[passages]),
-            Ragged(known.offsets, codes[known.values]),
-            self.most,
-            scores,
-        )
+        keys = np.where(is_padding, PADDING, self.corpus.copy_codes[passages])
+        labels = pack(keys, self.known_codes(generation, owners), self.most, scores)
         return columns | {"label": labels.tolist()}
+
+    def known_codes(self, generation: Generation, owners: NDArray[np.int64]) -> Ragged[NDArray[np.int64]]:
+        """Return the copy codes of all known positives of some rows' questions. Shape (B,) → B lists."""
+        if self.questions is None:
+            positives = take_lists(generation.positives, owners)
+            return Ragged(positives.offsets, self.corpus.copy_codes[positives.values])
+        return take_lists(self._known_lists(generation), self.questions.codes[owners])
+
+    def _known_lists(self, generation: Generation) -> Ragged[NDArray[np.int64]]:
+        """Return what is known of each row, or of each question at the place of its first row."""
+        if self.questions is None:
+            return generation.positives
+        if self._pooled is None or self._pooled[0] is not generation:
+            self._pooled = (generation, self.questions.pooled(generation.positives, self.corpus.copy_codes))
+        return self._pooled[1]
 
     def _choose(
         self, generation: Generation, owners: NDArray[np.int64], positives: NDArray[np.int64]
@@ -206,16 +222,15 @@ class LiveTexts:
         self, generation: Generation, owners: NDArray[np.int64], keys: NDArray[np.uint64], seed: int
     ) -> NDArray[np.int64]:
         """Return random passages that are no positives, for what is missing. Shape (S, 1 + n)."""
-        codes = self.corpus.text_codes
-        positives = take_lists(generation.positives, owners)
-        # So many passages at most have the text of a positive.
-        copies = np.bincount(positives.owners, self._copies[codes[positives.values]], len(owners))
+        codes, positives = self.corpus.copy_codes, self.known_codes(generation, owners)
+        # So many passages at most are copies of a positive.
+        copies = np.bincount(positives.owners, self._copies[positives.values], len(owners))
         drawn = np.empty((len(owners), 1 + self.n + int(copies.max(initial=0))), dtype=np.int64)
         permuted_rows(keys, seed, len(self.corpus), drawn)
         known = np.zeros(drawn.shape, dtype=bool)
         for position in range(int(positives.lengths.max(initial=0))):
             there = positives.lengths > position
-            one = codes[positives.values[positives.offsets[:-1][there] + position]]
+            one = positives.values[positives.offsets[:-1][there] + position]
             known[there] |= codes[drawn[there]] == one[:, None]
         # A corpus with too few passages fills up with the first: padding is left out by the loss.
         known |= drawn < 0
@@ -224,6 +239,6 @@ class LiveTexts:
 
     @cached_property
     def _copies(self) -> NDArray[np.int64]:
-        """How many passages have the text of each code. Shape (N,)."""
-        codes = self.corpus.text_codes
+        """How many passages have each copy code. Shape (N,)."""
+        codes = self.corpus.copy_codes
         return np.bincount(codes, minlength=len(codes))

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
+from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, POSITIVE_IDS, score_column
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.folders import written_aside
 from hnm_datasets.training.generations import Generation
@@ -150,13 +151,18 @@ class RefreshJob:
         fraction = self.fraction if len(before.negatives.values) else 1.0
         plain = [name for name in source.rows.column_names if not name.startswith("negative_")]
         # Positives are those of the last generation, in which a step may have promoted some.
-        plain = [name for name in plain if not name.startswith("positive_")]
+        plain = [name for name in plain if not name.startswith("positive_") and name != KNOWN_POSITIVE_IDS]
         rows = source.rows.select_columns(plain).with_format("arrow")
         start = 0
         for table in rows.iter(_BATCH):
             numbers = np.arange(start, start + len(table))
             start += len(table)
             table = table.append_column(POSITIVE_IDS, source.ids_of(before.positives, numbers))
+            if source.questions is not None:
+                known = source.known_codes(before, numbers)
+                table = table.append_column(
+                    KNOWN_POSITIVE_IDS, list_array(known.offsets, source.corpus.ids(known.values))
+                )
             # Spread evenly, and moving on by the fraction with each refresh.
             reached = np.floor(np.arange(numbers[0], numbers[0] + len(numbers) + 1) * fraction + self.number * fraction)
             chosen = np.diff(reached) > 0

@@ -16,4 +16,6 @@ from hnm_datasets.corpus.questions import question_codes
     ],
 )
 def test_questions_are_known_by_their_normalized_text(queries, codes):
-    assert question_codes(pa.array(queries, pa.string())).tolist() == codes
+    queries = pa.array(queries, pa.string())
+    assert question_codes([queries]).tolist() == codes
+    assert question_codes(queries.slice(place, 1) for place in range(len(queries))).tolist() == codes

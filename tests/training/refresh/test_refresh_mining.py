@@ -5,8 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import DatasetDict, concatenate_datasets
 from refresh_helpers import (
+    PASSAGES,
     QUERIES,
     K,
     chain,
@@ -215,3 +216,20 @@ def test_two_sets_of_the_same_queries_keep_apart(corpus, mined, tmp_path):
         expected = rows_of(corpus, mined.remove_columns("negative_ids").map(BM25Negatives(corpus, k=k), batched=True))
         found = live.source.generation().negatives
         assert found.values.tolist() == [row for one in expected for row in one]
+
+
+def test_no_row_of_a_question_is_given_the_positive_of_another(corpus, queries, tmp_path):
+    first = queries.select(range(10))
+    again = first.map(
+        lambda row, place: {"query": row["query"].upper(), "query_id": f"again{place}"}, with_indices=True
+    )
+    others = queries.select(range(10, 20))["positive_ids"][:]
+    again = again.remove_columns("positive_ids").add_column("positive_ids", others)
+    live = live_negatives(concatenate_datasets([first, again]), corpus, n=2)
+    train(live, tmp_path, chain(corpus, k=PASSAGES), 12)
+    positives, negatives = lists_of(generations(tmp_path)[1])
+    for row in range(10):
+        known = {int(corpus.text_codes[one]) for one in positives[row] + positives[row + 10]}
+        for own in (negatives[row], negatives[row + 10]):
+            assert own
+            assert not known & {int(corpus.text_codes[one]) for one in own}
