@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -48,11 +48,13 @@ class AuditedBatch:
         corpus: The passages, if given.
         judgments: The judgments, if given.
         queries: The number of each row's query. Shape (B,).
-        query_texts: What `PassageKeys.text` would be if a query were a passage. Shape (B,).
+        questions: The number of each row's question: queries of one normalized text share it. Shape (B,).
+        as_passages: The numbers that the queries would have if they were passages.
         positives: The numbers of the positives.
         negatives: The numbers of the negatives.
         positive_pairs: All pairs of query and positive of the dataset by `PassageKeys.own`, ascending.
-        positive_texts: The same by `PassageKeys.text`.
+        positive_texts: The same by `PassageKeys.text` and by `PassageKeys.copy`.
+        of_questions: The same by all three, with questions instead of queries, of questions that are several queries.
         texts_as_queries: How often each text is a query of the dataset.
         texts_as_positives: How often each text is a positive of the dataset.
     """
@@ -62,11 +64,13 @@ class AuditedBatch:
     corpus: Corpus | None
     judgments: Judgments | None
     queries: NDArray[np.uint64]
-    query_texts: NDArray[np.uint64]
+    questions: NDArray[np.uint64]
+    as_passages: PassageKeys
     positives: PassageKeys
     negatives: PassageKeys
     positive_pairs: NDArray[np.uint64]
     positive_texts: NDArray[np.uint64]
+    of_questions: NDArray[np.uint64]
     texts_as_queries: Counter
     texts_as_positives: Counter
 
@@ -82,9 +86,18 @@ class AuditedBatch:
 
     @cached_property
     def copies_of_positives(self) -> NDArray[np.bool_]:
-        """Other negatives that have the text of a known positive of their query. Shape (P,)."""
-        pairs = pair_keys(self.queries[self.rows.negatives.owners], self.negatives.text)
-        return ~self.known_positives & is_among(pairs, self.positive_texts)
+        """Other negatives that have the text of a known positive of their query, or are copies of one. Shape (P,)."""
+        owners = self.queries[self.rows.negatives.owners]
+        return ~self.known_positives & has_any(owners, self.negatives[1:3], self.positive_texts)
+
+    @cached_property
+    def positives_of_question(self) -> NDArray[np.bool_]:
+        """Other negatives that are a positive of another query with the same text, or a copy of one. Shape (P,)."""
+        if not len(self.of_questions):
+            return np.zeros(len(self.rows.negatives), dtype=bool)
+        owners = self.questions[self.rows.negatives.owners]
+        found = has_any(owners, self.negatives[:3], self.of_questions)
+        return ~self.known_positives & ~self.copies_of_positives & found
 
     @cached_property
     def first_of_text(self) -> NDArray[np.bool_]:
@@ -112,6 +125,15 @@ class AuditedBatch:
         """Return which rows have a positive or negative that is marked. Shape (P,) → (B,)."""
         owners = self.sides[kind][0].owners
         return np.bincount(owners[mask], minlength=len(self.queries)) > 0
+
+
+def has_any(
+    queries: NDArray[np.uint64], passages: Sequence[NDArray[np.uint64]], known: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Tell which passages make a known pair with their query by any of their keys. Shape (P,)."""
+    # Most often a passage's keys are the same array.
+    distinct = {id(keys): keys for keys in passages}.values()
+    return np.asarray(np.any([is_among(pair_keys(queries, keys), known) for keys in distinct], axis=0))
 
 
 def first_of_text(side: Side, passages: PassageKeys) -> NDArray[np.bool_]:

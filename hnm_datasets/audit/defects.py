@@ -119,9 +119,9 @@ def _swapped_columns(batch: AuditedBatch) -> Iterator[Marked]:
     elif rows.positives.texts is not None:
         # The query is mostly a positive elsewhere, and the positive mostly a query. In pairs that are there in both
         # directions, such as paraphrases, neither is mostly one or the other.
-        texts = batch.positives.text
+        texts, queries = batch.positives.text, batch.as_passages.text
         asked = batch.texts_as_queries.of(texts) > batch.texts_as_positives.of(texts)
-        answers = batch.texts_as_queries.of(batch.query_texts) < batch.texts_as_positives.of(batch.query_texts)
+        answers = batch.texts_as_queries.of(queries) < batch.texts_as_positives.of(queries)
         swapped |= batch.rows_with("positive", asked) & answers
     if batch.judgments is not None:
         relevant = batch.judged_relevant
@@ -140,8 +140,14 @@ def _copies_of_positives(batch: AuditedBatch) -> Iterator[Marked]:
 
 
 def _queries_as_negatives(batch: AuditedBatch) -> Iterator[Marked]:
-    is_query = batch.negatives.text == batch.query_texts[batch.rows.negatives.owners]
-    yield Marked("negative", is_query & ~batch.known_positives & ~batch.copies_of_positives)
+    owners, queries = batch.rows.negatives.owners, batch.as_passages
+    is_query = (batch.negatives.text == queries.text[owners]) | (batch.negatives.copy == queries.copy[owners])
+    known = batch.known_positives | batch.copies_of_positives | batch.positives_of_question
+    yield Marked("negative", is_query & ~known)
+
+
+def _positives_of_question(batch: AuditedBatch) -> Iterator[Marked]:
+    yield Marked("negative", batch.positives_of_question)
 
 
 def _repeated_negatives(batch: AuditedBatch) -> Iterator[Marked]:
@@ -232,12 +238,18 @@ DEFECTS = (
     Defect(
         "known-positives",
         "negatives that are a known positive of the same query",
-        "mine with all positives of a query in positive_ids, not with one per row",
+        "tell each row all positives of its question with pool_positives, and mine again",
         in_batch=_known_positives,
     ),
     Defect(
+        "positives-of-the-question",
+        "negatives that are a known positive of another query with the same text, but for case and white space",
+        "tell each row all positives of its question with pool_positives, and mine again",
+        in_batch=_positives_of_question,
+    ),
+    Defect(
         "duplicates-of-positives",
-        "negatives with the same text as a positive of the same query, but for case and white space",
+        "negatives with the same text as a positive of the same query, but for case, white space and title",
         "mine from a Corpus, which knows equal texts, or drop them",
         in_batch=_copies_of_positives,
     ),

@@ -15,6 +15,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import POSITIVE_IDS, QUERY, QUERY_ID
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.fields import as_floats
+from hnm_datasets.loaders.qrels import check_contradictions
 from hnm_datasets.storage.digests import digest_strings
 
 #: The quantile of the normal distribution for 95%.
@@ -104,6 +105,9 @@ class Judgments:
         rows_are_keys: PassageKeys of the audited rows are numbered by their rows in the corpus.
         owner: Who asks, for errors.
 
+    Raises:
+        ValueError: A passage is judged relevant and not relevant to one query.
+
     Attributes:
         queries: The numbers of the judged queries, ascending.
     """
@@ -175,5 +179,9 @@ def _relevant(
         lists = batch.string_lists(POSITIVE_IDS)
         return keys, keys[lists.owners], lists.values
     # A null is no judgment: NaN is not above 0.
-    relevant = as_floats(batch.column("score"), "score", f"{owner}: judgments") > 0
-    return keys, keys[relevant], batch.strings("corpus_id").filter(pa.array(relevant))
+    scores = as_floats(batch.column("score"), "score", f"{owner}: judgments")
+    relevant, passages = scores > 0, batch.strings("corpus_id")
+    table = pa.table({"query_id": batch.strings(name), "corpus_id": passages})
+    given = ~np.isnan(scores)
+    check_contradictions(table.filter(pa.array(given)), relevant[given], f"{owner}: judgments")
+    return keys, keys[relevant], passages.filter(pa.array(relevant))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.batch import Batch
 from hnm_datasets.corpus.passages import Corpus
-from hnm_datasets.corpus.text import normalized_digests
+from hnm_datasets.corpus.text import is_blank, normalized_digests
 from hnm_datasets.formats.base import Layout, QueryRows, Side
 from hnm_datasets.storage.digests import digest_strings
 
@@ -28,11 +28,13 @@ class PassageKeys(NamedTuple):
     Attributes:
         own: 64 bits that two passages share if they are the same one: of the same id, or else of the very same text.
         text: 64 bits that two passages share if their texts differ in nothing but Unicode form, case and white space.
+        copy: 64 bits that two passages share if the same holds of their texts with titles or without.
         known: Which are in the corpus; all of them, if there is none to look in.
     """
 
     own: NDArray[np.uint64]
     text: NDArray[np.uint64]
+    copy: NDArray[np.uint64]
     known: NDArray[np.bool_]
 
 
@@ -89,19 +91,59 @@ def passages_of(side: Side, corpus: Corpus | None, as_texts: bool = False) -> Pa
             known = corpus.find_digests(digests) >= 0
         names = texts if side.ids is None else side.ids
         own = digest_strings(names.to_pylist())[:, 0]
-        # PassageKeys that the corpus lacks have no text, and are not all the same one for that.
-        return PassageKeys(own, text if side.texts is not None else np.where(known, text, own), known)
+        # Passages that the corpus lacks have no text, and are not all the same one for that.
+        text = text if side.texts is not None else np.where(known, text, own)
+        return PassageKeys(own, text, _copies(text, digests, side, corpus), known)
     ids = side.named
     if corpus is None:
         own = digest_strings(ids.to_pylist())[:, 0]
-        return PassageKeys(own, own, np.ones(len(own), dtype=bool))
+        return PassageKeys(own, own, own, np.ones(len(own), dtype=bool))
     rows = corpus.find(ids)
-    own, text = rows.astype(np.uint64), corpus.text_codes[np.maximum(rows, 0)].astype(np.uint64)
+    there = np.maximum(rows, 0)
+    own, text, copy = (codes.astype(np.uint64) for codes in (rows, corpus.text_codes[there], corpus.copy_codes[there]))
     if (rows < 0).any():
         # They differ from each other, and from all row numbers.
         strangers = digest_strings(ids.filter(pa.array(rows < 0)).to_pylist())[:, 0] | np.uint64(1 << 63)
-        own[rows < 0] = text[rows < 0] = strangers
-    return PassageKeys(own, text, rows >= 0)
+        own[rows < 0] = text[rows < 0] = copy[rows < 0] = strangers
+    return PassageKeys(own, text, copy, rows >= 0)
+
+
+def queries_as_passages(queries: pa.Array, corpus: Corpus | None, by_text: bool) -> PassageKeys:
+    """Return what `passages_of` would if queries were passages; their `own` keys are those of their texts.
+
+    Args:
+        queries: B texts.
+        corpus: Where passages are found.
+        by_text: The passages that they are compared with have texts of their own, and not ids alone.
+    """
+    digests = _digests(queries)
+    if by_text or corpus is None:
+        side = Side(np.zeros(1, dtype=np.int64))
+        text = digests[:, 0]
+        copy = _copies(text, digests, side, corpus)
+    else:
+        text = corpus.find_digests(digests).astype(np.uint64)
+        copy = corpus.find_copies_of(digests).astype(np.uint64)
+    return PassageKeys(text, text, copy, np.ones(len(digests), dtype=bool))
+
+
+def _copies(
+    text: NDArray[np.uint64], digests: NDArray[np.uint64], side: Side, corpus: Corpus | None
+) -> NDArray[np.uint64]:
+    """Return `PassageKeys.copy` of passages that have texts. Shape (P,)."""
+    copy = text
+    if side.titles is not None and side.texts is not None:
+        alone = is_blank(side.texts).to_numpy(zero_copy_only=False)
+        copy = np.where(alone, text, _digests(side.texts)[:, 0])
+    if corpus is None or corpus.copy_codes is corpus.text_codes:
+        return copy
+    # Copies in the corpus have the key of the first of them.
+    codes = corpus.find_copies_of(digests)
+    found = np.flatnonzero(codes >= 0)
+    rows, back = np.unique(codes[found], return_inverse=True)
+    copy = copy.copy()
+    copy[found] = _digests(corpus.texts(rows))[:, 0][back]
+    return copy
 
 
 def texts_of(side: Side, corpus: Corpus | None) -> pa.Array | None:

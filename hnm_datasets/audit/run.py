@@ -50,7 +50,8 @@ def audit_negatives(
         corpus: The passages that were mined from. Needed for texts where the rows have ids alone, and to tell what is
             no passage.
         judgments: Which passages are relevant: `query_id`, `corpus_id` and `score` (relevant above 0), or rows with
-            `positive_ids`, as `load_beir` gives them. With them the false negatives are counted.
+            `positive_ids`, as `load_beir` gives them. With them the false negatives are counted. A judgment that is
+            repeated counts once.
         teacher: Without judgments, whose scores tell false negatives: a name of score columns in the rows, or a step
             such as `CrossEncoderScores(corpus, model)`, which then scores 1,000 rows. None: the scores named
             `"teacher"`, where there are any.
@@ -69,7 +70,7 @@ def audit_negatives(
         KeyError: The columns are in no known form, or one is missing; the message says which form was recognized. Or
             there are no scores of the teacher that was named.
         TypeError: `dataset` is not a `Dataset`.
-        ValueError: There is no row, or no query is judged.
+        ValueError: There is no row, no query is judged, or a passage is judged relevant and not relevant to one query.
 
     Example:
         >>> triplets = {"anchor": ["a?", "a?", "b?"], "positive": ["A.", "A.", "B."], "negative": ["B.", "a.", "C."]}

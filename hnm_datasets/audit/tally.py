@@ -10,7 +10,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from numpy.typing import NDArray
 
-from hnm_datasets.audit.audited_batch import AuditedBatch, describer
+from hnm_datasets.audit.audited_batch import AuditedBatch, describer, has_any
 from hnm_datasets.audit.counting import Counter, Found, ScoreCounts
 from hnm_datasets.audit.defects import DEFECTS
 from hnm_datasets.audit.describing import describe_row, name_passage
@@ -21,6 +21,7 @@ from hnm_datasets.audit.reading import (
     iter_rows,
     pair_keys,
     passages_of,
+    queries_as_passages,
     query_keys,
     text_keys,
 )
@@ -35,8 +36,10 @@ class Tally:
     Attributes:
         found: Defects by name.
         positive_pairs: All pairs of query and positive by `PassageKeys.own`, ascending.
-        positive_texts: The same by `PassageKeys.text`.
+        positive_texts: The same by `PassageKeys.text` and by `PassageKeys.copy`.
+        of_questions: The same by all three, with questions instead of queries, of questions that are several queries.
         queries: The number of each row's query. Shape (B,).
+        questions: The number of each row's question: queries of one normalized text share it. Shape (B,).
         negatives_per_row: Shape (B,).
         negatives_per_query: How many negatives each query has, those of several of its rows once. Shape (Q,).
         false_per_row: How many of them were judged relevant. Shape (B,).
@@ -63,6 +66,7 @@ class Tally:
     def __post_init__(self) -> None:
         rows = len(self.dataset)
         self.queries = np.empty(rows, dtype=np.uint64)
+        self.questions = np.empty(rows, dtype=np.uint64)
         self.negatives_per_row = np.empty(rows, dtype=np.int32)
         self.false_per_row = np.zeros(rows, dtype=np.int32)
         self.teacher_per_row = np.zeros((2, rows), dtype=np.int32)
@@ -100,20 +104,37 @@ class Tally:
             for rows in iter_rows(self.dataset, self.form, self.owner):
                 keys = query_keys(rows)
                 self.queries[start : start + len(keys)] = keys
+                self.questions[start : start + len(keys)] = text_keys(rows.queries)
                 start += len(keys)
                 passages = passages_of(rows.positives, self.corpus)
                 owners = keys[rows.positives.owners]
                 own.append(pair_keys(owners, passages.own))
                 text.append(pair_keys(owners, passages.text))
+                if passages.copy is not passages.text:
+                    text.append(pair_keys(owners, passages.copy))
                 self.positives.add(passages.own)
                 self.n_positives += len(rows.positives)
-                self._query_texts.add(self._query_text_keys(rows))
+                self._query_texts.add(self._as_passages(rows).text)
                 self._positive_texts_seen.add(passages.text)
                 bar.update(len(keys))
         for counter in (self.positives, self._query_texts, self._positive_texts_seen):
             counter.merge()
         self.positive_pairs = np.unique(np.concatenate(own))
         self.positive_texts = np.unique(np.concatenate(text))
+        self.of_questions = self._positives_of_questions()
+
+    def _positives_of_questions(self) -> NDArray[np.uint64]:
+        """Return all pairs of question and positive, ascending, of questions that are several queries."""
+        several = several_queries(self.queries, self.questions)
+        pairs, start = [np.empty(0, dtype=np.uint64)], 0
+        for rows in iter_rows(self.dataset, self.form, self.owner) if several.any() else ():
+            part = slice(start, start + len(rows.queries))
+            start = part.stop
+            asked = several[part][rows.positives.owners]
+            owners = self.questions[part][rows.positives.owners][asked]
+            passages = passages_of(rows.positives, self.corpus)
+            pairs += [pair_keys(owners, keys[asked]) for keys in (passages.own, passages.text, passages.copy)]
+        return np.unique(np.concatenate(pairs))
 
     # ---- second pass: the negatives ------------------------------------------------------------------------------
 
@@ -126,11 +147,13 @@ class Tally:
             self.corpus,
             self.judgments,
             queries,
-            self._query_text_keys(rows),
+            self.questions[part],
+            self._as_passages(rows),
             passages_of(rows.positives, self.corpus),
             passages_of(rows.negatives, self.corpus),
             self.positive_pairs,
             self.positive_texts,
+            self.of_questions,
             self._query_texts,
             self._positive_texts_seen,
         )
@@ -154,11 +177,9 @@ class Tally:
         asked, own = batch.queries[batch.rows.negatives.owners][again], own[again]
         self._pairs.append((pair_keys(asked, own), own, asked))
 
-    def _query_text_keys(self, rows: QueryRows) -> NDArray[np.uint64]:
-        """Return what `PassageKeys.text` would be if a query were a passage. Shape (B,)."""
-        if rows.negatives.texts is not None or self.corpus is None:
-            return text_keys(rows.queries)
-        return self.corpus.find_texts(rows.queries.to_pylist()).astype(np.uint64)
+    def _as_passages(self, rows: QueryRows) -> PassageKeys:
+        """Return the numbers that queries would have if they were passages."""
+        return queries_as_passages(rows.queries, self.corpus, by_text=rows.negatives.texts is not None)
 
     def _count_scores(self, rows: QueryRows, part: slice) -> None:
         side = rows.negatives
@@ -175,10 +196,9 @@ class Tally:
                 self.sources[counted["values"]] = self.sources.get(counted["values"], 0) + counted["counts"]
 
     def is_positive(self, queries: NDArray[np.uint64], passages: PassageKeys) -> NDArray[np.bool_]:
-        """Tell which pairs of query and passage are known positives, or the same text as one. Shape (P,)."""
-        return is_among(pair_keys(queries, passages.own), self.positive_pairs) | is_among(
-            pair_keys(queries, passages.text), self.positive_texts
-        )
+        """Tell which pairs of query and passage are known positives, or copies of one. Shape (P,)."""
+        known = is_among(pair_keys(queries, passages.own), self.positive_pairs)
+        return known | has_any(queries, passages[1:3], self.positive_texts)
 
     def describe_first_row(self) -> str:
         """Name the first row for a person."""
@@ -200,6 +220,16 @@ class Tally:
             if len(names) == len(keys):
                 break
         return [names[key] for key in keys.tolist()]
+
+
+def several_queries(queries: NDArray[np.uint64], questions: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell which rows ask a question that is more than one query. Shape (B,)."""
+    numbers, code = np.unique(questions, return_inverse=True)
+    lowest = np.full(len(numbers), np.iinfo(np.uint64).max)
+    highest = np.zeros(len(numbers), dtype=np.uint64)
+    np.minimum.at(lowest, code, queries)
+    np.maximum.at(highest, code, queries)
+    return np.asarray((lowest != highest)[code])
 
 
 def mean_of_rows(values: NDArray[np.float64], side: Side) -> NDArray[np.float64]:

@@ -16,7 +16,13 @@ from datasets import Dataset, Value, load_dataset
 from hnm_datasets import checks
 from hnm_datasets.columns import QUERY, QUERY_ID
 from hnm_datasets.corpus.passages import Corpus
-from hnm_datasets.loaders.qrels import attach_positives, check_contradictions, contradicted_mask, qrels_table
+from hnm_datasets.loaders.qrels import (
+    attach_positives,
+    check_contradictions,
+    contradicted_mask,
+    qrels_table,
+    relevant_mask,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +80,7 @@ def load_beir(
     qrels = _known(qrels, corpus, queries, invalid)
     if invalid == "drop":
         qrels = _consistent(qrels, min_score)
-    check_contradictions(qrels, min_score, "load_beir", ", or pass invalid='drop'")
+    check_contradictions(qrels, relevant_mask(qrels, min_score), "load_beir", ", or pass invalid='drop'")
     judged = pc.is_in(queries.with_format("arrow")[:]["query_id"], value_set=pc.unique(qrels["query_id"]))
     rows = queries.select(np.flatnonzero(judged.to_numpy(zero_copy_only=False)))
     return corpus, attach_positives(rows, Dataset(qrels), min_score=min_score)
@@ -188,7 +194,7 @@ def _known(qrels: pa.Table, corpus: Corpus, queries: Dataset, invalid: str) -> p
 
 def _consistent(qrels: pa.Table, min_score: float) -> pa.Table:
     """Drop judgments that a passage is not relevant where another one says that it is."""
-    bad = contradicted_mask(qrels, min_score)
+    bad = contradicted_mask(qrels, relevant_mask(qrels, min_score))
     if bad.any():
         logger.warning(
             "load_beir: left out %d of %d judgments, of passages that another judgment calls relevant.",

@@ -61,7 +61,7 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
             f"attach_positives: the qrels judge the query {unknown!r}, which is not among the {len(ids)} queries. Add "
             f"it, or filter its judgments out."
         )
-    check_contradictions(table, min_score, "attach_positives")
+    check_contradictions(table, relevant_mask(table, min_score), "attach_positives")
     first = ~pd.DataFrame({"query": owner, "passage": codes_of(table["corpus_id"])}).duplicated().to_numpy()
     table = table.filter(pa.array(first))
     rows = owner.to_numpy(zero_copy_only=False)[first]
@@ -80,9 +80,13 @@ def relevant_mask(qrels: pa.Table, min_score: float) -> NDArray[np.bool_]:
     return np.asarray(pc.greater_equal(qrels["score"], min_score).to_numpy())
 
 
-def contradicted_mask(qrels: pa.Table, min_score: float) -> NDArray[np.bool_]:
-    """Tell which judgments call a passage not relevant that another judgment calls relevant. Shape (J,)."""
-    relevant = relevant_mask(qrels, min_score)
+def contradicted_mask(qrels: pa.Table, relevant: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell which judgments call a passage not relevant that another judgment calls relevant. Shape (J,).
+
+    Args:
+        qrels: J judgments with `query_id` and `corpus_id`.
+        relevant: Which of them call their passage relevant. Shape (J,).
+    """
     if relevant.all():
         return np.zeros(len(relevant), dtype=bool)
     passages = codes_of(qrels["corpus_id"])
@@ -90,9 +94,9 @@ def contradicted_mask(qrels: pa.Table, min_score: float) -> NDArray[np.bool_]:
     return ~relevant & np.isin(pairs, pairs[relevant])
 
 
-def check_contradictions(qrels: pa.Table, min_score: float, owner: str, way_out: str = "") -> None:
-    """Raise an error that names query and passage if they are judged relevant and not relevant."""
-    contradicted = np.flatnonzero(contradicted_mask(qrels, min_score))
+def check_contradictions(qrels: pa.Table, relevant: NDArray[np.bool_], owner: str, way_out: str = "") -> None:
+    """Raise an error that names query and passage if one pair is judged relevant and not relevant."""
+    contradicted = np.flatnonzero(contradicted_mask(qrels, relevant))
     if len(contradicted):
         query, passage = (qrels[name][int(contradicted[0])].as_py() for name in ("query_id", "corpus_id"))
         raise ValueError(

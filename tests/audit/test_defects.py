@@ -29,6 +29,7 @@ SMALLEST = {
     "duplicates-of-positives": triplets(negative=["P "]),
     "near-duplicates-of-positives": triplets(positive=[TEXT], negative=[TEXT + " again"]),
     "queries-as-negatives": triplets(negative=["Q"]),
+    "positives-of-the-question": triplets(anchor=["q", "Q "], positive=["p", "m"], negative=["m", "n"]),
     "repeated-negatives": Dataset.from_dict(
         {"anchor": ["q"], "positive": ["p"], "negative_1": ["n"], "negative_2": ["N"]}
     ),
