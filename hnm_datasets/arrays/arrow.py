@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ def as_arrow(values: Any, name: str, step: str) -> pa.Array:
     """
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
+    if isinstance(values, pa.Array) and is_json(values.type):
+        return from_json(values, name, step)
     if isinstance(values, pa.Array):
         # What a function on arrays has answered in Ray: pickled lists and tensors.
         return array_of_rows(values.to_pylist()) if isinstance(values.type, pa.BaseExtensionType) else values
@@ -50,6 +53,28 @@ def as_arrow(values: Any, name: str, step: str) -> pa.Array:
         return array_of_rows(values) if isinstance(values, list) else pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise TypeError(f"{step}: the column {name!r} mixes types: {error}") from error
+
+
+def is_json(type_: pa.DataType) -> bool:
+    """Return whether this is the type in which `datasets` keeps values that differ in type or in fields."""
+    return getattr(type_, "extension_name", "") == "arrow.json"
+
+
+def from_json(values: pa.Array, name: str, step: str) -> pa.Array:
+    """Return what JSON texts hold as an Arrow array; structs get the fields of all of them.
+
+    Args:
+        values: An array of the type `arrow.json`.
+        name: The column, for errors.
+        step: The step that reads it, for errors.
+
+    Raises:
+        TypeError: The values are of several types.
+    """
+    try:
+        return pa.array([None if text is None else json.loads(text) for text in values.to_pylist()])
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TypeError(f"{step}: the column {name!r} mixes types: {error}") from None
 
 
 def array_of_rows(values: list[Any]) -> pa.Array:

@@ -42,7 +42,7 @@ def audit_negatives(
     """Look at mined negatives: what is wrong with them, how hard they are, how many are relevant in truth.
 
     Any form is recognized by its columns, see `hnm_datasets.formats`: rows that the miners made, the four forms of
-    sentence-transformers, those of Tevatron and of FlagEmbedding. Defects are counted over all rows; texts are
+    sentence-transformers, those of Tevatron, FlagEmbedding and DPR. Defects are counted over all rows; texts are
     compared, and scores described, on a sample.
 
     Args:

@@ -9,6 +9,7 @@
 | `labeled-lists` | a query and its passages | `anchor`, `passages`, `labels` |
 | `tevatron` | a query, passages with id and title | `query_id`, `query`, `positive_passages`, `negative_passages` |
 | `flagembedding` | a query, passages | `query`, `pos`, `neg`, `pos_scores`, `neg_scores` |
+| `dpr` | a query, passages with id and title | `question`, `positive_ctxs`, `hard_negative_ctxs`, `negative_ctxs` |
 
 The second to the fifth are those of sentence-transformers, which goes by the order of columns and not by their names:
 where the names above are not found, the first text column is the query and the second its positive.

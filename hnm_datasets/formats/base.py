@@ -211,6 +211,18 @@ class Format(ABC):
             width: What `width` returned for the first query of the dataset; None: these are the first.
         """
 
+    def fits(self, layout: Layout, batch: Batch, rows: QueryRows) -> bool:
+        """Return whether rows are as `write` writes them; otherwise `convert` writes them again.
+
+        A format may read more than it writes, such as lists in place of texts.
+
+        Args:
+            layout: Where the dataset has what.
+            batch: The rows.
+            rows: What was read from them.
+        """
+        return True
+
     def width(self, first: QueryRows) -> int | None:
         """Return how many negatives each row has, if the columns depend on it; None otherwise.
 

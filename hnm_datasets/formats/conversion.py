@@ -16,11 +16,13 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import QUERY
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.corpus.text import passage_texts
+from hnm_datasets.formats import msmarco
 from hnm_datasets.formats.base import Format, Layout, QueryRows, Side
 from hnm_datasets.formats.fields import text_array
+from hnm_datasets.formats.mined import MINED
 from hnm_datasets.formats.registry import FORMATS, recognize
 from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.storage.tables import KeyTable
@@ -53,12 +55,17 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
     | `"labeled-lists"` | one per query, positives first | texts, query ids, ids, scores |
     | `"tevatron"` | one per query | titles apart from texts, query ids, ids; without ids hashes of the texts |
     | `"flagembedding"` | one per query | texts, query ids, ids, scores |
+    | `"dpr"` | one per query | titles apart from texts, query ids, ids, scores |
 
     All formats but `mined` have room for the scores of one scorer, or none: the retriever's go there, or else a
     teacher's. In FlagEmbedding's format, where a student learns from them, a teacher's go first, and what is read from
     there is named `teacher`. `mined` alone has room for ranks, sources and judged negatives. Titles are joined to the
-    texts but in Tevatron's format; given the corpus and ids, they come apart again. What is left out is logged as a
-    warning. A query without a positive or a negative has no triplet, one without a positive no n-tuple.
+    texts but in Tevatron's and DPR's formats; given the corpus and ids, they come apart again. What is left out is
+    logged as a warning. A query without a positive or a negative has no triplet, one without a positive no n-tuple.
+
+    Also read: triplets whose `positive` or `negative` is a list of texts, and rows like those of
+    `sentence-transformers/msmarco-hard-negatives` (`qid`, `pos`, and `neg` by system). These name queries and passages
+    by id and become `"mined"` without the column `query`, which you add by `query_id`.
 
     The trainers of sentence-transformers read each column as a text: select those that are to be trained on, for
     example with `.select_columns(["anchor", "positive", "negative"])`.
@@ -66,7 +73,8 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
     Args:
         dataset: Mined data in one of the formats. Columns: see `to`, and the names that sentence-transformers,
             Tevatron and FlagEmbedding give them.
-        to: The name of the format. A dataset that is in it already is returned as it is.
+        to: The name of the format. A dataset that is in it already is checked and returned as it is, unless its rows
+            are not what a trainer of that format takes: triplets with lists, or with null for a missing passage.
         corpus: The passages. Needed from `mined`, for the texts, and to `mined`, for the ids: a passage is looked up by
             its id, or else by its text.
 
@@ -97,9 +105,11 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
         )
     if corpus is not None:
         check_corpus(_STEP, corpus)
+    if msmarco.is_by_system(dataset):
+        return _from_systems(dataset, to, corpus)
     layout = recognize(dataset.column_names, _STEP)
     source, target = layout.format, FORMATS[to]
-    if source is target:
+    if source is target and _fits(dataset, layout):
         return dataset
     if corpus is None and (source.needs_corpus or target.needs_corpus):
         what = "the texts of the passages" if source.needs_corpus else "the ids of the passages"
@@ -108,6 +118,31 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
             f"corpus). Make one with Corpus.from_dataset or from_pairs."
         )
     return _Conversion(dataset, layout, target, corpus).run()
+
+
+def _from_systems(dataset: Dataset, to: str, corpus: Corpus | None) -> Dataset:
+    """Convert rows that name queries and passages by ids alone."""
+    if to != MINED.name:
+        raise ValueError(
+            f"{_STEP}: rows of 'qid', 'pos' and 'neg' name their queries by id alone. First rows = convert(dataset, "
+            f"'mined'), then add the texts as the column 'query', then convert(rows, {to!r}, corpus)."
+        )
+    rows = msmarco.mined_rows(dataset, _STEP)
+    if corpus is not None:
+        for table in rows.with_format("arrow").iter(_KEY_ROWS):
+            for name in (POSITIVE_IDS, NEGATIVE_IDS):
+                Batch(table, _STEP).rows_in(name, corpus)
+    return rows
+
+
+def _fits(dataset: Dataset, layout: Layout) -> bool:
+    """Read all rows, which raises for what the format does not allow; return whether they can stay as they are."""
+    fits = True
+    for table in dataset.with_format("arrow").iter(_ROWS):
+        batch = Batch(table, _STEP)
+        rows = layout.read(batch)
+        fits = fits and layout.format.fits(layout, batch, rows)
+    return fits
 
 
 def pool(side: Side, groups: NDArray[np.int64], count: int) -> Side:
@@ -299,6 +334,9 @@ class _Conversion:
             titles, texts = _titles_and_texts(_given(self.corpus), found)
             return replace(side, titles=titles, texts=texts)
         if not self.target.keeps_titles or self.corpus is None or side.ids is None or side.texts is None:
+            return side
+        if side.titles is not None:
+            # They are apart already.
             return side
         found = self.corpus.find(side.ids)
         titles, texts = _titles_and_texts(self.corpus, np.maximum(found, 0))

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.arrays.arrow import is_list, is_string
+from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import QUERY
 from hnm_datasets.formats.base import QueryRows, Side
@@ -46,10 +47,19 @@ def interleaved(columns: list[pa.Array]) -> pa.Array:
 
 
 def aligned_numbers(batch: Batch, name: str, beside: str, ids: Ragged[pa.Array]) -> NDArray[np.float64]:
-    """Read a column of lists of numbers that is aligned with another; null is NaN."""
+    """Read a column of lists of numbers that is aligned with another; null is NaN, also in place of a whole list."""
+    unknown = batch.column(name).is_null().to_numpy(zero_copy_only=False)
     lists = batch.lists(name)
-    batch.check_aligned(beside, ids, name, lists)
-    return as_floats(lists.values, name, batch.step)
+    lengths = np.where(unknown, ids.lengths, lists.lengths)
+    batch.check_aligned(beside, ids, name, Ragged(offsets_of(lengths), lists.values))
+    values = np.full(len(ids.values), np.nan)
+    values[~unknown[ids.owners]] = as_floats(lists.values, name, batch.step)
+    return values
+
+
+def is_unknown(batch: Batch, name: str) -> bool:
+    """Return whether a column is missing, or null in every row of the dataset, which its type then tells."""
+    return not batch.has(name) or bool(pa.types.is_null(batch.column(name).type))
 
 
 def aligned_strings(batch: Batch, name: str, beside: str, lists: Ragged[pa.Array]) -> pa.Array | None:
@@ -64,27 +74,34 @@ def aligned_strings(batch: Batch, name: str, beside: str, lists: Ragged[pa.Array
 def as_floats(array: pa.Array, name: str, step: str) -> NDArray[np.float64]:
     """Read numbers of any type; null is NaN. Shape (P,)."""
     try:
+        if is_string(array.type):
+            raise pa.ArrowInvalid
         return np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise TypeError(f"{step}: the column {name!r} must hold numbers, got {array.type}.") from None
 
 
-def joint_scores(batch: Batch, wanted: int) -> NDArray[np.float64] | None:
+def joint_scores(batch: Batch, wanted: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """Read the scores of a row's positive and negatives from one list, as `mine_hard_negatives` writes them.
 
+    Args:
+        batch: B rows.
+        wanted: How many scores each row needs. Shape (B,).
+
     Returns:
-        Shape (B, wanted); None if there is no such column, or if it holds something else than lists.
+        The scores, row by row. None if there is no such column, or if it holds something else than lists.
     """
-    if not batch.has(_JOINT) or not pa.types.is_list(batch.column(_JOINT).type):
+    if not batch.has(_JOINT) or not is_list(batch.column(_JOINT).type):
         return None
     lists = batch.lists(_JOINT)
-    if (lists.lengths != wanted).any():
-        row = int(np.flatnonzero(lists.lengths != wanted)[0])
+    wrong = np.flatnonzero(lists.lengths != wanted)
+    if len(wrong):
+        row = int(wrong[0])
         raise ValueError(
-            f"{batch.step}: the column {_JOINT!r} must hold {wanted} scores a row, of the positive and of the "
+            f"{batch.step}: the column {_JOINT!r} must hold {wanted[row]} scores a row, of the positive and of the "
             f"negatives; {batch.describe(row)} has {lists.lengths[row]}. If it is something else, rename it."
         )
-    return as_floats(lists.values, _JOINT, batch.step).reshape(-1, wanted)
+    return as_floats(lists.values, _JOINT, batch.step)
 
 
 def ids_beside(batch: Batch, names: list[str], columns: Sequence[str], there: pa.Array) -> pa.Array:

@@ -15,6 +15,7 @@ from hnm_datasets.formats.fields import (
     aligned_numbers,
     aligned_strings,
     id_array,
+    is_unknown,
     number_array,
     query_columns,
     text_array,
@@ -76,7 +77,7 @@ def _read_side(batch: Batch, column: str) -> Side:
     texts = batch.string_lists(column)
     ids = aligned_strings(batch, f"{column}_id", column, texts)
     name = f"{column}_scores"
-    scores = {"teacher": aligned_numbers(batch, name, column, texts)} if batch.has(name) else {}
+    scores = {} if is_unknown(batch, name) else {"teacher": aligned_numbers(batch, name, column, texts)}
     return Side(texts.offsets, ids=ids, texts=texts.values, scores=scores)
 
 

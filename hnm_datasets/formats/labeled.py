@@ -20,6 +20,7 @@ from hnm_datasets.formats.fields import (
     aligned_strings,
     as_floats,
     id_array,
+    is_unknown,
     number_array,
     text_array,
 )
@@ -84,7 +85,7 @@ class LabeledPairs(_Labeled):
         positive = _is_positive(layout, batch.column(_label_of(layout)), batch)
         ids = batch.strings("passage_id") if batch.has("passage_id") else None
         name = "passage_score"
-        scores = as_floats(batch.column(name), name, batch.step) if batch.has(name) else None
+        scores = None if is_unknown(batch, name) else as_floats(batch.column(name), name, batch.step)
         return _split(positive, Ragged(np.arange(len(texts) + 1), texts), ids, scores)
 
     def write(self, rows: QueryRows, width: int | None) -> Written:
@@ -121,7 +122,7 @@ class LabeledLists(_Labeled):
         batch.check_aligned(column, texts, label, labels)
         positive = _is_positive(layout, pa.array(labels.values), batch)
         name = "passage_scores"
-        scores = aligned_numbers(batch, name, column, texts) if batch.has(name) else None
+        scores = None if is_unknown(batch, name) else aligned_numbers(batch, name, column, texts)
         return _split(positive, texts, aligned_strings(batch, "passage_ids", column, texts), scores)
 
     def write(self, rows: QueryRows, width: int | None) -> Written:

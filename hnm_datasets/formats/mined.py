@@ -22,7 +22,14 @@ from hnm_datasets.columns import (
     score_column,
 )
 from hnm_datasets.formats.base import Format, Layout, QueryRows, Side, Written
-from hnm_datasets.formats.fields import aligned_numbers, aligned_strings, id_array, number_array, query_columns
+from hnm_datasets.formats.fields import (
+    aligned_numbers,
+    aligned_strings,
+    id_array,
+    is_unknown,
+    number_array,
+    query_columns,
+)
 from hnm_datasets.formats.names import fixed_layout
 
 _SCORES = re.compile(r"negative_(?:(?P<name>.+)_)?scores")
@@ -51,7 +58,7 @@ class Mined(Format):
                 continue
             for part, ids in (("positive", positive_ids), ("negative", negative_ids)):
                 column = part + name.removeprefix("negative")
-                if batch.has(column):
+                if not is_unknown(batch, column):
                     scores[part][found["name"] or "score"] = aligned_numbers(batch, column, f"{part}_ids", ids)
         sources = aligned_strings(batch, NEGATIVE_SOURCE, NEGATIVE_IDS, negative_ids)
         ranks = None

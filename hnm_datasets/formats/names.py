@@ -9,13 +9,15 @@ from hnm_datasets.columns import QUERY, QUERY_ID
 from hnm_datasets.formats.base import Format, Layout
 
 _QUERY_NAMES = ("anchor", QUERY, "question")
-_POSITIVE_NAMES = ("positive", "answer", "passage", "passages")
+_POSITIVE_NAMES = ("positive", "positives", "answer", "passage", "passages")
 _QUERY_ID_NAMES = (QUERY_ID, "anchor_id")
 #: Columns that may stand before the texts and hold none: ids, scores and labels.
 _NO_TEXTS = re.compile(r"(.*_)?(id|ids|idx|scores?|labels?)")
 
 
-def fixed_layout(format: Format, names: tuple[str, ...], owner: str, positives: str, negatives: str) -> Layout:
+def fixed_layout(
+    format: Format, names: tuple[str, ...], owner: str, positives: str, *negatives: str, query: str = QUERY
+) -> Layout:
     """Return the layout of a format whose columns have fixed names.
 
     Args:
@@ -23,18 +25,19 @@ def fixed_layout(format: Format, names: tuple[str, ...], owner: str, positives: 
         names: The columns of the dataset.
         owner: Who asks, for errors.
         positives: The column of positives.
-        negatives: The column of negatives.
+        negatives: The columns of negatives.
+        query: The column of queries.
 
     Raises:
         KeyError: A column is missing.
     """
-    missing = [name for name in (QUERY, positives, negatives) if name not in names]
+    missing = [name for name in (query, positives, *negatives) if name not in names]
     if missing:
         raise KeyError(
             f"{owner}: the format {format.name!r} was recognized, and it needs the columns {missing} also; there are "
             f"only {list(names)}."
         )
-    return Layout(format, QUERY, _first(_QUERY_ID_NAMES, names), (positives,), (negatives,), None, names)
+    return Layout(format, query, _first(_QUERY_ID_NAMES, names), (positives,), negatives, None, names)
 
 
 def ordered_layout(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hnm_datasets.formats.base import Format, Layout
+from hnm_datasets.formats.dpr import DPR
 from hnm_datasets.formats.flagembedding import FLAGEMBEDDING
 from hnm_datasets.formats.labeled import LABELED_LISTS, LABELED_PAIRS
 from hnm_datasets.formats.mined import MINED
@@ -13,7 +14,8 @@ from hnm_datasets.formats.tuples import N_TUPLES, TRIPLETS
 
 #: By name, in the order of errors and documentation. A new format is added here and nowhere else.
 FORMATS: dict[str, Format] = {
-    format.name: format for format in (MINED, TRIPLETS, N_TUPLES, LABELED_PAIRS, LABELED_LISTS, TEVATRON, FLAGEMBEDDING)
+    format.name: format
+    for format in (MINED, TRIPLETS, N_TUPLES, LABELED_PAIRS, LABELED_LISTS, TEVATRON, FLAGEMBEDDING, DPR)
 }
 
 

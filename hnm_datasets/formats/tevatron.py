@@ -7,16 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Features
 
-from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.arrow import is_string, list_array
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import QUERY_ID
-from hnm_datasets.corpus.text import passage_texts
 from hnm_datasets.formats.base import Format, Layout, QueryRows, Side, Written
 from hnm_datasets.formats.fields import id_array, query_columns, text_ids
 from hnm_datasets.formats.names import fixed_layout
+from hnm_datasets.formats.passages import other_fields, read_passages
 
 _POSITIVES, _NEGATIVES = "positive_passages", "negative_passages"
 #: The id, the title and the text of a passage.
@@ -40,7 +39,7 @@ class Tevatron(Format):
 
     def read(self, layout: Layout, batch: Batch) -> tuple[Side, Side]:
         """Read ids, titles and texts."""
-        return _read_passages(batch, _POSITIVES), _read_passages(batch, _NEGATIVES)
+        return read_passages(batch, _POSITIVES, ids=("docid",)), read_passages(batch, _NEGATIVES, ids=("docid",))
 
     def write(self, rows: QueryRows, width: int | None) -> Written:
         """Write passages with ids; where there are none, hashes of the texts."""
@@ -54,16 +53,17 @@ class Tevatron(Format):
             columns[name] = list_array(side.offsets, passages)
         return Written(np.arange(len(rows.queries)), columns)
 
+    def fits(self, layout: Layout, batch: Batch, rows: QueryRows) -> bool:
+        """Return whether passages have all three fields, and as texts."""
+        return all(
+            {field.name for field in passages.type if is_string(field.type)} >= set(_FIELDS)
+            for passages in (batch.lists(name).values for name in (_POSITIVES, _NEGATIVES))
+            if len(passages)
+        )
+
     def unread_fields(self, layout: Layout, features: Features) -> list[str]:
         """Return the other fields of passages."""
-        inner = {name: getattr(features[name], "feature", None) for name in (_POSITIVES, _NEGATIVES)}
-        return [
-            f"{name}.{field}"
-            for name, fields in inner.items()
-            if isinstance(fields, dict)
-            for field in fields
-            if field not in _FIELDS
-        ]
+        return other_fields(features, (_POSITIVES, _NEGATIVES), _FIELDS)
 
     def written_scorer(self, rows: QueryRows) -> str | None:
         """Return None: there is no room for scores."""
@@ -71,31 +71,6 @@ class Tevatron(Format):
 
     def _passages(self, value: Any) -> list[str]:
         return [f"{passage.get('title') or ''} {passage['text']}" for passage in value or ()]
-
-
-def _read_passages(batch: Batch, column: str) -> Side:
-    passages = batch.lists(column)
-    names = {field.name for field in passages.values.type} if pa.types.is_struct(passages.values.type) else set()
-    if "text" not in names and len(passages.values):
-        raise TypeError(
-            f"{batch.step}: the column {column!r} must hold lists of passages with 'docid', 'title' and 'text', got "
-            f"{passages.values.type}."
-        )
-    if passages.values.null_count:
-        row = int(passages.owners[np.flatnonzero(passages.values.is_null().to_numpy(zero_copy_only=False))[0]])
-        raise ValueError(f"{batch.step}: the column {column!r} holds a null in {batch.describe(row)}.")
-
-    def field(name: str) -> pa.Array | None:
-        return pc.fill_null(passages.values.field(name).cast(pa.string()), "") if name in names else None
-
-    texts = field("text") if "text" in names else pa.array([], pa.string())
-    ids, titles = field("docid"), field("title")
-    nameless = pc.equal(ids, "") if ids is not None else None
-    if nameless is not None and nameless.true_count:
-        # Without this all passages that have no id would be one and the same.
-        full = passage_texts(titles, texts)
-        ids = pc.replace_with_mask(ids, nameless, text_ids(full.filter(nameless)))
-    return Side(passages.offsets, ids=ids, texts=texts, titles=titles)
 
 
 TEVATRON = Tevatron()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.arrow import is_list, is_string
 from hnm_datasets.arrays.ragged import offsets_of, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.formats.base import TRAINER_LABELS, Format, Layout, QueryRows, Side, Written
 from hnm_datasets.formats.fields import (
+    aligned_numbers,
+    aligned_strings,
     as_floats,
     id_array,
     ids_beside,
     interleaved,
+    is_unknown,
     joint_scores,
     nullable_strings,
     number_array,
@@ -25,6 +30,8 @@ from hnm_datasets.formats.fields import (
 )
 from hnm_datasets.formats.names import ordered_layout
 
+#: The second is what users name a column of lists.
+_NEGATIVE_NAMES = ("negative", "negatives")
 _NUMBERED = re.compile(r"negative_(\d+)")
 
 
@@ -36,7 +43,9 @@ class _Tuples(Format):
 
     def read(self, layout: Layout, batch: Batch) -> tuple[Side, Side]:
         """Read texts, ids and the scores of one scorer."""
-        joint = joint_scores(batch, 1 + len(layout.negatives))
+        width = 1 + len(layout.negatives)
+        joint = joint_scores(batch, np.full(len(batch), width))
+        joint = None if joint is None else joint.reshape(-1, width)
         # A positive's id is `positive_id` also where the column of its text has another name.
         return (
             _read_columns(batch, layout.positives, ("positive",), None if joint is None else joint[:, :1]),
@@ -97,7 +106,29 @@ class Triplets(_Tuples):
 
     def recognize(self, names: tuple[str, ...], owner: str) -> Layout | None:
         """Find the column of negatives."""
-        return ordered_layout(self, names, owner, negatives=("negative",)) if "negative" in names else None
+        negative = next((name for name in _NEGATIVE_NAMES if name in names), None)
+        return None if negative is None else ordered_layout(self, names, owner, negatives=(negative,))
+
+    def read(self, layout: Layout, batch: Batch) -> tuple[Side, Side]:
+        """Read texts, ids and the scores of one scorer; in place of a text there may be a list of texts."""
+        (positive,), (negative,) = layout.positives, layout.negatives
+        if not (is_list(batch.column(positive).type) or is_list(batch.column(negative).type)):
+            return super().read(layout, batch)
+        # A positive's id is `positive_id` also where the column of its text has another name.
+        positives, negatives = _read_lists(batch, positive, "positive"), _read_lists(batch, negative, negative)
+        joint = joint_scores(batch, positives.lengths + negatives.lengths)
+        if joint is None:
+            return positives, negatives
+        offsets = positives.offsets + negatives.offsets
+        owners = np.repeat(np.arange(len(batch)), np.diff(offsets))
+        first = positions_within(offsets) < positives.lengths[owners]
+        return replace(positives, scores={"score": joint[first]}), replace(negatives, scores={"score": joint[~first]})
+
+    def fits(self, layout: Layout, batch: Batch, rows: QueryRows) -> bool:
+        """Return whether every row has one positive and one negative, and as texts."""
+        texts = all(is_string(batch.column(name).type) for name in (*layout.positives, *layout.negatives))
+        lengths = (rows.positives.lengths, rows.negatives.lengths)
+        return texts and all(bool((one == 1).all()) for one in lengths)
 
     def write(self, rows: QueryRows, width: int | None) -> Written:
         """Write every positive with every negative."""
@@ -181,6 +212,16 @@ def _read_columns(
         texts=texts.filter(there),
         scores={} if scores is None else {"score": scores[kept]},
     )
+
+
+def _read_lists(batch: Batch, column: str, stem: str) -> Side:
+    """Read a column of lists of texts, or of texts, with ids and scores that are aligned with it."""
+    if not is_list(batch.column(column).type):
+        return _read_columns(batch, (column,), (stem,), None)
+    texts = batch.string_lists(column)
+    name = f"{stem}_score"
+    scores = {} if is_unknown(batch, name) else {"score": aligned_numbers(batch, name, column, texts)}
+    return Side(texts.offsets, aligned_strings(batch, f"{stem}_id", column, texts), texts.values, scores=scores)
 
 
 TRIPLETS, N_TUPLES = Triplets(), NTuples()

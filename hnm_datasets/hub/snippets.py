@@ -31,8 +31,8 @@ _TRIPLETS_OF_LISTS = """\
 def triplets(rows):
     made = {{"anchor": [], "positive": [], "negative": []}}
     for query, positives, negatives in zip(rows[{query}], rows[{positives}], rows[{negatives}]):
-        for positive in positives[:1]:
-            for negative in negatives:
+        for positive in {first}:
+            for negative in {all}:
                 made["anchor"].append(query)
                 made["positive"].append({positive})
                 made["negative"].append({negative})
@@ -79,7 +79,7 @@ def usage(
     load = f"load_dataset({quoted(repo_id)}, split={quoted(split)})"
     if format.needs_corpus:
         loading = _loading_ids(load, corpus or "")
-    elif format.trainable:
+    elif format.labeled or (format.trainable and not _has_lists(layout, features)):
         loading = _loading_columns(load, layout, gaps)
     else:
         loading = _loading_lists(load, layout, features)
@@ -105,17 +105,27 @@ def _loading_columns(load: str, layout: Layout, gaps: bool) -> str:
 
 
 def _loading_lists(load: str, layout: Layout, features: Features) -> str:
-    # Formats that no trainer reads have one column of lists for positives and one for negatives.
-    (positives,), (negatives,) = layout.positives, layout.negatives
+    positives, negatives = layout.positives[0], layout.negatives[0]
     code = _TRIPLETS_OF_LISTS.format(
         query=quoted(layout.query),
         positives=quoted(positives),
         negatives=quoted(negatives),
+        first="positives[:1]" if _is_list(features[positives]) else "[positives]",
+        all="negatives" if _is_list(features[negatives]) else "[negatives]",
         positive=_passage("positive", features[positives]),
         negative=_passage("negative", features[negatives]),
     )
     mapped = "train = rows.map(triplets, batched=True, remove_columns=rows.column_names)\n\n"
     return f"\n{code}\n\nrows = {load}\n{mapped}"
+
+
+def _has_lists(layout: Layout, features: Features) -> bool:
+    """Return whether a column of positives or negatives holds lists, which the trainers do not read as passages."""
+    return any(_is_list(features[name]) for name in (*layout.positives, *layout.negatives))
+
+
+def _is_list(feature: object) -> bool:
+    return hasattr(feature, "feature")
 
 
 def quoted(value: str | list[str]) -> str:

@@ -107,9 +107,19 @@ def flag_rows(item):
     }
 
 
-_BUILDERS = dict(
-    zip(FORMS, (mined_rows, triplet_rows, tuple_rows, pair_rows, list_rows, tevatron_rows, flag_rows), strict=True)
-)
+def dpr_rows(item):
+    sides = [
+        [
+            {"title": "", "text": text, "score": score, "passage_id": name}
+            for (name, text), score in zip(side, scores, strict=False)
+        ]
+        for side, scores in zip(parts(item), (item["positive_scores"], item["scores"]), strict=True)
+    ]
+    yield {"question": item["query"], "positive_ctxs": sides[0], "hard_negative_ctxs": sides[1]}
+
+
+_ROWS = (mined_rows, triplet_rows, tuple_rows, pair_rows, list_rows, tevatron_rows, flag_rows, dpr_rows)
+_BUILDERS = dict(zip(FORMS, _ROWS, strict=True))
 _PASSAGES = List({name: Value("string") for name in ("docid", "title", "text")})
 _FEATURES = {
     "tevatron": Features(

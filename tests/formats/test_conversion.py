@@ -64,7 +64,14 @@ def test_every_format_comes_back_from_every_other(corpus, first, second):
     rows = convert(mined(), first, corpus)
     back = convert(convert(rows, second, corpus), first, corpus)
     assert back.column_names == rows.column_names or second == "tevatron"
-    assert back.to_list() == rows.select_columns(back.column_names).to_list()
+    expected = rows.select_columns(back.column_names).to_list()
+    if (first, second) == ("dpr", "tevatron"):
+        # The scores are inside of the passages.
+        for passage in (
+            one for row in expected for name in ("positive_ctxs", "hard_negative_ctxs") for one in row[name]
+        ):
+            del passage["score"]
+    assert back.to_list() == expected
     assert set(rows.column_names) - set(back.column_names) <= {name for name in rows.column_names if "score" in name}
 
 

@@ -1,7 +1,7 @@
 """`flagembedding`: lists of texts, from which a student may learn a teacher's scores."""
 
 import pytest
-from datasets import List, Value
+from datasets import Dataset, Features, List, Value
 from format_examples import QUERIES, make_corpus, mined, parts, read, text
 
 from hnm_datasets import convert
@@ -12,6 +12,27 @@ from hnm_datasets import convert
 def test_null_and_empty_lists_have_no_passage():
     _, rows = read({"query": QUERIES, "pos": [["A"], None], "neg": [[], []], "neg_scores": [[], []]})
     assert parts(rows, "texts") == {"positives": [["A"], []], "negatives": [[], []]}
+
+
+@pytest.mark.parametrize(
+    "scores", [{"pos_scores": [None, None], "neg_scores": [None, None]}, {"neg_scores": [None] * 2}]
+)
+def test_null_scores_are_none(scores):
+    rows = Dataset.from_dict({"query": QUERIES, "pos": [["A"], ["B"]], "neg": [["x", "y"], ["z"]]} | scores)
+    assert convert(rows, "flagembedding") is rows
+    assert convert(rows, "triplets").column_names == ["anchor", "positive", "negative"]
+    assert convert(rows, "labeled-lists").column_names == ["anchor", "passages", "labels"]
+
+
+@pytest.mark.parametrize("scores", [[None, [0.5]], [[None, None], [0.5]], [None, None], [[None, None], [None]]])
+def test_rows_with_null_scores_among_others(scores):
+    columns = {"query": QUERIES, "pos": [["A"], ["B"]], "neg": [["x", "y"], ["z"]], "neg_scores": scores}
+    types = Features({"query": Value("string"), "pos": List(Value("string")), "neg": List(Value("string"))})
+    rows = Dataset.from_dict(columns, features=Features(types | {"neg_scores": List(Value("float64"))}))
+    _, found = read(rows)
+    flat = [None] * 2 + [scores[1] and scores[1][0]]
+    assert [None if value != value else value for value in found.negatives.scores["teacher"].tolist()] == flat
+    assert convert(rows, "triplets")["negative_score"][:] == flat
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,93 @@
+"""Passages as structs of title, text and id, as Tevatron and DPR keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Features
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.arrow import from_json, is_json, is_string
+from hnm_datasets.batch import Batch
+from hnm_datasets.corpus.text import passage_texts
+from hnm_datasets.formats.base import Side
+from hnm_datasets.formats.fields import as_floats, text_ids
+
+
+def read_passages(batch: Batch, column: str, ids: Sequence[str], score: str | None = None) -> Side:
+    """Read a column of lists of passages. A null title or text is an empty one; a null score is NaN.
+
+    Args:
+        batch: B rows.
+        column: The column.
+        ids: The names that the field of ids may have. Ids may be numbers.
+        score: The field of scores, which may be numbers written as texts.
+
+    Returns:
+        The passages. One whose id is missing is named by a hash of its text.
+
+    Raises:
+        TypeError: The column holds something else than lists of structs with a field `text` of texts.
+        ValueError: A passage is null.
+    """
+    lists = batch.lists(column)
+    # Files whose passages differ in their fields are kept as JSON by `datasets`.
+    passages = from_json(lists.values, column, batch.step) if is_json(lists.values.type) else lists.values
+    names = {field.name for field in passages.type} if pa.types.is_struct(passages.type) else set()
+    if "text" not in names and len(passages):
+        raise TypeError(
+            f"{batch.step}: the column {column!r} must hold lists of passages with {ids[0]!r}, 'title' and 'text', got "
+            f"{passages.type}."
+        )
+    if passages.null_count:
+        row = int(lists.owners[np.flatnonzero(passages.is_null().to_numpy(zero_copy_only=False))[0]])
+        raise ValueError(f"{batch.step}: the column {column!r} holds a null in {batch.describe(row)}.")
+
+    def field(name: str, numbers: bool = False) -> pa.Array | None:
+        return _texts(passages.field(name), f"{column}.{name}", batch.step, numbers) if name in names else None
+
+    texts = field("text") if "text" in names else pa.array([], pa.string())
+    titles = field("title")
+    named = next((field(name, numbers=True) for name in ids if name in names), None)
+    nameless = pc.equal(named, "") if named is not None else None
+    if nameless is not None and nameless.true_count:
+        # Without this all passages that have no id would be one and the same.
+        full = passage_texts(titles, texts)
+        named = pc.replace_with_mask(named, nameless, text_ids(full.filter(nameless)))
+    scores = {}
+    if score in names and not pa.types.is_null(passages.field(score).type):
+        scores = {"score": _numbers(passages.field(score), f"{column}.{score}", batch.step)}
+    return Side(lists.offsets, ids=named, texts=texts, titles=titles, scores=scores)
+
+
+def other_fields(features: Features, columns: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return the fields of passages beside the known ones, such as `positive_ctxs.title_score`."""
+    inner = {name: getattr(features[name], "feature", None) for name in columns}
+    return [
+        f"{name}.{field}"
+        for name, fields in inner.items()
+        if isinstance(fields, dict)
+        for field in fields
+        if field not in known
+    ]
+
+
+def _texts(values: pa.Array, name: str, step: str, numbers: bool) -> pa.Array:
+    """Return a field of texts with empty ones for null; whole numbers only where ids may be numbers."""
+    values = from_json(values, name, step) if is_json(values.type) else values
+    if not (is_string(values.type) or pa.types.is_null(values.type) or (numbers and pa.types.is_integer(values.type))):
+        raise TypeError(f"{step}: the field {name!r} must hold texts, got {values.type}.")
+    return pc.fill_null(values.cast(pa.string()), "")
+
+
+def _numbers(scores: pa.Array, name: str, step: str) -> NDArray[np.float64]:
+    scores = from_json(scores, name, step) if is_json(scores.type) else scores
+    if not is_string(scores.type):
+        return as_floats(scores, name, step)
+    try:
+        return as_floats(scores.cast(pa.float64()), name, step)
+    except pa.ArrowInvalid as error:
+        raise TypeError(f"{step}: the field {name!r} must hold numbers: {error}.") from None
