@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from hnm_datasets.audit.tally import mean_of_rows
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
 from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.corpus.words import compared, terms_of, words_of
 from hnm_datasets.formats.base import QueryRows, Side
 from hnm_datasets.formats.registry import recognize
 from hnm_datasets.transforms.base import Transform
@@ -26,7 +27,6 @@ from hnm_datasets.transforms.miners.base import Miner
 from hnm_datasets.transforms.shapes.base import Shape
 
 _NAME = "explain"
-_WORD = re.compile(r"\w+")
 #: How much of a passage is shown in a terminal, and elsewhere.
 _NARROW, _WIDE = 40, 160
 
@@ -42,8 +42,8 @@ class ExplainedPassage:
         rank: Its rank in the retriever's list.
         source: Which retriever found it.
         scores: Its scores; `"score"` is the retriever's.
-        shared: The words of the query that it holds, in the query's order; by their English stems, as `BM25Index` does
-            unless it is told otherwise.
+        shared: The words of the query that it holds, in the query's order; by their English stems and, in scripts
+            without spaces, pairs of characters, as `BM25Index` does by default.
         above: For a negative, by scorer: whether it scores above the row's positives (their mean).
         verdicts: For a negative, by step: `"kept"`, `"dropped"`, `"promoted"` to a positive, or `"gone"` if an earlier
             step took it away.
@@ -263,9 +263,12 @@ def _explanation(rows: QueryRows, corpus: Corpus | None, verdicts: dict[str, lis
 
 
 def _shared(query: str, text: str) -> tuple[str, ...]:
-    stem = Stemmer.Stemmer("english").stemWord
-    there = {stem(word) for word in _WORD.findall(text.casefold())}
-    return tuple(dict.fromkeys(word for word in _WORD.findall(query.casefold()) if stem(word) in there))
+    stemmer = Stemmer.Stemmer("english")
+    # Terms add the single characters of scripts without spaces.
+    words, there = ([*words_of(one), *terms_of(one)] for one in (query, text))
+    stems = {compared(stem) for stem in stemmer.stemWords(there)}
+    known = [compared(stem) in stems for stem in stemmer.stemWords(words)]
+    return tuple(dict.fromkeys(compress(words, known)))
 
 
 def _shown(passage: ExplainedPassage, width: int) -> str:

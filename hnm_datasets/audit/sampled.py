@@ -17,7 +17,7 @@ from hnm_datasets.audit.defects import DEFECTS, SampledBatch
 from hnm_datasets.audit.reading import PassageKeys, iter_rows, passages_of, query_keys, texts_of
 from hnm_datasets.audit.spread import Scores, Spread, histogram_of
 from hnm_datasets.audit.tally import mean_of_rows
-from hnm_datasets.audit.texts import pairs_of_rows, shared_by, similarity, words_of
+from hnm_datasets.audit.texts import pairs_of_rows, shared_by, similarity, word_sets
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.shingles import shingles_of
 from hnm_datasets.formats.base import Layout, QueryRows
@@ -113,7 +113,7 @@ class Sampled:
         coded = pa.concat_arrays(parts).dictionary_encode()
         codes = coded.indices.to_numpy().astype(np.int64)
         queries, positives, negatives = np.split(codes, np.cumsum([len(part) for part in parts])[:-1])
-        words, lengths = words_of(coded.dictionary)
+        words, lengths = word_sets(coded.dictionary)
         of_positives, of_negatives = queries[rows.positives.owners], queries[rows.negatives.owners]
         for side, query, own in (("positive", of_positives, positives), ("negative", of_negatives, negatives)):
             self._add(f"{side} words", lengths[own])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import chain
 
 import numpy as np
@@ -12,26 +11,25 @@ from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged, first_of_runs, offsets_of, positions_within
 from hnm_datasets.audit import kernels
+from hnm_datasets.corpus.words import compared, words_of
 
 #: Sets of words, or of shingles, by number.
 Sets = Ragged[NDArray[np.uint64]] | Ragged[NDArray[np.uint32]]
 
-_WORD = re.compile(r"\w+")
 
-
-def words_of(texts: pa.Array) -> tuple[Ragged[NDArray[np.uint64]], NDArray[np.int64]]:
+def word_sets(texts: pa.Array) -> tuple[Ragged[NDArray[np.uint64]], NDArray[np.int64]]:
     """Return the sorted, distinct words of each text, by number, and how many words it has in all.
 
     Args:
         texts: P texts.
 
     Example:
-        >>> words, lengths = words_of(pa.array(["The plate, the plate!"]))
+        >>> words, lengths = word_sets(pa.array(["The plate, the plate!"]))
         >>> words.lengths.tolist(), lengths.tolist()
         ([2], [4])
     """
-    found = [_WORD.findall(text.casefold()) for text in texts.to_pylist()]
-    codes = {word: xxhash.xxh3_64_intdigest(word.encode()) for word in set(chain.from_iterable(found))}
+    found = [words_of(text) for text in texts.to_pylist()]
+    codes = {word: xxhash.xxh3_64_intdigest(compared(word).encode()) for word in set(chain.from_iterable(found))}
     lengths = np.array([len(words) for words in found], dtype=np.int64)
     flat = np.fromiter((codes[word] for word in chain.from_iterable(found)), np.uint64, int(lengths.sum()))
     owners = np.repeat(np.arange(len(found)), lengths)

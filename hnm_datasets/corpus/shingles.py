@@ -1,13 +1,12 @@
 """Word shingles of passages: what two nearly equal texts share.
 
-A passage's shingles are the hashes of its runs of three words, after the same normalization that finds exact
-duplicates. Two texts are as near as the share of shingles that they have in common (Jaccard similarity; Broder 1997,
-*On the resemblance and containment of documents*).
+A passage's shingles are the hashes of its runs of three words, as `words_of` finds them: case, Unicode form and
+punctuation do not count, and a script without spaces gives pairs of characters. Two texts are as near as the share of
+shingles that they have in common (Jaccard similarity; Broder 1997, *On the resemblance and containment of documents*).
 """
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,12 +19,14 @@ from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged, first_of_runs, offsets_of, positions_within
 from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.text import normal_text
+from hnm_datasets.corpus.words import compared, words_of
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.mapped import append_array, open_array, save_array
 from hnm_datasets.storage.opened import Opened
 
 #: Goes into the folder's name; raise it when the shingles change.
-_FORMAT = 1
+_FORMAT = 2
 _WORDS = 3
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -50,14 +51,14 @@ def shingles_of(texts: pa.Array) -> Ragged[NDArray[np.uint32]]:
         texts: N texts.
 
     Example:
-        >>> one, two = shingles_of(pa.array(["The plate moves north.", "the  plate moves south."])).lengths
-        >>> int(one), int(two)
-        (2, 2)
+        >>> shingles_of(pa.array(["The plate moves north.", "the  plate moves south", "板块运动"])).lengths.tolist()
+        [2, 2, 1]
     """
-    words = [unicodedata.normalize("NFKC", text).casefold().split() for text in texts.to_pylist()]
+    # A text of signs alone has no words, and is compared by them.
+    words = [words_of(text) or normal_text(text).split() for text in texts.to_pylist()]
     # Too short texts are filled up with the empty word.
     words = [found + [""] * (_WORDS - len(found)) for found in words]
-    codes = {word: xxhash.xxh3_64_intdigest(word.encode()) for word in set(chain.from_iterable(words))}
+    codes = {word: xxhash.xxh3_64_intdigest(compared(word).encode()) for word in set(chain.from_iterable(words))}
     lengths = np.array([len(found) for found in words], dtype=np.int64)
     flat = np.fromiter((codes[word] for word in chain.from_iterable(words)), np.uint64, int(lengths.sum()))
     hashed = flat.copy()

@@ -7,14 +7,12 @@ contribution to the passage's score, computed once when the index is built, so t
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bm25s.stopwords
 import numpy as np
 import Stemmer
 from datasets.utils import tqdm
@@ -26,10 +24,12 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
+from hnm_datasets.indexes.bm25_analyzer import STOP_WORDS, Analyzer, checked_pattern, language_of
 from hnm_datasets.indexes.bm25_counts import Counts, Statistics, TokenCounter
 from hnm_datasets.indexes.bm25_tokens import Tokens, Vocabulary
 from hnm_datasets.indexes.bm25_weights import RARITY, SATURATION
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
+from hnm_datasets.indexes.tokenizers import FunctionTokenizer, SubwordTokenizer, Tokenizer, named_tokenizer
 from hnm_datasets.runtime.workers import threads
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size, is_complete
@@ -38,7 +38,7 @@ from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.tables import KeyTable
 
 #: Goes into every index's fingerprint; raise it when the files or the scores change.
-_FORMAT = 1
+_FORMAT = 2
 
 
 _CHUNK = 20_000
@@ -55,19 +55,19 @@ _POSTINGS = 1 << 20
 _METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 
 
-_STOP_WORDS = {
-    name.removeprefix("STOPWORDS_").lower(): name
-    for name in sorted(vars(bm25s.stopwords))
-    if name.startswith("STOPWORDS_") and name not in ("STOPWORDS_EN", "STOPWORDS_EN_PLUS")
-} | {"english": "STOPWORDS_EN", "english_plus": "STOPWORDS_EN_PLUS"}
-
-
 @dataclass(frozen=True)
 class BM25Index:
     """BM25 index of a corpus, built on first use, kept under the `datasets` cache directory and opened memory-mapped.
 
     Two passages with the same score come in the order of the corpus, so a deeper search begins with the answer of a
     shallower one. A passage that shares no token with the query is never an answer.
+
+    Texts in any language are cut into tokens without being told the language. Case and Unicode form do not count
+    (NFKC, case folding), and words keep their combining marks. Where a script puts spaces between words, the words are
+    the tokens, but for single Latin letters and digits. Scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer,
+    Burmese and their relatives), and Korean, give the overlapping pairs of neighboring characters, and single
+    characters that can be words. `tokenizer` takes a segmenter in place of them. The default stemmer and stop words are
+    English and leave other scripts alone; set both for other languages in Latin script.
 
     Args:
         corpus: The passages.
@@ -76,16 +76,22 @@ class BM25Index:
         k1: How slowly a repeated token stops adding to the score; 0 counts each token once. Usual: 0.9 to 2.
         b: How much long passages are discounted, from 0 (not at all) to 1 (in full proportion).
         delta: The floor that `"bm25l"` and `"bm25+"` give to a token in a long passage; the other methods ignore it.
-        stemmer: The Snowball language, such as `"english"` or `"german"`; None: words are compared as they are.
-        stopwords: A language with a built-in list, such as `"english"` or `"german"`, or the words themselves; None:
-            every word counts.
-        token_pattern: The regular expression that finds the tokens in the lower-cased text.
+        stemmer: The Snowball language, by name or ISO 639-1 code, such as `"german"` or `"de"`; None: words are
+            compared as they are.
+        stopwords: A language with a built-in list, such as `"german"` or `"de"`, or the words themselves; None: every
+            word counts.
+        token_pattern: A regular expression that finds the tokens in the normalized text, such as `"[a-z]+"`. None: as
+            above.
+        tokenizer: A function from a normalized text to a list of tokens, or a Hugging Face tokenizer: a fast one of
+            transformers or a `tokenizers.Tokenizer`, which gets the text as it is. Its tokens are stemmed and compared
+            with the stop words like others. None: as above.
+        tokenizer_fingerprint: For a function: a name that changes whenever its tokens do.
         shard: `(i, n)`: index only the i-th of n shards of the corpus, counted from 0. Document frequencies and lengths
             are those of the whole corpus, so scores are the same as without shards; see `ShardedIndex`.
 
     Raises:
         TypeError: `corpus` is not a `Corpus`, or an option is of the wrong type.
-        ValueError: An option is out of range, or a language is unknown.
+        ValueError: An option is out of range, a language is unknown, or a function comes without its name.
 
     Example:
         >>> from hnm_datasets import load_sample
@@ -94,6 +100,8 @@ class BM25Index:
         >>> hits = index.search(["what causes earthquakes?"], k=3)
         >>> corpus.ids(hits.rows[0]).to_pylist()
         ['richter-scale', 'tsunamis', 'plate-boundaries']
+        >>> BM25Index(corpus, tokenizer=str.split, tokenizer_fingerprint="spaces-1").search(["magma"], k=1).rows.shape
+        (1, 1)
     """
 
     corpus: Corpus
@@ -103,8 +111,10 @@ class BM25Index:
     delta: float = 0.5
     stemmer: str | None = "english"
     stopwords: str | Sequence[str] | None = "english"
-    token_pattern: str = r"(?u)\b\w\w+\b"
+    token_pattern: str | None = None
     shard: tuple[int, int] | None = None
+    tokenizer: Tokenizer | FunctionTokenizer | SubwordTokenizer | None = None
+    tokenizer_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -120,15 +130,13 @@ class BM25Index:
         if values["method"] == "bm25l" and not values["k1"] and not values["delta"]:
             raise ValueError(f"{name}: bm25l is undefined when both k1 and delta are 0; set one of them.")
         if self.stemmer is not None:
-            checks.one_of(name, "stemmer", self.stemmer, Stemmer.algorithms())
+            values["stemmer"] = language_of(name, "stemmer", self.stemmer, Stemmer.algorithms())
         if isinstance(self.stopwords, str):
-            checks.one_of(name, "stopwords", self.stopwords, sorted(_STOP_WORDS))
+            values["stopwords"] = language_of(name, "stopwords", self.stopwords, sorted(STOP_WORDS))
         elif self.stopwords is not None:
             values["stopwords"] = tuple(sorted({str(word) for word in self.stopwords}))
-        try:
-            re.compile(self.token_pattern)
-        except (re.error, TypeError) as error:
-            raise ValueError(f"{name}: token_pattern is not a regular expression: {error}") from None
+        checked_pattern(name, self.token_pattern, self.tokenizer)
+        values["tokenizer"] = named_tokenizer(name, self.tokenizer, self.tokenizer_fingerprint)
         values["shard"] = checked_shard(name, self.shard, len(self.corpus))
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -136,7 +144,7 @@ class BM25Index:
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that depend on the corpus, the options, and the lists and stemmer behind them."""
-        options = {"options": [self.method, self.k1, self.b, self.delta, self.token_pattern]}
+        options = {"options": [self.method, self.k1, self.b, self.delta]}
         return fingerprint({"kind": "bm25"} | self._tokens_of(self.shard) | options)
 
     def _tokens_of(self, shard: tuple[int, int] | None) -> dict[str, Any]:
@@ -144,10 +152,14 @@ class BM25Index:
         content = {
             "format": _FORMAT,
             "corpus": self.corpus.fingerprint,
-            "stemmer": self.stemmer and [self.stemmer, Stemmer.version()],
-            "stopwords": sorted(self._stop_words()),
+            "tokens": self.analyzer.content,
         }
         return content if shard is None else content | {"shard": list(shard)}
+
+    @property
+    def analyzer(self) -> Analyzer:
+        """What turns texts into tokens."""
+        return Analyzer(self.stemmer, self.stopwords, self.token_pattern, self.tokenizer)  # type: ignore[arg-type]
 
     @property
     def rows(self) -> range:
@@ -257,21 +269,6 @@ class BM25Index:
 
     # ---- building ------------------------------------------------------------------------------------------------
 
-    def _stop_words(self) -> frozenset[str]:
-        if isinstance(self.stopwords, str):
-            return frozenset(getattr(bm25s.stopwords, _STOP_WORDS[self.stopwords]))
-        return frozenset(self.stopwords or ())
-
-    def _tokenizer(self) -> Callable[[str], list[str]]:
-        find = re.compile(self.token_pattern).findall
-        return lambda text: find(text.lower())
-
-    def _stem(self, words: list[str]) -> list[str]:
-        stop_words = self._stop_words()
-        stems = words if self.stemmer is None else Stemmer.Stemmer(self.stemmer).stemWords(words)
-        # A stop word becomes the empty token, which no text has.
-        return ["" if word in stop_words else stem for word, stem in zip(words, stems, strict=True)]
-
     def _build(self, folder: Path) -> None:
         counted = self._counted(self.rows) if self.shard is None else Counts.open(self._counts_of(self.shard[0]))
         all_ = Statistics.of([counted]) if self.shard is None else Statistics.open(self._statistics())
@@ -299,10 +296,10 @@ class BM25Index:
 
     def _counted(self, rows: range) -> Counts:
         """Count how often each passage holds each token."""
-        tokenize, counter = self._tokenizer(), TokenCounter(self._stem)
+        words_of, counter = self.analyzer.words(), TokenCounter(self.analyzer.tokens)
         with tqdm(total=len(rows), desc="Indexing passages (BM25)", unit=" passages") as bar:
             for chunk in self.corpus.iter_texts(_CHUNK, rows):
-                counter.add([tokenize(text) for text in chunk.to_pylist()])
+                counter.add([words_of(text) for text in chunk.to_pylist()])
                 bar.update(len(chunk))
         return counter.counts()
 
@@ -310,7 +307,7 @@ class BM25Index:
         """Return the folder of the counts of one shard, made once; another method or k1 needs no others."""
         assert self.shard is not None
         shard = (number, self.shard[1])
-        name = fingerprint({"kind": "bm25-counts", "pattern": self.token_pattern} | self._tokens_of(shard))
+        name = fingerprint({"kind": "bm25-counts"} | self._tokens_of(shard))
         return build_once(
             cache_root() / "bm25-counts",
             name,
@@ -322,7 +319,7 @@ class BM25Index:
         """Return the folder of the counts of all shards together, made once."""
         assert self.shard is not None
         own, shards = self.shard
-        content = {"kind": "bm25-statistics", "pattern": self.token_pattern, "shards": shards}
+        content = {"kind": "bm25-statistics", "shards": shards}
         name = fingerprint(content | self._tokens_of(None))
 
         def build(folder: Path) -> None:
@@ -372,6 +369,6 @@ def _open_vocabulary(index: BM25Index) -> Vocabulary:
         folder = cache_root() / "bm25" / index.fingerprint
         table = KeyTable.open(folder if index.shard is None else index._statistics(), "vocabulary")
         constants: Any = open_array(folder, "extras")
-        return Vocabulary(table, constants, index._tokenizer(), index._stem)
+        return Vocabulary(table, constants, index.analyzer)
 
     return _VOCABULARIES.get(index.fingerprint, opened)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged, offsets_of, take_lists
+from hnm_datasets.indexes.bm25_analyzer import Analyzer
 from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.storage.tables import KeyTable
 
@@ -36,18 +37,18 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The known tokens, and the functions that turn a text into tokens."""
+    """The known tokens, and what turns a text into tokens."""
 
     table: KeyTable
     constants: NDArray[np.float32]
-    tokenize: Callable[[str], list[str]]
-    stem: Callable[[list[str]], list[str]]
+    analyzer: Analyzer
 
     def tokens_of(self, queries: Sequence[str]) -> Tokens:
         """Return the known tokens of each query, repeated ones included."""
-        found = [self.tokenize(query) for query in queries]
+        words_of = self.analyzer.words()
+        found = [words_of(query) for query in queries]
         words = list(dict.fromkeys(chain.from_iterable(found)))
-        token_of = dict(zip(words, self.table.find(digest_strings(self.stem(words))).tolist(), strict=True))
+        token_of = dict(zip(words, self.table.find(digest_strings(self.analyzer.tokens(words))).tolist(), strict=True))
         flat = np.array([token_of[word] for word in chain.from_iterable(found)], dtype=np.int64)
         owners = np.repeat(np.arange(len(queries)), [len(query) for query in found])[flat >= 0]
         tokens = flat[flat >= 0]

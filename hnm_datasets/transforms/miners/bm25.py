@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,19 @@ from hnm_datasets.indexes.bm25_tokens import Tokens
 from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
 from hnm_datasets.transforms.miners.base import Miner
 
+logger = logging.getLogger(__name__)
+
+#: The indexes of which this process has warned that a batch found nothing.
+_WARNED: set[str] = set()
+
 
 @dataclass(frozen=True)
 class BM25Negatives(Miner):
     """Mine static lexical negatives: what BM25 finds for the query and is not known to be relevant.
 
     Cheap, done once, and a good start for any retriever (Karpukhin et al. 2020, *Dense Passage Retrieval*). Passages
-    that share no token with the query are never candidates; a query that matches nothing gets an empty list.
+    that share no token with the query are never candidates; a query that matches nothing gets an empty list. Where that
+    happens to all queries of a batch, a warning is logged, once. `BM25Index` says what the tokens of each script are.
 
     Args:
         corpus: The passages.
@@ -52,6 +59,7 @@ class BM25Negatives(Miner):
         (['richter-scale', 'tsunamis', 'san-francisco-1906'], [1, 2, 4])
     """
 
+    version: ClassVar[int] = 3
     source: ClassVar[str] = "bm25"
 
     _: KW_ONLY
@@ -80,7 +88,27 @@ class BM25Negatives(Miner):
         self._bm25.prepare()
 
     def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> Tokens:
-        return self._bm25.encode(queries)
+        encoded = self._bm25.encode(queries)
+        if queries and not len(encoded.lists.values) and self._bm25.fingerprint not in _WARNED:
+            _WARNED.add(self._bm25.fingerprint)
+            self._warn_of_unknown_words(queries)
+        return encoded
+
+    def _warn_of_unknown_words(self, queries: list[str]) -> None:
+        index: Any = self._bm25.shards[0] if isinstance(self._bm25, ShardedIndex) else self._bm25
+        words_of = index.analyzer.words()
+        tokens = [index.analyzer.tokens(words_of(query)) for query in queries]
+        with_tokens = sum(any(found) for found in tokens)
+        logger.warning(
+            "BM25Negatives: a batch of %d queries found nothing, the first of which is %r: %d have no words (or only "
+            "stop words), and no word of the other %d is in the corpus. If queries and passages are in different "
+            "languages, mine with DenseNegatives. If their words are cut wrongly, pass another tokenizer: "
+            "BM25Negatives(corpus, index=BM25Index(corpus, tokenizer=...)). Further batches are not reported.",
+            len(queries),
+            queries[0][:100],
+            len(queries) - with_tokens,
+            with_tokens,
+        )
 
     def _search(self, encoded: Tokens, which: NDArray[np.int64], depth: int) -> Hits:
         return self._bm25.search(encoded.take(which), depth)

@@ -1,5 +1,6 @@
 """Near duplicates: runs of three words shared by two texts, counted in plain Python."""
 
+import unicodedata
 from fractions import Fraction
 
 import datasets
@@ -7,6 +8,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from languages import LANGUAGES
 
 from hnm_datasets import Corpus, DropNearDuplicates
 from hnm_datasets.corpus import shingles as shingles_module
@@ -138,3 +140,26 @@ def test_an_unknown_id_is_named():
         step(batch)
     with pytest.raises(KeyError, match=r"'positive_ids' of the row with query_id 'q1' names the passage 'p8'"):
         step(batch | {"positive_ids": [["p8"], []]})
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_near_duplicates_in_every_script(name):
+    language = LANGUAGES[name]
+    # A passage of some length, once more with other signs, and one of the same length that shares nothing.
+    text, other = " ".join([language.holds] * 2 + language.others[:1]), language.others[1] * 3
+    texts = [text, text + "。", text.replace(" ", "  ") + " !", text.upper(), unicodedata.normalize("NFD", text), other]
+    assert dropped(texts, ["p0"], ["p1", "p2", "p3", "p4", "p5"]) == ["p1", "p2", "p3", "p4"]
+
+
+def test_a_changed_character_makes_no_other_text():
+    chinese = "昨天晚上本市北部发生了强烈地震许多居民逃出家门在街上过夜目前没有人员伤亡的报告专家说这样的地震十年一遇"
+    thai = "เมื่อคืนนี้เกิดแผ่นดินไหวรุนแรงทางตอนเหนือของเมืองชาวบ้านจำนวนมากหนีออกจากบ้านและนอนบนถนนขณะนี้ยังไม่มีรายงานผู้เสียชีวิต"
+    for text, old, new in ((chinese, "街", "路"), (thai, "นอน", "นั่ง")):
+        half = text[: len(text) // 2]
+        texts = [text, text.replace(old, new), text + "。", half + half[::-1]]
+        assert dropped(texts, ["p0"], ["p1", "p2", "p3"]) == ["p1", "p2"]
+
+
+def test_texts_of_signs_alone_are_compared_by_them():
+    assert dropped(["!!!", "???", "!!! ", "…", "😀"], ["p0"], ["p1", "p2", "p3", "p4"]) == ["p2"]
+    assert dropped(["The end", "the end.", "“The” – end!", "end the"], ["p0"], ["p1", "p2", "p3"]) == ["p1", "p2"]

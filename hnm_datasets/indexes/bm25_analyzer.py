@@ -1,0 +1,132 @@
+"""How a text becomes the tokens that BM25 counts: words, stems, stop words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bm25s.stopwords
+import Stemmer
+
+from hnm_datasets import checks
+from hnm_datasets.corpus.text import normal_text
+from hnm_datasets.corpus.words import compared, terms_of
+from hnm_datasets.indexes.tokenizers import FunctionTokenizer, SubwordTokenizer
+
+STOP_WORDS = {
+    name.removeprefix("STOPWORDS_").lower(): name
+    for name in sorted(vars(bm25s.stopwords))
+    if name.startswith("STOPWORDS_") and name not in ("STOPWORDS_EN", "STOPWORDS_EN_PLUS")
+} | {"english": "STOPWORDS_EN", "english_plus": "STOPWORDS_EN_PLUS"}
+
+#: ISO 639-1.
+_LANGUAGES = {
+    "ar": "arabic",
+    "ca": "catalan",
+    "cs": "czech",
+    "da": "danish",
+    "de": "german",
+    "el": "greek",
+    "en": "english",
+    "eo": "esperanto",
+    "es": "spanish",
+    "et": "estonian",
+    "eu": "basque",
+    "fa": "persian",
+    "fi": "finnish",
+    "fr": "french",
+    "ga": "irish",
+    "hi": "hindi",
+    "hu": "hungarian",
+    "hy": "armenian",
+    "id": "indonesian",
+    "it": "italian",
+    "ko": "korean",
+    "lt": "lithuanian",
+    "nb": "norwegian",
+    "ne": "nepali",
+    "nl": "dutch",
+    "nn": "norwegian",
+    "no": "norwegian",
+    "pl": "polish",
+    "pt": "portuguese",
+    "ro": "romanian",
+    "ru": "russian",
+    "sr": "serbian",
+    "st": "sesotho",
+    "sv": "swedish",
+    "ta": "tamil",
+    "tr": "turkish",
+    "yi": "yiddish",
+    "zh": "chinese",
+}
+
+
+def language_of(owner: str, name: str, value: object, known: Sequence[str]) -> str:
+    """Return the name of a language, given its name or its ISO 639-1 code, in any case.
+
+    Raises:
+        ValueError: There is none for this language.
+    """
+    language = value.lower() if isinstance(value, str) else value
+    return checks.one_of(owner, name, _LANGUAGES.get(language, language), known)  # type: ignore[call-overload]
+
+
+def checked_pattern(owner: str, pattern: object, tokenizer: object) -> None:
+    """Raise a ValueError if a pattern finds no tokens, or stands beside a tokenizer."""
+    if pattern is None:
+        return
+    try:
+        groups = re.compile(pattern).groups  # type: ignore[call-overload]
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{owner}: token_pattern is not a regular expression: {error}") from None
+    if groups > 1:
+        raise ValueError(
+            f"{owner}: token_pattern {pattern!r} has {groups} groups, and a token is one string. Write (?:...) for "
+            f"groups that are not the token."
+        )
+    if tokenizer is not None:
+        raise ValueError(f"{owner}: token_pattern and tokenizer exclude each other: both say what the tokens are.")
+
+
+@dataclass(frozen=True)
+class Analyzer:
+    """The options of `BM25Index` that say what the tokens of a text are."""
+
+    stemmer: str | None
+    stopwords: str | Sequence[str] | None
+    token_pattern: str | None
+    tokenizer: FunctionTokenizer | SubwordTokenizer | None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the tokens depend on."""
+        return {
+            "stemmer": self.stemmer and [self.stemmer, Stemmer.version()],
+            "stopwords": sorted(self._stop_words()),
+            "pattern": self.token_pattern,
+            "tokenizer": self.tokenizer and [type(self.tokenizer).__name__, self.tokenizer.fingerprint],
+        }
+
+    def words(self) -> Callable[[str], list[str]]:
+        """Return the function that cuts a text into words."""
+        if self.tokenizer is not None:
+            return self.tokenizer.tokens
+        if self.token_pattern is None:
+            return terms_of
+        find = re.compile(self.token_pattern).findall
+        return lambda text: find(normal_text(text))
+
+    def tokens(self, words: list[str]) -> list[str]:
+        """Turn words into tokens, and stop words into the empty one, which no text has."""
+        stop_words = self._stop_words()
+        stems = words if self.stemmer is None else Stemmer.Stemmer(self.stemmer).stemWords(words)
+        return ["" if compared(word) in stop_words else compared(stem) for word, stem in zip(words, stems, strict=True)]
+
+    def _stop_words(self) -> frozenset[str]:
+        words = self.stopwords or ()
+        if isinstance(words, str):
+            words = getattr(bm25s.stopwords, STOP_WORDS[words])
+        return frozenset(compared(normal_text(word)) for word in words)
