@@ -16,6 +16,7 @@ from datasets.exceptions import DatasetsError
 from hnm_datasets.audit.run import audit_negatives
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.hub.saving import write_card
+from hnm_datasets.terminal import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"written: {write_card(options.folder)}")  # noqa: T201
     except (OSError, KeyError, TypeError, ValueError, DatasetsError) as error:
         # The text of a KeyError is its first argument; as a string it would stand in quotes.
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)  # noqa: T201
+        text = str(error.args[0] if isinstance(error, KeyError) else error)
+        print(f"error: {printable(text)}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
@@ -46,7 +48,7 @@ def audit(folder: str) -> None:
     corpus = Corpus.from_dataset(load_dataset(folder, "corpus", split="train")) if "corpus" in configs else None
     splits: DatasetDict = load_dataset(folder, "default" if "default" in configs else None)
     for split, rows in splits.items():
-        print(f"{split}: {audit_negatives(rows, corpus)}")  # noqa: T201
+        print(f"{printable(split)}: {audit_negatives(rows, corpus)}")  # noqa: T201
 
 
 if __name__ == "__main__":

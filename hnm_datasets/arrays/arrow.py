@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
+from hnm_datasets.terminal import printable
 
 
 def is_string(type_: pa.DataType) -> bool:
@@ -52,7 +53,7 @@ def as_arrow(values: Any, name: str, step: str) -> pa.Array:
     try:
         return array_of_rows(values) if isinstance(values, list) else pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TypeError(f"{step}: the column {name!r} mixes types: {error}") from error
+        raise TypeError(f"{step}: the column {name!r} mixes types: {printable(str(error))}") from None
 
 
 def is_json(type_: pa.DataType) -> bool:
@@ -74,7 +75,7 @@ def from_json(values: pa.Array, name: str, step: str) -> pa.Array:
     try:
         return pa.array([None if text is None else json.loads(text) for text in values.to_pylist()])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TypeError(f"{step}: the column {name!r} mixes types: {error}") from None
+        raise TypeError(f"{step}: the column {name!r} mixes types: {printable(str(error))}") from None
 
 
 def array_of_rows(values: list[Any]) -> pa.Array:

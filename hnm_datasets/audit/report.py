@@ -9,6 +9,7 @@ from hnm_datasets.audit.defects import FoundDefect
 from hnm_datasets.audit.false_negatives import FalseNegatives
 from hnm_datasets.audit.spread import Scores, Spread
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
+from hnm_datasets.markdown import one_line
 
 _BAR = 24
 
@@ -174,7 +175,7 @@ def _histogram(name: str, scores: Scores) -> str:
     edges, *sides = scores.histogram
     shares = [[count / max(sum(counts), 1) for count in counts] for counts in sides]
     longest = max(max(side) for side in shares) or 1.0
-    lines = [f"{name:<21}{'positives':<{_BAR + 8}}negatives"]
+    lines = [f"{one_line(name):<21}{'positives':<{_BAR + 8}}negatives"]
     for place in range(len(edges) - 1):
         bars = [f"{'█' * round(_BAR * side[place] / longest):<{_BAR}} {percent(side[place]):>6} " for side in shares]
         lines.append(f"{number(edges[place]):>8} to {number(edges[place + 1]):<8} {''.join(bars)}".rstrip())

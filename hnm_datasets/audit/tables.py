@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hnm_datasets.markdown import fenced, plain
+from hnm_datasets.terminal import printable
 
 #: A number, with a sign or a unit.
 _NUMBER = re.compile(r"(-|-?[\d.,]+(e[-+]?\d+)?%?)( \^|  )?")
@@ -58,10 +59,10 @@ def percent(share: float | None) -> str:
 
 
 def as_text(heading: str, tables: Sequence[Table]) -> str:
-    """Write tables for a terminal."""
-    parts = [heading]
+    """Write tables for a terminal. Control characters are shown, not obeyed: passages may hold any."""
+    parts = [printable(heading)]
     for table in tables:
-        lines = [table.title] if table.title else []
+        lines = [printable(table.title)] if table.title else []
         cells = [tuple(map(_shortened, row)) for row in (table.columns, *table.rows) if any(row)]
         # What is compared stands below each other.
         columns = [
@@ -71,7 +72,7 @@ def as_text(heading: str, tables: Sequence[Table]) -> str:
             for numeric in [all(map(_is_number, column[1:]))]
         ]
         lines += [("  " + "  ".join(row)).rstrip() for row in zip(*columns, strict=True)]
-        lines += [f"  {line}" for line in (*table.note.splitlines(), *table.block.splitlines())]
+        lines += [f"  {line}" for text in (table.note, table.block) for line in printable(text).split("\n") if text]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -89,28 +90,32 @@ def as_markdown(heading: str, tables: Sequence[Table]) -> str:
         if table.note:
             parts.append("  \n".join(map(plain, table.note.splitlines())))
         if table.block:
-            parts.append(fenced(table.block, "text"))
+            parts.append(fenced(printable(table.block), "text"))
     return "\n\n".join(parts)
 
 
 def as_html(heading: str, tables: Sequence[Table]) -> str:
     """Write tables for a notebook. Everything is escaped: passages may hold any markup."""
-    parts = [f"<p><strong>{html.escape(heading)}</strong></p>"]
+    parts = [f"<p><strong>{_html(heading)}</strong></p>"]
     for table in tables:
         if table.title:
-            parts.append(f"<p><strong>{html.escape(table.title)}</strong></p>")
+            parts.append(f"<p><strong>{_html(table.title)}</strong></p>")
         if table.rows:
-            head = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in table.columns)
+            head = "".join(f"<th style='text-align:left'>{_html(name)}</th>" for name in table.columns)
             body = "".join(
-                "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+                "<tr>" + "".join(f"<td style='text-align:left'>{_html(cell)}</td>" for cell in row) + "</tr>"
                 for row in table.rows
             )
             parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
         if table.note:
-            parts.append(f"<p>{html.escape(table.note)}</p>")
+            parts.append(f"<p>{_html(table.note)}</p>")
         if table.block:
-            parts.append(f"<pre>{html.escape(table.block)}</pre>")
+            parts.append(f"<pre>{_html(table.block)}</pre>")
     return "\n".join(parts)
+
+
+def _html(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _is_number(cell: str) -> bool:
@@ -118,7 +123,9 @@ def _is_number(cell: str) -> bool:
 
 
 def _shortened(cell: str) -> str:
-    return cell if len(cell) <= _WIDEST else cell[: _WIDEST - 1] + "…"
+    # A line break would end the row.
+    text = printable(" ".join(cell.split("\n")))
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def _markdown_cell(cell: str) -> str:

@@ -15,6 +15,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.corpus.text import passage_texts
 from hnm_datasets.formats.base import Side
 from hnm_datasets.formats.fields import as_floats, text_ids
+from hnm_datasets.terminal import printable
 
 
 def read_passages(batch: Batch, column: str, ids: Sequence[str], score: str | None = None) -> Side:
@@ -90,4 +91,4 @@ def _numbers(scores: pa.Array, name: str, step: str) -> NDArray[np.float64]:
     try:
         return as_floats(scores.cast(pa.float64()), name, step)
     except pa.ArrowInvalid as error:
-        raise TypeError(f"{step}: the field {name!r} must hold numbers: {error}.") from None
+        raise TypeError(f"{step}: the field {name!r} must hold numbers: {printable(str(error))}.") from None

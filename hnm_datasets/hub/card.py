@@ -13,10 +13,12 @@ from typing import Any
 
 from datasets import Dataset
 
+from hnm_datasets.audit.report import Audit
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.base import Layout
 from hnm_datasets.formats.registry import recognize
 from hnm_datasets.hub.metadata import Config, card_metadata
+from hnm_datasets.hub.record import audit_of
 from hnm_datasets.hub.snippets import quoted, usage
 from hnm_datasets.markdown import code, count, fenced, link, plain, without_controls
 
@@ -59,19 +61,20 @@ def dataset_card(
     """  # noqa: E501
     first, rows = next(iter(splits.items()))
     layout = recognize(rows.column_names, "dataset_card")
+    audit = audit_of(record)
     sections = [
         f"# {plain(record['name'] or record['repo_id'].split('/')[-1], 120)}",
-        _what(record, splits, layout),
+        _what(record, audit, splits, layout),
         "## How it was mined",
         _how(record),
         "## Audit",
-        _audit(record),
+        _audit(record, audit),
         "## Examples",
         *_examples(rows, layout, corpus),
         "## Use",
         _use(record, rows, layout, first),
         "## Caveats",
-        _caveats(record),
+        _caveats(record, audit),
     ]
     metadata = card_metadata(record, splits, configs, layout.format)
     return f"---\n{metadata}\n---\n\n" + "\n\n".join(sections) + "\n"
@@ -95,18 +98,17 @@ def _digest(text: str) -> str:
 # ---- sections ----------------------------------------------------------------------------------------------------
 
 
-def _what(record: Mapping[str, Any], splits: Mapping[str, Dataset], layout: Layout) -> str:
+def _what(record: Mapping[str, Any], audit: Audit | None, splits: Mapping[str, Dataset], layout: Layout) -> str:
     total = sum(len(rows) for rows in splits.values())
     columns = ", ".join(code(name) for name in layout.names)
     text = (
         f"Queries with hard negatives, for training retrieval models: {count(total, 'row')} in the format "
         f"*{layout.format.title}*, with the columns {columns}."
     )
-    audit = record["audit"]
-    if audit and audit["queries"]:
+    if audit is not None and audit.queries:
         text += (
-            f" The split {code(audit['split'])} has {count(audit['queries'], 'query', 'queries')}, with "
-            f"{audit['negatives'] / audit['queries']:.1f} negatives per query on average."
+            f" The split {code(record['audit']['split'])} has {count(audit.queries, 'query', 'queries')}, with "
+            f"{audit.negatives / audit.queries:.1f} negatives per query on average."
         )
     if record["source"]:
         text += f" Made from {link(record['source'])}."
@@ -137,20 +139,18 @@ def _how(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _audit(record: Mapping[str, Any]) -> str:
-    if not record["audit"]:
+def _audit(record: Mapping[str, Any], audit: Audit | None) -> str:
+    if audit is None:
         return "None: the labels are a teacher's scores, which do not tell negatives from positives."
-    return f"Of the split {code(record['audit']['split'])}.\n\n{record['audit']['markdown'].strip()}"
+    return f"Of the split {code(record['audit']['split'])}.\n\n{audit.to_markdown().strip()}"
 
 
-def _caveats(record: Mapping[str, Any]) -> str:
-    audit = record["audit"] or {}
-    rate = audit.get("false_negatives")
-    if rate:
+def _caveats(record: Mapping[str, Any], audit: Audit | None) -> str:
+    rate = None if audit is None else audit.false_negatives
+    if rate is not None:
         text = (
-            f"**False negatives**: an estimated {rate['rate']:.1%} of the negatives are relevant (95% interval "
-            f"{rate['low']:.1%} to {rate['high']:.1%}), judged by {plain(str(rate['by']), 200)} "
-            f"({plain(str(rate['rule']), 200)})."
+            f"**False negatives**: an estimated {rate.rate:.1%} of the negatives are relevant (95% interval "
+            f"{rate.low:.1%} to {rate.high:.1%}), judged by {plain(rate.by, 200)} ({plain(rate.rule, 200)})."
         )
     else:
         text = (
@@ -162,8 +162,8 @@ def _caveats(record: Mapping[str, Any]) -> str:
         "**Unannotated positives**: only what the source marks as relevant was kept out of the negatives. A relevant "
         "passage that nobody annotated can be among them.",
     ]
-    if audit.get("defects"):
-        found = ", ".join(f"{plain(defect['name'], 60)} ({defect['count']:,})" for defect in audit["defects"])
+    if audit is not None and audit.defects:
+        found = ", ".join(f"{plain(defect.name, 60)} ({defect.count:,})" for defect in audit.defects)
         items.append(f"**Defects**: {found}; see the audit.")
     if record["license"]:
         items.append(

@@ -21,6 +21,7 @@ from hnm_datasets.hub.saving import save
 from hnm_datasets.hub.shards import CORPUS, DATA
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
 from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.terminal import printable
 
 
 def push_mined(
@@ -154,7 +155,7 @@ def _failure(error: Exception, folder: Path, command: str, secrets: Sequence[str
         kind, what = RuntimeError, "the set was refused"
     else:
         kind, what = ConnectionError, "the Hub could not be reached"
-    said = " ".join(hide_tokens(str(error), secrets).split())[:500]
+    said = printable(" ".join(hide_tokens(str(error), secrets).split()))[:500]
     return kind(
         f"push_mined: {what}: {said or type(error).__name__}. The set is complete in {folder}, and nothing is lost. "
         f"Go on with: {command} (or call push_mined again)."

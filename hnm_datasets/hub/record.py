@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from datasets import Dataset
 
+from hnm_datasets import checks
 from hnm_datasets.audit.report import Audit
 from hnm_datasets.audit.run import audit_negatives
 from hnm_datasets.corpus.passages import Corpus, check_corpus
@@ -20,6 +21,9 @@ from hnm_datasets.formats.base import Layout
 from hnm_datasets.hub.shards import corpus_size, size_of
 from hnm_datasets.hub.tokens import hide_tokens
 from hnm_datasets.storage.folders import written_aside
+from hnm_datasets.storage.json_files import read_object
+from hnm_datasets.storage.json_values import typed
+from hnm_datasets.terminal import printable
 from hnm_datasets.version import __version__
 
 RECORD = "mining.json"
@@ -33,6 +37,41 @@ _PACKAGES = (
     "faiss-cpu",
     "numba",
 )
+
+
+class _Split(TypedDict):
+    rows: int
+    bytes: int
+
+
+class _Corpus(TypedDict):
+    fingerprint: str
+    passages: int
+    included: bool
+    columns: list[str]
+    bytes: int
+
+
+class _Audited(TypedDict):
+    split: str
+    numbers: Audit
+
+
+class _Record(TypedDict):
+    """What a record must hold for a card to be made of it."""
+
+    made_by: str
+    format: int
+    repo_id: str
+    name: str | None
+    license: str | None
+    language: list[str] | None
+    source: str | None
+    steps: list[str]
+    versions: dict[str, str]
+    splits: dict[str, _Split]
+    corpus: _Corpus | None
+    audit: _Audited | None
 
 
 @dataclass(frozen=True)
@@ -116,12 +155,47 @@ def versions() -> dict[str, str]:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Read the record of a folder; None if `save_mined` did not write the folder."""
+    """Read the record of a folder, whose values may be anybody's: only those of the right types are returned.
+
+    Returns:
+        None if there is no record, or if it says that another program wrote it.
+
+    Raises:
+        ValueError: The record is no JSON, or not such as `save_mined` writes it; the message names the file.
+    """
+    path = folder / RECORD
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_object(path)
+        if isinstance(maker := content.get("made_by"), str) and maker != _MADE_BY["made_by"]:
+            return None
+        if not content.items() >= _MADE_BY.items():
+            raise ValueError(f"it does not begin with {_MADE_BY}")
+        record: dict[str, Any] = typed(_Record, content, "record")
+        if not record["splits"]:
+            raise ValueError("it names no split")
+        for split in record["splits"]:
+            checks.split_name("record", split)
+        if record["audit"] is not None:
+            audit = record["audit"]["numbers"]
+            # Numbers of the right types may still contradict each other.
+            audit.to_markdown()
+            record["audit"] = _audit_record(record["audit"]["split"], audit)
+    except FileNotFoundError:
         return None
-    return record if isinstance(record, dict) and record.items() >= _MADE_BY.items() else None
+    except (OSError, ValueError, ArithmeticError, LookupError) as error:
+        raise ValueError(
+            f"{path} is not a record that save_mined wrote, or is damaged: {printable(str(error))}. Save the set again "
+            f"with save_mined; or move the file away: then the card says that the steps were not recorded."
+        ) from None
+    return record
+
+
+def audit_of(record: Mapping[str, Any]) -> Audit | None:
+    """Return the audit of a record, made again from its numbers."""
+    if not record["audit"]:
+        return None
+    audit: Audit = typed(Audit, record["audit"]["numbers"], "audit.numbers")
+    return audit
 
 
 def write_record(folder: Path, record: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
@@ -139,6 +213,11 @@ def _audited(rows: Dataset, split: str, layout: Layout, options: Options) -> dic
         if layout.format.is_graded(layout, rows):
             return None
         audit = audit_negatives(rows, options.corpus, judgments=options.judgments)
+    return _audit_record(split, audit)
+
+
+def _audit_record(split: str, audit: Audit) -> dict[str, Any]:
+    """Return an audit as the record holds it: what most readers look for, then all numbers."""
     found = audit.false_negatives
     return {
         "split": split,
@@ -146,7 +225,6 @@ def _audited(rows: Dataset, split: str, layout: Layout, options: Options) -> dic
         "negatives": audit.negatives,
         "false_negatives": found and asdict(found),
         "defects": [{"name": one.name, "count": one.count, "what": one.what} for one in audit.defects],
-        "markdown": audit.to_markdown(),
         "numbers": audit.to_dict(),
     }
 

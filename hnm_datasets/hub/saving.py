@@ -12,9 +12,10 @@ The folder is written aside and renamed: it is there whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def write_card(
         FileExistsError: There is a README.md that was not written here, or was changed since.
         FileNotFoundError: There is no such folder.
         KeyError: The columns are in no known format.
+        ValueError: Its `mining.json` is damaged, or is that of another set.
 
     Example:
         >>> import tempfile
@@ -147,12 +149,16 @@ def write_card(
         layout = recognize(_first(splits).column_names, "write_card")
         record = record_of(splits, layout, options, repo_id=f"your-name/{path.name}", included=False)
         return _write_card(path, record, splits, {}, None, secrets)
+    _check_shards(path, record)
     told = {"license": license, "name": name, "source": source, "language": options.languages}
     record |= {key: value for key, value in told.items() if value}
     splits = {split: load_rows(path / DATA, split) for split in record["splits"]}
+    for split, rows in splits.items():
+        record["splits"][split]["rows"] = len(rows)
     corpus = None
     if record["corpus"] and record["corpus"]["included"]:
         corpus = Corpus.from_dataset(load_rows(path / CORPUS, "train"))
+        record["corpus"] |= {"fingerprint": corpus.fingerprint, "passages": len(corpus), "columns": [*corpus.columns]}
     record = write_record(path, record, secrets)
     return _write_card(path, record, splits, configs_of(record, _first(splits).features), corpus, secrets)
 
@@ -182,10 +188,7 @@ def save(
     included = corpus is not None and options.include_corpus
     record = record_of(splits, layout, options, repo_id=repo_id or f"your-name/{folder.name}", included=included)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    locks = cache_root() / "pushes"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.lock")
-    with lock, replacing(folder) as aside:
+    with _locked(folder), replacing(folder) as aside:
         for split, rows in splits.items():
             write_rows(aside / DATA, split, rows)
         if included and corpus is not None:
@@ -194,6 +197,23 @@ def save(
         configs = configs_of(record, _first(splits).features)
         _write_card(aside, record, splits, configs, options.corpus, secrets)
     return folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing the folder: by a file in the cache, or beside the folder if it is read-only."""
+    locks = cache_root() / "pushes"
+    lock = FileLock(locks / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.lock")
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        lock = FileLock(folder.with_name(f".{folder.name}.hnm_datasets.lock"))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _first(splits: Mapping[str, Dataset]) -> Dataset:
@@ -235,6 +255,19 @@ def _check_distinct(owner: str, names: Iterable[str]) -> None:
             )
 
 
+def _check_shards(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise if the record names other splits than the folder has, so that it is that of another set."""
+    there = {path.name.rsplit("-", 3)[0] for path in (folder / DATA).glob("*.parquet")}
+    corpus = bool(record["corpus"] and record["corpus"]["included"])
+    if there != set(record["splits"]) or corpus != any((folder / CORPUS).glob("train-*.parquet")):
+        raise ValueError(
+            f"write_card: {folder / RECORD} is the record of another set: it names the splits "
+            f"{sorted(record['splits'])} {'and' if corpus else 'without'} a corpus, and the folder has "
+            f"{sorted(there)}. Save the set again with save_mined; or move the file away: then the card says that the "
+            f"steps were not recorded."
+        )
+
+
 def _check_ids(owner: str, splits: Mapping[str, Dataset], layout: Layout, corpus: Corpus) -> None:
     for rows in splits.values():
         for table in rows.with_format("arrow").iter(_ROWS_AT_ONCE):
@@ -252,7 +285,11 @@ def _check_replaceable(owner: str, folder: Path) -> None:
     if not names:
         return
     others = sorted(names - {CARD, RECORD, DATA, CORPUS})
-    if read_record(folder) is None or others:
+    try:
+        record = read_record(folder)
+    except ValueError as error:
+        raise FileExistsError(f"{owner}: the folder {folder} would be replaced, but {error}") from None
+    if record is None or others:
         raise FileExistsError(
             f"{owner}: the folder {folder} holds what was not written here ({', '.join(others or sorted(names))}). "
             f"Choose another folder, or empty it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -83,4 +84,4 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 def load_rows(folder: Path, split: str) -> Dataset:
     """Read a split that `write_rows` or `write_corpus` wrote."""
-    return load_dataset("parquet", data_files={split: str(folder / f"{split}-*.parquet")}, split=split)
+    return load_dataset("parquet", data_files={split: f"{glob.escape(str(folder))}/{split}-*.parquet"}, split=split)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 from datasets import Features
 
 from hnm_datasets.formats.base import Layout
+
+#: JSON leaves them as they are; they would change how the code looks.
+_TURNING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _BI_ENCODER = """\
 model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
@@ -135,7 +139,8 @@ def quoted(value: str | list[str]) -> str:
         >>> print(quoted(["query", 'a "b"']))
         ["query", "a \"b\""]
     """
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return _TURNING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _passage(name: str, feature: object) -> str:

@@ -18,6 +18,7 @@ from hnm_datasets.corpus.text import is_blank
 from hnm_datasets.loaders.columns import with_column
 from hnm_datasets.loaders.pooling import pool_positives
 from hnm_datasets.storage.digests import digest_strings
+from hnm_datasets.terminal import printable
 
 
 def from_pairs(
@@ -105,7 +106,7 @@ def _further_passages(passages: Sequence[str]) -> pa.Array:
     try:
         texts = pa.array(passages, type=pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TypeError(f"from_pairs: passages must be texts: {error}") from None
+        raise TypeError(f"from_pairs: passages must be texts: {printable(str(error))}") from None
     blank = pc.fill_null(is_blank(texts), True).to_numpy(zero_copy_only=False)
     if blank.any():
         raise ValueError(

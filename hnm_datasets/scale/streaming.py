@@ -20,6 +20,7 @@ from hnm_datasets import checks
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import written_aside
 from hnm_datasets.storage.json_files import read_object
+from hnm_datasets.terminal import printable
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,9 @@ class _Writer:
             table = pa.concat_tables(tables, promote_options="permissive")
             return table if self.schema is None else table.cast(self.schema)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
-            raise ValueError(f"{_NAME}: the columns change their types along the stream: {error}") from error
+            raise ValueError(
+                f"{_NAME}: the columns change their types along the stream: {printable(str(error))}"
+            ) from error
 
     def _shard(self, number: int, of: int | None = None) -> Path:
         """Return the path of a shard; `of` is the number of shards of a complete folder."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from fake_hub import FakeHub
 
 from hnm_datasets import BM25Negatives, load_sample
@@ -251,3 +251,10 @@ def test_a_token_in_a_text_is_not_shown_by_the_card(tmp_path, monkeypatch, token
         assert token not in text.replace("\\", ""), name
         assert "is [token] mine?" in text, name
     assert load_dataset(str(folder), split="train").to_list() == rows.to_list()
+
+
+def test_a_bad_split_name_is_refused_before_anything_is_sent(tmp_path):
+    rows = Dataset.from_dict({"anchor": ["a?"], "positive": ["A."], "negative": ["B."]})
+    with pytest.raises(ValueError, match=r"push_mined: a split must be named by letters.*'\.\./\.\./evil'"):
+        push_mined(DatasetDict({"../../evil": rows}), "me/set", folder=tmp_path / "set")
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,9 @@
 """What is saved comes back as it was, and nothing of others is destroyed."""
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +15,7 @@ from huggingface_hub import metadata_load
 from hnm_datasets import BM25Negatives, Corpus, ToTriplets, load_sample
 from hnm_datasets.hub import shards
 from hnm_datasets.hub.saving import save_mined, write_card
+from hnm_datasets.storage.folders import cache_root, cache_root_at
 
 
 @pytest.fixture
@@ -326,3 +330,42 @@ def test_splits_whose_files_are_one_where_case_does_not_count_are_refused(tmp_pa
 def test_a_split_name_must_be_a_text(tmp_path, triplets, split):
     with pytest.raises(TypeError, match="the name of a split must be a text"):
         save_mined(DatasetDict({split: triplets}), tmp_path / "set")
+
+
+# ---- where it can be written ----------------------------------------------------------------------------------------
+
+
+def test_a_cache_that_cannot_be_made_is_not_needed(tmp_path, triplets):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "parent" / "set"
+    with cache_root_at(tmp_path / "file" / "cache"):
+        save_mined(triplets, folder)
+        save_mined(triplets.select([0]), folder)
+    assert load_dataset(str(folder), split="train").num_rows == 1
+    assert {path.name for path in folder.parent.iterdir()} <= {"set", ".set.hnm_datasets.lock"}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_read_only_cache_is_not_needed(tmp_path, mined, monkeypatch, number):
+    corpus, rows = mined
+    cache = tmp_path / "cache"
+    shutil.copytree(cache_root() / "corpora" / corpus.fingerprint, cache / "corpora" / corpus.fingerprint)
+    opened = os.open
+
+    def refusing(path, flags, *arguments, **options):
+        if str(path).startswith(str(cache)) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(number, os.strerror(number), path)
+        return opened(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with cache_root_at(cache):
+        save_mined(rows, tmp_path / "set", corpus=corpus)
+    assert (tmp_path / "set" / "README.md").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "a[1]*", "测试", "it's", "-x", "a\nb"])
+def test_folders_of_any_name(tmp_path, triplets, name):
+    folder = save_mined(triplets, tmp_path / name, name="A set")
+    assert pq.read_table(next((folder / "data").iterdir())).num_rows == len(triplets)
+    card = (folder / "README.md").read_text()
+    assert write_card(folder).read_text() == card

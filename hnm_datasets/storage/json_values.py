@@ -1,0 +1,101 @@
+"""Plain values of a JSON file as the types that they must have."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+#: A count of anything is below this.
+_MOST = 1 << 63
+
+
+def typed(kind: Any, value: Any, where: str) -> Any:
+    """Return a value of a JSON file as a type, or raise.
+
+    Args:
+        kind: `int` (a count), `float`, `str`, `bool`, `None`, a union of types, `list[...]`, `tuple[...]`,
+            `dict[str, ...]`, a dataclass or a `TypedDict`, nested in any way.
+        value: What the file holds.
+        where: The place in the file, for the error.
+
+    Returns:
+        The value; of a dataclass an instance, and of a `TypedDict` the keys that it knows.
+
+    Raises:
+        ValueError: The value is something else; the message names its place.
+
+    Example:
+        >>> typed(tuple[int, float | None], [1, None], "numbers")
+        (1, None)
+        >>> typed(dict[str, int], {"rows": -1}, "splits")
+        Traceback (most recent call last):
+        ValueError: 'splits.rows' must be a count, got -1
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _any_of(parts, value, where)
+    if origin is dict:
+        _require(isinstance(value, dict), "an object", value, where)
+        return {typed(str, key, where): typed(parts[1], one, f"{where}.{key}") for key, one in value.items()}
+    if origin in (list, tuple):
+        return _sequence(origin, parts, value, where)
+    if is_typeddict(kind) or dataclasses.is_dataclass(kind):
+        return _fields(kind, value, where)
+    if kind is float:
+        _require(isinstance(value, (int, float)) and not isinstance(value, bool), "a number", value, where)
+        return float(value) if abs(value) < _MOST or isinstance(value, float) else _refuse("a number", value, where)
+    if kind is int:
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
+        _require(is_count, "a count", value, where)
+        return value
+    if kind is str:
+        _require(isinstance(value, str) and _is_encodable(value), "a text", value, where)
+        return value
+    _require(isinstance(value, kind), {bool: "true or false", types.NoneType: "null"}[kind], value, where)
+    return value
+
+
+def _any_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and types.NoneType in kinds:
+        return None
+    others = [kind for kind in kinds if kind is not types.NoneType]
+    for kind in others[:-1]:
+        try:
+            return typed(kind, value, where)
+        except ValueError:
+            continue
+    return typed(others[-1], value, where)
+
+
+def _sequence(origin: Any, parts: tuple[Any, ...], value: Any, where: str) -> Any:
+    _require(isinstance(value, (list, tuple)), "a list", value, where)
+    if origin is list or parts[-1] is Ellipsis:
+        return origin(typed(parts[0], one, f"{where}[{place}]") for place, one in enumerate(value))
+    _require(len(value) == len(parts), f"a list of {len(parts)}", value, where)
+    return tuple(
+        typed(kind, one, f"{where}[{place}]") for place, (kind, one) in enumerate(zip(parts, value, strict=True))
+    )
+
+
+def _fields(kind: Any, value: Any, where: str) -> Any:
+    _require(isinstance(value, dict), "an object", value, where)
+    hints = get_type_hints(kind)
+    if missing := [name for name in hints if name not in value]:
+        raise ValueError(f"{where!r} lacks {missing}")
+    return kind(**{name: typed(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def _is_encodable(text: str) -> bool:
+    """Return whether a text has no halves of characters, which JSON can hold and no file in UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _require(holds: bool, what: str, value: Any, where: str) -> None:
+    if not holds:
+        _refuse(what, value, where)
+
+
+def _refuse(what: str, value: Any, where: str) -> Any:
+    shown = repr(value)
+    raise ValueError(f"{where!r} must be {what}, got {shown if len(shown) <= 60 else shown[:57] + '...'}")
