@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hnm_datasets import checks
 from hnm_datasets.training.guide import Guide
-from hnm_datasets.training.metrics import published
+from hnm_datasets.training.metrics import Observed, observed, record, share
 from hnm_datasets.training.ranking import RankingBatch, RankingRows
 from hnm_datasets.training.ranking_options import RankingOptions
 
@@ -33,8 +33,9 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
     without `margin`, value and gradients are those of the stock loss.
 
     How much is masked is logged by the trainer beside the loss: `masked_in_batch` and `masked_mined`, as shares of the
-    other rows' passages and of the row's own negatives; with `likely_weight` also what is only weighed down. For that
-    the loss answers the trainer with a dict; for a loop of your own pass `log_masked=False`.
+    other rows' passages and of the row's own negatives; with `likely_weight` also what is only weighed down. Entries of
+    an evaluation have them too. They are means over the batches since the last entry, of the first process alone where
+    there are several. Wrappers such as `MatryoshkaLoss` change nothing about it.
 
     Args:
         model: The model that is trained.
@@ -55,8 +56,7 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
         distill_weight: Add the divergence of the model's scores of the row's own passages from the teacher's, times
             this; needs `live_negatives(..., teacher=...)`.
         teacher_temperature: What the teacher's scores are divided by before their softmax.
-        log_masked: Answer with the parts of the loss as a dict, which the trainer adds up and logs. Set it to False
-            inside wrappers such as `MatryoshkaLoss`, which need one tensor.
+        log_masked: Let the trainer log what is masked.
 
     Raises:
         ValueError: An option is out of range, or two contradict each other.
@@ -110,13 +110,12 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
             raise ValueError(f"{name}: {error}") from None
         # Kept out of the module's children: its weights are not to be trained, moved or saved with the model's.
         self._guide = () if guide is None else (Guide(guide, model),)
-        self._logged: dict[str, Tensor] = {}
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Any:
-        """Return the loss of a batch, as a dict of its parts where there is something to log beside it."""
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
+        """Return the loss of a batch."""
         features = list(sentence_features)
         guided = self._guided(features)
-        return self._answer(self._loss(embed_columns(self.model, features), labels, guided), labels)
+        return self._loss(embed_columns(self.model, features), labels, guided)
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
         """Return the loss of a batch that is embedded already; not with a guide."""
@@ -132,14 +131,6 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
 
     def _guided(self, features: list[dict[str, Tensor]]) -> list[Tensor] | None:
         return self._guide[0].embeddings(features, self.model.device) if self._guide else None
-
-    def _answer(self, loss: Tensor, labels: Tensor | None) -> Any:
-        logged, self._logged = self._logged, {}
-        if not self.log_masked or (labels is None and self.margin is None):
-            return loss
-        if self.model.training:
-            logged |= {name: loss.new_tensor(number) for name, number in published(self.model).items()}
-        return _Parts(loss, logged)
 
     def _options(self) -> RankingOptions:
         """Return the options as they are now: they may be changed between two steps."""
@@ -174,7 +165,8 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
                 part = part.detach()
             total = total + part
             tallies.append(rows.tally)
-        self._logged = _shares(tallies)
+        if self.log_masked and not (labels is None and self.margin is None):
+            record(self.model, _numbers(tallies))
         return total
 
 
@@ -222,14 +214,14 @@ class CachedHardNegativesRankingLoss(CachedLossMixin, HardNegativesRankingLoss):
         self.mini_batch_num_tokens = mini_batch_num_tokens
         self.show_progress_bar = show_progress_bar
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Any:
-        """Return the loss of a batch, as a dict of its parts where there is something to log beside it."""
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
+        """Return the loss of a batch."""
         features = list(sentence_features)
         with torch.no_grad():
             guided = self._guided(features)
         # The mixin hands its second argument on to `calculate_loss` as it is.
         carried: Any = (labels, guided)
-        return self._answer(self.forward_cached(features, carried), labels)
+        return self.forward_cached(features, carried)
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:
         """Return the loss of embedded mini-batches, for the mixin."""
@@ -243,24 +235,12 @@ class CachedHardNegativesRankingLoss(CachedLossMixin, HardNegativesRankingLoss):
         return super().get_config_dict() | own
 
 
-class _Parts(dict[str, Tensor]):
-    """A loss and what is logged beside it: the trainer logs the items and adds the values up."""
-
-    def __init__(self, loss: Tensor, logged: dict[str, Tensor]) -> None:
-        super().__init__(logged)
-        self.loss = loss
-
-    def values(self) -> list[Tensor]:  # type: ignore[override]
-        """Return what is to be added up: the loss alone."""
-        return [self.loss]
-
-
-def _shares(tallies: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _numbers(tallies: list[dict[str, Tensor]]) -> dict[str, Observed]:
     """Return what is logged, given the counts of some rows each."""
     totals = {name: torch.stack([one[name] for one in tallies]).sum() for name in tallies[0]}
     shares = {
-        f"masked_{kind}": totals[f"masked_{kind}"] / totals[kind].clamp(min=1)
+        f"masked_{kind}": share(totals[f"masked_{kind}"], totals[kind])
         for kind in ("in_batch", "mined")
         if kind in totals
     }
-    return shares | {name: totals[name] for name in ("ranking", "distillation") if name in totals}
+    return shares | {name: observed(totals[name]) for name in ("ranking", "distillation") if name in totals}

@@ -77,8 +77,8 @@ class RefreshNegatives(TrainerCallback):
     training are deleted after each refresh, and a teacher's scores stay for the next refresh and the next training.
 
     Under `accelerate launch` the processes share the encoding, one mines, and all switch at the same step; they need a
-    common file system. Numbers on each generation are logged, and reach the trainer's reporters with the parts of the
-    loss if that is `HardNegativesRankingLoss`; see `history`.
+    common file system. Numbers on each generation are logged, and reach the trainer's reporters with each entry of the
+    loss; see `history`.
 
     Args:
         live: The rows that are trained on.
@@ -215,7 +215,7 @@ class RefreshNegatives(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Let go of a refresh that came too late, and of the numbers that were logged."""
-        publish(model, {})
+        publish(model, state, {})
         _CLAIMED.pop(self._folder, None)
         if self._job is not None:
             self._job.wait()
@@ -260,7 +260,7 @@ class RefreshNegatives(TrainerCallback):
         self._switched_at, self._model_name = state.global_step, job.model_name
         self.history.append(about)
         numbers = _numbers(about)
-        publish(model, numbers)
+        publish(model, state, numbers)
         state.log_history.append(numbers | {"step": state.global_step, "epoch": state.epoch})
         if args.process_index == 0:
             logger.info("RefreshNegatives: %s", json.dumps(about))
@@ -282,7 +282,7 @@ class RefreshNegatives(TrainerCallback):
         self._forget_after(number, args)
         self._source.progress.generation = number
         if self.history:
-            publish(model, _numbers(self.history[-1]))
+            publish(model, state, _numbers(self.history[-1]))
         if self._switched_at == state.global_step and not float(state.epoch or 0).is_integer():
             # The trainer held one batch ready when the checkpoint was written, from the generation before.
             self._source.hold(number - 1, args.per_device_train_batch_size)

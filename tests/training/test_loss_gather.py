@@ -15,6 +15,7 @@ from torch import nn
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.training.labels import PADDING, pack
 from hnm_datasets.training.loss import CachedHardNegativesRankingLoss, HardNegativesRankingLoss
+from hnm_datasets.training.metrics import take
 
 ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 ROWS, COLUMNS, DIMENSION = 6, 3, 4
@@ -92,10 +93,7 @@ def results(rows, gather):
         columns = [column[rows].clone().requires_grad_() for column in features]
         labels = labels_of(keys, known, scores, rows) if case.labeled else None
         answer = loss([{"input_ids": column} for column in columns], labels)
-        logged = {}
-        if isinstance(answer, dict):
-            logged = {name: value.item() for name, value in answer.items()}
-            (answer,) = answer.values()
+        logged = take(model, training=True)
         answer.backward()
         gradients = torch.cat([weights.grad.flatten() for weights in model.parameters()])
         inputs = None if case.mini_batch_size else torch.stack([column.grad for column in columns])

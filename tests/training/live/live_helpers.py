@@ -71,13 +71,7 @@ class Watched:
     def __init__(self, loss, words):
         self.words, self.batches, self.losses = words, [], []
         loss.register_forward_pre_hook(self._note)
-        loss.register_forward_hook(
-            lambda _, given, answer: self.losses.append(float(sum(self._parts(answer)).detach()))
-        )
-
-    @staticmethod
-    def _parts(answer):
-        return answer.values() if isinstance(answer, dict) else [answer]
+        loss.register_forward_hook(lambda _, given, answer: self.losses.append(float(answer.detach())))
 
     def _note(self, _, given):
         columns = []

@@ -10,6 +10,7 @@ from loss_helpers import (
     Row,
     Slow,
     collided_rows,
+    counted,
     distinct_rows,
     embedded,
     encoded,
@@ -59,11 +60,10 @@ def test_the_trainer_logs_what_is_masked(make_static_model, live, tmp_path):
 def test_a_known_positive_among_the_mined_is_counted(static_model):
     rows = [Row([0, 5, 6], {0, 5}), Row([1, 7, PADDING], {1})]
     features = features_of(static_model, texts_of(2, 3))
-    answer = HardNegativesRankingLoss(static_model)(features, labels_of(rows))
+    loss = HardNegativesRankingLoss(static_model)
+    loss(features, labels_of(rows))
     # Three were mined, one of them a known positive; of three and two passages of others none is known.
-    assert {name: value.item() for name, value in answer.items()} == pytest.approx(
-        {"masked_in_batch": 0, "masked_mined": 1 / 3}
-    )
+    assert counted(loss) == pytest.approx({"masked_in_batch": 0, "masked_mined": 1 / 3})
 
 
 def test_known_positives_of_a_query_are_masked_in_its_other_rows(live, make_static_model, tmp_path):
@@ -78,15 +78,16 @@ def test_known_positives_of_a_query_are_masked_in_its_other_rows(live, make_stat
 
 def test_there_is_nothing_to_log_without_labels_and_margin(static_model):
     features = features_of(static_model, texts_of(2, 3))
-    assert isinstance(HardNegativesRankingLoss(static_model)(features, None), torch.Tensor)
     labels = labels_of(distinct_rows(2, 3))
-    assert isinstance(HardNegativesRankingLoss(static_model, log_masked=False)(features, labels), torch.Tensor)
-    assert isinstance(HardNegativesRankingLoss(static_model)(features, labels), dict)
+    for given, options, logs in ((None, {}, False), (labels, {"log_masked": False}, False), (labels, {}, True)):
+        loss = HardNegativesRankingLoss(static_model, **options)
+        assert isinstance(loss(features, given), torch.Tensor)
+        assert bool(counted(loss)) == logs
 
 
 def test_matryoshka_takes_the_loss(make_static_model, live, tmp_path):
     model = make_static_model(dimension=16)
-    loss = MatryoshkaLoss(model, HardNegativesRankingLoss(model, log_masked=False), [16, 8])
+    loss = MatryoshkaLoss(model, HardNegativesRankingLoss(model), [16, 8])
     before = [weights.clone() for weights in model.parameters()]
     trainer, _ = trained(model, loss, live, tmp_path, steps=2)
     assert np.isfinite(logs_of(trainer, "train_loss")).all()
@@ -100,7 +101,7 @@ def test_matryoshka_adds_up_the_losses_of_its_dimensions(make_tiny, cached):
     rows = collided_rows(4, 3, seed=4)
     slow = Slow(margin=0.0)
     kind = CachedHardNegativesRankingLoss if cached else HardNegativesRankingLoss
-    loss = MatryoshkaLoss(model, kind(model, log_masked=False, **slow.options), [16, 6])
+    loss = MatryoshkaLoss(model, kind(model, **slow.options), [16, 6])
     got = loss(features_of(model, texts), labels_of(rows)).item()
     embeddings = encoded(model, texts)
     wanted = sum(slow([column[:, :size] for column in embeddings], rows)[0].item() for size in (16, 6))
@@ -112,7 +113,7 @@ def test_matryoshka_leaves_labels_whole_that_are_as_wide_as_the_embeddings(make_
     model = make_tiny()
     texts = texts_of(4, 3)
     rows = collided_rows(4, 3, seed=4)
-    loss = MatryoshkaLoss(model, HardNegativesRankingLoss(model, log_masked=False), [16, 6])
+    loss = MatryoshkaLoss(model, HardNegativesRankingLoss(model), [16, 6])
     # A header, three passages and twelve positives are sixteen numbers.
     labels = labels_of(rows, most=12)
     got = loss(features_of(model, texts), labels).item()

@@ -74,11 +74,7 @@ def train(live, folder, steps=(), every=4, *, save=(), resume=None, callbacks=()
     loss = arguments.pop("loss", HardNegativesRankingLoss)(model)
     losses, labels = [], []
     loss.register_forward_pre_hook(lambda _, given: labels.append(given[1]))
-    loss.register_forward_hook(
-        lambda _, given, answer: losses.append(
-            float((answer.loss if isinstance(answer, dict) else answer).detach())  #
-        )
-    )
+    loss.register_forward_hook(lambda _, given, answer: losses.append(float(answer.detach())))
     refresh = RefreshNegatives(live, list(steps), every, **(options or {})) if steps else None
     args = SentenceTransformerTrainingArguments(
         **{
