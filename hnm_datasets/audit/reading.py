@@ -109,7 +109,7 @@ def passages_of(side: Side, corpus: Corpus | None, as_texts: bool = False) -> Pa
 
 
 def queries_as_passages(queries: pa.Array, corpus: Corpus | None, by_text: bool) -> PassageKeys:
-    """Return what `passages_of` would if queries were passages; their `own` keys are those of their texts.
+    """Return what `passages_of` would if queries were passages; their `own` keys are those of their normalized texts.
 
     Args:
         queries: B texts.
@@ -124,7 +124,7 @@ def queries_as_passages(queries: pa.Array, corpus: Corpus | None, by_text: bool)
     else:
         text = corpus.find_digests(digests).astype(np.uint64)
         copy = corpus.find_copies_of(digests).astype(np.uint64)
-    return PassageKeys(text, text, copy, np.ones(len(digests), dtype=bool))
+    return PassageKeys(digests[:, 0], text, copy, np.ones(len(digests), dtype=bool))
 
 
 def _copies(

@@ -23,7 +23,6 @@ from hnm_datasets.audit.reading import (
     passages_of,
     queries_as_passages,
     query_keys,
-    text_keys,
 )
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.base import Layout, QueryRows, Side
@@ -104,7 +103,8 @@ class Tally:
             for rows in iter_rows(self.dataset, self.form, self.owner):
                 keys = query_keys(rows)
                 self.queries[start : start + len(keys)] = keys
-                self.questions[start : start + len(keys)] = text_keys(rows.queries)
+                queries = self._as_passages(rows)
+                self.questions[start : start + len(keys)] = queries.own
                 start += len(keys)
                 passages = passages_of(rows.positives, self.corpus)
                 owners = keys[rows.positives.owners]
@@ -114,7 +114,7 @@ class Tally:
                     text.append(pair_keys(owners, passages.copy))
                 self.positives.add(passages.own)
                 self.n_positives += len(rows.positives)
-                self._query_texts.add(self._as_passages(rows).text)
+                self._query_texts.add(queries.text)
                 self._positive_texts_seen.add(passages.text)
                 bar.update(len(keys))
         for counter in (self.positives, self._query_texts, self._positive_texts_seen):
