@@ -239,3 +239,35 @@ def test_the_cache_folder_is_left_after_an_error(few_pairs, static_model, tmp_pa
     with pytest.raises((TypeError, ValueError)):
         mine_hard_negatives(few_pairs, 3, cache_folder=str(tmp_path), verbose=False)
     assert cache_root() == before != Path(tmp_path)
+
+
+def asked_in_variants(*changes):
+    """The question about France in several forms, each with an answer of its own, and another question."""
+    question = TOY["question"][0]
+    answers = [f"{TOY['answer'][0]} Answer {place}." for place in range(len(changes))]
+    questions = [change(question) for change in changes]
+    return Dataset.from_dict({"q": [*questions, "who wrote Hamlet?"], "a": [*answers, TOY["answer"][1]]}), answers
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+@pytest.mark.parametrize("count", [2, 4])
+def test_variants_of_an_anchor_are_one_question(static_model, output_format, count):
+    changes = [str, str.upper, "  {}\n".format, lambda text: text.replace(" ", "  ")][:count]
+    pairs, answers = asked_in_variants(*changes)
+    options = {"num_negatives": 1, "output_format": output_format, "verbose": False}
+    mined = mine_hard_negatives(pairs, static_model, **options)
+    assert mined.column_names == their_function(pairs, static_model, **options).column_names
+    for question, answer in zip(pairs["q"][:count], answers, strict=True):
+        texts = set()
+        for row in mined.to_list():
+            if row["q"] == question:
+                texts |= {text for value in row.values() for text in np.atleast_1d(value) if isinstance(text, str)}
+        assert texts == {question, answer, TOY["answer"][1]}
+
+
+def test_positives_of_a_variant_are_included_with_the_row_s_own(static_model):
+    pairs, answers = asked_in_variants(str, str.upper)
+    options = {"include_positives": True, "output_format": "n-tuple", "num_negatives": 3}
+    mined = mine_hard_negatives(pairs, static_model, verbose=False, **options)
+    for row in mined.to_list()[:2]:
+        assert {row[f"negative_{place}"] for place in (1, 2, 3)} == {*answers, TOY["answer"][1]}
