@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hnm_datasets.corpus.copies import Copies
-from hnm_datasets.corpus.text import normalized_digests, passage_texts
+from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
 from hnm_datasets.storage.folders import build_once, cache_root, is_complete
 from hnm_datasets.storage.mapped import open_array, open_strings
 from hnm_datasets.storage.opened import Opened
@@ -176,6 +177,20 @@ class Corpus:
             length = min(chunk, rows.stop - start)
             titles = None if files.titles is None else files.titles.slice(start, length)
             yield passage_texts(titles, files.texts.slice(start, length))
+
+    def iter_bodies(self) -> Iterator[pa.Array]:
+        """Yield the texts of all passages without their titles, in order, some at a time; nothing without titles.
+
+        Null for a passage that has no title or nothing but a title.
+        """
+        titles, texts = self._files.titles, self._files.texts
+        chunk = min(_CHUNK, chunk_size(texts))
+        if titles is None:
+            return
+        for start in range(0, len(self), chunk):
+            part = texts.slice(start, chunk)
+            has_both = pc.invert(pc.or_(is_blank(titles.slice(start, chunk)), is_blank(part)))
+            yield pc.if_else(has_both, part, None)
 
     def embed(
         self,

@@ -26,7 +26,7 @@ from hnm_datasets.storage.mapped import append_array, open_array, save_array
 from hnm_datasets.storage.opened import Opened
 
 #: Goes into the folder's name; raise it when the shingles change.
-_FORMAT = 2
+_FORMAT = 3
 _WORDS = 3
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -36,7 +36,8 @@ class Shingles:
     """The sorted, distinct shingles of each passage of a corpus, memory-mapped.
 
     Attributes:
-        offsets: Where each passage's shingles begin and end. Shape (N + 1,).
+        offsets: Where the shingles of each passage begin and end. If the corpus has titles, those of the texts without
+            titles follow those of all passages, empty where a passage lacks either. Shape (N + 1,) or (2·N + 1,).
         values: Shape (S,), uint32.
     """
 
@@ -81,15 +82,17 @@ def open_shingles(corpus: Corpus) -> Shingles:
     """Return the shingles of a corpus, made once and kept in the cache directory."""
 
     def build(folder: Path) -> None:
-        lengths = []
+        lengths, total = [], len(corpus) * (2 if "title" in corpus.columns else 1)
         with (
-            tqdm(total=len(corpus), desc="Shingling passages", unit=" passages") as bar,
+            tqdm(total=total, desc="Shingling passages", unit=" texts") as bar,
             append_array(folder, "values", np.dtype(np.uint32)) as append,
         ):
-            for texts in corpus.iter_texts():
-                found = shingles_of(texts)
+            for texts in chain(corpus.iter_texts(), corpus.iter_bodies()):
+                found = shingles_of(texts.drop_null())
                 append(found.values)
-                lengths.append(found.lengths)
+                counts = np.zeros(len(texts), dtype=np.int64)
+                counts[texts.is_valid()] = found.lengths
+                lengths.append(counts)
                 bar.update(len(texts))
         save_array(folder, "offsets", offsets_of(np.concatenate(lengths)))
 

@@ -94,8 +94,19 @@ def test_a_corpus_of_several_chunks_is_shingled_as_a_whole(corpus, monkeypatch):
     monkeypatch.setattr(Corpus, "iter_texts", lambda self: in_chunks(10))
     kept = open_shingles(corpus)
     expected = shingles_of(corpus.texts(np.arange(47)))
-    assert kept.offsets.tolist() == expected.offsets.tolist()
-    assert kept.values.tolist() == expected.values.tolist()
+    assert kept.offsets[:48].tolist() == expected.offsets.tolist()
+    assert kept.values[: kept.offsets[47]].tolist() == expected.values.tolist()
+    # Then those of the texts that have a title, without it.
+    titled = np.array(corpus.columns["title"].to_pylist()) != ""
+    bodies = shingles_of(corpus.columns["text"].filter(pa.array(titled)))
+    assert np.diff(kept.offsets[47:])[titled].tolist() == bodies.lengths.tolist()
+    assert not np.diff(kept.offsets[47:])[~titled].any()
+    assert kept.values[kept.offsets[47] :].tolist() == bodies.values.tolist()
+
+
+def test_a_corpus_without_titles_has_no_second_shingles(corpus):
+    untitled = Corpus.from_dataset(Dataset.from_dict({"id": ["a", "b"], "text": ["one two three", "four"]}))
+    assert len(open_shingles(untitled).offsets) == 3
 
 
 def test_a_corpus_is_shingled_once(corpus, monkeypatch):

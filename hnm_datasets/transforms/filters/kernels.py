@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 def drop_near_duplicates(
     shingle_offsets: NDArray[np.int64],
     shingles: NDArray[np.uint32],
+    passages: int,
     positive_offsets: NDArray[np.int64],
     positives: NDArray[np.int64],
     offsets: NDArray[np.int64],
@@ -22,9 +23,13 @@ def drop_near_duplicates(
 ) -> None:
     """Mark the candidates that are not nearly the same text as a positive or as a better candidate that is kept.
 
+    A passage has one form, or two, with its title and without; two are nearly the same if any of their forms are.
+
     Args:
-        shingle_offsets: Where each passage's shingles begin and end. Shape (N + 1,).
-        shingles: Sorted within each passage. Shape (S,).
+        shingle_offsets: Where the shingles of each form begin and end: first those of all passages, then, if there are
+            any, their second forms. Shape (N + 1,) or (2·N + 1,).
+        shingles: Sorted within each form; empty for a form that a passage does not have. Shape (S,).
+        passages: N.
         positive_offsets: Where each row's positives begin and end. Shape (B + 1,).
         positives: Their row numbers in the corpus.
         offsets: Where each row's candidates begin and end. Shape (B + 1,).
@@ -32,17 +37,18 @@ def drop_near_duplicates(
         threshold: The Jaccard similarity from which on two texts are nearly the same.
         keep: Receives the answer. Shape (C,).
     """
+    forms = (len(shingle_offsets) - 1) // passages
     for line in range(len(offsets) - 1):
-        known = positive_offsets[line + 1] - positive_offsets[line]
-        texts = np.concatenate(
+        known = forms * (positive_offsets[line + 1] - positive_offsets[line])
+        rows_of_line = np.concatenate(
             (
                 positives[positive_offsets[line] : positive_offsets[line + 1]],
                 rows[offsets[line] : offsets[line + 1]],
             )
         )
-        total = 0
-        for row in texts:
-            total += _prefix_length(shingle_offsets[row + 1] - shingle_offsets[row], threshold)
+        # The forms of each passage, one after another.
+        texts = rows_of_line if forms == 1 else _with_second_forms(rows_of_line, passages)
+        prefixes, total = _prefixes(texts, shingle_offsets, threshold)
         # The shingles by which a text that stays is found again, in chains that begin where they hash to.
         size = 1
         while size < 2 * total:
@@ -53,12 +59,11 @@ def drop_near_duplicates(
         owners = np.empty(total, dtype=np.int64)
         compared = np.full(len(texts), -1, dtype=np.int64)
         count = 0
+        near = False
         for text in range(len(texts)):
-            begin, end = shingle_offsets[texts[text]], shingle_offsets[texts[text] + 1]
-            prefix = begin + _prefix_length(end - begin, threshold)
-            near = False
-            if text >= known:
-                for place in range(begin, prefix):
+            if text >= known and not near:
+                begin, end = shingle_offsets[texts[text]], shingle_offsets[texts[text] + 1]
+                for place in range(begin, prefixes[text]):
                     entry = heads[shingles[place] & (size - 1)]
                     while entry >= 0 and not near:
                         other = owners[entry]
@@ -73,13 +78,39 @@ def drop_near_duplicates(
                         entry = nexts[entry]
                     if near:
                         break
-                keep[offsets[line] + text - known] = not near
+            if (text + 1) % forms:
+                continue
+            if text >= known:
+                keep[offsets[line] + (text - known) // forms] = not near
             if not near:
-                for place in range(begin, prefix):
-                    slot = shingles[place] & (size - 1)
-                    values[count], owners[count], nexts[count] = shingles[place], text, heads[slot]
-                    heads[slot] = count
-                    count += 1
+                for own in range(text + 1 - forms, text + 1):
+                    for place in range(shingle_offsets[texts[own]], prefixes[own]):
+                        slot = shingles[place] & (size - 1)
+                        values[count], owners[count], nexts[count] = shingles[place], own, heads[slot]
+                        heads[slot] = count
+                        count += 1
+            near = False
+
+
+@numba.njit(nogil=True)
+def _with_second_forms(rows: Any, passages: int) -> Any:
+    """Put the second form of each passage after its first."""
+    texts = np.empty(2 * len(rows), dtype=np.int64)
+    texts[::2] = rows
+    texts[1::2] = rows + passages
+    return texts
+
+
+@numba.njit(nogil=True)
+def _prefixes(texts: Any, shingle_offsets: Any, threshold: float) -> Any:
+    """Return where the first shingles of each text end, see `_prefix_length`, and how many there are in all."""
+    ends, total = np.empty(len(texts), dtype=np.int64), 0
+    for text in range(len(texts)):
+        begin = shingle_offsets[texts[text]]
+        length = _prefix_length(shingle_offsets[texts[text] + 1] - begin, threshold)
+        ends[text] = begin + length
+        total += length
+    return ends, total
 
 
 @numba.njit(nogil=True)

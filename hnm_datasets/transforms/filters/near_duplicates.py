@@ -31,8 +31,9 @@ class DropNearDuplicates(CandidateFilter):
     A passage that repeats a positive with a word changed is a false negative; one that repeats another negative teaches
     nothing new. Two texts are compared by the runs of three words that they share: their number over that of all runs
     that either has (Jaccard similarity). Case, Unicode form, punctuation and white space do not count; in scripts
-    without spaces the words are pairs of neighboring characters, see `BM25Index`. No model is needed. The runs of the
-    whole corpus are hashed once, on first use, and kept in the cache directory.
+    without spaces the words are pairs of neighboring characters, see `BM25Index`. Each passage is compared with its
+    title and without. No model is needed. The runs of the whole corpus are hashed once, on first use, and kept in the
+    cache directory.
 
     Args:
         corpus: The passages.
@@ -57,7 +58,7 @@ class DropNearDuplicates(CandidateFilter):
         {'negative_ids': [['c']]}
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     input_columns: ClassVar[tuple[str, ...]] = (NEGATIVE_IDS, POSITIVE_IDS)
 
     corpus: Corpus
@@ -86,6 +87,7 @@ class DropNearDuplicates(CandidateFilter):
             drop_near_duplicates(
                 shingles.offsets,
                 shingles.values,
+                len(self.corpus),
                 positives.offsets[rows],
                 positives.values,
                 negatives.offsets[rows],

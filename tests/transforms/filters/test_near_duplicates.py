@@ -4,6 +4,7 @@ import unicodedata
 from fractions import Fraction
 
 import datasets
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
@@ -163,3 +164,65 @@ def test_a_changed_character_makes_no_other_text():
 def test_texts_of_signs_alone_are_compared_by_them():
     assert dropped(["!!!", "???", "!!! ", "…", "😀"], ["p0"], ["p1", "p2", "p3", "p4"]) == ["p2"]
     assert dropped(["The end", "the end.", "“The” – end!", "end the"], ["p0"], ["p1", "p2", "p3"]) == ["p1", "p2"]
+
+
+# ---- with titles and without -------------------------------------------------------------------------------------
+
+
+def titled(passages):
+    ids = [f"p{place}" for place in range(len(passages))]
+    titles, texts = zip(*passages, strict=True)
+    return Corpus.from_dataset(Dataset.from_dict({"id": ids, "title": titles, "text": texts}))
+
+
+def forms(title, text):
+    return [f"{title or ''} {text}"] + ([text] if (title or "").strip() and text.strip() else [])
+
+
+TITLED = st.lists(
+    st.tuples(st.lists(WORDS, max_size=3).map(" ".join) | st.none(), st.lists(WORDS, max_size=5).map(" ".join)).filter(
+        lambda passage: f"{passage[0] or ''}{passage[1]}".strip()
+    ),
+    min_size=2,
+    max_size=8,
+)
+
+
+@given(TITLED, st.data(), st.sampled_from(["1/4", "1/2", "4/5", "1"]))
+def test_titled_passages_are_compared_with_their_titles_and_without(passages, data, threshold):
+    ids = [f"p{place}" for place in range(len(passages))]
+    lists = st.lists(st.sampled_from(ids), max_size=6, unique=True)
+    positives, negatives = data.draw(lists), data.draw(lists)
+    kept = []
+    for name in negatives:
+        own = forms(*passages[int(name[1:])])
+        others = [form for other in [*positives, *kept] for form in forms(*passages[int(other[1:])])]
+        if all(similarity(form, other) < Fraction(threshold) for form in own for other in others):
+            kept.append(name)
+    step = DropNearDuplicates(titled(passages), float(Fraction(threshold)))
+    columns = {"positive_ids": [positives], "negative_ids": [negatives]}
+    rows = pa.table({name: pa.array(lists, pa.list_(pa.string())) for name, lists in columns.items()})
+    assert step(rows)["negative_ids"].to_pylist() == [kept]
+
+
+@pytest.mark.parametrize(
+    ("passages", "expected"),
+    [
+        # A few words under two long titles.
+        ([("On zoos and the animals in them", LONG[:60]), ("Another matter altogether, at length", LONG[:60])], []),
+        ([("A", LONG), ("B", LONG.replace("word7", "sword7"))], []),
+        ([("A", "one two three four"), (None, "One two three  four")], []),
+        # Equal titles are no equal texts, and no text is like no other.
+        ([("A long title of many words", "one"), ("A long title of many other words", "two")], ["p1"]),
+        ([("Zoos", ""), ("Parks", "")], ["p1"]),
+    ],
+)
+def test_a_text_under_another_title_is_near(passages, expected):
+    step = DropNearDuplicates(titled(passages))
+    assert step({"positive_ids": [["p0"]], "negative_ids": [["p1"]]})["negative_ids"] == [expected]
+
+
+def test_positives_of_other_rows_of_the_question_count():
+    corpus = corpus_of([LONG, LONG + " more", "another text"])
+    rows = {"positive_ids": [["p2"]], "known_positive_ids": [["p0"]], "negative_ids": [["p1"]]}
+    assert DropNearDuplicates(corpus)(rows)["negative_ids"] == [[]]
