@@ -121,6 +121,10 @@ class LiveTexts:
         self._held = number
         _HELD["rows"] = rows
 
+    def forget(self) -> None:
+        """Forget what a training that was interrupted held and opened: its generations may be written again."""
+        self._held = self._opened = self._pooled = None
+
     def _holds(self) -> bool:
         worker = get_worker_info()
         # The first batch is the first worker's.

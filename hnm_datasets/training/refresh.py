@@ -22,7 +22,7 @@ from hnm_datasets.training.live import LiveNegatives
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.metrics import publish
 from hnm_datasets.training.refresh_columns import check_columns
-from hnm_datasets.training.refresh_job import KEPT, RefreshJob, Step, untouched
+from hnm_datasets.training.refresh_job import KEPT, RefreshJob, Step, stop_in, untouched
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ class RefreshNegatives(TrainerCallback):
         check_columns(self.steps, self._source)
         self.history: list[dict[str, Any]] = []
         self._job: RefreshJob | None = None
+        self._training: TrainerState | None = None
         self._switched_at = 0
         self._model_name: str | None = None
 
@@ -156,11 +157,7 @@ class RefreshNegatives(TrainerCallback):
             self.every if isinstance(self.every, int) else self._steps_in(self.every, args, train_dataloader)
         )
         self._folder = Path(str(args.output_dir)) / "generations" / self._source.name
-        if _CLAIMED.setdefault(self._folder, self) is not self:
-            raise ValueError(
-                "RefreshNegatives: two sets of the same queries with the same options share their generations. Make "
-                "one of them with another seed: live_negatives(..., seed=1)."
-            )
+        self._claim(state)
         self._source.root = self._folder
         self.history, self._switched_at, self._model_name = [], 0, None
         if state.global_step:
@@ -217,9 +214,26 @@ class RefreshNegatives(TrainerCallback):
         """Let go of a refresh that came too late, and of the numbers that were logged."""
         publish(model, state, {})
         _CLAIMED.pop(self._folder, None)
+        self._training = None
         if self._job is not None:
             self._job.wait()
             self._job = None
+
+    def _claim(self, state: TrainerState) -> None:
+        """Become the one that writes to the folder, in place of a training that was interrupted."""
+        other = _CLAIMED.get(self._folder)
+        if other is not None and other is not self and other._training is state:
+            raise ValueError(
+                "RefreshNegatives: two sets of the same queries with the same options share their generations. Make "
+                "one of them with another seed: live_negatives(..., seed=1)."
+            )
+        # An interrupted training may have left a refresh behind: of this callback, or into this folder.
+        if self._job is not None:
+            job, self._job = self._job, None
+            job.stop()
+        stop_in(self._folder)
+        self._source.forget()
+        _CLAIMED[self._folder], self._training = self, state
 
     @staticmethod
     def _steps_in(epochs: float, args: TrainingArguments, train_dataloader: Any) -> int:

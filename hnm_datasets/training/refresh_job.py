@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import threading
 import time
@@ -26,12 +27,16 @@ from hnm_datasets.training.refresh_tally import RefreshTally
 from hnm_datasets.training.refresh_vectors import close_vectors, discard_vectors, folders_before
 from hnm_datasets.transforms.base import Transform
 
+logger = logging.getLogger(__name__)
+
 #: A step, or what makes one of the model as it is now.
 Step = Transform | Callable[[Any], Transform]
 #: The suffix of the file that lists the vectors in the cache directory before a refresh.
 KEPT = ".kept"
 _NAME = "RefreshNegatives"
 _BATCH = 1000
+#: The refresh in the background that writes to each folder of generations.
+_RUNNING: dict[Path, RefreshJob] = {}
 
 
 class RefreshJob:
@@ -67,12 +72,14 @@ class RefreshJob:
         self.leads, self.together = leads, together
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._stopped = threading.Event()
         # Where other processes read what became of it.
         self._note = self.parent / f"{number:06d}.json"
 
     def start(self, model: Any) -> None:
         """Run in a thread."""
         self._thread = threading.Thread(target=self._run_noting, args=(model,), name="RefreshNegatives", daemon=True)
+        _RUNNING[self.parent] = self
         self._thread.start()
 
     def _run_noting(self, model: Any) -> None:
@@ -80,6 +87,15 @@ class RefreshJob:
             self.run(model)
         except BaseException as error:
             self._error = error
+        finally:
+            _RUNNING.pop(self.parent, None)
+
+    def stop(self) -> None:
+        """End a refresh that nobody waits for anymore, and wait until it has ended."""
+        self._stopped.set()
+        if self._thread is not None and self._thread.is_alive():
+            logger.info("RefreshNegatives: waiting for the refresh of a training that was interrupted.")
+            self._thread.join()
 
     def run(self, model: Any) -> None:
         """Encode, index and mine; a process that does not lead only helps with the encoding."""
@@ -92,6 +108,7 @@ class RefreshJob:
             with clock() as spent:
                 steps = [step if isinstance(step, Transform) else step(model) for step in self.steps]
                 for step in steps:
+                    self._check_stopped()
                     if isinstance(step, Transform):
                         step.prepare()
                 if self.together:
@@ -117,6 +134,10 @@ class RefreshJob:
                 self.parent.mkdir(parents=True, exist_ok=True)
                 self._write_note({"error": repr(error)})
             raise
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise RuntimeError("RefreshNegatives: the training that this refresh is of was interrupted.")
 
     def _write_note(self, content: dict[str, Any]) -> None:
         # Written aside, because other processes wait for the file and read it at once.
@@ -155,6 +176,7 @@ class RefreshJob:
         rows = source.rows.select_columns(plain).with_format("arrow")
         start = 0
         for table in rows.iter(_BATCH):
+            self._check_stopped()
             numbers = np.arange(start, start + len(table))
             start += len(table)
             table = table.append_column(POSITIVE_IDS, source.ids_of(before.positives, numbers))
@@ -189,6 +211,12 @@ class RefreshJob:
                 order = np.argsort(np.concatenate([numbers[chosen], numbers[~chosen]]))
                 mined = mined.take(pa.array(order)).combine_chunks()
             yield mined
+
+
+def stop_in(folder: Path) -> None:
+    """End the refresh in the background that writes to a folder of generations, if there is one."""
+    if (job := _RUNNING.get(folder)) is not None:
+        job.stop()
 
 
 @contextmanager
