@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from pathlib import Path
-from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Value, load_dataset
+from datasets import Dataset, load_dataset
 
 from hnm_datasets import checks
-from hnm_datasets.columns import QUERY, QUERY_ID
+from hnm_datasets.columns import QUERY_ID
 from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.text import is_blank
+from hnm_datasets.loaders.columns import standard_passages, standard_queries
+from hnm_datasets.loaders.configurations import has_configurations, read_configurations
 from hnm_datasets.loaders.qrels import (
     attach_positives,
     check_contradictions,
@@ -27,13 +29,11 @@ from hnm_datasets.loaders.qrels import (
 logger = logging.getLogger(__name__)
 
 
-_ID_NAMES = ("_id", "id")
-
-
 def load_beir(
     path: str | Path,
     split: str = "train",
     *,
+    config: str | None = None,
     min_score: int = 1,
     group_column: str | None = "group",
     invalid: str = "error",
@@ -44,13 +44,17 @@ def load_beir(
         path: A local folder with `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv`, or `qrels/SPLIT.jsonl`, or with
             `corpus.parquet`, `queries.parquet` and `qrels.parquet`; or a Hub id (or its local clone) with
             configurations `corpus` and `queries`, and the judgments in the configuration `qrels` or `default`, or in
-            the set `ID-qrels`.
-        split: The judgments to use. The rows are the queries that have one in this split.
+            the set `ID-qrels`; or with queries that hold their judged passages, as `miracl/miracl`, and the corpus in
+            the set `ID-corpus`.
+        split: The judgments to use. The rows are the queries that have one in this split. Where the other
+            configurations have a split of this name too, as in `sentence-transformers/NanoBEIR-en`, it is theirs.
+        config: Of a set with a configuration per language: the language, such as `"ar"`.
         min_score: A passage judged at least so is a positive; one judged less is a judged negative.
         group_column: The corpus's column that names the document a passage was cut from; ignored under its default
             name if there is none.
         invalid: Passages without text, judgments of unknown passages or queries, and judgments that a passage is not
-            relevant where another says that it is: `"error"` raises, `"drop"` leaves them out and logs how many.
+            relevant where another says that it is: `"error"` raises, `"drop"` leaves them out and logs how many, but
+            for a null text beside a title, which counts as an empty one.
 
     Returns:
         The corpus, and rows with `query_id`, `query`, `positive_ids`, `judged_negative_ids`, and `known_positive_ids`
@@ -66,14 +70,16 @@ def load_beir(
     checks.one_of("load_beir", "invalid", invalid, ("error", "drop"))
     source = Path(path)
     if (source / "corpus.jsonl").is_file() or (source / "corpus.parquet").is_file():
+        if config is not None:
+            raise ValueError(f"load_beir: config={config!r} is for sets with configurations, and {source} has files.")
         passages, queries, qrels = _read_folder(source, split)
-    elif source.exists() and not (source / "README.md").is_file():
+    elif source.exists() and not (source.is_dir() and has_configurations(source)):
         raise FileNotFoundError(
             f"{source} is not a folder in BEIR's form: it has neither corpus.jsonl (with queries.jsonl and qrels/"
             f"{split}.tsv) nor corpus.parquet (with queries.parquet and qrels.parquet)."
         )
     else:
-        passages, queries, qrels = _read_hub(str(path), split)
+        passages, queries, qrels = read_configurations(str(path), split, config)
     if invalid == "drop":
         passages = _drop_empty(passages)
     corpus = Corpus.from_dataset(passages, group_column=group_column)
@@ -95,6 +101,15 @@ def _read_folder(folder: Path, split: str) -> tuple[Dataset, Dataset, pa.Table]:
         if not (folder / f"{name}.{form}").is_file():
             raise FileNotFoundError(f"{folder} is not a folder in BEIR's form: it has no {name}.{form}.")
     passages, queries = (_read(folder / f"{name}.{form}") for name in ("corpus", "queries"))
+    table = _read_qrels(folder, split)
+    return (
+        standard_passages(passages, ("_id", "id")),
+        standard_queries(queries, ("_id", "id"), ("text",)),
+        qrels_table(table),
+    )
+
+
+def _read_qrels(folder: Path, split: str) -> pa.Table:
     if (folder / "qrels.parquet").is_file():
         table = _read(folder / "qrels.parquet").with_format("arrow")[:]
         if "split" in table.column_names:
@@ -102,20 +117,28 @@ def _read_folder(folder: Path, split: str) -> tuple[Dataset, Dataset, pa.Table]:
             table = table.filter(pc.equal(table["split"], split))
             if not len(table):
                 raise FileNotFoundError(f"{folder / 'qrels.parquet'} has no split {split!r}, only {splits}.")
-    else:
-        path = folder / "qrels" / f"{split}.tsv"
-        lines = path.with_suffix(".jsonl")
-        if lines.is_file():
-            table = _read(lines).with_format("arrow")[:]
-            return _standard(passages, ("text",)), _standard_queries(queries), qrels_table(table)
-        if not path.is_file():
-            there = sorted(other.stem for other in (folder / "qrels").glob("*") if other.suffix in (".tsv", ".jsonl"))
-            raise FileNotFoundError(f"{folder} has no qrels/{split}.tsv and no qrels.parquet; splits there: {there}.")
-        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        if "score" not in frame.columns:
-            raise ValueError(f"{path} must begin with the header line query-id, corpus-id, score; got {list(frame)}.")
-        table = pa.Table.from_pandas(frame.astype({"score": "float"}), preserve_index=False)
-    return _standard(passages, ("text",)), _standard_queries(queries), qrels_table(table)
+        return table
+    # A split is looked up among the files, so that no name leads out of the folder.
+    files = {path.stem: path for form in (".tsv", ".jsonl") for path in sorted((folder / "qrels").glob(f"*{form}"))}
+    if split not in files:
+        raise FileNotFoundError(
+            f"{folder} has no qrels/{split}.tsv and no qrels.parquet; splits there: {sorted(files)}."
+        )
+    path = files[split]
+    return _read(path).with_format("arrow")[:] if path.suffix == ".jsonl" else _read_tsv(path)
+
+
+def _read_tsv(path: Path) -> pa.Table:
+    frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
+    if not {"query-id", "query_id"} & set(frame.columns):
+        raise ValueError(f"{path} must begin with the header line query-id, corpus-id, score; got {list(frame)}.")
+    if "score" in frame.columns:
+        scores = pd.to_numeric(frame["score"], errors="coerce")
+        if scores.isna().any():
+            row = int(np.flatnonzero(scores.isna())[0])
+            raise ValueError(f"{path} has the score {frame['score'][row]!r} in line {row + 2}, which is no number.")
+        frame["score"] = scores.astype(float)
+    return pa.Table.from_pandas(frame, preserve_index=False)
 
 
 def _read(path: Path) -> Dataset:
@@ -123,51 +146,16 @@ def _read(path: Path) -> Dataset:
     return load_dataset(form, data_files={"rows": str(path)}, split="rows")
 
 
-def _read_hub(repo: str, split: str) -> tuple[Dataset, Dataset, pa.Table]:
-    names = datasets.get_dataset_config_names(repo)
-    if not {"corpus", "queries"} <= set(names):
-        raise FileNotFoundError(
-            f"{repo} is not a set in BEIR's form: it needs the configurations 'corpus' and 'queries', and has {names}."
-        )
-    configuration = next((name for name in ("qrels", "default") if name in names), None)
-    place: tuple[str, ...] = (repo, configuration) if configuration else (f"{repo}-qrels",)
-    splits = datasets.get_dataset_split_names(*place)
-    if split not in splits:
-        raise FileNotFoundError(f"The judgments of {repo} have no split {split!r}, only {splits}.")
-    passages, queries = (_only_split(load_dataset(repo, name)) for name in ("corpus", "queries"))
-    qrels = load_dataset(*place, split=split).with_format("arrow")[:]
-    return _standard(passages, ("text",)), _standard_queries(queries), qrels_table(qrels)
-
-
-def _only_split(loaded: Any) -> Dataset:
-    return next(iter(loaded.values()))
-
-
-def _standard(dataset: Dataset, needed: tuple[str, ...]) -> Dataset:
-    """Give the id column its usual name and type."""
-    found = [name for name in _ID_NAMES if name in dataset.column_names]
-    lacking = [name for name in needed if name not in dataset.column_names]
-    if not found or lacking:
-        raise ValueError(
-            f"The set is not in BEIR's form: passages and queries need '_id' (or 'id') and 'text', got "
-            f"{dataset.column_names}."
-        )
-    if found[0] != "id":
-        dataset = dataset.rename_column(found[0], "id")
-    return dataset if dataset.features["id"] == Value("string") else dataset.cast_column("id", Value("string"))
-
-
-def _standard_queries(dataset: Dataset) -> Dataset:
-    queries = _standard(dataset, ("text",)).rename_columns({"id": QUERY_ID, "text": QUERY})
-    return queries.select_columns([QUERY_ID, QUERY])
-
-
 def _drop_empty(passages: Dataset) -> Dataset:
+    """Leave out passages that have no text. One with a title alone stays, with an empty text for null."""
     table = passages.with_format("arrow")[:]
-    text = pc.fill_null(table["text"], "")
+    text = pc.fill_null(table["text"].cast(pa.string()), "")
+    if table["text"].null_count:
+        table = table.set_column(table.column_names.index("text"), "text", text)
+        passages = Dataset(table)
+    full = ~pc.fill_null(is_blank(text), True).to_numpy()
     if "title" in table.column_names:
-        text = pc.binary_join_element_wise(pc.fill_null(table["title"], ""), text, "")
-    full = pc.not_equal(pc.utf8_trim_whitespace(text), "").to_numpy()
+        full |= ~pc.fill_null(is_blank(pc.fill_null(table["title"].cast(pa.string()), "")), True).to_numpy()
     if not full.all():
         logger.warning("load_beir: left out %d of %d passages, which have no text.", int((~full).sum()), len(full))
     return passages.select(np.flatnonzero(full))

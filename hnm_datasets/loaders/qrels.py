@@ -18,7 +18,7 @@ from hnm_datasets.loaders.pooling import pool_positives
 _QUERY_ID_NAMES = ("query-id", "query_id")
 
 
-_CORPUS_ID_NAMES = ("corpus-id", "corpus_id")
+_CORPUS_ID_NAMES = ("corpus-id", "corpus_id", "docid")
 
 
 def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Dataset:

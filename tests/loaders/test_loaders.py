@@ -341,3 +341,84 @@ def test_the_sample_has_its_size():
         corpus.rows(ids)
     folder = Path(hnm_datasets.__file__).parent / "sample"
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 700_000
+
+
+# ---- odd files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("title", ["T9", "", None])
+@pytest.mark.parametrize("text", [None, "", " \u3000"])
+def test_a_null_text_beside_a_title(tmp_path, title, text, caplog):
+    odd = {"_id": "p9", "title": title, "text": text}
+    jsonl_folder(tmp_path, passages=[*PASSAGES, odd], train=[*TRAIN, ("q2", "p9", 2)])
+    if text is None or not title:
+        with pytest.raises(ValueError, match=r"(null|empty) in the passage 'p9'"):
+            load_beir(tmp_path)
+    corpus, rows = load_beir(tmp_path, invalid="drop")
+    if title:
+        # Its title is text enough.
+        assert corpus.texts(corpus.rows(["p9"]))[0].as_py().startswith("T9")
+        assert rows["positive_ids"][1] == ["p2", "p9"]
+        assert "left out" not in caplog.text
+    else:
+        assert len(corpus) == 3
+        assert rows.to_list() == EXPECTED
+        assert "left out 1 of 4 passages" in caplog.text
+
+
+def test_columns_of_nulls_alone(tmp_path):
+    passages = [{"_id": "p1", "title": None, "text": "one"}, {"_id": "p2", "title": None, "text": "two"}]
+    jsonl_folder(tmp_path, passages=passages, train=[("q1", "p1", 1)])
+    for invalid in ("error", "drop"):
+        assert len(load_beir(tmp_path, invalid=invalid)[0]) == 2
+    jsonl_folder(tmp_path, passages=[row | {"title": "T", "text": None} for row in passages], train=[("q1", "p1", 1)])
+    assert len(load_beir(tmp_path, invalid="drop")[0]) == 2
+
+
+def test_passages_without_titles_and_with_other_columns(tmp_path):
+    passages = [{"_id": row["_id"], "text": row["text"], "url": "http://a", "metadata": {"a": 1}} for row in PASSAGES]
+    corpus, rows = load_beir(jsonl_folder(tmp_path, passages=passages))
+    assert corpus.texts(corpus.rows(["p1"]))[0].as_py() == "one"
+    assert rows.to_list() == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["query-id\tcorpus-id\tscore", "q1\tp1\t1.0", "q2\tp2\t2.5"],
+        ["query-id\tcorpus-id", "q1\tp1", "q2\tp2"],
+        ["query_id\tcorpus_id\tscore\titeration", "q1\tp1\t1\t0", "q2\tp2\t1\t0"],
+        ["corpus-id\tscore\tquery-id", "p1\t1\tq1", "p2\t1\tq2"],
+    ],
+)
+@pytest.mark.parametrize("split", ["dev", "validation", "trec-dl-2019"])
+def test_judgments_as_lines_differ_in_columns(tmp_path, lines, split):
+    jsonl_folder(tmp_path)
+    (tmp_path / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    assert [row["positive_ids"] for row in load_beir(tmp_path, split)[1]] == [["p1"], ["p2"]]
+
+
+def test_ids_with_quotation_marks(tmp_path):
+    passages = [{"_id": '"p1', "text": "one"}, {"_id": 'p"2"', "text": "two"}]
+    jsonl_folder(tmp_path, passages=passages, train=[("q1", '"p1', 1), ("q2", 'p"2"', 1)])
+    assert load_beir(tmp_path)[1]["positive_ids"][:] == [['"p1'], ['p"2"']]
+
+
+@pytest.mark.parametrize("score", ["high", "", "1,5"])
+def test_a_score_that_is_no_number_is_named(tmp_path, score):
+    jsonl_folder(tmp_path, train=[("q1", "p1", 1), ("q1", "p2", score)])
+    with pytest.raises(ValueError, match=rf"train\.tsv has the score '{score}' in line 3, which is no number"):
+        load_beir(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["../secret", "..", "", "/etc/passwd", "train.tsv"])
+def test_a_split_is_looked_up_among_those_there(tmp_path, split):
+    folder = jsonl_folder(tmp_path / "set")
+    write_tsv(tmp_path / "set" / "secret.tsv", TRAIN)
+    with pytest.raises(FileNotFoundError, match=r"splits there: \['test', 'train'\]"):
+        load_beir(folder, split)
+
+
+def test_a_folder_of_files_has_no_configurations(tmp_path):
+    with pytest.raises(ValueError, match="config='ar' is for sets with configurations"):
+        load_beir(jsonl_folder(tmp_path), config="ar")
