@@ -59,6 +59,9 @@ def transforms(corpus, model):
             exclude_group=True,
             index=BM25Index(corpus, method="bm25+", stemmer=None, stopwords=["the", "of"]),
         ),
+        "bm25-tokenizer": BM25Negatives(
+            corpus, k=5, index=BM25Index(corpus, tokenizer=str.split, tokenizer_fingerprint="spaces-1")
+        ),
         "random": RandomNegatives(corpus, k=6, seed=3),
         "dense": DenseNegatives(corpus, model, k=6),
         "dense-options": DenseNegatives(

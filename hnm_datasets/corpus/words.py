@@ -41,6 +41,8 @@ _SOUTHEAST_ASIA = (
 #: Vowels that are written before their consonant, and letters that are written after it as a part of its vowel.
 _BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4\u19b5-\u19b7\u19ba\uaab5\uaab6\uaab9\uaabb\uaabc"
 _AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2\u0ebd"
+#: The consonant with one of these has no vowel: it ends the syllable before it.
+_KILLERS = "\u0e4c\u0ecc\u103a\u17cd\u1a7a"
 #: The next consonant is written below the one before.
 _STACKERS = "\u1039\u17d2\u1a60\u1b44\ua9c0"
 _ZERO_WIDTH_SPACE = "\u200b"
@@ -55,7 +57,7 @@ class _Patterns(NamedTuple):
         run: A stretch of a script without spaces, as a group.
         syllable: A character that means something by itself.
         stacked: A character of a script whose characters are written around a consonant.
-        cluster: A consonant and what is written around it.
+        cluster: A consonant, what is written around it, and consonants that end its syllable.
     """
 
     special: re.Pattern[str]
@@ -69,21 +71,22 @@ class _Patterns(NamedTuple):
 @cache
 def _patterns() -> _Patterns:
     codes = [code for code in range(0x300, 0x1F000) if unicodedata.category(chr(code))[0] == "M"]
-    marks = _class_of(codes)
+    # A regular expression looks up the first 65,536 characters at once, and tries the ranges above one after another.
+    marks, low = _class_of(codes), _class_of(code for code in codes if code < 0x10000)
+    voiced = _class_of(code for code in codes if code < 0x10000 and chr(code) not in _KILLERS)
     # Their digits are words like other numbers.
     blocks = (code for first, last in _SOUTHEAST_ASIA for code in range(first, last + 1))
     stacked = _class_of(code for code in blocks if unicodedata.category(chr(code))[0] in "LM")
     unspaced = _KANA + _SYLLABLES + stacked
-    base = f"[^{marks}]"
     return _Patterns(
-        # Ranges above the first 65,536 are tried one after another: there, one stands for all.
-        special=re.compile(f"[{_class_of(code for code in codes if code < 0x10000)}{unspaced}\U00010000-\U0010ffff]"),
+        special=re.compile(f"[{low}{unspaced}\U00010000-\U0010ffff]"),
         word=re.compile(rf"\w+(?:[{marks}]+\w*)*"),
         run=re.compile(f"([{unspaced}][{unspaced}{marks}{_ZERO_WIDTH_SPACE}]*)"),
         syllable=re.compile(f"[{_SYLLABLES}]"),
         stacked=re.compile(f"[{stacked}]"),
         cluster=re.compile(
-            f"[{_BEFORE}]?{base}[{marks}]*(?:(?<=[{_STACKERS}]){base}[{marks}]*)*[{_AFTER}]*|[{marks}]+"
+            f"[{_BEFORE}]?[^{low}][{low}]*(?:(?<=[{_STACKERS}])[^{low}][{low}]*)*[{_AFTER}]*"
+            f"(?:[^{low}][{voiced}]*[{_KILLERS}](?![{_STACKERS}])[{low}]*)*|[{low}]+"
         ),
     )
 

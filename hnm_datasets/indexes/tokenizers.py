@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,7 +29,7 @@ class FunctionTokenizer:
         fingerprint: Changes whenever its tokens do.
     """
 
-    function: Callable[[str], list[str]]
+    function: Callable[[str], list[str]] = field(compare=False)
     fingerprint: str
 
     def tokens(self, text: str) -> list[str]:

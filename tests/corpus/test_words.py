@@ -30,7 +30,9 @@ from hnm_datasets.corpus.words import terms_of, words_of
         ("น้ำดี", ["น้ํา" + "ดี"]),
         ("เกาะไทย", ["เกาะไท", "ไทย"]),
         ("ស្រី​ខ្មែរ", ["ស្រីខ្មែ", "ខ្មែរ"]),
-        ("မြန်မာ", ["မြန်", "န်မာ"]),
+        ("မြန်မာ", ["မြန်မာ"]),
+        ("အင်္ဂလိပ်စာ", ["အင်္ဂ", "င်္ဂလိပ်", "လိပ်စာ"]),
+        ("ศุกร์นี้", ["ศุกร์", "กร์นี้"]),
         ("ປີ໒໐", ["ປີ", "໒໐"]),
         ("བོད་སྐད།", ["བོད", "སྐད"]),
         ("\u0301abc \u0e34", ["abc", "\u0e34"]),
@@ -95,6 +97,7 @@ def test_words_are_normal_and_whole(text):
 
 @given(TEXTS, st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]))
 def test_words_do_not_depend_on_the_form(text, form):
+    text = text.replace("™", "").replace("℠", "")  # in other forms they are letters
     assert words_of(unicodedata.normalize(form, text)) == words_of(text)
     assert terms_of(unicodedata.normalize(form, text)) == terms_of(text)
 

@@ -58,6 +58,8 @@ def test_a_function_says_what_the_tokens_are(corpus):
 def test_a_function_is_named_by_its_user(corpus):
     one = function(corpus)
     assert one.fingerprint == function(corpus, list).fingerprint
+    assert one == function(corpus, list)
+    assert one != function(corpus, name="hyphens-2")
     assert one.fingerprint != function(corpus, name="hyphens-2").fingerprint
     assert one.fingerprint != BM25Index(corpus).fingerprint
     for name in (None, "", 3):
