@@ -109,7 +109,7 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
         return _from_systems(dataset, to, corpus)
     layout = recognize(dataset.column_names, _STEP)
     source, target = layout.format, FORMATS[to]
-    if source is target and _fits(dataset, layout):
+    if source is target and _fits(dataset, layout, corpus):
         return dataset
     if corpus is None and (source.needs_corpus or target.needs_corpus):
         what = "the texts of the passages" if source.needs_corpus else "the ids of the passages"
@@ -121,8 +121,8 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
 
 
 def _from_systems(dataset: Dataset, to: str, corpus: Corpus | None) -> Dataset:
-    """Convert rows that name queries and passages by ids alone."""
-    if to != MINED.name:
+    """Convert rows that name queries and passages by ids."""
+    if to != MINED.name and QUERY not in dataset.column_names:
         raise ValueError(
             f"{_STEP}: rows of 'qid', 'pos' and 'neg' name their queries by id alone. First rows = convert(dataset, "
             f"'mined'), then add the texts as the column 'query', then convert(rows, {to!r}, corpus)."
@@ -130,17 +130,23 @@ def _from_systems(dataset: Dataset, to: str, corpus: Corpus | None) -> Dataset:
     rows = msmarco.mined_rows(dataset, _STEP)
     if corpus is not None:
         for table in rows.with_format("arrow").iter(_KEY_ROWS):
-            for name in (POSITIVE_IDS, NEGATIVE_IDS):
-                Batch(table, _STEP).rows_in(name, corpus)
-    return rows
+            _check_ids(Batch(table, _STEP), corpus)
+    return rows if to == MINED.name else convert(rows, to, corpus)
 
 
-def _fits(dataset: Dataset, layout: Layout) -> bool:
+def _check_ids(batch: Batch, corpus: Corpus) -> None:
+    for name in (POSITIVE_IDS, NEGATIVE_IDS):
+        batch.rows_in(name, corpus)
+
+
+def _fits(dataset: Dataset, layout: Layout, corpus: Corpus | None) -> bool:
     """Read all rows, which raises for what the format does not allow; return whether they can stay as they are."""
     fits = True
     for table in dataset.with_format("arrow").iter(_ROWS):
         batch = Batch(table, _STEP)
         rows = layout.read(batch)
+        if layout.format.needs_corpus and corpus is not None:
+            _check_ids(batch, corpus)
         fits = fits and layout.format.fits(layout, batch, rows)
     return fits
 

@@ -49,13 +49,16 @@ class _Passages(NamedTuple):
 
 
 def is_by_system(dataset: Dataset) -> bool:
-    """Return whether a dataset has this layout's columns."""
+    """Return whether a dataset has this layout's columns; beside texts of queries the type of `neg` tells."""
     names = set(dataset.column_names)
-    return names >= {_QUERY_ID, _POSITIVES, _NEGATIVES} and QUERY not in names
+    if not names >= {_QUERY_ID, _POSITIVES, _NEGATIVES}:
+        return False
+    type_ = dataset.features.arrow_schema.field(_NEGATIVES).type
+    return QUERY not in names or pa.types.is_struct(type_) or is_json(type_)
 
 
 def mined_rows(dataset: Dataset, step: str) -> Dataset:
-    """Make mined rows, without a column of queries.
+    """Make mined rows; without a column of queries if there is none.
 
     The systems take turns: their first negatives, then their second, and so on. A negative that several have found
     stands once, with its rank and the name of the system that ranks it first.

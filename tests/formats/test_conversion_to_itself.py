@@ -144,6 +144,12 @@ def test_rows_that_match_by_their_columns_alone_are_refused(form, columns, error
         convert(Dataset.from_dict(columns), form)
 
 
+def test_mined_rows_are_looked_up_in_the_corpus():
+    assert convert(mined(), "mined", make_corpus()).to_list() == mined().to_list()
+    with pytest.raises(KeyError, match="'negative_ids' of the row with query_id 'q1' names the passage 'zz'"):
+        convert(mined(negative_ids=[["c", "zz"], ["e", "a"], ["b", "a"]]), "mined", make_corpus())
+
+
 def test_a_bad_row_far_behind_is_found():
     rows = Dataset.from_dict({"anchor": ["a"] * 2500, "passage": ["A"] * 2500, "label": [1] * 2499 + [3]})
     with pytest.raises(ValueError, match="'label' holds 3"):

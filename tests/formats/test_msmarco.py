@@ -105,6 +105,17 @@ def test_other_columns_stay_and_batches_do_not_show():
     assert convert(rows.select([]), "mined").column_names == made.column_names
 
 
+def test_with_texts_of_queries_any_format_is_made(tmp_path):
+    corpus = Corpus.from_dataset(Dataset.from_dict({"id": ["2", "3", "4"], "text": ["two", "three", "four"]}))
+    row = {"qid": 1, "query": "first?", "pos": [2], "neg": {"bm25": [3], "dense": [4, 3]}}
+    other = row | {"qid": 2, "neg": {"bm25": [4]}}
+    for lines in ([row], [row, other]):
+        rows = from_lines(tmp_path, *lines)
+        assert convert(rows, "mined", corpus)["query"][:] == ["first?"] * len(lines)
+        made = convert(rows, "triplets", corpus)
+        assert (made[0]["anchor"], made[0]["positive"], made["negative"][:2]) == ("first?", "two", ["three", "four"])
+
+
 @pytest.mark.parametrize(
     ("row", "to", "error", "message"),
     [
