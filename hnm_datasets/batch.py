@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.arrow import as_arrow, as_objects, as_series, flatten_lists, is_list, is_string
+from hnm_datasets.arrays.arrow import as_arrow, as_objects, as_series, flatten_lists, is_list, is_string, type_name
 from hnm_datasets.arrays.ragged import Ragged, interleave_lists
 from hnm_datasets.columns import (
     JUDGED_NEGATIVE_IDS,
@@ -175,7 +175,7 @@ class Batch:
         if pa.types.is_null(array.type):
             array = array.cast(pa.string())
         if not is_string(array.type):
-            raise TypeError(f"{self.step}: the column {name!r} must hold strings, got {array.type}.")
+            raise TypeError(f"{self.step}: the column {name!r} must hold strings, got {type_name(array.type)}.")
         if array.null_count:
             row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
             raise ValueError(
@@ -190,7 +190,7 @@ class Batch:
             lists = Ragged(lists.offsets, lists.values.cast(pa.string()))
         if not is_string(lists.values.type):
             raise TypeError(
-                f"{self.step}: the column {name!r} must be List(string), got lists of {lists.values.type}. "
+                f"{self.step}: the column {name!r} must be List(string), got lists of {type_name(lists.values.type)}. "
                 f"Cast it with .cast_column({name!r}, List(Value('string')))."
             )
         if lists.values.null_count:
@@ -203,7 +203,9 @@ class Batch:
         if pa.types.is_null(lists.values.type):
             lists = Ragged(lists.offsets, lists.values.cast(pa.float32()))
         if not (pa.types.is_integer(lists.values.type) or pa.types.is_floating(lists.values.type)):
-            raise TypeError(f"{self.step}: the column {name!r} must be lists of numbers, got {lists.values.type}.")
+            raise TypeError(
+                f"{self.step}: the column {name!r} must be lists of numbers, got {type_name(lists.values.type)}."
+            )
         if lists.values.null_count:
             self._refuse(name, lists, lists.values.is_null().to_numpy(zero_copy_only=False), "holds a null")
         values = lists.values.to_numpy(zero_copy_only=False)
@@ -276,7 +278,7 @@ class Batch:
         """Return a column of lists of whatever type. A null list counts as empty."""
         array = self.column(name)
         if not is_list(array.type) and not pa.types.is_null(array.type):
-            raise TypeError(f"{self.step}: the column {name!r} must hold lists, got {array.type}.")
+            raise TypeError(f"{self.step}: the column {name!r} must hold lists, got {type_name(array.type)}.")
         return flatten_lists(array)
 
     def _refuse(self, name: str, lists: Ragged[pa.Array], bad: NDArray[np.bool_], what: str) -> None:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.terminal import printable
 
+_LONGEST_NAME = 200
+
 
 def is_string(type_: pa.DataType) -> bool:
     """Return whether this is a type of texts."""
@@ -54,6 +56,17 @@ def as_arrow(values: Any, name: str, step: str) -> pa.Array:
         return array_of_rows(values) if isinstance(values, list) else pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise TypeError(f"{step}: the column {name!r} mixes types: {printable(str(error))}") from None
+
+
+def type_name(type_: pa.DataType) -> str:
+    """Name a type in an error. Names of fields are those of whoever made the file, and may be long or hold controls.
+
+    Example:
+        >>> type_name(pa.list_(pa.string()))
+        'list<item: string>'
+    """
+    name = printable(str(type_))
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
 
 
 def is_json(type_: pa.DataType) -> bool:

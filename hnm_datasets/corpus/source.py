@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.arrow import type_name
 from hnm_datasets.corpus.copies import Copies
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
 from hnm_datasets.storage.digests import ColumnsHasher, digest_strings, fingerprint
@@ -76,7 +77,7 @@ class Source:
             array = array.cast(pa.string())
         if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
             raise TypeError(
-                f"The corpus's column {name!r} must hold strings, got {array.type}. Cast it: "
+                f"The corpus's column {name!r} must hold strings, got {type_name(array.type)}. Cast it: "
                 f"dataset.cast_column({name!r}, Value('string'))."
             )
         if part in ("titles", "groups"):

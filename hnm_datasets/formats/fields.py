@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.arrow import is_list, is_string
+from hnm_datasets.arrays.arrow import is_list, is_string, type_name
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import QUERY
@@ -33,7 +33,7 @@ def nullable_strings(batch: Batch, name: str) -> pa.Array:
     if pa.types.is_null(array.type):
         return array.cast(pa.string())
     if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        raise TypeError(f"{batch.step}: the column {name!r} must hold texts, got {array.type}.")
+        raise TypeError(f"{batch.step}: the column {name!r} must hold texts, got {type_name(array.type)}.")
     return array
 
 
@@ -78,7 +78,7 @@ def as_floats(array: pa.Array, name: str, step: str) -> NDArray[np.float64]:
             raise pa.ArrowInvalid
         return np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise TypeError(f"{step}: the column {name!r} must hold numbers, got {array.type}.") from None
+        raise TypeError(f"{step}: the column {name!r} must hold numbers, got {type_name(array.type)}.") from None
 
 
 def joint_scores(batch: Batch, wanted: NDArray[np.int64]) -> NDArray[np.float64] | None:

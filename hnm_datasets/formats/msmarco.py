@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.arrow import flatten_lists, from_json, is_json, is_string, list_array
+from hnm_datasets.arrays.arrow import flatten_lists, from_json, is_json, is_string, list_array, type_name
 from hnm_datasets.arrays.ragged import offsets_of, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import (
@@ -122,7 +122,7 @@ def _mined(table: pa.Table, step: str, scored: bool) -> pa.Table:
     if not pa.types.is_struct(systems.type):
         raise TypeError(
             f"{step}: the column {_NEGATIVES!r} beside {_QUERY_ID!r} must hold the lists of each system, such as "
-            f"{{'bm25': [1, 2]}}, got {systems.type}."
+            f"{{'bm25': [1, 2]}}, got {type_name(systems.type)}."
         )
     names = [field.name for field in systems.type]
     # Unlike `field`, `flatten` gives null where the whole struct is null.
@@ -164,7 +164,9 @@ def _passages(column: pa.Array, name: str, step: str) -> _Passages:
     if pa.types.is_struct(values.type):
         fields = {field.name for field in values.type}
         if _PASSAGE_ID not in fields:
-            raise TypeError(f"{step}: the passages in {name!r} need the field {_PASSAGE_ID!r}, got {values.type}.")
+            raise TypeError(
+                f"{step}: the passages in {name!r} need the field {_PASSAGE_ID!r}, got {type_name(values.type)}."
+            )
         if _SCORE in fields:
             scores = as_floats(values.field(_SCORE), f"{name}.{_SCORE}", step)
         values = values.field(_PASSAGE_ID)
@@ -173,7 +175,7 @@ def _passages(column: pa.Array, name: str, step: str) -> _Passages:
 
 def _ids(values: pa.Array, name: str, step: str) -> pa.Array:
     if not (is_string(values.type) or pa.types.is_integer(values.type) or pa.types.is_null(values.type)):
-        raise TypeError(f"{step}: {name!r} must hold ids, texts or whole numbers, got {values.type}.")
+        raise TypeError(f"{step}: {name!r} must hold ids, texts or whole numbers, got {type_name(values.type)}.")
     if values.null_count:
         raise ValueError(f"{step}: an id in {name!r} is null. Fill it or filter such rows out.")
     return values.cast(pa.string())

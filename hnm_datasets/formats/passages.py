@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import Features
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.arrow import from_json, is_json, is_string
+from hnm_datasets.arrays.arrow import from_json, is_json, is_string, type_name
 from hnm_datasets.batch import Batch
 from hnm_datasets.corpus.text import passage_texts
 from hnm_datasets.formats.base import Side
@@ -41,7 +41,7 @@ def read_passages(batch: Batch, column: str, ids: Sequence[str], score: str | No
     if "text" not in names and len(passages):
         raise TypeError(
             f"{batch.step}: the column {column!r} must hold lists of passages with {ids[0]!r}, 'title' and 'text', got "
-            f"{passages.type}."
+            f"{type_name(passages.type)}."
         )
     if passages.null_count:
         row = int(lists.owners[np.flatnonzero(passages.is_null().to_numpy(zero_copy_only=False))[0]])
@@ -80,7 +80,7 @@ def _texts(values: pa.Array, name: str, step: str, numbers: bool) -> pa.Array:
     """Return a field of texts with empty ones for null; whole numbers only where ids may be numbers."""
     values = from_json(values, name, step) if is_json(values.type) else values
     if not (is_string(values.type) or pa.types.is_null(values.type) or (numbers and pa.types.is_integer(values.type))):
-        raise TypeError(f"{step}: the field {name!r} must hold texts, got {values.type}.")
+        raise TypeError(f"{step}: the field {name!r} must hold texts, got {type_name(values.type)}.")
     return pc.fill_null(values.cast(pa.string()), "")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, load_dataset
 
-from hnm_datasets.arrays.arrow import is_list
+from hnm_datasets.arrays.arrow import is_list, type_name
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import QUERY, QUERY_ID
 from hnm_datasets.loaders.columns import standard_passages, standard_queries
@@ -200,7 +200,7 @@ def _miracl_qrels(rows: Dataset) -> pa.Table:
                 continue
             type_ = passages.values.type
             if not pa.types.is_struct(type_) or "docid" not in {field.name for field in type_}:
-                raise ValueError(f"load_beir: the passages in {name!r} need the field 'docid', got {type_}.")
+                raise ValueError(f"load_beir: the passages in {name!r} need the field 'docid', got {type_name(type_)}.")
             parts.append(
                 pa.table(
                     {

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.arrow import list_array, type_name
 from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus
@@ -67,7 +67,7 @@ def from_pairs(
             )
         column = table[name].combine_chunks()
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            raise TypeError(f"from_pairs: the column {name!r} must hold strings, got {column.type}.")
+            raise TypeError(f"from_pairs: the column {name!r} must hold strings, got {type_name(column.type)}.")
         blank = pc.fill_null(is_blank(column), True).to_numpy(zero_copy_only=False)
         if blank.any():
             raise ValueError(

@@ -17,7 +17,9 @@ from hnm_datasets.arrays.arrow import (
     is_list,
     is_string,
     list_array,
+    type_name,
 )
+from hnm_datasets.batch import Batch
 
 TEXTS = ["a", "", "ä", None]
 LISTS = [[1, 2], [], None, [3]]
@@ -235,3 +237,10 @@ def test_a_series_shares_the_array():
     assert series.dtype == pd.ArrowDtype(array.type)
     assert pa.array(series).equals(array)
     assert pa.Array.from_pandas(series).buffers()[1].address == array.buffers()[1].address
+
+
+def test_names_of_fields_neither_reach_a_terminal_nor_fill_it():
+    assert type_name(pa.struct([("\x1b[31m\u202e", pa.int64())])) == r"struct<\x1b[31m\u202e: int64>"
+    assert len(type_name(pa.struct([(f"field {number}", pa.int64()) for number in range(1000)]))) == 201
+    with pytest.raises(TypeError, match=r"must hold strings, got struct<\\x1b: int64>"):
+        Batch({"query": pa.array([{"\x1b": 1}])}, "test").strings("query")
