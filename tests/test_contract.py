@@ -111,6 +111,7 @@ def transforms(corpus, model):
 NAMES = (
     "bm25",
     "bm25-options",
+    "bm25-tokenizer",
     "random",
     "dense",
     "dense-options",
