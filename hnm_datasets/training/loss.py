@@ -16,9 +16,11 @@ from torch import Tensor
 
 from hnm_datasets import checks
 from hnm_datasets.training.guide import Guide
+from hnm_datasets.training.labels import Labels
 from hnm_datasets.training.metrics import Observed, observed, record, share
 from hnm_datasets.training.ranking import RankingBatch, RankingRows
 from hnm_datasets.training.ranking_options import RankingOptions
+from hnm_datasets.training.token_labels import token_labels
 
 Direction: TypeAlias = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 HardnessMode: TypeAlias = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
@@ -29,13 +31,16 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
 
     Of each query's other passages in the batch it masks: those that are known positives of the query (of which there
     may be several), however they came into the batch; exact duplicates of them; and the padding of rows that have too
-    few negatives. What is known travels in the label column that `live_negatives` writes. Without that column, and
-    without `margin`, value and gradients are those of the stock loss.
+    few negatives. What is known travels in the label column that `live_negatives` writes. Without that column, only the
+    batch tells: the positives of rows with the same query are known to each of them, where queries and passages are the
+    same if the model reads the same tokens. Where no text comes twice in a batch, and without `margin`, value and
+    gradients are those of the stock loss.
 
-    How much is masked is logged by the trainer beside the loss: `masked_in_batch` and `masked_mined`, as shares of the
-    other rows' passages and of the row's own negatives; with `likely_weight` also what is only weighed down. Entries of
-    an evaluation have them too. They are means over the batches since the last entry, of the first process alone where
-    there are several. Wrappers such as `MatryoshkaLoss` change nothing about it.
+    How much is masked is logged by the trainer beside the loss, for rows with labels or with `margin`:
+    `masked_in_batch` and `masked_mined`, as shares of the other rows' passages and of the row's own negatives; with
+    `likely_weight` also what is only weighed down. Entries of an evaluation have them too. They are means over the
+    batches since the last entry, of the first process alone where there are several. Wrappers such as `MatryoshkaLoss`
+    change nothing about it.
 
     Args:
         model: The model that is trained.
@@ -114,8 +119,9 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
         """Return the loss of a batch."""
         features = list(sentence_features)
+        known = token_labels(features) if labels is None else labels
         guided = self._guided(features)
-        return self._loss(embed_columns(self.model, features), labels, guided)
+        return self._loss(embed_columns(self.model, features), known, guided)
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
         """Return the loss of a batch that is embedded already; not with a guide."""
@@ -139,7 +145,7 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
     def _loss(
         self,
         embeddings: list[Tensor],
-        labels: Tensor | None,
+        labels: Tensor | Labels | None,
         guided: list[Tensor] | None,
         rows_at_a_time: int | None = None,
         *,
@@ -165,7 +171,7 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
                 part = part.detach()
             total = total + part
             tallies.append(rows.tally)
-        if self.log_masked and not (labels is None and self.margin is None):
+        if self.log_masked and (isinstance(labels, Tensor) or self.margin is not None):
             record(self.model, _numbers(tallies))
         return total
 
@@ -220,7 +226,7 @@ class CachedHardNegativesRankingLoss(CachedLossMixin, HardNegativesRankingLoss):
         with torch.no_grad():
             guided = self._guided(features)
         # The mixin hands its second argument on to `calculate_loss` as it is.
-        carried: Any = (labels, guided)
+        carried: Any = (token_labels(features) if labels is None else labels, guided)
         return self.forward_cached(features, carried)
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:

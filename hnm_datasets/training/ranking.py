@@ -6,7 +6,7 @@ import torch
 from sentence_transformers.util import all_gather, all_gather_with_grad, get_rank
 from torch import Tensor
 
-from hnm_datasets.training.labels import PADDING, unpack
+from hnm_datasets.training.labels import PADDING, Labels, unpack
 from hnm_datasets.training.ranking_options import RankingOptions
 
 
@@ -17,12 +17,12 @@ class RankingBatch:
         self,
         options: RankingOptions,
         embeddings: list[Tensor],
-        labels: Tensor | None,
+        labels: Tensor | Labels | None,
         guided: list[Tensor] | None,
     ) -> None:
         queries, docs = embeddings[0], embeddings[1:]
         size, offset = len(queries), 0
-        known = None if labels is None else unpack(labels, len(docs))
+        known = unpack(labels, len(docs)) if isinstance(labels, Tensor) else labels
         if known is not None and len(known.passages) != size:
             raise ValueError(
                 f"There are labels for {len(known.passages)} rows and texts for {size}; both must be what "
