@@ -153,7 +153,7 @@ def _scene(
 
 def _others(corpus: Corpus, known: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     """Draw passages other than these, and other than copies of them; fewer where the corpus has no more."""
-    codes, drawn = corpus.text_codes, min(len(corpus), 2 * (count + len(known)))
+    codes, drawn = corpus.copy_codes, min(len(corpus), 2 * (count + len(known)))
     while True:
         rows = np.random.default_rng(seed).choice(len(corpus), drawn, replace=False)
         rows = rows[~np.isin(codes[rows], codes[known])][:count]

@@ -231,14 +231,15 @@ class LiveTexts:
         copies = np.bincount(positives.owners, self._copies[positives.values], len(owners))
         drawn = np.empty((len(owners), 1 + self.n + int(copies.max(initial=0))), dtype=np.int64)
         permuted_rows(keys, seed, len(self.corpus), drawn)
-        known = np.zeros(drawn.shape, dtype=bool)
-        for position in range(int(positives.lengths.max(initial=0))):
-            there = positives.lengths > position
-            one = positives.values[positives.offsets[:-1][there] + position]
-            known[there] |= codes[drawn[there]] == one[:, None]
+        size = len(codes)
+        rows = np.arange(len(owners))[:, None]
+        known = np.isin(rows * size + codes[drawn], positives.owners * size + positives.values)
         # A corpus with too few passages fills up with the first: padding is left out by the loss.
         known |= drawn < 0
         order = np.argsort(known, axis=1, kind="stable")[:, : 1 + self.n]
+        # The place of the positive is never filled, so where few passages are unknown, they go to the others.
+        few = (~known).sum(axis=1) <= self.n
+        order[few] = np.roll(order[few], 1, axis=1)
         return np.maximum(np.take_along_axis(drawn, order, axis=1), 0)
 
     @cached_property

@@ -1,14 +1,20 @@
 """What is known of a question is known in each of its rows."""
 
 import datasets
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hnm_datasets import (
+    BM25Index,
     BM25Negatives,
     Corpus,
+    DenseNegatives,
+    FuseNegatives,
+    RandomNegatives,
+    ShardedIndex,
     ToLabeledLists,
     ToTriplets,
     attach_positives,
@@ -52,6 +58,21 @@ def test_neither_row_of_a_question_mines_the_positive_of_the_other(corpus, secon
     rows = rows_of([QUESTION, second], [["p0", "p3"], ["p1"]], **ids)
     assert any("p1" in ids for ids in mined(rows, corpus))
     assert mined(pool_positives(rows), corpus) == [["p2"], ["p2"]]
+
+
+def test_every_source_leaves_known_positives_out(corpus):
+    pooled = pool_positives(rows_of([QUESTION, QUESTION.upper()], [["p0", "p3"], ["p1"]]))
+    bm25, random = BM25Negatives(corpus), RandomNegatives(corpus)
+    shards = ShardedIndex([BM25Index(corpus, shard=(number, 2)) for number in range(2)])
+    dense = DenseNegatives(corpus, lambda texts: np.array([[1.0, len(text)] for text in texts]), fingerprint="length-2")
+    steps = [bm25, random, dense, BM25Negatives(corpus, index=shards), FuseNegatives({"bm25": bm25, "random": random})]
+    for step in steps:
+        assert pooled.map(step, batched=True)["negative_ids"][:] == [["p2"], ["p2"]]
+        for form in ("numpy", "arrow"):
+            found = pooled.with_format(form).map(step, batched=True).with_format(None)
+            assert found["negative_ids"][:] == [["p2"], ["p2"]]
+        stream = pooled.to_iterable_dataset().map(step, batched=True, batch_size=1)
+        assert [row["negative_ids"] for row in stream] == [["p2"], ["p2"]]
 
 
 def test_known_positives_are_no_examples_of_the_row(corpus):
