@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "audit":
             audit(options.folder)
         else:
-            print(f"written: {write_card(options.folder)}")  # noqa: T201
+            print(printable(f"written: {write_card(options.folder)}"))  # noqa: T201
     except (OSError, KeyError, TypeError, ValueError, DatasetsError) as error:
         # The text of a KeyError is its first argument; as a string it would stand in quotes.
         text = str(error.args[0] if isinstance(error, KeyError) else error)

@@ -50,6 +50,7 @@ def fenced(text: str, language: str) -> str:
 
 def link(source: str) -> str:
     """Link to a dataset on the Hub or to a URL; any other text is shown as it is."""
+    source = one_line(source)
     if is_hub_id(source):
         return f"[{plain(source, 100)}](https://huggingface.co/datasets/{source})"
     if re.fullmatch(r"https?://[^\s<>\"'()\[\]`]+", source):
@@ -83,7 +84,12 @@ def one_line(text: str) -> str:
 
 def without_controls(text: str) -> str:
     """Replace line breaks and other control characters by spaces, and drop those that turn the direction."""
-    return _DIRECTIONS.sub("", _CONTROLS.sub(" ", text))
+    return without_directions(_CONTROLS.sub(" ", text))
+
+
+def without_directions(text: str) -> str:
+    """Drop characters that turn the direction of the text after them."""
+    return _DIRECTIONS.sub("", text)
 
 
 def _longest_run(text: str) -> int:

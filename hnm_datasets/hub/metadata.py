@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCardData
 
 from hnm_datasets.formats.base import Format
 from hnm_datasets.hub.shards import CORPUS, DATA, corpus_features
-from hnm_datasets.markdown import is_hub_id, one_line
+from hnm_datasets.markdown import is_hub_id, one_line, without_directions
 
 _TAGS = ["sentence-transformers", "hard-negatives", "hnm_datasets"]
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
@@ -63,8 +63,8 @@ def card_metadata(
         more["dataset_info"] = [{"config_name": name, **_info(config)} for name, config in configs.items()]
     return DatasetCardData(
         pretty_name=one_line(record["name"]) if record["name"] else None,
-        license=record["license"],
-        language=record["language"],
+        license=without_directions(record["license"]) if record["license"] else None,
+        language=[without_directions(one) for one in record["language"]] if record["language"] else None,
         task_categories=list(format.tasks),
         size_categories=[_size_category(sum(len(rows) for rows in splits.values()))],
         source_datasets=[record["source"]] if record["source"] and is_hub_id(record["source"]) else None,

@@ -220,7 +220,7 @@ class _Writer:
     def _check_shard(self, number: int, digest: str, count: int | None) -> None:
         """Raise unless a shard that the state counts is there, with the bytes that were written."""
         path = self._shard(number, count)
-        if not path.exists():
+        if not path.exists() and self._shard(number).exists():
             # Complete, but killed before all shards were renamed.
             path = self._shard(number)
         if not path.exists():

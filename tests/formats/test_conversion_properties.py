@@ -72,3 +72,32 @@ def test_scattered_triplets_are_merged_in_order_of_first_appearance(triples, for
     assert [(row["query"], row["pos"], row["neg"]) for row in made] == [
         (query, list(positives), list(negatives)) for query, (positives, negatives) in expected.items()
     ]
+
+
+LISTS = st.lists(WORDS, max_size=4)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.sampled_from(["x?", "y?", "z?"]), WORDS, LISTS), min_size=1, max_size=8),
+    st.sampled_from(LIST_FORMATS),
+)
+def test_triplets_with_lists_are_those_without(rows, form):
+    columns = dict(zip(("anchor", "positive", "negative"), map(list, zip(*rows, strict=True)), strict=True))
+    text = Value("string")
+    features = Features({"anchor": text, "positive": text, "negative": List(text)})
+    lists = Dataset.from_dict(columns, features=features)
+    expected = [
+        (query, positive, negative) for query, positive, negatives in rows for negative in dict.fromkeys(negatives)
+    ]
+    plain = convert(lists, "triplets")
+    assert [(row["anchor"], row["positive"], row["negative"]) for row in plain] == expected
+    merged = {}
+    for query, positive, negatives in rows:
+        known = merged.setdefault(query, ({}, {}))
+        known[0][positive] = None
+        known[1].update(dict.fromkeys(negatives))
+    made = convert(convert(lists, form), "flagembedding")
+    assert [(row["query"], row["pos"], row["neg"]) for row in made] == [
+        (query, list(positives), list(negatives)) for query, (positives, negatives) in merged.items()
+    ]

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from datasets import Dataset, DatasetDict
+from huggingface_hub import metadata_load
 
 from hnm_datasets import BM25Negatives, load_sample
 from hnm_datasets.hub.record import read_record
@@ -153,10 +154,17 @@ def test_texts_among_the_numbers_are_shown_as_texts(folder, place):
     assert_harmless(card)
 
 
-@pytest.mark.parametrize("key", ["name", "source", "repo_id"])
-def test_other_texts_of_the_record_are_shown_as_texts(folder, key):
-    change(folder, **{key: EVIL})
+@pytest.mark.parametrize("key", ["name", "source", "repo_id", "license"])
+@pytest.mark.parametrize("text", [EVIL, "https://example.org/\u202egpj.exe", "me/\u202eset", "\u2066mit"])
+def test_other_texts_of_the_record_are_shown_as_texts(folder, key, text):
+    change(folder, **{key: text})
     assert_harmless(write_card(folder).read_text())
+
+
+def test_languages_are_texts_of_the_metadata(folder):
+    change(folder, language=["en", "\u202een: x"])
+    assert_harmless(write_card(folder).read_text())
+    assert metadata_load(folder / "README.md")["language"] == ["en", "en: x"]
 
 
 def test_steps_and_versions_are_shown_as_texts(folder):
@@ -170,7 +178,7 @@ def assert_harmless(card):
     assert "<script>" not in outside
     assert "\n# Approved" not in card
     assert "[click](" not in outside
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", card)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", card)
 
 
 def test_numbers_are_those_of_the_data(folder):
