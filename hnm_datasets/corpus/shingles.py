@@ -26,7 +26,7 @@ from hnm_datasets.storage.mapped import append_array, open_array, save_array
 from hnm_datasets.storage.opened import Opened
 
 #: Goes into the folder's name; raise it when the shingles change.
-_FORMAT = 3
+_FORMAT = 4
 _WORDS = 3
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 

@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from hnm_datasets.corpus.text_kernels import fold_ascii
 from hnm_datasets.storage.digests import digest_slices, digest_strings
 
-#: Characters that are invisible and mean nothing (Unicode's Default_Ignorable_Code_Point): joiners, soft hyphens, marks
-#: of direction, selectors of variants. The zero-width space is not among them, because it separates words.
+#: What is left out. Characters that are invisible and mean nothing (Unicode's Default_Ignorable_Code_Point): joiners,
+#: soft hyphens, marks of direction, selectors of variants; the zero-width space is not among them, because it separates
+#: words. And what most writers leave out: the points of Hebrew and Arabic, the Arabic tatweel, and the Armenian marks
+#: of intonation, which stand inside of words.
 _IGNORED = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "[\u055b\u055c\u055e\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670"
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
 
@@ -57,8 +60,9 @@ def is_blank(texts: pa.Array) -> pa.Array:
 def normal_text(text: str) -> str:
     """Return a text without differences of case and Unicode form: what is compared wherever texts or words are.
 
-    That is Unicode's NFKC_Casefold, with two changes: the Turkish İ becomes i without a dot above, and signs such as ™
-    become a space, where NFKC would add letters to the word before.
+    That is Unicode's NFKC_Casefold, with three changes: the Turkish İ becomes i without a dot above; signs such as ™
+    become a space, where NFKC would add letters to the word before; and Hebrew and Arabic lose their points, which most
+    writers leave out.
 
     Example:
         >>> normal_text("Straße in İstanbul, ﬁne")
@@ -66,10 +70,9 @@ def normal_text(text: str) -> str:
     """
     if text.isascii():
         return text.lower()
-    text = _IGNORED.sub("", text).replace("\u2122", " ").replace("\u2120", " ")
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")
+    text = unicodedata.normalize("NFKC", text.replace("\u2122", " ").replace("\u2120", " ")).casefold()
     # Case folding can leave characters apart that have a form together.
-    return unicodedata.normalize("NFKC", folded)
+    return unicodedata.normalize("NFKC", _IGNORED.sub("", text).replace("i\u0307", "i"))
 
 
 def normalized_digests(texts: pa.Array | Sequence[str]) -> NDArray[np.uint64]:

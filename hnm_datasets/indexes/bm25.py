@@ -38,7 +38,7 @@ from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.tables import KeyTable
 
 #: Goes into every index's fingerprint; raise it when the files or the scores change.
-_FORMAT = 2
+_FORMAT = 3
 
 
 _CHUNK = 20_000

@@ -45,6 +45,9 @@ def test_what_cannot_be_seen_is_left_out():
     for code in (0xAD, 0x200C, 0x200D, 0x200E, 0x2060, 0xFE0F, 0xFEFF, 0xE0101):
         assert normal_text(f"Är{chr(code)}ger") == "ärger", hex(code)
     assert normal_text("a\u200bb") == "a\u200bb"
+    assert normal_text("السَّلَامُ") == normal_text("الســـلام") == "السلام"
+    assert normal_text("שָׁלוֹם") == normal_text("\ufb2aלום") == "שלום"
+    assert normal_text("Ինչո՞ւ") == "ինչու"
     assert normal_text("Windows™") == "windows "
 
 

@@ -100,10 +100,10 @@ class BM25Negatives(Miner):
         tokens = [index.analyzer.tokens(words_of(query)) for query in queries]
         with_tokens = sum(any(found) for found in tokens)
         logger.warning(
-            "BM25Negatives: a batch of %d queries found nothing, the first of which is %r: %d have no words (or only "
-            "stop words), and no word of the other %d is in the corpus. If queries and passages are in different "
-            "languages, mine with DenseNegatives. If their words are cut wrongly, pass another tokenizer: "
-            "BM25Negatives(corpus, index=BM25Index(corpus, tokenizer=...)). Further batches are not reported.",
+            "BM25Negatives: a batch of %d queries got no negatives, first %r: %d have no words but stop words, %d have "
+            "words that no passage has. If queries and passages are in different languages, mine with DenseNegatives. "
+            "If their words are cut wrongly, pass another tokenizer: BM25Negatives(corpus, index=BM25Index(corpus, "
+            "tokenizer=...)). Further batches are not reported.",
             len(queries),
             queries[0][:100],
             len(queries) - with_tokens,
