@@ -32,7 +32,7 @@ class _Repository:
     """The configurations of a set on the Hub or of its local copy; of a folder without a README.md its subfolders."""
 
     def __init__(self, place: str) -> None:
-        self.place = place
+        self.place = place = place.rstrip("/")
         self.is_plain = Path(place).is_dir() and not (Path(place) / "README.md").is_file()
         self.names: list[str] = (
             sorted(path.name for path in Path(place).iterdir() if path.is_dir())
@@ -107,9 +107,10 @@ def read_configurations(place: str, split: str, config: str | None) -> tuple[Dat
     if name is None:
         name = next((other for other in (config, "default") if other in repository.names), None)
     if name is None:
-        judgments = _Repository(f"{place}-qrels")
+        judgments = _Repository(f"{repository.place}-qrels")
         name = config if config in judgments.names else judgments.names[0]
-    if config is not None and not any(config in part for part in (corpus, queries, name)):
+    is_used = (corpus, queries) != ("corpus", "queries") or name in (config, f"{config}-qrels", f"qrels-{config}")
+    if config is not None and not is_used:
         raise FileNotFoundError(f"{place} has no configuration {config!r}, only {repository.names}.")
     qrels = judgments.load(name, split).with_format("arrow")[:]
     return (
@@ -171,7 +172,7 @@ def _read_miracl(repository: _Repository, split: str, config: str | None) -> tup
 def _miracl_corpus(repository: _Repository, split: str, config: str) -> Dataset:
     name = repository.part("corpus", config)
     if name is None:
-        place = f"{repository.place.rstrip('/')}-corpus"
+        place = f"{repository.place}-corpus"
         try:
             repository = _Repository(place)
         except FileNotFoundError as error:
