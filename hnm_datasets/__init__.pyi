@@ -49,7 +49,8 @@ from .transforms.shapes.labeled import ToLabeledLists as ToLabeledLists
 
 # Train
 from .training.live import live_negatives as live_negatives
-from .training.live import LiveNegatives as LiveNegatives
+from .training.live_rows import LiveNegatives as LiveNegatives
+from .training.live_rows import rows_of_epoch as rows_of_epoch
 from .training.loss import HardNegativesRankingLoss as HardNegativesRankingLoss
 from .training.loss import CachedHardNegativesRankingLoss as CachedHardNegativesRankingLoss
 from .training.refresh import RefreshNegatives as RefreshNegatives

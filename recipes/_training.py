@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from hnm_datasets import Corpus, load_beir, load_sample
 from hnm_datasets.training.evaluation import retrieval_evaluator
-from hnm_datasets.training.live import LiveNegatives
+from hnm_datasets.training.live_rows import LiveNegatives
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:

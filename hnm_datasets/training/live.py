@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
@@ -16,6 +14,8 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.training.live_rows import LiveNegatives
+from hnm_datasets.training.live_table import live_table
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.questions import Questions
 from hnm_datasets.transforms.shapes.positives import choose_positives
@@ -23,35 +23,6 @@ from hnm_datasets.transforms.shapes.positives import choose_positives
 _POSITIVES = ("each", "first")
 _BATCH = 1000
 _NAME = "live_negatives"
-
-
-class LiveNegatives(Dataset):  # type: ignore[misc]
-    """A `datasets.Dataset` of training rows; make one with `live_negatives`.
-
-    `FollowEpochs` or `RefreshNegatives` among the trainer's callbacks set its epoch.
-    """
-
-    @property
-    def source(self) -> LiveTexts:
-        """Where the texts come from."""
-        return _source_of(self._format_kwargs["transform"])
-
-    def select(self, *args: Any, **options: Any) -> LiveNegatives:
-        """Select rows, as any dataset does; `shuffle`, `take` and their like come here too."""
-        selected = super().select(*args, **options)
-        # The library makes plain datasets of its subclasses.
-        selected.__class__ = LiveNegatives
-        live: LiveNegatives = selected
-        return live
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the negatives of an epoch, by its number."""
-        self.source.progress.epoch = epoch
-
-
-def _source_of(transform: Any) -> LiveTexts:
-    # The trainer wraps the transforms of several datasets to add their names.
-    return transform if isinstance(transform, LiveTexts) else _source_of(transform.keywords["transform"])
 
 
 def live_negatives(
@@ -78,9 +49,10 @@ def live_negatives(
     that `HardNegativesRankingLoss` leaves them out.
 
     The rows work with workers of the dataloader, with prompts, as parts of a `DatasetDict`, and with
-    `BatchSamplers.NO_DUPLICATES` (and its hashed form, which looks at queries and positives alone). Put `FollowEpochs`
-    or `RefreshNegatives` among the trainer's callbacks: they set the epoch of the rows. The trainer itself sets it
-    only for a single dataset, in one process, that is not resumed.
+    `BatchSamplers.NO_DUPLICATES` (and its hashed form, which looks at the negatives of the first epoch). Put
+    `FollowEpochs` or `RefreshNegatives` among the trainer's callbacks: they set the epoch of the rows. The trainer
+    itself sets it only for a single dataset, in one process, that is not resumed. Formats, exports and changes of
+    columns need texts that are written: `rows_of_epoch` makes a plain dataset of an epoch.
 
     Args:
         rows: Mined rows; or queries without `negative_ids`, if `RefreshNegatives` is to mine for them.
@@ -148,8 +120,8 @@ def live_negatives(
         (_with_empty(table, mined, teacher) for table in tables.iter(_BATCH)),
         cache_root() / "live" / source.rows_name,
     )
-    # Numbers in the table, under the names of the texts that the transform makes of them.
-    live = LiveNegatives(pa.table({name: np.concatenate(numbers) for name, numbers in pairs.items()}))
+    queries_of, positives_of = (np.concatenate(pairs[name]) for name in ("anchor", "positive"))
+    live = LiveNegatives(live_table(queries_of, positives_of, n))
     live.set_transform(source)
     return live
 

@@ -21,6 +21,7 @@ from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.training.generations import Generation, write_generation
 from hnm_datasets.training.labels import PADDING, pack
+from hnm_datasets.training.live_table import POSITIVE_ROW, QUERY_ROW, text_names
 from hnm_datasets.training.progress import Progress
 from hnm_datasets.training.questions import Questions
 
@@ -148,20 +149,32 @@ class LiveTexts:
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return the texts and labels of some rows."""
-        owners = np.asarray(batch["anchor"], dtype=np.int64)
-        positives = np.asarray(batch["positive"], dtype=np.int64)
+        owners = np.asarray(batch[QUERY_ROW], dtype=np.int64)
+        positives = np.asarray(batch[POSITIVE_ROW], dtype=np.int64)
         generation = self.generation()
         if self._holds():
             _HELD["rows"] -= len(owners)
-        passages, is_padding, scores = self._choose(generation, owners, positives)
-        texts = self.corpus.texts(passages.T.reshape(-1)).to_pylist()
-        size = len(owners)
-        columns = {"anchor": self._queries[owners.tolist()][QUERY].to_pylist()}
-        names = ("positive", *(f"negative_{column + 1}" for column in range(self.n)))
-        columns |= {name: texts[column * size : (column + 1) * size] for column, name in enumerate(names)}
+        texts, labels = self.texts_of(generation, owners, positives, self.progress.epoch)
+        return {name: column.to_pylist() for name, column in texts.items()} | {"label": labels.tolist()}
+
+    def texts_of(
+        self, generation: Generation, owners: NDArray[np.int64], positives: NDArray[np.int64], epoch: int
+    ) -> tuple[dict[str, pa.Array], NDArray[np.int64]]:
+        """Return the texts and labels of M rows in an epoch.
+
+        Args:
+            generation: What to draw the negatives from.
+            owners: The queries of the rows. Shape (M,).
+            positives: The rows of their positives in the corpus. Shape (M,).
+            epoch: The number of the epoch.
+        """
+        passages, is_padding, scores = self._choose(generation, owners, positives, epoch)
+        texts, size = self.corpus.texts(passages.T.reshape(-1)), len(owners)
+        anchor, *others = text_names(self.n)
+        columns = {anchor: self._queries[owners.tolist()][QUERY].combine_chunks()}
+        columns |= {name: texts.slice(column * size, size) for column, name in enumerate(others)}
         keys = np.where(is_padding, PADDING, self.corpus.copy_codes[passages])
-        labels = pack(keys, self.known_codes(generation, owners), self.most, scores)
-        return columns | {"label": labels.tolist()}
+        return columns, pack(keys, self.known_codes(generation, owners), self.most, scores)
 
     def known_codes(self, generation: Generation, owners: NDArray[np.int64]) -> Ragged[NDArray[np.int64]]:
         """Return the copy codes of all known positives of some rows' questions. Shape (B,) → B lists."""
@@ -179,7 +192,7 @@ class LiveTexts:
         return self._pooled[1]
 
     def _choose(
-        self, generation: Generation, owners: NDArray[np.int64], positives: NDArray[np.int64]
+        self, generation: Generation, owners: NDArray[np.int64], positives: NDArray[np.int64], epoch: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32] | None]:
         """Draw each row's negatives.
 
@@ -190,7 +203,7 @@ class LiveTexts:
         size, n = len(owners), self.n
         # Each row of a query has its own draw, and so has each epoch.
         keys = self.keys[owners] ^ (positives.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-        seed = self.seed + 1_000_003 * self.progress.epoch
+        seed = self.seed + 1_000_003 * epoch
         offsets = offsets_of(generation.negatives.lengths[owners]) if size else np.zeros(1, dtype=np.int64)
         positions = first_positions(generation.negatives.offsets[owners], np.diff(offsets))
         keep = np.empty(len(positions), dtype=bool)

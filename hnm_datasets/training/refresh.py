@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hnm_datasets import checks
 from hnm_datasets.models.fingerprint import model_fingerprint
 from hnm_datasets.storage.folders import is_complete, written_aside
-from hnm_datasets.training.live import LiveNegatives
+from hnm_datasets.training.live_rows import LiveNegatives
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.metrics import publish
 from hnm_datasets.training.refresh_columns import check_columns

@@ -43,7 +43,8 @@ def test_labels_hold_the_positives_of_all_rows_of_the_question(corpus, second, w
     live = live_negatives(rows.map(RandomNegatives(corpus), batched=True), corpus, n=2)
     assert [known_keys(row, 2) for row in whole(live)] == [{0, 1, 3}, {0, 1, 3}, {0, 1, 3}, {2}]
     again = pickle.loads(pickle.dumps(live.source))
-    assert again({"anchor": [1], "positive": [1]})["label"] == live.source({"anchor": [1], "positive": [1]})["label"]
+    numbers = {"query_row": [1], "positive_row": [1]}
+    assert again(numbers)["label"] == live.source(numbers)["label"]
 
 
 def test_pooled_positives_of_rows_that_are_not_there_are_known(corpus):

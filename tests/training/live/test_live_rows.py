@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 
 from hnm_datasets import Corpus
 from hnm_datasets.training.labels import PADDING
-from hnm_datasets.training.live import LiveNegatives, live_negatives
+from hnm_datasets.training.live import live_negatives
+from hnm_datasets.training.live_rows import LiveNegatives
 
 # Two cores, or one, are enough for two small workers.
 pytestmark = [

@@ -1,0 +1,158 @@
+"""Live rows as a `datasets.Dataset`, and the plain rows of one epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.training.live_table import POSITIVE_ROW, QUERY_ROW, text_names, unreadable
+from hnm_datasets.training.live_texts import LiveTexts
+
+_BATCH = 1000
+_NUMBERS = [QUERY_ROW, POSITIVE_ROW]
+#: What reads or changes the columns of a table, where the texts are not.
+_REFUSED = (
+    *("with_format", "reset_format", "formatted_as", "with_transform"),
+    *(
+        "to_csv",
+        "to_dict",
+        "to_iterable_dataset",
+        "to_json",
+        "to_list",
+        "to_pandas",
+        "to_parquet",
+        "to_polars",
+        "to_sql",
+    ),
+    *("save_to_disk", "push_to_hub"),
+    *("add_column", "add_item", "remove_columns", "rename_column", "rename_columns", "select_columns", "flatten"),
+    *("cast", "cast_column", "class_encode_column", "align_labels_with_mapping"),
+    *("sort", "unique", "flatten_indices", "add_faiss_index", "add_elasticsearch_index"),
+)
+
+
+class LiveNegatives(Dataset):  # type: ignore[misc]
+    """A `datasets.Dataset` of training rows; make one with `live_negatives`.
+
+    `FollowEpochs` or `RefreshNegatives` among the trainer's callbacks set its epoch. Rows can be read, selected,
+    shuffled, split and filtered; `map` answers with a plain dataset, made of the rows of the epoch. What would read or
+    change the table behind the rows raises an error: see `rows_of_epoch`.
+    """
+
+    @property
+    def source(self) -> LiveTexts:
+        """Where the texts come from."""
+        found = _source_of(self._format_kwargs.get("transform"))
+        assert found is not None
+        return found
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of texts; rows have a `label` too."""
+        return text_names(self.source.n)
+
+    def select(self, *args: Any, **options: Any) -> LiveNegatives:
+        """Select rows, as any dataset does; `shuffle`, `take` and their like come here too."""
+        selected = super().select(*args, **options)
+        # The library makes plain datasets of its subclasses.
+        selected.__class__ = LiveNegatives
+        live: LiveNegatives = selected
+        return live
+
+    def filter(self, *args: Any, **options: Any) -> LiveNegatives:
+        """Select rows by their texts in the current epoch."""
+        kept = rows_of_epoch(self).filter(*args, **options)
+        return self if kept._indices is None else self.select(kept._indices.column("indices").to_pylist())
+
+    def map(self, *args: Any, **options: Any) -> Dataset:
+        """Map the rows of the current epoch to a plain dataset."""
+        return rows_of_epoch(self).map(*args, **options)
+
+    def set_format(
+        self,
+        type: str | None = None,
+        columns: list[str] | None = None,
+        output_all_columns: bool = False,
+        **options: Any,
+    ) -> None:
+        """Take no other format than the transform that makes the texts, as it is or wrapped by the trainer."""
+        options |= options.pop("format_kwargs", {})
+        if _source_of(options.get("transform")) is None:
+            raise unreadable("live rows take no other format or transform")
+        super().set_format("custom", columns=_NUMBERS, **options)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the negatives of an epoch, by its number."""
+        self.source.progress.epoch = epoch
+
+
+def _refuse(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: LiveNegatives, *args: Any, **options: Any) -> NoReturn:
+        raise unreadable(f"live rows have no {name}()")
+
+    refuse.__name__ = name
+    refuse.__doc__ = "Raise an error: the table has no texts."
+    return refuse
+
+
+for _name in _REFUSED:
+    setattr(LiveNegatives, _name, _refuse(_name))
+
+
+def _source_of(transform: Any) -> LiveTexts | None:
+    """Return the transform that makes texts, which the trainer wraps to add the names of several datasets."""
+    if transform is None or isinstance(transform, LiveTexts):
+        return transform
+    return _source_of(getattr(transform, "keywords", {}).get("transform"))
+
+
+def rows_of_epoch(live: LiveNegatives, epoch: int | None = None) -> Dataset:
+    """Write the rows of an epoch as a plain dataset, which takes all that a `datasets.Dataset` does.
+
+    Args:
+        live: What `live_negatives` made, or a selection of it.
+        epoch: The number of the epoch, from 0; None: the one that the rows are in.
+
+    Returns:
+        The rows that a training sees in this epoch, with the negatives as they were mined last: `anchor`, `positive`,
+        `negative_1` to `negative_n`, `label`. They are in memory. Negatives that only fill up a row are among them; the
+        label says which.
+
+    Raises:
+        TypeError: `live` is something else.
+        ValueError: The epoch is negative.
+
+    Example:
+        >>> from hnm_datasets import BM25Negatives, live_negatives, load_sample
+        >>> corpus, queries = load_sample("earthquakes")
+        >>> live = live_negatives(queries.map(BM25Negatives(corpus, k=4), batched=True), corpus, n=2)
+        >>> rows_of_epoch(live, epoch=3).remove_columns("label").to_pandas().shape
+        (1, 4)
+    """
+    name = "rows_of_epoch"
+    if not isinstance(live, LiveNegatives):
+        raise TypeError(f"{name} takes what live_negatives makes, got {type(live).__name__}.")
+    source = live.source
+    epoch = source.progress.epoch if epoch is None else checks.whole_number(name, "epoch", epoch, low=0)
+    generation = source.generation()
+    tables = []
+    # One batch at least, for the columns of no rows.
+    for start in range(0, max(1, len(live)), _BATCH):
+        numbers = live._getitem(
+            slice(start, start + _BATCH),
+            format_type="arrow",
+            format_columns=[QUERY_ROW, POSITIVE_ROW],
+            format_kwargs={},
+        )
+        owners, positives = (numbers[column].to_numpy() for column in (QUERY_ROW, POSITIVE_ROW))
+        texts, labels = source.texts_of(generation, owners, positives, epoch)
+        columns = {column: texts[column].cast(pa.string()) for column in texts}
+        offsets = np.arange(len(labels) + 1, dtype=np.int64) * labels.shape[1]
+        tables.append(pa.table(columns | {"label": list_array(offsets, pa.array(labels.reshape(-1)))}))
+    return Dataset(pa.concat_tables(tables))

@@ -1,0 +1,103 @@
+"""The table behind live rows: which rows they are, and columns of texts that nothing can read.
+
+Texts are made by a transform. What bypasses it, such as another format, `to_pandas` or `concatenate_datasets`, reads
+the table as it is. So each column of texts has a type of its own, and to read a value of it is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from datasets import Features, Value
+from datasets.features.features import register_feature
+from numpy.typing import NDArray
+
+#: The columns of numbers, which the transform reads.
+QUERY_ROW, POSITIVE_ROW = "query_row", "positive_row"
+_UNREADABLE = "live rows were read without the transform that makes their texts"
+
+
+def unreadable(what: str) -> TypeError:
+    """Return the error of what would read the table without the transform."""
+    return TypeError(
+        f"live_negatives: {what}. The texts of live rows are made when rows are asked for, so other formats, exports, "
+        f"changed columns and concatenations have none. Write the rows of an epoch as a plain dataset first: "
+        f"rows_of_epoch(live, epoch). To train on several sets, hand them to the trainer as a dict."
+    )
+
+
+class _Scalar(pa.ExtensionScalar):  # type: ignore[misc]
+    def as_py(self, **options: Any) -> Any:
+        raise unreadable(_UNREADABLE)
+
+
+class _LiveTextType(pa.ExtensionType):  # type: ignore[misc]
+    """The Arrow type of a text that a transform makes."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.bool_(), "hnm_datasets.live_text")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> _LiveTextType:
+        return cls()
+
+    def __arrow_ext_scalar_class__(self) -> type[_Scalar]:
+        return _Scalar
+
+    def to_pandas_dtype(self) -> Any:
+        """Refuse pandas, which would convert what stands in for the text."""
+        raise unreadable(_UNREADABLE)
+
+
+@dataclass
+class LiveText:
+    """The feature of a text that a transform makes."""
+
+    dtype: ClassVar[str] = "string"
+    pa_type: ClassVar[Any] = _LiveTextType()
+    _type: str = field(default="LiveText", init=False, repr=False)
+
+    def __call__(self) -> Any:
+        """Return the Arrow type, as every feature does."""
+        return self.pa_type
+
+    def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:
+        """Refuse all formats."""
+        raise unreadable(_UNREADABLE)
+
+
+with warnings.catch_warnings():
+    # It says that it is experimental.
+    warnings.simplefilter("ignore")
+    register_feature(LiveText, "LiveText")
+with contextlib.suppress(pa.ArrowKeyError):
+    # The type of a module that is loaded again is registered already.
+    pa.register_extension_type(LiveText.pa_type)
+
+
+def text_names(n: int) -> list[str]:
+    """Return the names of the columns of texts, in their order."""
+    return ["anchor", "positive", *(f"negative_{column + 1}" for column in range(n))]
+
+
+def live_table(queries: NDArray[np.int64], positives: NDArray[np.int64], n: int) -> pa.Table:
+    """Make the table of M rows.
+
+    Args:
+        queries: The row of each row's query. Shape (M,).
+        positives: The row of its positive in the corpus. Shape (M,).
+        n: Negatives per row.
+    """
+    stand_in = pa.ExtensionArray.from_storage(LiveText.pa_type, pa.array(np.zeros(len(queries), dtype=np.bool_)))
+    columns = dict.fromkeys(text_names(n), stand_in) | {QUERY_ROW: pa.array(queries), POSITIVE_ROW: pa.array(positives)}
+    texts = dict.fromkeys(text_names(n), LiveText())
+    features = Features(texts | {QUERY_ROW: Value("int64"), POSITIVE_ROW: Value("int64")})
+    return pa.Table.from_arrays(list(columns.values()), schema=features.arrow_schema)
