@@ -100,7 +100,7 @@ def train(folder, notes, slow=True):
 
     def note(_, given, answer):
         with notes.open("a") as file:
-            file.write(json.dumps([next(count), float(answer.loss.detach())]) + "\n")
+            file.write(json.dumps([next(count), float(answer.detach())]) + "\n")
 
     loss.register_forward_hook(note)
     args = SentenceTransformerTrainingArguments(

@@ -149,7 +149,7 @@ def test_two_sets_go_on_from_a_checkpoint_too(corpus, mined, tmp_path, step):
         model = make_model()
         loss = HardNegativesRankingLoss(model)
         losses = []
-        loss.register_forward_hook(lambda _, given, answer: losses.append(float(answer.loss.detach())))
+        loss.register_forward_hook(lambda _, given, answer: losses.append(float(answer.detach())))
         args = SentenceTransformerTrainingArguments(
             output_dir=str(folder), max_steps=14, per_device_train_batch_size=4, learning_rate=0.05, logging_steps=1,
             report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True,
