@@ -112,9 +112,9 @@ class _LogNumbers(TrainerCallback):
 
 
 def _unwrapped(model: Any) -> Any:
-    """Return a model that may be wrapped for several processes, or compiled."""
-    for wrapper in ("module", "_orig_mod"):
-        model = getattr(model, wrapper, model)
+    """Return a model that may be wrapped for several processes, compiled, or both."""
+    while (inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None)) is not None:
+        model = inner
     return model
 
 

@@ -204,3 +204,15 @@ def test_reporters_are_given_the_numbers(make_static_model, live, tmp_path):
     trainer_of(model, live.select(range(24)), HardNegativesRankingLoss(model), tmp_path, callbacks=[Reporter()]).train()
     assert [("masked_in_batch" in logs) for logs in seen if "loss" in logs] == [True] * 3
     assert np.isfinite([logs["masked_in_batch"] for logs in seen if "loss" in logs]).all()
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrapped_rows_without_labels_whose_texts_are_all_different(make_tiny, wrapper):
+    words = iter(f"{one}{other}{third}" for one in "abcde" for other in "fghij" for third in "abc")
+    texts = [[next(words) for _ in range(4)] for _ in range(3)]
+    answers = []
+    for kind in (HardNegativesRankingLoss, MultipleNegativesRankingLoss):
+        model = make_tiny()
+        random.seed(1)
+        answers.append(WRAPPERS[wrapper](model, kind(model))(features_of(model, texts), None).item())
+    assert answers[0] == pytest.approx(answers[1], abs=1e-9)
