@@ -8,14 +8,16 @@ the same form, so that a step does not know where it runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.arrow import as_arrow, as_objects, as_series, flatten_lists, is_list, is_string, type_name
+from hnm_datasets.answers import NewRows, answer_columns, answer_rows, column_names, is_polars
+from hnm_datasets.arrays.arrow import as_arrow, flatten_lists, is_list, is_one_value, is_string, type_name
 from hnm_datasets.arrays.ragged import Ragged, interleave_lists
 from hnm_datasets.columns import (
     JUDGED_NEGATIVE_IDS,
@@ -44,19 +46,6 @@ _MADE_BY = {
     POSITIVE_SCORES: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
 }
 _SCORED_BY = "score first, for example with .map(CrossEncoderScores(corpus, model, name={name!r}), batched=True)"
-
-
-class ArrowColumns(dict[str, pa.Array]):
-    """Columns for `Dataset.map` that reach its writer as Arrow arrays, without a detour through Python lists.
-
-    `map` accepts only lists, arrays and pandas Series as the `values()` of what a function returns, and turns a Series
-    into Python lists before it writes it. But it merges what is returned by item access into the batch, and its writer
-    takes Arrow arrays as they are. So `values()` shows Series and the items are Arrow: six times faster.
-    """
-
-    def values(self) -> list[pd.Series[Any]]:  # type: ignore[override]
-        """Show the columns as the pandas Series that `map` asks for."""
-        return [pd.Series(as_series(array)) for array in super().values()]
 
 
 class PassageIds(Protocol):
@@ -103,18 +92,6 @@ def rows_of_ids(
     return Ragged(ids.offsets, rows)
 
 
-class NewRows(NamedTuple):
-    """The answer of a step that changes the number of rows.
-
-    Attributes:
-        owners: The batch's row that each new row comes from. Shape (M,).
-        columns: The columns that the step writes. Shape (M,) each.
-    """
-
-    owners: NDArray[np.int64]
-    columns: dict[str, pa.Array]
-
-
 class Batch:
     """Some rows, read as Arrow columns whatever they came in.
 
@@ -125,21 +102,48 @@ class Batch:
     """
 
     def __init__(self, rows: Any, step: str) -> None:
-        if not isinstance(rows, (Mapping, pa.Table, pd.DataFrame)):
+        if not isinstance(rows, (Mapping, pa.Table, pd.DataFrame)) and not is_polars(rows):
             raise TypeError(
-                f"{step} takes a batch of rows (a mapping of columns, a pyarrow.Table or a pandas.DataFrame), got "
-                f"{type(rows).__name__}. Pass it to .map(..., batched=True)."
+                f"{step} takes a batch of rows (a mapping of columns, a pyarrow.Table, or a data frame of pandas or "
+                f"polars), got {type(rows).__name__}. Pass it to .map(..., batched=True)."
             )
         # Ray takes an answer for the whole batch, where `map` merges it.
         self.rows: Any = table_of_arrays(rows, step) if holds_arrays(rows) and in_ray_worker() else rows
         self.step = step
-        names: Any = self.rows.column_names if isinstance(self.rows, pa.Table) else self.rows
+        names: Any = self.rows if isinstance(self.rows, Mapping) else list(column_names(self.rows))
         self.names: list[str] = list(names)
         self._keys: pa.Array | None = None
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        """Raise unless the columns have names of their own and a value for each row."""
+        for name in self.names:
+            if not isinstance(name, str):
+                raise TypeError(f"{self.step}: the name of the column {name!r} must be a string. Rename the column.")
+        if len(set(self.names)) < len(self.names):
+            name = next(name for name in self.names if self.names.count(name) > 1)
+            raise ValueError(f"{self.step}: there are several columns {name!r}. Rename or remove one of them.")
+        if not isinstance(self.rows, Mapping):
+            return
+        # The columns that a lazy batch has not read yet are those of its table.
+        rows: Any = self.rows
+        unread = rows.keys_to_format if self._is_lazy else ()
+        known = [(name, len(rows.pa_table)) for name in self.names if name in unread][:1]
+        for name in self.names:
+            if name not in unread and is_one_value(rows[name]):
+                raise TypeError(f"{self.step} got one row instead of a batch. Pass batched=True to .map.")
+            if name not in unread and (length := _length(rows[name])) is not None:
+                known.append((name, length))
+        for name, length in known:
+            if length != known[0][1]:
+                raise ValueError(
+                    f"{self.step}: the column {name!r} has {length} rows and the column {known[0][0]!r} has "
+                    f"{known[0][1]}. All columns of a batch must have a value for each of its rows."
+                )
 
     def __len__(self) -> int:
         if isinstance(self.rows, Mapping) and not self._is_lazy:
-            return len(next(iter(self.rows.values()))) if self.names else 0
+            return len(self.column(self.names[0])) if self.names else 0
         return len(self.rows.pa_table if self._is_lazy else self.rows)
 
     @property
@@ -183,6 +187,17 @@ class Batch:
             )
         return array
 
+    def queries(self) -> pa.Array:
+        """Return the queries, none of them blank."""
+        queries = self.strings(QUERY)
+        blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(queries)), 0).to_numpy(zero_copy_only=False)
+        if blank.any():
+            raise ValueError(
+                f"{self.step}: the column 'query' is empty in {self.describe(int(np.flatnonzero(blank)[0]))}. Filter "
+                f"such rows out: dataset.filter(lambda row: row['query'].strip())."
+            )
+        return queries
+
     def string_lists(self, name: str) -> Ragged[pa.Array]:
         """Return a column of lists of texts. A null list counts as empty; a null inside a list is refused."""
         lists = self.lists(name)
@@ -212,6 +227,24 @@ class Batch:
         if values.dtype.kind == "f":
             self._refuse(name, lists, np.isnan(values), "holds a NaN")
         return Ragged(lists.offsets, values)
+
+    def scores(self, name: str, *, finite: bool = False) -> Ragged[NDArray[np.generic]]:
+        """Return a column of numbers that is aligned with `negative_ids`, or with `positive_ids` where there are such.
+
+        Args:
+            name: The column, such as `negative_scores`.
+            finite: Refuse infinite numbers too.
+
+        Raises:
+            ValueError: The lists are not as long as those of the ids, or hold a null, a NaN or something infinite.
+        """
+        numbers = self.number_lists(name)
+        ids = POSITIVE_IDS if name.startswith("positive_") else NEGATIVE_IDS
+        if self.has(ids):
+            self.check_aligned(ids, self.lists(ids), name, numbers)
+        if finite and numbers.values.dtype.kind == "f":
+            self._refuse(name, self.lists(name), ~np.isfinite(numbers.values), "holds an infinite score")
+        return numbers
 
     def rows_in(
         self, name: str, corpus: PassageIds, which: NDArray[np.int64] | None = None
@@ -308,78 +341,15 @@ class Batch:
     # ---- answering -----------------------------------------------------------------------------------------------
 
     def answer(self, columns: Mapping[str, pa.Array] | NewRows) -> Any:
-        """Return new or changed columns, or new rows, in the form that the batch came in.
-
-        A mapping is answered by the columns alone, which `map` merges; a table or data frame, which `map` would take
-        as the whole result, by itself with the columns put in.
-        """
+        """Return new or changed columns, or new rows, in the form that the batch came in; see `answers.py`."""
         if isinstance(columns, NewRows):
-            return self._with_new_rows(*columns)
-        if isinstance(self.rows, pa.Table):
-            table = self.rows
-            for name, array in columns.items():
-                at = table.column_names.index(name) if name in table.column_names else -1
-                table = table.append_column(name, array) if at < 0 else table.set_column(at, name, array)
-            return table
-        if isinstance(self.rows, pd.DataFrame):
-            # Ray keeps what pandas knows the Arrow type of, and guesses the others.
-            as_column = as_series if in_ray_worker() else as_objects
-            return self.rows.assign(**{name: as_column(array) for name, array in columns.items()})
-        return self._as_mapping(columns)
-
-    def _as_mapping(self, columns: Mapping[str, pa.Array]) -> Any:
-        """Return columns as the kind of mapping that the batch is: Arrow, numpy or lists."""
-        if self._is_lazy:
-            return ArrowColumns(columns)
-        if any(isinstance(values, np.ndarray) for values in self.rows.values()):
-            return {name: as_objects(array) for name, array in columns.items()}
-        return {name: array.to_pylist() for name, array in columns.items()}
-
-    def _with_new_rows(self, owners: NDArray[np.int64], columns: dict[str, pa.Array]) -> Any:
-        """Return new rows beside the batch's other columns, each repeated for the rows that come from it.
-
-        The lists of positives and negatives and the query are used up.
-        """
-        taken = [name for name in columns if self.has(name)]
-        if taken:
-            raise ValueError(
-                f"{self.step} writes the columns {list(columns)}, and the rows have {taken} already. Rename or remove "
-                f"them first."
-            )
-        rows: Any = self.rows
-        used = {name for name in self.names if name.startswith(("negative_", "positive_"))}
-        used |= {QUERY, KNOWN_POSITIVE_IDS} & set(self.names)
-        others = [name for name in self.names if name not in used]
-        if isinstance(rows, pa.Table):
-            return pa.table({name: self.column(name).take(pa.array(owners)) for name in others} | columns)
-        if isinstance(rows, pd.DataFrame):
-            repeated = rows[others].iloc[owners].reset_index(drop=True)
-            return Batch(repeated, self.step).answer(columns)
-        if self._is_lazy:
-            # `map` merges the changes that are made in this batch in place, and takes `remove_columns` away from it.
-            for name in others:
-                rows[name] = self.column(name).take(pa.array(owners))
-            for name in used:
-                del rows[name]
-            return self._as_mapping(columns)
-        new = self._as_mapping(columns)
-        if any(isinstance(values, np.ndarray) for values in rows.values()):
-            # A formatted dataset merges the columns as they were before, and a stream of arrays compares only numbers
-            # of rows: a step that is asked in arrays answers with all columns.
-            return {name: _repeated(values, owners) for name, values in rows.items()} | new
-        as_many = len(owners) == len(self) and not np.array_equal(owners, np.arange(len(self)))
-        if as_many and isinstance(rows, dict) and all(isinstance(values, list) for values in rows.values()):
-            # A stream compares only the numbers of rows, and here they agree although the rows do not. Returning the
-            # batch itself, with all its columns repeated, keeps them beside their rows and lets `remove_columns` work.
-            for name in self.names:
-                rows[name] = [rows[name][owner] for owner in owners.tolist()]
-            rows.update(new)
-            return rows
-        return new
+            return answer_rows(self.rows, self.names, self.column, columns, self.step)
+        return answer_columns(self.rows, columns)
 
 
-def _repeated(values: Any, owners: NDArray[np.int64]) -> Any:
-    return values[owners] if isinstance(values, np.ndarray) else [values[owner] for owner in owners.tolist()]
+def _length(values: Any) -> int | None:
+    """Return the number of rows of a column; None for what has no length, which an iterator may lack."""
+    return len(values) if hasattr(values, "__len__") else None
 
 
 def _remedy_by_name(name: str) -> str | None:

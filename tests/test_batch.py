@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
+from hnm_datasets.answers import ArrowColumns, NewRows
 from hnm_datasets.arrays.arrow import as_arrow
 from hnm_datasets.arrays.ragged import Ragged
-from hnm_datasets.batch import ArrowColumns, Batch, NewRows
+from hnm_datasets.batch import Batch
 
 ROWS = {
     "query_id": ["q0", "q1", "q2", "q3"],
@@ -354,3 +355,108 @@ def test_new_rows_do_not_overwrite_a_column(form):
     new = NewRows(np.array([0]), {"anchor": pa.array(["x"]), "number": pa.array([9])})
     with pytest.raises(ValueError, match=r"writes the columns \['anchor', 'number'\], and the rows have \['number'\]"):
         Batch(in_form(form), "Step").answer(new)
+
+
+# ---- columns of a batch ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("short", ["query_id", "query", "positive_ids", "negative_scores", "number"])
+@pytest.mark.parametrize("form", ["lists", "numpy", "series", "arrays"])
+def test_columns_of_different_lengths_are_refused(form, short):
+    holder = {"lists": list, "numpy": lambda one: np.array([*one, None], dtype=object)[:-1]}.get(form)
+    holder = holder or {"series": pd.Series, "arrays": pa.array}[form]
+    rows = {name: holder(values[: 3 if name == short else 4]) for name, values in ROWS.items()}
+    first = 3 if short == "query_id" else 4
+    name = "query" if short == "query_id" else short
+    with pytest.raises(
+        ValueError, match=f"the column '{name}' has {7 - first} rows and the column 'query_id' has {first}"
+    ):
+        Batch(rows, "Step")
+
+
+def test_a_lazy_batch_that_was_changed_is_measured():
+    rows = in_form("map")
+    rows["more"] = [1, 2]
+    with pytest.raises(ValueError, match="the column 'more' has 2 rows and the column 'query_id' has 4"):
+        Batch(rows, "Step")
+
+
+def test_columns_of_one_name_or_none_are_refused():
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["query", "query"])
+    with pytest.raises(ValueError, match="several columns 'query'"):
+        Batch(table, "Step")
+    for rows in ({1: ["a"]}, pd.DataFrame([["a"]])):
+        with pytest.raises(TypeError, match=r"name of the column . must be a string"):
+            Batch(rows, "Step")
+
+
+ODD_TEXTS = {
+    "string_view": pa.string_view(),
+    "large_string": pa.large_string(),
+    "dictionary": pa.dictionary(pa.int32(), pa.string()),
+}
+
+
+@pytest.mark.parametrize("type_", ODD_TEXTS.values(), ids=ODD_TEXTS)
+def test_texts_of_every_type_are_read(type_):
+    array = pa.array(["a", "b\0c", ""], pa.string()).cast(type_)
+    assert Batch({"x": array}, "Step").strings("x").to_pylist() == ["a", "b\0c", ""]
+    runs = pa.RunEndEncodedArray.from_arrays([2, 3], ["a", "b"])
+    assert Batch({"x": runs}, "Step").strings("x").to_pylist() == ["a", "a", "b"]
+
+
+ODD_LISTS = [pa.list_, pa.large_list, pa.list_view, pa.large_list_view, lambda inner: pa.list_(inner, 2)]
+
+
+@pytest.mark.parametrize("inner", [pa.string(), pa.string_view(), pa.large_string()], ids=str)
+@pytest.mark.parametrize("make", ODD_LISTS)
+def test_lists_of_every_type_are_read(make, inner):
+    array = pa.array([["a", "b"], None, ["c", "d"]], make(inner))
+    assert ragged(Batch({"x": array}, "Step").string_lists("x")) == ([0, 2, 2, 4], ["a", "b", "c", "d"])
+    coded = pa.ListArray.from_arrays([0, 2, 3], pa.array(["a", "b", "a"]).dictionary_encode())
+    assert ragged(Batch({"x": coded}, "Step").string_lists("x")) == ([0, 2, 3], ["a", "b", "a"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["a", "b", 3], "mixes types in row 2"),
+        ([["a"], ["b"], ["c", 1]], "mixes types in row 2"),
+        ([["a"], "b"], "mixes types in row 1"),
+        (["a", "\ud800"], "not valid Unicode in row 1"),
+        ([["a"], [], ["b\udfff"]], "not valid Unicode in row 2"),
+        (np.array(["a", "\ud800"]), "not valid Unicode in row 1"),
+        (pd.Series([1, "a"], dtype=object), "mixes types in row"),
+        ([[1], [2**63]], "does not fit into 64 bits in row 1"),
+        ([[0.5], [], [object()]], "mixes types in row 2"),
+        (np.array([1j]), "mixes types in row 0"),
+    ],
+)
+def test_what_arrow_does_not_hold_is_named_with_its_row(values, message):
+    with pytest.raises(TypeError, match=f"Step: the column 'x' .*{message}"):
+        Batch({"x": values}, "Step").column("x")
+
+
+def test_texts_of_numpy_are_not_cut_at_nul():
+    assert Batch({"x": np.array(["a\0b", "c"])}, "Step").column("x").to_pylist() == ["a\0b", "c"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u3000"])
+def test_blank_queries_are_refused(blank):
+    with pytest.raises(ValueError, match="the column 'query' is empty in the row with query_id 'q1'"):
+        Batch({"query_id": ["q0", "q1"], "query": ["a", blank]}, "Step").queries()
+
+
+@pytest.mark.parametrize("scores", [[None, None], [[0.5], [0.5, 0.25]], pa.nulls(2)])
+def test_scores_must_be_aligned_with_the_ids(scores):
+    rows = {"query_id": ["q0", "q1"], "negative_ids": [["a"], ["b"]], "negative_scores": scores}
+    with pytest.raises(ValueError, match=r"'negative_ids' and 'negative_scores' must be aligned.*query_id 'q"):
+        Batch(rows, "Step").scores("negative_scores")
+
+
+def test_infinite_scores_are_refused_where_they_mean_nothing():
+    rows = {"query_id": ["q0", "q1"], "positive_scores": [[1.0], [0.5, float("inf")]]}
+    batch = Batch(rows, "Step")
+    assert batch.scores("positive_scores").values.tolist() == [1.0, 0.5, np.inf]
+    with pytest.raises(ValueError, match="'positive_scores' holds an infinite score in the row with query_id 'q1'"):
+        batch.scores("positive_scores", finite=True)

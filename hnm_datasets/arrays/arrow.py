@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,14 +28,44 @@ def is_list(type_: pa.DataType) -> bool:
     return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
 
 
+def is_one_value(values: Any) -> bool:
+    """Return whether this is the value of one row, not a column."""
+    is_scalar = getattr(values, "ndim", 1) == 0 or not hasattr(values, "__iter__")
+    return is_scalar or isinstance(values, (str, bytes, Mapping))
+
+
 def as_arrow(values: Any, name: str, step: str) -> pa.Array:
-    """Read a column, whatever holds it, as one Arrow array.
+    """Read a column, whatever holds it, as one Arrow array of a type that all functions know, see `plain_type`.
 
     Args:
-        values: An Arrow array, a pandas Series, a numpy array, or a sequence.
+        values: An Arrow array, a pandas or polars Series, an array, or a sequence.
         name: The column, for errors.
         step: The step that reads it, for errors.
+
+    Raises:
+        TypeError: The values are of several types, or of one that Arrow does not hold; the message names the row.
     """
+    if is_one_value(values):
+        raise TypeError(f"{step} got one row instead of a batch. Pass batched=True to .map.")
+    if isinstance(values, np.ndarray) and values.dtype.kind == "U":
+        # Arrow would end each text at its first NUL.
+        values = values.tolist()
+    try:
+        return as_plain(_read(values, name, step))
+    except (pa.ArrowException, OverflowError, UnicodeError) as error:
+        row = _first_refused(list(values), name, step)
+        if isinstance(error, UnicodeError):
+            what = "holds a text that is not valid Unicode"
+        elif isinstance(error, OverflowError):
+            what = "holds a number that does not fit into 64 bits"
+        else:
+            what = "mixes types"
+        raise TypeError(
+            f"{step}: the column {name!r} {what} in row {row} of the batch: {printable(str(error))}"
+        ) from None
+
+
+def _read(values: Any, name: str, step: str) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
     if isinstance(values, pa.Array) and is_json(values.type):
@@ -43,19 +73,70 @@ def as_arrow(values: Any, name: str, step: str) -> pa.Array:
     if isinstance(values, pa.Array):
         # What a function on arrays has answered in Ray: pickled lists and tensors.
         return array_of_rows(values.to_pylist()) if isinstance(values.type, pa.BaseExtensionType) else values
-    if isinstance(values, (str, bytes)):
-        raise TypeError(f"{step} got one row instead of a batch. Pass batched=True to .map.")
     if isinstance(values, pd.Series):
-        return as_arrow(pa.Array.from_pandas(values), name, step)
+        return _read(pa.Array.from_pandas(values), name, step)
+    if hasattr(values, "to_arrow"):
+        return _read(values.to_arrow(), name, step)
     if isinstance(values, np.ndarray) and (values.ndim > 1 or values.dtype == object):
         # A formatted dataset stacks lists of one length into a matrix, others into an array of arrays.
         values = list(values)
-    elif not isinstance(values, (Sequence, np.ndarray)):
-        values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
-    try:
-        return array_of_rows(values) if isinstance(values, list) else pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TypeError(f"{step}: the column {name!r} mixes types: {printable(str(error))}") from None
+    elif not isinstance(values, np.ndarray):
+        values = [value.tolist() if hasattr(value, "tolist") and not _is_vector(value) else value for value in values]
+    return array_of_rows(values) if isinstance(values, list) else pa.array(values)
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1
+
+
+def _first_refused(values: list[Any], name: str, step: str) -> int:
+    """Return the first row that cannot be read together with those before it."""
+    low, high = 0, len(values)
+    while low + 1 < high:
+        middle = (low + high) // 2
+        try:
+            _read(values[:middle], name, step)
+            low = middle
+        except (pa.ArrowException, OverflowError, UnicodeError):
+            high = middle
+    return low
+
+
+def plain_type(type_: pa.DataType) -> pa.DataType:
+    """Return the type of the same values that all functions of Arrow know: no views, dictionaries and runs.
+
+    Example:
+        >>> plain_type(pa.list_view(pa.dictionary(pa.int8(), pa.string_view())))
+        ListType(list<item: string>)
+    """
+    if pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
+        return plain_type(type_.value_type)
+    if pa.types.is_string_view(type_):
+        return pa.string()
+    if pa.types.is_list_view(type_) or pa.types.is_large_list_view(type_):
+        return pa.list_(plain_type(type_.value_type))
+    if is_list(type_) and (inner := plain_type(type_.value_type)) != type_.value_type:
+        if pa.types.is_fixed_size_list(type_):
+            return pa.list_(inner, type_.list_size)
+        return pa.large_list(inner) if pa.types.is_large_list(type_) else pa.list_(inner)
+    return type_
+
+
+def as_plain(array: pa.Array) -> pa.Array:
+    """Return the array in its `plain_type`."""
+    wanted = plain_type(array.type)
+    if wanted == array.type:
+        return array
+    if pa.types.is_dictionary(array.type):
+        return as_plain(array.dictionary_decode())
+    if pa.types.is_run_end_encoded(array.type):
+        return as_plain(pc.run_end_decode(array))
+    if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
+        # Arrow's cast loses the lists after a null one.
+        lists = flatten_lists(array)
+        own = list_array(lists.offsets, lists.values)
+        return as_plain(pc.if_else(array.is_valid(), own, pa.scalar(None, own.type)))
+    return array.cast(wanted)
 
 
 def type_name(type_: pa.DataType) -> str:

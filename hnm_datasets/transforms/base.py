@@ -8,6 +8,7 @@ drops others, `Transform._apply` for all else.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,15 +18,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hnm_datasets.answers import NewRows
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import Ragged, kept_offsets
-from hnm_datasets.batch import Batch, NewRows
+from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
+from hnm_datasets.runtime.map_calls import calling_map
 from hnm_datasets.runtime.ray_batches import keep_name_of_step
 from hnm_datasets.runtime.workers import prepare_before_workers
 
 #: Raise it when the code that all steps share changes what they answer.
-_SHARED_VERSION = 1
+_SHARED_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -54,23 +57,28 @@ class Transform(ABC):
         """Answer one batch of rows.
 
         Args:
-            rows: What `.map(..., batched=True)` hands over: a lazy batch, a mapping of columns, a `pyarrow.Table` or a
-                `pandas.DataFrame`.
+            rows: What `.map(..., batched=True)` hands over: a lazy batch, a mapping of columns, a `pyarrow.Table`, or a
+                data frame of pandas or polars.
 
         Returns:
-            The columns that the step writes, in the form that the rows came in (for `Dataset.map` as Arrow arrays); a
-            table or data frame comes back whole.
+            The columns that the step writes, in the form that the rows came in; a table or data frame comes back
+            whole. `Dataset.map` gets Arrow arrays, or for formatted rows the whole table without the columns that it
+            was asked to remove.
 
         Raises:
             KeyError: A column that the step needs is missing, or an id is unknown.
             TypeError: A column holds something else than the contract says.
             ValueError: A value is null or NaN, or aligned columns are not aligned.
         """
-        batch = Batch(rows, step=type(self).__name__)
+        call = calling_map(sys._getframe(1), rows)
+        batch = Batch(rows if call is None else call.rows, step=type(self).__name__)
         for name in self._required(batch.names):
             batch.require(name)
         self.prepare()
-        return batch.answer(self._apply(batch))
+        columns = self._apply(batch)
+        answer = batch.answer(columns)
+        written = columns.columns if isinstance(columns, NewRows) else columns
+        return answer if call is None else call.without_removed(answer, written)
 
     def _required(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the columns that the step needs of rows that have the columns `names`."""

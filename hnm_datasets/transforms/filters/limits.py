@@ -67,7 +67,7 @@ class RankWindow(CandidateFilter):
                 raise ValueError(f"RankWindow: the window from {self.min} to {self.max} is empty; max must reach min.")
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
-        return within(batch.number_lists(NEGATIVE_RANKS).values, self.min, self.max)
+        return within(batch.scores(NEGATIVE_RANKS).values, self.min, self.max)
 
 
 @dataclass(frozen=True)
@@ -123,5 +123,5 @@ class ScoreBand(CandidateFilter):
             raise ValueError(f"ScoreBand: the band from {self.min:g} to {self.max:g} is empty; max must reach min.")
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
-        scores = batch.number_lists(score_column(score_name(self.by, batch.names)))
+        scores = batch.scores(score_column(score_name(self.by, batch.names)))
         return within(scores.values, self.min, self.max)

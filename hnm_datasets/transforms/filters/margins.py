@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column, score_name
+from hnm_datasets.columns import NEGATIVE_IDS, score_column, score_name
 from hnm_datasets.transforms.base import CandidateFilter
 
 AGAINST = ("min", "max", "mean", "each")
@@ -89,11 +89,9 @@ class _Margin(CandidateFilter):
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         by = score_name(self.by, batch.names)
-        scores = batch.number_lists(score_column(by))
-        name = score_column(by, of="positive")
-        positives = batch.number_lists(name)
-        if batch.has(POSITIVE_IDS):
-            batch.check_aligned(POSITIVE_IDS, batch.string_lists(POSITIVE_IDS), name, positives)
+        scores = batch.scores(score_column(by))
+        # A margin below an infinite score says nothing.
+        positives = batch.scores(score_column(by, of="positive"), finite=True)
         return np.asarray(scores.values <= np.repeat(self._limits(positives), scores.lengths))
 
 

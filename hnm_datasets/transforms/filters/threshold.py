@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.arrow import is_string, list_array
 from hnm_datasets.arrays.ragged import Ragged, interleave_lists, kept_offsets
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
@@ -97,7 +97,7 @@ class TeacherThreshold(Transform):
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         lists = batch.candidates()
-        scores = batch.number_lists(score_column(self.by))
+        scores = batch.scores(score_column(self.by))
         values = scores.values.astype(np.float64)
         keep = values < self.negative_below
         mask, offsets = pa.array(keep), kept_offsets(scores.offsets, keep)
@@ -129,6 +129,18 @@ class TeacherThreshold(Transform):
             risen = lists[source].values.filter(mask)
             # A batch whose lists are all empty has no type of its own.
             typed = risen.type if pa.types.is_null(own.values.type) else own.values.type
+            if not (pa.types.is_null(risen.type) or _kind(risen.type) == _kind(typed)):
+                raise TypeError(
+                    f"{batch.step}: {source!r} holds lists of {risen.type} and {name!r} lists of {typed}, so that a "
+                    f"promoted candidate's value does not fit. Cast one of them, or drop the column {name!r}."
+                )
             both = pa.concat_arrays([own.values.cast(typed), risen.cast(typed)])
             columns[name] = list_array(offsets, both.take(pa.array(order)))
         return columns | {PROMOTED_IDS: list_array(promoted.offsets, promoted.values)}
+
+
+def _kind(type_: pa.DataType) -> object:
+    """Return what values are, whatever their width: numbers, texts, or their type."""
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return "numbers"
+    return "texts" if is_string(type_) else type_

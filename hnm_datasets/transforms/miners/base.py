@@ -67,13 +67,7 @@ class MiningRows(NamedTuple):
             KeyError: A positive or judged negative is not in the corpus.
             ValueError: A query is empty.
         """
-        queries: list[str] = batch.strings(QUERY).to_pylist()
-        for row, query in enumerate(queries):
-            if not query or query.isspace():
-                raise ValueError(
-                    f"{batch.step}: the column 'query' is empty in {batch.describe(row)}. Filter such rows out: "
-                    f"dataset.filter(lambda row: row['query'].strip())."
-                )
+        queries: list[str] = batch.queries().to_pylist()
         known = batch.known_positives_in(corpus)
         positives = batch.rows_in(POSITIVE_IDS, corpus) if batch.has(KNOWN_POSITIVE_IDS) else known
         codes = np.insert(corpus.copy_codes[known.values], known.offsets[1:], corpus.find_copies(queries))

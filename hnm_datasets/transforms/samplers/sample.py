@@ -170,11 +170,11 @@ class SampleNegatives(CandidateFilter):
         keep = np.empty(len(candidates.values), dtype=bool)
         by = score_name(self.by, batch.names)
         if self.strategy == "softmax":
-            scores = batch.number_lists(score_column(by)).values
+            scores = batch.scores(score_column(by), finite=True).values
             weights = scores.astype(np.float64) / self.temperature
         elif self.strategy == "simans":
-            own = batch.number_lists(score_column(by)).values.astype(np.float64)
-            aims = _means(batch.number_lists(score_column(by, of="positive")))[candidates.owners] + self.b
+            own = batch.scores(score_column(by), finite=True).values.astype(np.float64)
+            aims = _means(batch.scores(score_column(by, of="positive"), finite=True))[candidates.owners] + self.b
             weights = np.where(np.isnan(aims), 0, -self.a * (own - aims) ** 2)
         else:
             weights = np.zeros(len(keep))
@@ -187,7 +187,7 @@ class SampleNegatives(CandidateFilter):
 
     def _members(self, batch: Batch, stratum: _Stratum) -> NDArray[np.bool_]:
         """Tell which candidates belong to a stratum. Shape (C,)."""
-        values: NDArray[Any] = batch.number_lists(self._column_of(stratum)).values
+        values: NDArray[Any] = batch.scores(self._column_of(stratum)).values
         # What a source did not find has rank 0 in it.
         return values > 0 if isinstance(stratum, str) else within(values, *stratum)
 

@@ -62,6 +62,6 @@ class SortNegatives(Transform):
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         lists = batch.candidates()
-        scores = batch.number_lists(score_column(score_name(self.by, batch.names)))
+        scores = batch.scores(score_column(score_name(self.by, batch.names)))
         order = pa.array(np.lexsort((-scores.values.astype(np.float64), scores.owners)))
         return {name: list_array(values.offsets, values.values.take(order)) for name, values in lists.items()}

@@ -52,7 +52,7 @@ class Scorer(Transform):
         """Return the score of certain passages of each query. Shape (C,), aligned with `rows`."""
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
-        queries = batch.strings(QUERY).to_pylist()
+        queries = batch.queries().to_pylist()
         positives, negatives = (batch.rows_in(name, self.corpus) for name in (POSITIVE_IDS, NEGATIVE_IDS))
         # One list per query, so that its positives and candidates are scored in the same batches.
         offsets, order = interleave_lists(positives, negatives)

@@ -18,8 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
+from hnm_datasets.answers import NewRows
 from hnm_datasets.arrays.ragged import offsets_of, positions_within
-from hnm_datasets.batch import Batch, NewRows
+from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.transforms.base import Transform
@@ -102,25 +103,17 @@ class Parts:
 
     def __init__(self, step: Shape, batch: Batch) -> None:
         self.step, self.batch = step, batch
-        self.queries = batch.strings(QUERY)
+        self.queries = batch.queries()
         self.positive_ids = batch.string_lists(POSITIVE_IDS)
         self.negative_ids = batch.candidates()[NEGATIVE_IDS]
         self.scores = self._scores(step._scores_by) if step._scores_by else {}
-        self.label_scores = self._scores(step.by) if step.labels else {}
-        for part, values in self.label_scores.items():
-            if not np.isfinite(values.to_numpy()).all():
-                name = score_column(step.by, of=part)
-                raise ValueError(
-                    f"{batch.step}: the column {name!r} holds an infinite score, and labels must be finite."
-                )
+        self.label_scores = self._scores(step.by, finite=True) if step.labels else {}
 
-    def _scores(self, by: str) -> dict[str, pa.Array]:
+    def _scores(self, by: str, *, finite: bool = False) -> dict[str, pa.Array]:
         """Return the scores of all positives and of all negatives, flat, as float32."""
         scores = {}
-        for part, ids in (("positive", self.positive_ids), ("negative", self.negative_ids)):
-            name = score_column(by, of=part)
-            lists = self.batch.number_lists(name)
-            self.batch.check_aligned(f"{part}_ids", ids, name, lists)
+        for part in ("positive", "negative"):
+            lists = self.batch.scores(score_column(by, of=part), finite=finite)
             scores[part] = pa.array(lists.values.astype(np.float32))
         return scores
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from hnm_datasets.answers import NewRows
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import offsets_of
-from hnm_datasets.batch import NewRows
 from hnm_datasets.transforms.shapes.base import Parts, Shape, cycled_positions
 from hnm_datasets.transforms.shapes.positives import Examples, choose_positives
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hnm_datasets.answers import NewRows
 from hnm_datasets.arrays.arrow import list_array
-from hnm_datasets.batch import NewRows
 from hnm_datasets.transforms.shapes.base import Parts, Shape, cycled_positions
 
 
