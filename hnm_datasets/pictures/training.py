@@ -48,7 +48,7 @@ def plot_training(log_history: Sequence[Mapping[str, Any]]) -> Figure:
     """
     name = "plot_training"
     check_matplotlib(name)
-    # The parts of the loss repeat a generation's numbers, averaged over the steps between two entries.
+    # Entries of the loss repeat the numbers of a generation.
     curves = {
         key: points
         for key, *_ in _COURSES
