@@ -148,7 +148,8 @@ class DenseNegatives(Miner):
 
     def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> NDArray[np.float32]:
         encoder: Encoder = self.model
-        return encoder.vectors(queries)
+        # A function that is asked nothing does not know the length of its vectors.
+        return encoder.vectors(queries) if queries else np.empty((0, self._dense.embeddings.dimension), np.float32)
 
     def _search(self, encoded: NDArray[np.float32], which: NDArray[np.int64], depth: int) -> Hits:
         return self._dense.search(encoded[which], depth)
