@@ -6,6 +6,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.compiled import compiled
+
 
 @numba.njit
 def _mixed(state: np.uint64) -> np.uint64:
@@ -23,7 +25,7 @@ def keyed_uniform(key: np.uint64, seed: int, counter: int) -> float:
     return (np.float64(state >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def sample_mask(
     offsets: NDArray[np.int64],
     log_weights: NDArray[np.float64],
@@ -72,7 +74,7 @@ def sample_mask(
                     drawn += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def permuted_rows(keys: NDArray[np.uint64], seed: int, n_rows: int, out: NDArray[np.int64]) -> None:
     """Fill each line with the beginning of a random permutation of all row numbers, by key and seed alone.
 

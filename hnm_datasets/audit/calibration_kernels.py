@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.compiled import compiled
 
-@numba.njit(nogil=True, cache=True)
+
+@compiled
 def nth_greatest_before(
     offsets: NDArray[np.int64], values: NDArray[np.float64], n: int, out: NDArray[np.float64]
 ) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.compiled import compiled
 
-@numba.njit(nogil=True, cache=True)
+
+@compiled
 def count_shared(
     offsets: NDArray[np.int64],
     values: NDArray[Any],

@@ -1,8 +1,5 @@
 """The loops of BM25, compiled by numba.
 
-Only what is called from Python is cached on disk: helpers that are cached on their own fail now and then, when two
-processes compile at once.
-
 They release the interpreter lock and are run from Python threads. Numba's own parallel loops are not used: after they
 have run once, a process that forks, as `Dataset.map(num_proc=...)` does, dies in the child.
 """
@@ -12,6 +9,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from hnm_datasets.arrays.compiled import compiled
 
 
 @numba.njit
@@ -99,7 +98,7 @@ def _pick_from_all(
     return size
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def search(
     starts: NDArray[np.int64],
     postings: NDArray[np.int32],
@@ -150,7 +149,7 @@ def search(
             scores[place], rows[place] = -np.inf, -1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def score(
     starts: NDArray[np.int64],
     postings: NDArray[np.int32],
@@ -183,7 +182,7 @@ def score(
             out[place] = total + extras[query]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def place(
     first_row: int,
     sizes: NDArray[np.int32],

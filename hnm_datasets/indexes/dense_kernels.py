@@ -1,7 +1,4 @@
-"""The compiled loops of exact dense search: choosing the best of a block of scores, and scoring given passages.
-
-Only the functions that Python calls are cached on disk; see `bm25_kernels`.
-"""
+"""The compiled loops of exact dense search: choosing the best of a block of scores, and scoring given passages."""
 
 from __future__ import annotations
 
@@ -11,12 +8,14 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.compiled import compiled
+
 #: Scores looked at together; most such runs hold nothing better than what is kept already.
 RUN = 16
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def keep_best(
     scores: NDArray[np.float32],
     first: int,
@@ -69,8 +68,8 @@ def keep_best(
         counts[query] = count
 
 
-@numba.njit(nogil=True, cache=True)
-def cut(k: int, kept_scores: NDArray[np.float32], kept_rows: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+@compiled
+def cut(k: int, kept_scores: NDArray[np.float32], kept_rows: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
     """Bring the k best of what is kept to the front; the arguments are those of `keep_best`."""
     for query in range(len(counts)):
         if counts[query] > k:
@@ -108,7 +107,7 @@ def _shrink(scores: Any, rows: Any, k: int) -> Any:
     return least
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def rank(
     queries: NDArray[np.float32],
     vectors: NDArray[np.float32],
@@ -151,7 +150,7 @@ def rank(
             scores[query, place] = exact[0]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def score_lists(
     queries: NDArray[np.float32],
     vectors: NDArray[np.float32],

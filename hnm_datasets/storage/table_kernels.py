@@ -6,8 +6,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.compiled import compiled
 
-@numba.njit(nogil=True, cache=True, inline="always")
+
+@numba.njit(nogil=True, inline="always")
 def _hash(data: NDArray[np.uint8], start: int, stop: int) -> np.uint64:
     """Hash some bytes: FNV-1a, and a last mixing, as only the low bits are used."""
     mixed = np.uint64(0xCBF29CE484222325)
@@ -17,7 +19,7 @@ def _hash(data: NDArray[np.uint8], start: int, stop: int) -> np.uint64:
     return np.uint64(mixed * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(8)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(nogil=True, inline="always")
 def _same(a: NDArray[np.uint8], start: int, stop: int, b: NDArray[np.uint8], b_start: int, b_stop: int) -> bool:
     if stop - start != b_stop - b_start:
         return False
@@ -27,7 +29,7 @@ def _same(a: NDArray[np.uint8], start: int, stop: int, b: NDArray[np.uint8], b_s
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def fill(slots: NDArray[np.int64], offsets: NDArray[np.int64], data: NDArray[np.uint8]) -> tuple[int, int]:
     """Enter all strings in an open hash table.
 
@@ -52,7 +54,7 @@ def fill(slots: NDArray[np.int64], offsets: NDArray[np.int64], data: NDArray[np.
     return -1, -1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def find(
     slots: NDArray[np.int64],
     offsets: NDArray[np.int64],

@@ -8,8 +8,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.compiled import compiled
 
-@numba.njit(nogil=True, cache=True)
+
+@compiled
 def drop_near_duplicates(
     shingle_offsets: NDArray[np.int64],
     shingles: NDArray[np.uint32],

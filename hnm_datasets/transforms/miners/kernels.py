@@ -6,6 +6,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.compiled import compiled
+
 
 @numba.njit
 def _holds(values: NDArray[np.int64], value: int) -> bool:
@@ -20,7 +22,7 @@ def _holds(values: NDArray[np.int64], value: int) -> bool:
     return low < len(values) and values[low] == value
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def pick_candidates(
     rows: NDArray[np.int64],
     text_codes: NDArray[np.int64],
