@@ -119,14 +119,15 @@ class Encoder(ModelHandle):
             RuntimeError: The model was changed since, or cannot be used in this process.
             ValueError: A vector is zero, NaN or infinite; the message shows the text.
         """
-        self.check_unchanged()
         digests, back = np.unique(digest_strings(texts), axis=0, return_inverse=True)
         back = back.reshape(-1)
         first = np.empty(len(digests), dtype=np.int64)
         first[back[::-1]] = np.arange(len(texts))[::-1]
         results = self._results()
         known, rows = results.find(digests)
-        if not known.all():
+        if known.all():
+            self.check_unchanged()
+        else:
             missing = np.flatnonzero(~known)
             with clocked("encode"):
                 fresh = self.encode([texts[place] for place in first[missing]])
@@ -167,22 +168,22 @@ class Encoder(ModelHandle):
                     f"The embedding function must return an array of shape ({len(texts)}, D) for {len(texts)} texts, "
                     f"got {vectors.shape}."
                 )
-            if self.normalize:
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-            return vectors
-        encode = loaded.model.encode_query if self.task == "query" else loaded.model.encode_document
-        return np.asarray(
-            encode(
-                list(texts),
-                prompt=self.prompt,
-                batch_size=max(self.batch_size, _STATIC_BATCH) if _is_static(loaded) else self.batch_size,
-                show_progress_bar=False,
-                normalize_embeddings=self.normalize,
-                pool=pool,
-            ),
-            dtype=np.float32,
-        )
+            return _normalized(vectors) if self.normalize else vectors
+        with loaded.in_use() as model:
+            encode = model.encode_query if self.task == "query" else model.encode_document
+            vectors = np.asarray(
+                encode(
+                    list(texts),
+                    prompt=self.prompt,
+                    batch_size=max(self.batch_size, _STATIC_BATCH) if _is_static(loaded) else self.batch_size,
+                    show_progress_bar=False,
+                    # In half precision torch's lengths are off by some thousandths, and with them every cosine.
+                    normalize_embeddings=self.normalize and str(model.dtype) == "torch.float32",
+                    pool=pool,
+                ),
+                dtype=np.float32,
+            )
+        return _normalized(vectors) if self.normalize else vectors
 
     @contextlib.contextmanager
     def pool(self, devices: Sequence[str] | None) -> Iterator[Any]:
@@ -233,6 +234,15 @@ def shortened(text: str) -> str:
     """Show the beginning of a text."""
     shown = repr(text)
     return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale vectors to length 1 where they are not, to the precision of float32."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scaled = (vectors / lengths[:, None]).astype(np.float32)
+    # Vectors that torch has scaled keep their bits.
+    return np.where((np.abs(lengths - 1) > 1e-5)[:, None], scaled, vectors)
 
 
 def _own_prompt(loaded: LoadedModel, task: str) -> str:

@@ -6,16 +6,17 @@ or loads it again by its path.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.models.fingerprint import model_fingerprint
+from hnm_datasets.models.fingerprint import ModelDigests, model_digests, quick_digests
 from hnm_datasets.runtime.workers import in_worker
 from hnm_datasets.storage.digests import fingerprint
 
@@ -41,10 +42,20 @@ class LoadedModel:
         is_function: Whether it is a function.
     """
 
-    def __init__(self, model: Any, fingerprint: str, *, is_function: bool, source: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        fingerprint: str,
+        *,
+        is_function: bool,
+        source: str | None = None,
+        digests: ModelDigests | None = None,
+    ) -> None:
         self.model, self.fingerprint, self.is_function, self.source = model, fingerprint, is_function, source
         self._process = os.getpid()
-        self._seen = self._marks()
+        # What it is by all its weights and settings, and by what is quickly seen of them.
+        self._digests = digests
+        self._seen = None if is_function else quick_digests(model)
 
     def check_usable(self) -> None:
         """Raise if the model has changed, or cannot be used in this process; keep to one core in a worker."""
@@ -74,29 +85,28 @@ class LoadedModel:
 
     def is_unchanged(self) -> bool:
         """Tell whether the model is still what it was named after."""
-        marks = self._marks()
-        if marks != self._seen:
-            if model_fingerprint(self.model) != self.fingerprint:
+        if self.is_function:
+            return True
+        seen = quick_digests(self.model)
+        if seen != self._seen:
+            if not self.is_described_by(model_digests(self.model)):
                 return False
-            self._seen = marks
+            self._seen = seen
         return True
 
-    def _marks(self) -> tuple[object, ...]:
-        """Return what changes when weights are changed in place, replaced or moved, without reading them."""
-        if self.is_function:
-            return ()
-        modules = [(name, type(module), module.extra_repr()) for name, module in self.model.named_modules()]
-        configs = [repr(m.get_config_dict()) for m in self.model.modules() if hasattr(m, "get_config_dict")]
-        tensors = (tensor for tensors in (self.model.parameters(), self.model.buffers()) for tensor in tensors)
-        settings = [getattr(self.model, name, None) for name in ("max_seq_length", "truncate_dim", "activation_fn")]
-        marks = ((tensor.data_ptr(), tensor._version, _sample(tensor)) for tensor in tensors)
-        return (*marks, *settings, *modules, *configs)
+    def is_described_by(self, digests: ModelDigests) -> bool:
+        """Tell whether the model as it is now, described by `digests`, has the name of this one."""
+        return self._digests == digests
 
-
-def _sample(tensor: Any) -> tuple[float, ...]:
-    """Return a few numbers of a tensor: writing through `.data`, as adapters and optimizers may, counts no version."""
-    flat = tensor.detach().reshape(-1)
-    return tuple(flat[:: max(1, len(flat) // 16)].tolist())
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[Any]:
+        """Give the model to use; changes that its use makes, such as a table that a layer fills, keep its name."""
+        yield self.model
+        if self._seen is not None and self._digests is not None:
+            settings = quick_digests(self.model, with_tokens=False).settings
+            if settings != self._seen.settings:
+                self._digests = self._digests._replace(settings=model_digests(self.model).settings)
+                self._seen = self._seen._replace(settings=settings)
 
 
 #: The models that steps of this process hold; a forked worker inherits them.
@@ -134,8 +144,12 @@ def load_model(model: EmbeddingModel | PairModel, name: str | None, *, pairs: bo
     if isinstance(model, kinds[:1]):
         if name is not None:
             raise ValueError(f"A {kinds[0].__name__} is fingerprinted by its weights; leave fingerprint= out.")
-        loaded = LoadedModel(model, model_fingerprint(model), is_function=False, source=source)
-    elif callable(model) and not isinstance(model, kinds):
+        digests = model_digests(model)
+        for known in list(_LOADED):
+            if known.model is model and known.is_described_by(digests):
+                return known
+        loaded = LoadedModel(model, digests.fingerprint, is_function=False, source=source, digests=digests)
+    elif callable(model) and not _is_model(model):
         if not isinstance(name, str) or not name:
             raise ValueError(
                 "A function's answers cannot be told by its code. Name them with fingerprint='...', for example by the "
@@ -146,10 +160,27 @@ def load_model(model: EmbeddingModel | PairModel, name: str | None, *, pairs: bo
         raise TypeError(
             f"model must be a {kinds[0].__name__}, its path or Hub id, or a function "
             f"{'from (query, passage) pairs to scores' if pairs else 'from texts to vectors'}, got "
-            f"{type(model).__name__}."
+            f"{type(model).__name__}.{_way_out(model, pairs)}"
         )
     _LOADED.add(loaded)
     return loaded
+
+
+def _is_model(model: object) -> bool:
+    """Tell whether an object is a model of transformers or sentence-transformers, which no function is."""
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(model).__mro__}
+    return "torch.nn.modules.module.Module" in names and any(
+        name.startswith(("transformers.", "sentence_transformers.")) for name in names
+    )
+
+
+def _way_out(model: object, pairs: bool) -> str:
+    if not _is_model(model):
+        return ""
+    if type(model).__module__.startswith("transformers."):
+        kind, what = ("CrossEncoder", "the scores") if pairs else ("SentenceTransformer", "the pooling")
+        return f" {kind}(path) adds the tokenizer and {what}; save the model to that path first."
+    return " To use it all the same, wrap it in a function and name that: lambda texts: ..., fingerprint='...'."
 
 
 def _function_fingerprint(name: str) -> str:

@@ -152,8 +152,8 @@ class Reranker(ModelHandle):
         else:
             # A batch at a time, since `predict` sorts what it is given by characters.
             starts = range(0, len(pairs), self.batch_size)
-            with self._precision(loaded):
-                parts = [self._predict_batch(loaded, pairs[start : start + self.batch_size]) for start in starts]
+            with loaded.in_use() as model, self._precision(loaded):
+                parts = [self._predict_batch(model, pairs[start : start + self.batch_size]) for start in starts]
             found = np.concatenate(parts)
         scores = np.asarray(found, dtype=np.float32)
         if scores.shape != (len(pairs),):
@@ -169,12 +169,11 @@ class Reranker(ModelHandle):
             )
         return scores
 
-    def _predict_batch(self, loaded: LoadedModel, pairs: list[tuple[str, str]]) -> NDArray[Any]:
+    def _predict_batch(self, model: Any, pairs: list[tuple[str, str]]) -> NDArray[Any]:
         activation = self._activation_fn()
-        scores = loaded.model.predict(
-            pairs, batch_size=self.batch_size, show_progress_bar=False, activation_fn=activation
+        return np.asarray(
+            model.predict(pairs, batch_size=self.batch_size, show_progress_bar=False, activation_fn=activation)
         )
-        return np.asarray(scores)
 
     def _activation_fn(self) -> Any:
         import torch

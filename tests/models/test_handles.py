@@ -274,7 +274,7 @@ def test_a_forked_worker_cannot_use_a_gpu(model):
 
     elsewhere = LoadedModel(OnGpu(), "0" * 32, is_function=True)
     elsewhere.is_function = False
-    elsewhere._marks = lambda: elsewhere._seen
+    elsewhere.is_unchanged = lambda: True
     elsewhere.check_usable()
     elsewhere._process = loaded._process + 1
     with pytest.raises(RuntimeError, match=r"The model is on cuda:0, which a forked worker cannot use.*devices="):

@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from sentence_transformers import CrossEncoder
 
 from hnm_datasets.arrays.ragged import Ragged
@@ -250,3 +251,37 @@ def test_a_score_that_is_none_is_refused_with_its_pair_and_not_kept(bad):
     teacher = Teacher()
     assert np.isfinite(score(named(teacher))).all()
     assert ("c", "a b c d e") in teacher.pairs
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "activation_fn", torch.tanh),
+        lambda model: setattr(model, "activation_fn", torch.nn.LeakyReLU(0.5)),
+        lambda model: setattr(model, "activation_fn", lambda logits: logits * 7),
+        lambda model: setattr(model, "default_prompt_name", "long"),
+        lambda model: setattr(model.tokenizer, "truncation_side", "left"),
+        lambda model: setattr(model, "max_seq_length", 5),
+        lambda model: model[0].model.classifier.register_forward_hook(lambda module, inputs, output: output + 1),
+    ],
+)
+def test_scores_of_earlier_settings_are_not_used(make_cross_encoder, tmp_path, change):
+    path = make_cross_encoder(tmp_path / "model")
+    passages = ["b c", "a b c d e " * 20 + "j i h"]
+
+    def made():
+        model = CrossEncoder(path, device="cpu", prompts={"long": "e d c b a " * 2})
+        model.activation_fn = torch.nn.Identity()
+        model[0].model.classifier.weight.data *= 10_000  # random weights are small, and all scores alike
+        return model
+
+    def scored(model):
+        lists = Ragged(np.array([0, 2]), np.array([0, 1]))
+        return Reranker(model).scores(["a b"], pa.array(passages), lists)
+
+    before, model = scored(made()), made()
+    change(model)
+    found = scored(model)
+    wanted = model.predict([("a b", passage) for passage in passages], show_progress_bar=False)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert np.abs(found - before).max() > 0.01
