@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from hnm_datasets.corpus.copies import Copies
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
-from hnm_datasets.storage.folders import build_once, cache_root, is_complete
+from hnm_datasets.storage.folders import build_once, cache_root
+from hnm_datasets.storage.manifest import check_complete
 from hnm_datasets.storage.mapped import open_array, open_strings
 from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.tables import IdTable, KeyTable
@@ -328,12 +329,12 @@ _OPENED: Opened[_CorpusFiles] = Opened()
 def _open(name: str) -> _CorpusFiles:
     def opened() -> _CorpusFiles:
         folder = cache_root() / "corpora" / name
-        if not is_complete(folder):
-            raise FileNotFoundError(
-                f"The corpus {name} is not in {folder.parent}. A corpus is opened from the datasets cache directory: "
-                f"set HF_DATASETS_CACHE to the same folder in every process, or make the corpus there again with "
-                f"Corpus.from_dataset."
-            )
+        check_complete(
+            folder,
+            f"The corpus {name}",
+            "Make the corpus again with Corpus.from_dataset: the same passages have the same name. A corpus is opened "
+            "from the datasets cache directory: HF_DATASETS_CACHE must be the same folder in every process.",
+        )
         has_titles, has_groups = (folder / "titles.bytes").exists(), (folder / "groups.bytes").exists()
         ids = open_strings(folder, "ids")
         return _CorpusFiles(

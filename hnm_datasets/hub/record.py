@@ -20,9 +20,9 @@ from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.formats.base import Layout
 from hnm_datasets.hub.shards import corpus_size, size_of
 from hnm_datasets.hub.tokens import hide_tokens
-from hnm_datasets.storage.folders import written_aside
 from hnm_datasets.storage.json_files import read_object
 from hnm_datasets.storage.json_values import typed
+from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.terminal import printable
 from hnm_datasets.version import __version__
 

@@ -33,7 +33,8 @@ from hnm_datasets.hub.metadata import Config, configs_of
 from hnm_datasets.hub.record import RECORD, Options, read_record, record_of, write_record
 from hnm_datasets.hub.shards import CORPUS, DATA, load_rows, replacing, write_corpus, write_rows
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
-from hnm_datasets.storage.folders import cache_root, written_aside
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.writing import written_aside
 
 _ROWS_AT_ONCE = 10_000
 

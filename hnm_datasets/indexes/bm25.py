@@ -32,7 +32,8 @@ from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.indexes.tokenizers import FunctionTokenizer, SubwordTokenizer, Tokenizer, named_tokenizer
 from hnm_datasets.runtime.workers import threads
 from hnm_datasets.storage.digests import fingerprint
-from hnm_datasets.storage.folders import build_once, cache_root, folder_size, is_complete
+from hnm_datasets.storage.folders import build_once, cache_root, folder_size
+from hnm_datasets.storage.manifest import is_complete
 from hnm_datasets.storage.mapped import append_array, open_array, save_array
 from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.tables import KeyTable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.mapped import release
 from hnm_datasets.storage.opened import Opened
+from hnm_datasets.storage.writing import NO_ROOM
 
 logger = logging.getLogger(__name__)
 
@@ -269,7 +271,14 @@ class DenseIndex:
             for block in self.embeddings.blocks(self.rows):
                 index.add(block)
                 bar.update(len(block))
-        faiss.write_index(index, str(folder / _FILE))
+        try:
+            faiss.write_index(index, str(folder / _FILE))
+        except RuntimeError as error:
+            # FAISS tells the system's error in its own words.
+            code = next((code for code in NO_ROOM if os.strerror(code) in str(error)), None)
+            if code is None:
+                raise
+            raise OSError(code, os.strerror(code)) from error
 
     def _empty_index(self) -> Any:
         import faiss

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hnm_datasets.corpus.text import normal_text
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
+from hnm_datasets.storage.manifest import check_complete
 from hnm_datasets.storage.opened import Opened
 
 if TYPE_CHECKING:
@@ -123,11 +124,12 @@ def _open(name: str) -> tuple[Any, str | None]:
         from tokenizers import Tokenizer
 
         file = cache_root() / "tokenizers" / name / _FILE
-        if not file.exists():
-            raise FileNotFoundError(
-                f"The tokenizer {name} is not in {file.parent.parent}. Set HF_DATASETS_CACHE to the same folder in "
-                f"every process, or make the BM25Index again."
-            )
+        check_complete(
+            file.parent,
+            f"The tokenizer {name}",
+            "Make the BM25Index again with the tokenizer. It is opened from the datasets cache directory: "
+            "HF_DATASETS_CACHE must be the same folder in every process.",
+        )
         model = json.loads(file.read_text(encoding="utf-8"))["model"]
         unknown = model.get("unk_token")
         if model.get("unk_id") is not None:

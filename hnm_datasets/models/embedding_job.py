@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -29,7 +31,11 @@ from hnm_datasets.models.encoders import Encoder, bad_vectors, shortened
 from hnm_datasets.models.handles import EmbeddingModel
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.digests import digest_strings, fingerprint
-from hnm_datasets.storage.folders import finish, is_complete, unfinish, written_aside
+from hnm_datasets.storage.manifest import fault, finish, is_complete, is_finished, unfinish
+from hnm_datasets.storage.mapped import allocate, create_array, read_header
+from hnm_datasets.storage.writing import writing, written_aside
+
+logger = logging.getLogger(__name__)
 
 #: Goes into the fingerprint; raise it when the files change.
 _FORMAT = 1
@@ -142,15 +148,18 @@ class EmbeddingJob:
 
     def begin(self) -> bool:
         """Make the folder ready; tell whether anything is to be done."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "shards").mkdir(exist_ok=True)
         OPENED.forget(self.name)
-        with FileLock(self.folder / "finish.lock"):
-            if is_complete(self.folder):
-                return False
-            # Else a file that is brought back to its length would be whole by the old sizes.
-            unfinish(self.folder)
-            self._mend()
+        with writing(self.folder):
+            (self.folder / "shards").mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / "finish.lock"):
+                found = fault(self.folder)
+                if found is None:
+                    return False
+                if is_finished(self.folder):
+                    logger.warning("%s is damaged (%s). Its damaged shards are encoded again.", self.folder, found)
+                # Until all shards have been looked at, it counts as unfinished.
+                unfinish(self.folder)
+                self._mend()
         return True
 
     def missing(self) -> list[int]:
@@ -166,7 +175,7 @@ class EmbeddingJob:
         """Encode a shard unless another process is at it; tell whether it is done."""
         bar = tqdm(disable=True) if bar is None else bar
         try:
-            with FileLock(self._marker(shard).with_suffix(".lock")).acquire(timeout=0):
+            with writing(self.folder), FileLock(self._marker(shard).with_suffix(".lock")).acquire(timeout=0):
                 if self._marker(shard).exists() and self.is_done(shard):
                     bar.update(len(self.rows(shard)))
                 else:
@@ -178,7 +187,7 @@ class EmbeddingJob:
 
     def end(self) -> None:
         """Declare the whole finished, unless somebody else has."""
-        with FileLock(self.folder / "finish.lock"):
+        with writing(self.folder), FileLock(self.folder / "finish.lock"):
             if not is_complete(self.folder):
                 self._finish()
 
@@ -201,10 +210,10 @@ class EmbeddingJob:
         own, rows = self._own(shard), self.rows(shard)
         try:
             expected = self._marker(shard).read_text()
-            vectors = np.load(self.folder / VECTORS, mmap_mode="r", allow_pickle=False)
+            vectors = self._map()
             return expected == _digest(vectors[rows.start : rows.stop][own])
         except (OSError, ValueError):
-            # No marker or no file, or one that was cut short.
+            # No marker or no file, or one that was cut short or damaged.
             return False
 
     def _encoded(self, shard: int, pool: Any, bar: Any) -> NDArray[Any]:
@@ -259,11 +268,10 @@ class EmbeddingJob:
         own = self._own(shard)
         if own.any():
             path = self._file(vectors.shape[1])
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
             size = vectors.shape[1] * self.dtype.itemsize
-            header = path.stat().st_size - stored.nbytes
             with path.open("r+b") as file:
-                file.seek(header + self.rows(shard).start * size)
+                read_header(file)
+                file.seek(self.rows(shard).start * size, os.SEEK_CUR)
                 file.write(vectors.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
@@ -274,16 +282,27 @@ class EmbeddingJob:
         """Return the file of all vectors, making it if need be."""
         path, shape = self.folder / VECTORS, (len(self.corpus), dimension)
         with FileLock(self.folder / "file.lock"):
-            if not path.exists():
-                with written_aside(path) as aside:
-                    np.lib.format.open_memmap(aside, mode="w+", dtype=self.dtype, shape=shape)
-        found = np.load(path, mmap_mode="r", allow_pickle=False).shape
+            # A header that was damaged makes all shards look damaged.
+            if not path.exists() or (self._map().shape != shape and not self._holds_any()):
+                with written_aside(path, math.prod(shape) * self.dtype.itemsize) as aside:
+                    create_array(aside, self.dtype, shape)
+            found = self._map().shape
         if found != shape:
             raise ValueError(
                 f"The model gives vectors of {dimension} dimensions, and earlier ones of {found[1]} under the same "
                 f"fingerprint. Give the new vectors another name: fingerprint='...'."
             )
         return path
+
+    def _holds_any(self) -> bool:
+        return any(self.is_done(shard) for shard in range(self.shards) if self._own(shard).any())
+
+    def _map(self) -> NDArray[Any]:
+        """Map the file of all vectors; a ValueError if it cannot be that of this job."""
+        vectors: NDArray[Any] = np.load(self.folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        if vectors.ndim != 2 or len(vectors) != len(self.corpus) or vectors.dtype != self.dtype:
+            raise ValueError(f"{self.folder / VECTORS} holds other vectors.")
+        return vectors
 
     def _mend(self) -> None:
         """Bring a file that was cut short back to its length; the hashes tell which shards are lost."""
@@ -293,14 +312,17 @@ class EmbeddingJob:
                 return
             try:
                 with path.open("r+b") as file:
-                    np.lib.format.read_magic(file)
-                    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-                    file.truncate(file.tell() + int(np.prod(shape)) * dtype.itemsize)
-            except ValueError:
+                    dtype, shape = read_header(file)
+                    file.truncate(file.tell() + math.prod(shape) * dtype.itemsize)
+                self._map()
+            except (OSError, OverflowError, ValueError):
                 path.unlink()
 
     def _finish(self) -> None:
         """Fill in the passages that repeat one of an earlier shard, and declare the whole finished."""
+        with (self.folder / VECTORS).open("r+b") as file:
+            # To fill a mapped file on a full disk would end the process without a word.
+            allocate(file, file.seek(0, os.SEEK_END))
         vectors = np.load(self.folder / VECTORS, mmap_mode="r+", allow_pickle=False)
         shard_starts = np.arange(len(vectors)) // _SHARD * _SHARD
         repeated = np.flatnonzero(self.first_rows < shard_starts)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.storage.folders import cache_root, is_complete
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.manifest import check_complete, is_complete
 from hnm_datasets.storage.opened import Opened
 
 #: The file of the vectors in the folder of the embeddings.
@@ -131,12 +132,12 @@ OPENED: Opened[tuple[NDArray[Any], dict[str, Any]]] = Opened()
 def _open(name: str) -> tuple[NDArray[Any], dict[str, Any]]:
     def opened() -> tuple[NDArray[Any], dict[str, Any]]:
         folder = embeddings_folder(name)
-        if not is_complete(folder):
-            raise FileNotFoundError(
-                f"The embeddings {name} are not complete in {folder.parent}. They are opened from the datasets cache "
-                f"directory: set HF_DATASETS_CACHE to the same folder in every process, or run corpus.embed again, "
-                f"which encodes what is missing."
-            )
+        check_complete(
+            folder,
+            f"The embeddings {name}",
+            "Run corpus.embed again, which encodes what is missing or damaged. Embeddings are opened from the datasets "
+            "cache directory: HF_DATASETS_CACHE must be the same folder in every process.",
+        )
         # Copy on write: nothing is ever written, and torch warns of memory that is read-only.
         vectors = np.asarray(np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False))
         return vectors, json.loads((folder / "about.json").read_text())

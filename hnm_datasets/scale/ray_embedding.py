@@ -24,7 +24,8 @@ from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.models.handles import LoadedModel, load_model
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.runtime.workers import imported_ray
-from hnm_datasets.storage.folders import cache_root, cache_root_at, is_complete
+from hnm_datasets.storage.folders import cache_root, cache_root_at
+from hnm_datasets.storage.manifest import is_complete
 
 if TYPE_CHECKING:
     from hnm_datasets.models.handles import EmbeddingModel

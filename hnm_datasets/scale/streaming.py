@@ -18,8 +18,8 @@ from filelock import FileLock
 
 from hnm_datasets import checks
 from hnm_datasets.storage.digests import fingerprint
-from hnm_datasets.storage.folders import written_aside
 from hnm_datasets.storage.json_files import read_object
+from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.terminal import printable
 
 logger = logging.getLogger(__name__)

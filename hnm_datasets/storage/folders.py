@@ -8,18 +8,23 @@ bytes), which many processes map at once without holding them twice; nothing in 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
 import datasets
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-_MANIFEST = "manifest.json"
+from hnm_datasets.storage.manifest import fault, finish, is_complete
+from hnm_datasets.storage.writing import sync, umask, writing
+
+logger = logging.getLogger(__name__)
+
+#: The end of the names of folders that are being built.
+_ASIDE = ".tmp"
 #: The cache folder of this context, where it is not that of `datasets`.
 _ROOT: ContextVar[Path | None] = ContextVar("cache_root", default=None)
 
@@ -39,54 +44,11 @@ def cache_root_at(folder: Path | None) -> Iterator[None]:
         _ROOT.reset(token)
 
 
-@contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to, and rename it at the end, so that no reader sees half a file.
-
-    Only one process may write to `path` at a time; a killed one leaves a file that the next one overwrites.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with written_aside(Path(folder) / "numbers.json") as aside:
-        ...         _ = aside.write_text("[1, 2]")
-        ...     [path.name for path in Path(folder).iterdir()]
-        ['numbers.json']
-    """
-    # A dot in front hides it from readers that list the folder.
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        yield aside
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def is_complete(folder: Path) -> bool:
-    """Tell whether a folder was finished and none of its files has been cut short since."""
-    try:
-        sizes = json.loads((folder / _MANIFEST).read_text())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
-
-
-def finish(folder: Path, names: Sequence[str]) -> None:
-    """Declare a folder finished by noting the sizes of its files."""
-    with written_aside(folder / _MANIFEST) as aside:
-        aside.write_text(json.dumps({name: (folder / name).stat().st_size for name in names}, indent=1))
-
-
-def unfinish(folder: Path) -> None:
-    """Take back that a folder is finished."""
-    (folder / _MANIFEST).unlink(missing_ok=True)
-
-
 def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeout: float = -1) -> Path:
     """Return the finished folder `parent/name`, building it first if need be.
 
     Two processes that ask at once build once; a killed build leaves nothing that is ever opened; a damaged folder is
-    built again.
+    built again, with a warning.
 
     Args:
         parent: The folder to build it in, such as `cache_root() / "corpora"`.
@@ -99,38 +61,45 @@ def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeou
 
     Raises:
         filelock.Timeout: Another process is still building it.
+        FolderWriteError: There is no room for it, or no right to write it.
     """
     folder = parent / name
     if is_complete(folder):
         return folder
-    parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(parent / f"{name}.lock", timeout=timeout):
-        if is_complete(folder):
-            return folder
-        # Whoever left these was killed: we hold the lock, so nobody is writing them.
-        for stale in parent.glob(f"{name}.*.tmp"):
-            shutil.rmtree(stale)
-        aside = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=parent))
-        try:
-            build(aside)
-            finish(aside, sorted(path.name for path in aside.iterdir()))
+    with writing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(parent / f"{name}.lock", timeout=timeout):
+            found = fault(folder)
+            if found is None:
+                return folder
             if folder.exists():
-                shutil.rmtree(folder)
-            aside.chmod(0o777 & ~umask())
-            aside.rename(folder)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+                logger.warning("%s is damaged (%s) and is made again.", folder, found)
+            _remove_leftovers(parent, name)
+            aside = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=_ASIDE, dir=parent))
+            try:
+                build(aside)
+                finish(aside, sorted(path.name for path in aside.iterdir()))
+                if folder.exists():
+                    shutil.rmtree(folder)
+                aside.chmod(0o777 & ~umask())
+                aside.rename(folder)
+                sync(parent)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
     return folder
+
+
+def _remove_leftovers(parent: Path, own: str) -> None:
+    """Remove what killed builds have left: whoever builds holds the lock of the name, as we do of our own."""
+    for stale in parent.glob(f"[!.]*{_ASIDE}"):
+        name = stale.name.removesuffix(_ASIDE).rpartition(".")[0]
+        with contextlib.suppress(Timeout):
+            lock = contextlib.nullcontext() if name == own else FileLock(parent / f"{name}.lock", timeout=0)
+            with lock:
+                shutil.rmtree(stale, ignore_errors=True)
 
 
 def folder_size(folder: Path) -> int:
     """Return the bytes of the files of a folder."""
     return sum(path.stat().st_size for path in folder.iterdir())
-
-
-def umask() -> int:
-    """Return the permissions that this process takes from new files."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

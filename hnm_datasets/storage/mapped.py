@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import mmap
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +18,61 @@ from numpy.typing import NDArray
 
 def save_array(folder: Path, name: str, array: NDArray[np.generic]) -> None:
     """Write one array to `name.npy`."""
-    np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    with (folder / f"{name}.npy").open("wb") as file:
+        write_array(file, array)
+
+
+def write_array(file: BinaryIO, array: NDArray[Any]) -> None:
+    """Write one array in numpy's format where a file stands."""
+    # `np.save` hides the cause of what goes wrong: "25600 requested and 2766 written".
+    if array.dtype.hasobject:
+        raise ValueError("Object arrays cannot be saved: they would be pickled.")
+    array = np.ascontiguousarray(array)
+    _write_header(file, array.dtype, array.shape)
+    if array.size:
+        file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def create_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Write an array of zeros whose bytes have their room on the disk, so that what is mapped later can be filled."""
+    with path.open("wb") as file:
+        _write_header(file, dtype, shape)
+        allocate(file, file.tell() + math.prod(shape) * dtype.itemsize)
+
+
+def allocate(file: BinaryIO, size: int) -> None:
+    """Cut or lengthen a file to a size and reserve its room on the disk, where the file system can."""
+    file.flush()
+    file.truncate(size)
+    if hasattr(os, "posix_fallocate") and size:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    )
+
+
+def read_header(file: BinaryIO) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Read the header that `write_array` writes.
+
+    Raises:
+        ValueError: The file holds something else there.
+    """
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("The array is in another version of numpy's format.")
+    try:
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    except (TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"The header of the array is damaged: {error}") from None
+    if fortran_order or dtype.hasobject or min(shape, default=0) < 0:
+        raise ValueError(f"The header of the array is damaged: {dtype}, shape {shape}.")
+    return dtype, shape
 
 
 @contextlib.contextmanager
@@ -24,22 +81,17 @@ def append_array(folder: Path, name: str, dtype: np.dtype[Any]) -> Iterator[Call
     total = 0
     with (folder / f"{name}.npy").open("w+b") as file:
 
-        def header() -> None:
-            # Of one length whatever the total: numpy leaves room for growing it.
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
-            )
-
         def append(piece: NDArray[Any]) -> None:
             nonlocal total
             file.write(np.ascontiguousarray(piece, dtype=dtype).tobytes())
             total += len(piece)
 
-        header()
+        # Of one length whatever the total: numpy leaves room for growing it.
+        _write_header(file, dtype, (total,))
         begins = file.tell()
         yield append
         file.seek(0)
-        header()
+        _write_header(file, dtype, (total,))
         assert file.tell() == begins
 
 

@@ -2,12 +2,14 @@
 
 A store is a folder of segments. A segment is written aside and renamed, and never changed, so that any number of
 processes may add to a store at once, a killed one loses at most its last batch, and nothing half-written is ever read.
+Its name is the hash of its bytes: what was damaged since is removed, and computed again.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
+import contextlib
+import logging
+import re
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -15,11 +17,17 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from hnm_datasets.storage.folders import cache_root, umask
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.manifest import State, digest_file, read_stamp, state_of, write_stamp
+from hnm_datasets.storage.mapped import read_header, write_array
 from hnm_datasets.storage.tables import KeyTable
+from hnm_datasets.storage.writing import sync, writing
+
+logger = logging.getLogger(__name__)
 
 #: Segments that a store may have before small ones are merged.
 _SEGMENTS = 32
+_NAME = re.compile(r"[0-9a-f]{32}\.npy")
 
 
 class Results:
@@ -41,6 +49,8 @@ class Results:
     def __init__(self, kind: str, name: str) -> None:
         self._folder = cache_root() / kind / name
         self._segments: dict[str, _Segment] = {}
+        #: Names of damaged segments, which a read-only folder keeps.
+        self._damaged: set[str] = set()
 
     def find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Look rows up.
@@ -72,44 +82,69 @@ class Results:
         return known, rows
 
     def add(self, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
-        """Keep rows. Shapes (B, 2) and (B, D); D is the same in all calls."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Keep rows. Shapes (B, 2) and (B, D); D is the same in all calls.
+
+        Raises:
+            FolderWriteError: There is no room for them, or no right to write.
+        """
         self._write(keys, rows)
         if len(self._segments) > _SEGMENTS:
             self._merge()
 
     def _write(self, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
         table = KeyTable.from_digests(keys)
-        handle, aside = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                for part in (table.high, table.low, table.rows, np.asarray(rows, dtype=np.float32)):
-                    np.save(file, part, allow_pickle=False)
-            # Temporary files are for their owner alone; a cache may be shared.
-            Path(aside).chmod(0o666 & ~umask())
-            path = Path(aside).with_suffix(".npy")
-            Path(aside).rename(path)
-        except BaseException:
-            Path(aside).unlink(missing_ok=True)
-            raise
-        self._open(path)
-
-    def _open(self, path: Path) -> None:
-        try:
+        parts = (table.high, table.low, table.rows, np.asarray(rows, dtype=np.float32))
+        aside = self._folder / ".segment.tmp"
+        with writing(self._folder, sum(part.nbytes for part in parts)):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # Whoever writes holds the lock: a file of this name was left by a killed process.
+            with FileLock(self._folder / "write.lock"):
+                try:
+                    with aside.open("wb") as file:
+                        for part in parts:
+                            write_array(file, part)
+                    sync(aside)
+                    path = self._folder / f"{digest_file(aside)}.npy"
+                    aside.replace(path)
+                    sync(self._folder)
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        aside.unlink(missing_ok=True)
+                    raise
+        # Another process may have merged it already.
+        with contextlib.suppress(FileNotFoundError):
             self._segments[path.name] = _Segment.open(path)
-        except (OSError, EOFError, ValueError):
-            # Cut short since it was written, or merged by another process a moment ago.
-            return
 
     def _refresh(self) -> bool:
         """Open what other processes have written; tell whether there was anything."""
-        if not self._folder.is_dir():
+        paths = [path for path in self._folder.glob("*.npy") if _NAME.fullmatch(path.name)]
+        new = [path for path in paths if path.name not in self._segments and path.name not in self._damaged]
+        if not new:
             return False
-        before = len(self._segments)
-        for path in self._folder.glob("*.npy"):
-            if path.name not in self._segments:
-                self._open(path)
+        before, stamp = len(self._segments), read_stamp(self._folder)
+        fresh: dict[str, State] = {}
+        for path in new:
+            # One that another process has merged a moment ago is gone.
+            with contextlib.suppress(FileNotFoundError):
+                state = state_of(path)
+                if stamp.states.get(path.name) != state or not stamp.is_settled(path.name):
+                    if digest_file(path) != path.stem:
+                        self._remove(path)
+                        continue
+                    fresh[path.name] = state
+                self._segments[path.name] = _Segment.open(path)
+        if fresh:
+            there = {path.name for path in paths}
+            kept = {name: state for name, state in stamp.states.items() if name in there and stamp.is_settled(name)}
+            write_stamp(self._folder, kept | fresh)
         return len(self._segments) > before
+
+    def _remove(self, path: Path) -> None:
+        """Remove a damaged segment, so that its rows are computed again."""
+        logger.warning("%s is damaged: it has other bytes than were written. Its rows are computed again.", path)
+        self._damaged.add(path.name)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
     def _merge(self) -> None:
         """Write the smaller segments as one, so that a look-up stays a look-up in few tables."""
@@ -154,10 +189,8 @@ class _Segment(NamedTuple):
 
 def _mapped(file: BinaryIO, dtype: str, ndim: int) -> NDArray[Any]:
     """Map the array that begins where the file stands, and move to its end."""
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("The array is in another version of numpy's format.")
-    shape, fortran_order, found = np.lib.format.read_array_header_1_0(file)
-    if found != np.dtype(dtype) or len(shape) != ndim or fortran_order:
+    found, shape = read_header(file)
+    if found != np.dtype(dtype) or len(shape) != ndim:
         raise ValueError(f"The array is {found} with shape {shape}, expected {dtype} of {ndim} dimensions.")
     begins = file.tell()
     # Nothing cannot be mapped. What can becomes a plain array: numpy's own class slows each slice down.

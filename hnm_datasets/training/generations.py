@@ -20,6 +20,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.storage.folders import build_once
+from hnm_datasets.storage.manifest import check_complete
 from hnm_datasets.storage.mapped import append_array, open_array
 
 _LISTS = {"positives": POSITIVE_IDS, "negatives": NEGATIVE_IDS}
@@ -43,7 +44,18 @@ class Generation:
 
     @classmethod
     def open(cls, folder: Path) -> Generation:
-        """Map a generation that `write_generation` made."""
+        """Map a generation that `write_generation` made.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            DamagedFolderError: Its files are not those that were written.
+        """
+        check_complete(
+            folder,
+            f"Generation {int(folder.name)} of the negatives",
+            "Delete the folder of a damaged one. Call live_negatives again for the first generation, and resume the "
+            "training from an earlier checkpoint for a later one.",
+        )
         lists, scores = {}, {}
         for name in _LISTS:
             offsets: Any = open_array(folder, f"{name}.offsets")

@@ -17,7 +17,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hnm_datasets import checks
 from hnm_datasets.models.fingerprint import model_fingerprint
-from hnm_datasets.storage.folders import is_complete, written_aside
+from hnm_datasets.storage.manifest import is_complete
+from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.training.live_rows import LiveNegatives
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.metrics import publish

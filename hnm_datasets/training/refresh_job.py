@@ -20,7 +20,7 @@ from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, POSITIVE_IDS, score_column
 from hnm_datasets.runtime.timing import clock
-from hnm_datasets.storage.folders import written_aside
+from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.training.generations import Generation
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.refresh_tally import RefreshTally

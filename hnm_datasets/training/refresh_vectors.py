@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.models.embeddings import Embeddings, embeddings_folder
 from hnm_datasets.models.encoders import Encoder
-from hnm_datasets.storage.folders import cache_root, written_aside
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.transforms.base import Transform
 
 #: What holds vectors on disk.

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hnm_datasets import Corpus
 from hnm_datasets.corpus import passages as corpus_module
 from hnm_datasets.corpus.source import Source
-from hnm_datasets.storage.folders import cache_root, is_complete
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.manifest import DamagedFolderError, is_complete
 from hnm_datasets.storage.opened import Opened
 
 ROWS = {
@@ -208,7 +209,7 @@ def test_a_truncated_file_is_noticed_and_rebuilt(tmp_path, monkeypatch, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:-1])
     assert not is_complete(folder)
-    with pytest.raises(FileNotFoundError, match=rf"{corpus.fingerprint} is not in .*HF_DATASETS_CACHE"):
+    with pytest.raises(DamagedFolderError, match=rf"{corpus.fingerprint}: .*{name}.*HF_DATASETS_CACHE"):
         len(Corpus(corpus.fingerprint))
     again = Corpus.from_dataset(small())
     assert again == corpus

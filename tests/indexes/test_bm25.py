@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hnm_datasets import BM25Index, Corpus, load_sample
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.indexes import bm25 as bm25_module
-from hnm_datasets.storage.folders import cache_root, is_complete
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.manifest import is_complete
 from hnm_datasets.storage.opened import Opened
 
 METHODS = ["lucene", "robertson", "atire", "bm25l", "bm25+"]

@@ -13,7 +13,8 @@ from hnm_datasets import Corpus, DenseIndex
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.indexes import dense as dense_module
 from hnm_datasets.indexes import exact
-from hnm_datasets.storage.folders import cache_root, is_complete
+from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.manifest import is_complete
 from hnm_datasets.storage.opened import Opened
 
 SIMILARITIES = ["cosine", "dot", "euclidean"]

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from hnm_datasets import BM25Index, BM25Negatives, Corpus, ShardedIndex
 from hnm_datasets.indexes import tokenizers as tokenizers_module
 from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.manifest import DamagedFolderError
 from hnm_datasets.storage.opened import Opened
 
 TEXTS = ["Running over-the top", "a top-model", "机器学习很难", "学习使人进步"]
@@ -158,7 +159,7 @@ def test_subwords_are_found_in_the_cache_directory(corpus, monkeypatch):
     assert found(again, "model") == [[1]]
     monkeypatch.setattr(tokenizers_module, "_OPENED", Opened())
     (cache_root() / "tokenizers" / index.tokenizer.fingerprint / "tokenizer.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"The tokenizer .* is not in .*HF_DATASETS_CACHE"):
+    with pytest.raises(DamagedFolderError, match=r"The tokenizer .*tokenizer\.json.*HF_DATASETS_CACHE"):
         index.analyzer.words()("top")
 
 

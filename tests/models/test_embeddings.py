@@ -23,7 +23,8 @@ from hnm_datasets.models import embedding_job
 from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.storage.digests import digest_strings
-from hnm_datasets.storage.folders import cache_root, cache_root_at, is_complete
+from hnm_datasets.storage.folders import cache_root, cache_root_at
+from hnm_datasets.storage.manifest import DamagedFolderError, is_complete
 from hnm_datasets.storage.opened import Opened
 
 SHARD = 24
@@ -134,7 +135,7 @@ def test_what_is_not_made_yet_says_so(corpus, tmp_path):
     assert repr(embeddings) == f"Embeddings(fingerprint={embeddings.fingerprint!r}, not made yet)"
     embeddings.close()
     assert pickle.loads(pickle.dumps(embeddings)) == embeddings
-    with pytest.raises(FileNotFoundError, match=r"are not complete.*run corpus\.embed again"):
+    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Run corpus\.embed again"):
         _ = embeddings.vectors
     assert not (cache_root() / "embeddings").exists()
     assert model.taken() == []
@@ -314,9 +315,9 @@ def test_an_unfinished_folder_is_not_opened(corpus, tmp_path):
     # A shard of 24 passages takes two calls of at most 16.
     folder = interrupted(corpus, tmp_path, calls=5)
     assert finished_shards(folder) == [0, 1]
-    with pytest.raises(FileNotFoundError, match=r"are not complete in .*HF_DATASETS_CACHE.*run corpus\.embed again"):
+    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Run corpus\.embed again.*HF_DATASETS_CACHE"):
         _ = Embeddings(folder.name).vectors
-    with pytest.raises(FileNotFoundError, match="0000 are not complete"):
+    with pytest.raises(FileNotFoundError, match=r"0000: .* no complete folder"):
         len(Embeddings("0" * 32))
     check_finishes(corpus, tmp_path, 2, 4, 5, 6)
 
@@ -356,7 +357,7 @@ def test_a_finished_file_that_was_cut_short_is_mended(corpus, tmp_path):
     # The fourth shard repeats the first and is filled in from there.
     os.truncate(path, offset_of(path, 3 * SHARD + 5))
     Embeddings(path.parent.name).close()
-    with pytest.raises(FileNotFoundError, match="are not complete"):
+    with pytest.raises(DamagedFolderError, match=r"vectors\.npy.*Run corpus\.embed again"):
         _ = Embeddings(path.parent.name).vectors
     check_finishes(corpus, tmp_path, 4, 5, 6)
 
@@ -370,7 +371,7 @@ def test_a_damaged_file_is_not_taken_for_whole_while_it_is_mended(corpus, tmp_pa
         os.truncate(path, size)
     Embeddings(path.parent.name).close()
     interrupted(corpus, tmp_path, calls=3)
-    with pytest.raises(FileNotFoundError, match="are not complete"):
+    with pytest.raises(FileNotFoundError, match="no complete folder"):
         _ = Embeddings(path.parent.name).vectors
     embed(corpus, answer)
     check_finishes(corpus, tmp_path)

@@ -12,17 +12,9 @@ import datasets
 import pytest
 from filelock import FileLock, Timeout
 
-from hnm_datasets.storage.folders import (
-    build_once,
-    cache_root,
-    cache_root_at,
-    finish,
-    folder_size,
-    is_complete,
-    umask,
-    unfinish,
-    written_aside,
-)
+from hnm_datasets.storage.folders import build_once, cache_root, cache_root_at, folder_size
+from hnm_datasets.storage.manifest import is_complete, unfinish
+from hnm_datasets.storage.writing import umask
 
 FORK = multiprocessing.get_context("fork")
 
@@ -41,7 +33,7 @@ class Build:
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in WHOLE}
 
 
 WHOLE = {"numbers": b"0123456789", "letters": b"abc"}
@@ -126,10 +118,16 @@ def test_a_build_that_is_killed_leaves_nothing_that_is_opened(tmp_path):
     assert left_beside(tmp_path) == ["one"]
 
 
-def test_the_leftovers_of_another_name_stay(tmp_path):
-    (tmp_path / "other.123.tmp").mkdir()
-    build_once(tmp_path, "one", Build())
-    assert left_beside(tmp_path) == ["one", "other.123.tmp"]
+def test_the_leftovers_of_others_go_unless_they_are_at_work(tmp_path):
+    for name in ("dead.123.tmp", "dead.456.tmp", "busy.123.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "letters").write_text("a")
+    (tmp_path / ".note.json.tmp").write_text("no folder")
+    with FileLock(tmp_path / "busy.lock"):
+        build_once(tmp_path, "one", Build())
+    assert left_beside(tmp_path) == [".note.json.tmp", "busy.123.tmp", "one"]
+    build_once(tmp_path, "two", Build())
+    assert left_beside(tmp_path) == [".note.json.tmp", "one", "two"]
 
 
 def shorten(folder):
@@ -184,73 +182,10 @@ def test_a_folder_has_the_permissions_of_any_new_one(tmp_path, mask):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~mask
 
 
-def test_finished_with_some_of_its_files(tmp_path):
-    assert not is_complete(tmp_path)
-    Build()(tmp_path)
-    finish(tmp_path, ["letters"])
-    assert is_complete(tmp_path)
-    shorten(tmp_path)
-    assert is_complete(tmp_path)
-    (tmp_path / "letters").write_bytes(b"")
-    assert not is_complete(tmp_path)
-    unfinish(tmp_path)
-    unfinish(tmp_path)
-
-
 def test_the_size_of_a_folder(tmp_path):
     assert folder_size(tmp_path) == 0
     Build()(tmp_path)
     assert folder_size(tmp_path) == 13
-
-
-# ---- written_aside ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("old", [None, "old"])
-def test_a_file_appears_whole(tmp_path, old):
-    path = tmp_path / "card.md"
-    if old is not None:
-        path.write_text(old)
-    with written_aside(path) as aside:
-        aside.write_text("half")
-        assert (path.read_text() if path.exists() else None) == old
-        # Hidden from whoever lists the folder.
-        assert [one for one in tmp_path.iterdir() if one.name[0] != "."] == [path][: old is not None]
-        assert aside.parent == tmp_path
-        aside.write_text("whole")
-    assert path.read_text() == "whole"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("old", [None, "old"])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_leaves_what_was_there_before(tmp_path, old, error):
-    path = tmp_path / "card.md"
-    if old is not None:
-        path.write_text(old)
-
-    def fail():
-        with written_aside(path) as aside:
-            aside.write_text("half")
-            raise error("broken")
-
-    with pytest.raises(error, match="broken"):
-        fail()
-    assert [one.read_text() for one in tmp_path.iterdir()] == [old][: old is not None]
-    # Also before anything was written.
-    with pytest.raises(error, match="broken"), written_aside(path):
-        raise error("broken")
-    assert [one.read_text() for one in tmp_path.iterdir()] == [old][: old is not None]
-
-
-def test_what_a_killed_writer_left_is_overwritten(tmp_path):
-    path = tmp_path / "card.md"
-    with written_aside(path) as aside:
-        aside.write_text("x")
-    aside.write_text("much longer, from a writer that was killed")
-    with written_aside(path) as aside:
-        aside.write_text("whole")
-    assert [one.read_text() for one in tmp_path.iterdir()] == ["whole"]
 
 
 # ---- the cache folder ------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_an_addition_that_fails_leaves_nothing(monkeypatch):
     def fail(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(np, "save", fail)
+    monkeypatch.setattr("hnm_datasets.storage.results.write_array", fail)
     with pytest.raises(OSError, match="no space"):
         store.add(keys_of(1), rows_of(1))
     monkeypatch.undo()
