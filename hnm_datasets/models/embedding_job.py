@@ -32,7 +32,7 @@ from hnm_datasets.models.handles import EmbeddingModel
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.digests import digest_strings, fingerprint
 from hnm_datasets.storage.manifest import fault, finish, is_complete, is_finished, unfinish
-from hnm_datasets.storage.mapped import allocate, create_array, read_header
+from hnm_datasets.storage.mapped import allocate, create_array, map_next, read_header
 from hnm_datasets.storage.writing import writing, written_aside
 
 logger = logging.getLogger(__name__)
@@ -299,7 +299,8 @@ class EmbeddingJob:
 
     def _map(self) -> NDArray[Any]:
         """Map the file of all vectors; a ValueError if it cannot be that of this job."""
-        vectors: NDArray[Any] = np.load(self.folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        with (self.folder / VECTORS).open("rb") as file:
+            vectors = map_next(file)
         if vectors.ndim != 2 or len(vectors) != len(self.corpus) or vectors.dtype != self.dtype:
             raise ValueError(f"{self.folder / VECTORS} holds other vectors.")
         return vectors
@@ -323,13 +324,13 @@ class EmbeddingJob:
         with (self.folder / VECTORS).open("r+b") as file:
             # To fill a mapped file on a full disk would end the process without a word.
             allocate(file, file.seek(0, os.SEEK_END))
-        vectors = np.load(self.folder / VECTORS, mmap_mode="r+", allow_pickle=False)
+            file.seek(0)
+            vectors = map_next(file, "r+")
         shard_starts = np.arange(len(vectors)) // _SHARD * _SHARD
         repeated = np.flatnonzero(self.first_rows < shard_starts)
         for begin in range(0, len(repeated), BLOCK):
             part = repeated[begin : begin + BLOCK]
             vectors[part] = vectors[self.first_rows[part]]
-        vectors.flush()
         about = {
             "corpus": self.corpus.fingerprint,
             "model": self.encoder.model_fingerprint,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.manifest import check_complete, is_complete
+from hnm_datasets.storage.mapped import map_next
 from hnm_datasets.storage.opened import Opened
 
 #: The file of the vectors in the folder of the embeddings.
@@ -139,7 +140,8 @@ def _open(name: str) -> tuple[NDArray[Any], dict[str, Any]]:
             "cache directory: HF_DATASETS_CACHE must be the same folder in every process.",
         )
         # Copy on write: nothing is ever written, and torch warns of memory that is read-only.
-        vectors = np.asarray(np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False))
+        with (folder / VECTORS).open("rb") as file:
+            vectors = map_next(file, "c")
         return vectors, json.loads((folder / "about.json").read_text())
 
     return OPENED.get(name, opened)

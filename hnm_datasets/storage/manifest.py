@@ -55,10 +55,10 @@ class DamagedFolderError(OSError):
 
 def finish(folder: Path, names: Sequence[str]) -> None:
     """Declare a folder finished: bring its files to the disk and note their sizes and hashes."""
-    states = {name: state_of(folder / name) for name in names}
-    files = {name: (state[0], digest_file(folder / name)) for name, state in states.items()}
     for name in names:
         sync(folder / name)
+    states = {name: state_of(folder / name) for name in names}
+    files = {name: (state[0], digest_file(folder / name)) for name, state in states.items()}
     with written_aside(folder / _MANIFEST) as aside:
         aside.write_text(json.dumps({"digest": fingerprint(files), "files": files}, indent=1))
     write_stamp(folder, states | _states(folder, ()))

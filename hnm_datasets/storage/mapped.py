@@ -9,7 +9,8 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from tokenize import TokenError
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -68,11 +69,34 @@ def read_header(file: BinaryIO) -> tuple[np.dtype[Any], tuple[int, ...]]:
         raise ValueError("The array is in another version of numpy's format.")
     try:
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    except (TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         raise ValueError(f"The header of the array is damaged: {error}") from None
-    if fortran_order or dtype.hasobject or min(shape, default=0) < 0:
+    if dtype.hasobject:
+        raise ValueError("The array holds Python objects, which are never read.")
+    if fortran_order or min(shape, default=0) < 0:
         raise ValueError(f"The header of the array is damaged: {dtype}, shape {shape}.")
     return dtype, shape
+
+
+def map_next(file: BinaryIO, mode: Literal["r", "r+", "c"] = "r") -> NDArray[Any]:
+    """Map the array that begins where a file stands, and move to its end.
+
+    Args:
+        file: What `write_array` has written to.
+        mode: Read-only, also for writing, or for writes that are not kept.
+
+    Raises:
+        ValueError: The file holds something else there, or less.
+    """
+    dtype, shape = read_header(file)
+    begins = file.tell()
+    try:
+        # Nothing cannot be mapped. What can becomes a plain array: numpy's own class slows each slice down.
+        array = np.asarray(np.memmap(file, dtype, mode, begins, shape)) if 0 not in shape else np.empty(shape, dtype)
+    except OverflowError as error:
+        raise ValueError(f"The header of the array is damaged: {error}") from None
+    file.seek(begins + array.nbytes)
+    return array
 
 
 @contextlib.contextmanager
@@ -96,9 +120,9 @@ def append_array(folder: Path, name: str, dtype: np.dtype[Any]) -> Iterator[Call
 
 
 def open_array(folder: Path, name: str) -> NDArray[np.generic]:
-    """Map the array `name.npy`, read-only, as a plain `ndarray` (numpy's `memmap` class slows each slice down)."""
-    mapped = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    return np.asarray(mapped)
+    """Map the array `name.npy`, read-only."""
+    with (folder / f"{name}.npy").open("rb") as file:
+        return map_next(file)
 
 
 def release(array: NDArray[np.generic]) -> None:

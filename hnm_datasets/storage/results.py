@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.manifest import State, digest_file, read_stamp, state_of, write_stamp
-from hnm_datasets.storage.mapped import read_header, write_array
+from hnm_datasets.storage.mapped import map_next, write_array
 from hnm_datasets.storage.tables import KeyTable
 from hnm_datasets.storage.writing import sync, writing
 
@@ -189,11 +189,7 @@ class _Segment(NamedTuple):
 
 def _mapped(file: BinaryIO, dtype: str, ndim: int) -> NDArray[Any]:
     """Map the array that begins where the file stands, and move to its end."""
-    found, shape = read_header(file)
-    if found != np.dtype(dtype) or len(shape) != ndim:
-        raise ValueError(f"The array is {found} with shape {shape}, expected {dtype} of {ndim} dimensions.")
-    begins = file.tell()
-    # Nothing cannot be mapped. What can becomes a plain array: numpy's own class slows each slice down.
-    array = np.asarray(np.memmap(file, found, "r", begins, shape)) if 0 not in shape else np.empty(shape, found)
-    file.seek(begins + array.nbytes)
+    array = map_next(file)
+    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
+        raise ValueError(f"The array is {array.dtype} with shape {array.shape}, expected {dtype} of {ndim} dimensions.")
     return array

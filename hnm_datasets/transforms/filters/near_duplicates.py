@@ -79,7 +79,8 @@ class DropNearDuplicates(CandidateFilter):
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         positives, negatives = batch.known_positives_in(self.corpus), batch.rows_in(NEGATIVE_IDS, self.corpus)
-        shingles = open_shingles(self.corpus)
+        # The threads have no cache folder of their own: they get opened files.
+        shingles, passages = open_shingles(self.corpus), len(self.corpus)
         keep = np.empty(len(negatives.values), dtype=bool)
 
         def compare(start: int) -> None:
@@ -87,7 +88,7 @@ class DropNearDuplicates(CandidateFilter):
             drop_near_duplicates(
                 shingles.offsets,
                 shingles.values,
-                len(self.corpus),
+                passages,
                 positives.offsets[rows],
                 positives.values,
                 negatives.offsets[rows],
