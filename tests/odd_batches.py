@@ -147,7 +147,7 @@ def _in_form(form, columns):
             return {name: _objects(values) for name, values in plain.items()}
         if form == "series":
             return {name: pd.Series(values, dtype=object) for name, values in plain.items()}
-        if form == "frame":
+        if form == "frame" and len({len(values) for values in plain.values()}) == 1:  # pandas fills up short ones
             return pd.DataFrame({name: pd.Series(_objects(values)) for name, values in plain.items()})
         arrays = {name: pa.array(values) if isinstance(values, list) else values for name, values in columns.items()}
         if form == "arrays":

@@ -169,7 +169,7 @@ def _ascii_words(text: str) -> list[str]:
 
 
 def _characters(run: str) -> Sequence[str]:
-    """Cut a stretch of a script without spaces into what a reader takes for a character."""
+    """Cut a run of a script without spaces into the characters that readers see."""
     # A zero-width space shows where a line may end, and few writers set it.
     run, patterns = run.replace(_ZERO_WIDTH_SPACE, ""), _patterns()
     return patterns.cluster.findall(run) if patterns.stacked.search(run) else run

@@ -195,8 +195,7 @@ class Description:
             return [b"object", kind, self.digest(attributes)]
         try:
             reduced = value.__reduce_ex__(4)
-        except Exception:
-            # An extension's object that cannot be pickled: a client, a lock, a handle.
+        except Exception:  # any kind, from an extension's object that cannot be pickled: a client, a lock, a handle
             self.opaque.append(type(value).__qualname__)
             return [b"opaque", kind]
         if isinstance(reduced, str):

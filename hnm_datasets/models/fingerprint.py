@@ -202,7 +202,7 @@ class _ModelDescription(Description):
             found["module_kwargs"] = {key: item for key, item in (found["module_kwargs"] or {}).items() if item}
         fast = found.get("_tokenizer")
         if hasattr(fast, "to_str"):
-            # Truncation and padding come first in it, and every call of transformers' tokenizers sets them anew.
+            # Truncation and padding come first in it. Each call of a tokenizer of transformers sets them again.
             found["_tokenizer"] = self._backend(fast, whole=False)
             found.pop("_vocab", None)
         return found
@@ -263,7 +263,7 @@ def _tokens(model: Any, description: Description, *, long: bool) -> bytes | None
         settings = [{"task": "query", "prompt": _PROMPT}, {"task": "document"}]
     try:
         found = [model.preprocess(inputs, **each) for each in settings]
-    except Exception:
+    except Exception:  # a module of the user's may raise anything; the answers stand for it then
         return None
     return combined(*(description.digest(_plain_features(each)) for each in found))
 
@@ -294,7 +294,7 @@ def _rounded_answers(model: Any) -> bytes:
             else:
                 answers = model.encode(list(_TEXTS), show_progress_bar=False, convert_to_tensor=True)
                 answers = (answers.to_dense() if answers.is_sparse else answers).float().cpu().numpy()
-    except Exception:
+    except Exception:  # it reads no texts, and will say so when it is used
         return b"no answer"
     finally:
         for module, training in modes:

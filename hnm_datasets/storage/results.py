@@ -21,7 +21,7 @@ from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.manifest import State, digest_file, read_stamp, state_of, write_stamp
 from hnm_datasets.storage.mapped import map_next, write_array
 from hnm_datasets.storage.tables import KeyTable
-from hnm_datasets.storage.writing import sync, writing
+from hnm_datasets.storage.writing import removed_on_error, sync, writing
 
 logger = logging.getLogger(__name__)
 
@@ -98,19 +98,14 @@ class Results:
         with writing(self._folder, sum(part.nbytes for part in parts)):
             self._folder.mkdir(parents=True, exist_ok=True)
             # Whoever writes holds the lock: a file of this name was left by a killed process.
-            with FileLock(self._folder / "write.lock"):
-                try:
-                    with aside.open("wb") as file:
-                        for part in parts:
-                            write_array(file, part)
-                    sync(aside)
-                    path = self._folder / f"{digest_file(aside)}.npy"
-                    aside.replace(path)
-                    sync(self._folder)
-                except BaseException:
-                    with contextlib.suppress(OSError):
-                        aside.unlink(missing_ok=True)
-                    raise
+            with FileLock(self._folder / "write.lock"), removed_on_error(aside):
+                with aside.open("wb") as file:
+                    for part in parts:
+                        write_array(file, part)
+                sync(aside)
+                path = self._folder / f"{digest_file(aside)}.npy"
+                aside.replace(path)
+                sync(self._folder)
         # Another process may have merged it already.
         with contextlib.suppress(FileNotFoundError):
             self._segments[path.name] = _Segment.open(path)

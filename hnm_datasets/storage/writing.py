@@ -95,16 +95,22 @@ def written_aside(path: Path, needed: int | None = None) -> Iterator[Path]:
     """
     # A dot in front hides it from readers that list the folder.
     aside = path.with_name(f".{path.name}.tmp")
-    with writing(path.parent, needed):
-        try:
-            yield aside
-            sync(aside)
-            aside.replace(path)
-            sync(path.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
-            raise
+    with writing(path.parent, needed), removed_on_error(aside):
+        yield aside
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def removed_on_error(aside: Path) -> Iterator[None]:
+    """Remove a file that could not be written to its end."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 from hypothesis import given
@@ -192,3 +193,18 @@ def test_options_are_checked(kind, options, error, match):
 def test_options_are_made_plain():
     assert AbsoluteMargin(np.float32(0.5)) == AbsoluteMargin(0.5)
     assert type(RelativeMargin(1).margin) is float
+
+
+@pytest.mark.parametrize("step", [AbsoluteMargin(0.1), RelativeMargin(0.1)])
+@pytest.mark.parametrize("score", [math.inf, -math.inf])
+def test_an_infinite_positive_score_is_refused(step, score):
+    name = type(step).__name__
+    with pytest.raises(ValueError, match=f"^{name}: the column 'positive_scores' holds an infinite score.*query 'q1'"):
+        step(batch_of([([0.5], [0.1]), ([0.5, score], [0.1])]))
+
+
+@pytest.mark.parametrize("step", [AbsoluteMargin(0.1), RelativeMargin(0.1)])
+def test_a_typed_table_without_rows_is_answered_by_one(step):
+    full = pa.table(batch_of([([0.5], [0.1])]))
+    answer = step(full.slice(0, 0))
+    assert len(answer["negative_ids"]) == 0

@@ -123,3 +123,9 @@ def test_a_list_of_positives_without_counterpart_is_refused():
     batch = batch_of([([0.9], [0.5])]) | {"positive_notes": [["seen"]]}
     with pytest.raises(ValueError, match="'positive_notes' has no counterpart 'negative_notes'"):
         TeacherThreshold(0.1, 0.8, promote=True)(batch)
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(["high"], [0.9]), ([0.9], ["high"]), (["0.9"], ["0.5"])])
+def test_scores_that_are_no_numbers_are_refused(positives, negatives):
+    with pytest.raises(TypeError, match=r"^TeacherThreshold: .*teacher_scores'"):
+        TeacherThreshold(0.1, 0.8, promote=True)(batch_of([(positives, negatives)]))

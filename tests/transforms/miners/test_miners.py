@@ -265,3 +265,12 @@ def test_the_index_must_be_of_this_corpus():
 def test_the_seed_is_checked():
     with pytest.raises(ValueError, match="seed must be a whole number of at least 0, got -1"):
         RandomNegatives(corpus_of(["x y"]), seed=-1)
+
+
+@pytest.mark.parametrize("make", [BM25Negatives, RandomNegatives])
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 4000])
+def test_columns_of_other_lengths_are_refused(make, count):
+    step = make(corpus_of(["wave", "plate", "slip"]))
+    batch = {"query": ["wave", "plate", "slip", "fault"], "positive_ids": [["p0"]] * count}
+    with pytest.raises(ValueError, match=f"^{make.__name__}: the column 'positive_ids' has {count} rows"):
+        step(batch)
