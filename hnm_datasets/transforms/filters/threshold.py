@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +64,7 @@ class TeacherThreshold(Transform):
     positive_above: float | None = None
     by: str = "teacher"
     promote: bool = False
+    version: ClassVar[int] = 2
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -127,20 +129,22 @@ class TeacherThreshold(Transform):
                     f"candidate. Write both, or drop the column {name!r}."
                 )
             risen = lists[source].values.filter(mask)
-            # A batch whose lists are all empty has no type of its own.
-            typed = risen.type if pa.types.is_null(own.values.type) else own.values.type
-            if not (pa.types.is_null(risen.type) or _kind(risen.type) == _kind(typed)):
+            typed = _common_type(own.values.type, risen.type)
+            if typed is None:
                 raise TypeError(
-                    f"{batch.step}: {source!r} holds lists of {risen.type} and {name!r} lists of {typed}, so that a "
-                    f"promoted candidate's value does not fit. Cast one of them, or drop the column {name!r}."
+                    f"{batch.step}: {source!r} holds lists of {risen.type} and {name!r} lists of {own.values.type}, so "
+                    f"that a promoted candidate's value does not fit. Cast one of them, or drop the column {name!r}."
                 )
             both = pa.concat_arrays([own.values.cast(typed), risen.cast(typed)])
             columns[name] = list_array(offsets, both.take(pa.array(order)))
         return columns | {PROMOTED_IDS: list_array(promoted.offsets, promoted.values)}
 
 
-def _kind(type_: pa.DataType) -> object:
-    """Return what values are, whatever their width: numbers, texts, or their type."""
-    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        return "numbers"
-    return "texts" if is_string(type_) else type_
+def _common_type(own: pa.DataType, risen: pa.DataType) -> pa.DataType | None:
+    """Return a type that holds the values of both, None if there is none."""
+    # A batch whose lists are all empty has no type of its own.
+    if pa.types.is_null(own) or pa.types.is_null(risen):
+        return risen if pa.types.is_null(own) else own
+    if all(pa.types.is_integer(one) or pa.types.is_floating(one) for one in (own, risen)):
+        return pa.from_numpy_dtype(np.result_type(own.to_pandas_dtype(), risen.to_pandas_dtype()))
+    return own if own == risen or (is_string(own) and is_string(risen)) else None

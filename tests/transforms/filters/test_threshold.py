@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,3 +130,21 @@ def test_a_list_of_positives_without_counterpart_is_refused():
 def test_scores_that_are_no_numbers_are_refused(positives, negatives):
     with pytest.raises(TypeError, match=r"^TeacherThreshold: .*teacher_scores'"):
         TeacherThreshold(0.1, 0.8, promote=True)(batch_of([(positives, negatives)]))
+
+
+@pytest.mark.parametrize(
+    ("own", "risen"),
+    [(pa.float16(), pa.float64()), (pa.int8(), pa.float32()), (pa.float32(), pa.float64()), (pa.int8(), pa.int64())],
+)
+def test_a_promoted_score_keeps_its_value_whatever_type_the_positives_have(own, risen):
+    value = 1_000_000 if pa.types.is_integer(risen) else 1_000_000.5
+    batch = pa.table(
+        {
+            "positive_ids": [["p"]],
+            "negative_ids": [["a", "b"]],
+            "positive_teacher_scores": pa.array([[3]], pa.list_(own)),
+            "negative_teacher_scores": pa.array([[value, 0]], pa.list_(risen)),
+        }
+    )
+    answer = TeacherThreshold(0.1, 0.8, promote=True)(batch)
+    assert answer["positive_teacher_scores"].to_pylist() == [[3, value]]
