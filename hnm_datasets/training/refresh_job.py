@@ -19,6 +19,7 @@ import torch
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, POSITIVE_IDS, score_column
+from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.training.generations import Generation
@@ -118,7 +119,8 @@ class RefreshJob:
                     close_vectors(steps)
                     return
                 tally = RefreshTally(self.source)
-                self.source.write(self.number, self._tables(steps, tally), self.parent)
+                with one_call():
+                    self.source.write(self.number, self._tables(steps, tally), self.parent)
                 # One process writes here, so nothing waits for the lock.
                 (self.parent / f"{self.number:06d}.lock").unlink(missing_ok=True)
             numbers = tally.numbers(Generation.open(self.parent / f"{self.number:06d}"))

@@ -14,12 +14,10 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25 import BM25Index
 from hnm_datasets.indexes.bm25_tokens import Tokens
 from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
+from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.transforms.miners.base import Miner
 
 logger = logging.getLogger(__name__)
-
-#: The indexes of which this process has warned that a batch found nothing.
-_WARNED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,8 @@ class BM25Negatives(Miner):
 
     Cheap, done once, and a good start for any retriever (Karpukhin et al. 2020, *Dense Passage Retrieval*). Passages
     that share no token with the query are never candidates; a query that matches nothing gets an empty list. Where that
-    happens to all queries of a batch, a warning is logged, once. `BM25Index` says what the tokens of each script are.
+    happens to all queries of a batch, a warning is logged, once for a call of `map`. `BM25Index` says what the tokens
+    of each script are.
 
     Args:
         corpus: The passages.
@@ -89,8 +88,7 @@ class BM25Negatives(Miner):
 
     def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> Tokens:
         encoded = self._bm25.encode(queries)
-        if queries and not len(encoded.lists.values) and self._bm25.fingerprint not in _WARNED:
-            _WARNED.add(self._bm25.fingerprint)
+        if queries and not len(encoded.lists.values):
             self._warn_of_unknown_words(queries)
         return encoded
 
@@ -99,7 +97,9 @@ class BM25Negatives(Miner):
         words_of = index.analyzer.words()
         tokens = [index.analyzer.tokens(words_of(query)) for query in queries]
         with_tokens = sum(any(found) for found in tokens)
-        logger.warning(
+        tell_once(
+            logger,
+            "BM25Negatives: unknown words",
             "BM25Negatives: a batch of %d queries got no negatives, first %r: %d have no words but stop words, %d have "
             "words that no passage has. If queries and passages are in different languages, mine with DenseNegatives. "
             "If their words are cut wrongly, pass another tokenizer: BM25Negatives(corpus, index=BM25Index(corpus, "

@@ -23,6 +23,7 @@ from hnm_datasets.arrays.ragged import offsets_of, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.shapes.positives import Examples, choose_positives
 
@@ -138,8 +139,10 @@ class Parts:
                 f"{self.positive_ids.lengths[row]} positives, too few for {what}. Mine with a larger k, widen the "
                 f"filters, ask for fewer (n=), or choose what happens to such rows: missing='drop', 'keep' or 'pad'."
             )
-        logger.warning(
-            "%s: %d of %d rows have too few passages for %s (missing=%r).",
+        tell_once(
+            logger,
+            f"{self.batch.step}: short rows",
+            "%s: %d of %d rows of a batch have too few passages for %s (missing=%r).",
             self.batch.step,
             int(short.sum()),
             len(short),
