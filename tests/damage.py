@@ -50,6 +50,7 @@ from hnm_datasets import (
     Embeddings,
     ShardedIndex,
     live_negatives,
+    pool_positives,
     write_stream,
 )
 from hnm_datasets.models import embedding_job
@@ -250,6 +251,7 @@ def all_kinds(root: Path) -> dict[str, Kind]:
         "pair scores": Kind(
             ("pair_scores/*/*",), lambda: CrossEncoderScores(made(PLAIN), shared_words, fingerprint="words-1")(MINED)
         ),
+        "rows": Kind(("rows/*/*",), lambda: pool_positives(Dataset.from_dict(QUERIES))[:]),
         "live rows": Kind(("live/*/*/*",), live),
         "a generation": Kind(
             ("later/*/*",), later_generation, lambda: opened_generation(cache_root() / "later/000001")

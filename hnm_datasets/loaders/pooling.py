@@ -14,6 +14,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS, POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.questions import question_codes
 from hnm_datasets.loaders.columns import with_column
+from hnm_datasets.storage.kept_rows import kept_rows
 
 _NAME = "pool_positives"
 #: The ids that the new column may hold, before a row's own are taken out.
@@ -43,6 +44,7 @@ def pool_positives(rows: Dataset) -> Dataset:
 
     Returns:
         The same rows in the same order. Where no two rows ask the same question, no column is added.
+        Rows that were in memory are now in a file of the cache directory, so that `map` caches what it makes of them.
 
     Raises:
         KeyError: A column is missing.
@@ -70,11 +72,11 @@ def pool_positives(rows: Dataset) -> Dataset:
     own = batch.string_lists(POSITIVE_IDS)
     if not batch.has(KNOWN_POSITIVE_IDS):
         if len(np.unique(questions)) == len(questions):
-            return rows
-        return with_column(rows, KNOWN_POSITIVE_IDS, _known_elsewhere(batch, questions, own, None))
+            return kept_rows(rows)
+        return kept_rows(with_column(rows, KNOWN_POSITIVE_IDS, _known_elsewhere(batch, questions, own, None)))
     known = batch.string_lists(KNOWN_POSITIVE_IDS)
     rows = rows.remove_columns(KNOWN_POSITIVE_IDS)
-    return with_column(rows, KNOWN_POSITIVE_IDS, _known_elsewhere(batch, questions, own, known))
+    return kept_rows(with_column(rows, KNOWN_POSITIVE_IDS, _known_elsewhere(batch, questions, own, known)))
 
 
 def _known_elsewhere(

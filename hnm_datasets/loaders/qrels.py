@@ -14,6 +14,7 @@ from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import JUDGED_NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID
 from hnm_datasets.loaders.columns import with_column
 from hnm_datasets.loaders.pooling import pool_positives
+from hnm_datasets.storage.kept_rows import kept_rows
 
 _QUERY_ID_NAMES = ("query-id", "query_id")
 
@@ -72,7 +73,7 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
         values = table["corpus_id"].combine_chunks().filter(pa.array(which)).take(pa.array(order))
         lists = list_array(offsets_of(np.bincount(rows[which], minlength=len(ids))), values)
         result = with_column(result, name, lists)
-    return pool_positives(result) if QUERY in result.column_names else result
+    return pool_positives(result) if QUERY in result.column_names else kept_rows(result)
 
 
 def relevant_mask(qrels: pa.Table, min_score: float) -> NDArray[np.bool_]:

@@ -1,0 +1,95 @@
+"""Rows made in memory, written to the cache directory so that `map` caches what it makes of them.
+
+`map` writes its answers beside the files of a dataset. A dataset without files, such as one made from a data frame, is
+mapped again in every process. A file named by the content of the rows makes the second notebook run free.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import xxhash
+from datasets import Dataset
+from datasets.table import MemoryMappedTable
+
+from hnm_datasets.storage.digests import fingerprint
+from hnm_datasets.storage.folders import build_once, cache_root
+from hnm_datasets.storage.writing import FolderWriteError
+
+logger = logging.getLogger(__name__)
+
+#: Goes into the name of the folder; raise it when the form of the file changes.
+_FORMAT = 1
+#: Not one that `Dataset.cleanup_cache_files` removes.
+_FILE = "rows.arrow"
+#: Rows of a record batch, as `map` writes them: one row is read without reading its neighbors far away.
+_BATCH = 1000
+
+
+def kept_rows(rows: Dataset) -> Dataset:
+    """Return the same rows from a file in the cache directory, written unless it is there.
+
+    Rows that are in files already are returned as they are, and so are all if the caching of `datasets` is disabled.
+
+    Args:
+        rows: Any dataset.
+
+    Returns:
+        The same rows and format, memory-mapped; the dataset's fingerprint depends on columns, types and values alone.
+
+    Example:
+        >>> rows = kept_rows(Dataset.from_dict({"query": ["what causes earthquakes?"]}))
+        >>> rows[0], len(rows.cache_files)
+        ({'query': 'what causes earthquakes?'}, 1)
+    """
+    if rows.cache_files or not len(rows) or not datasets.is_caching_enabled():
+        return rows
+    table = rows.with_format("arrow")[:].combine_chunks()
+    # The metadata also tells which process made the table.
+    table = table.replace_schema_metadata(rows.features.arrow_schema.metadata)
+    hasher = _Hasher()
+    _write(table, pa.PythonFile(hasher, mode="w"))
+    name = fingerprint({"kind": "rows", "format": _FORMAT, "digest": hasher.hexdigest()})
+    try:
+        folder = build_once(
+            cache_root() / "rows", name, lambda aside: _write(table, pa.OSFile(str(aside / _FILE), "wb"))
+        )
+    except FolderWriteError as error:
+        logger.warning("The rows stay in memory, so map caches nothing that it makes of them. %s", error)
+        return rows
+    table = MemoryMappedTable.from_file(str(folder / _FILE))
+    kept = Dataset(table, info=rows.info, split=rows.split, fingerprint=name)
+    if rows.format["type"] is not None:
+        kept.set_format(
+            rows.format["type"],
+            rows.format["columns"],
+            rows.format["output_all_columns"],
+            **rows.format["format_kwargs"],
+        )
+    return kept
+
+
+class _Hasher(io.RawIOBase):
+    """A file that keeps nothing of what is written but its hash."""
+
+    def __init__(self) -> None:
+        self._hasher = xxhash.xxh3_128()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._hasher.update(data)
+        return len(data)
+
+    def hexdigest(self) -> str:
+        return self._hasher.hexdigest()
+
+
+def _write(table: pa.Table, file: pa.NativeFile) -> None:
+    with file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=_BATCH)
