@@ -8,6 +8,7 @@ from .loaders.beir import load_beir as load_beir
 from .loaders.pairs import from_pairs as from_pairs
 from .loaders.qrels import attach_positives as attach_positives
 from .loaders.pooling import pool_positives as pool_positives
+from .loaders.hiding import hide_positives as hide_positives
 from .loaders.sample import load_sample as load_sample
 
 # Mine
