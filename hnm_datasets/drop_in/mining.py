@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,32 @@ from datasets import Dataset
 
 from hnm_datasets import checks
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS, POSITIVE_IDS
-from hnm_datasets.drop_in.options import check_kept_columns, check_range, chosen_columns, chosen_devices, chosen_prompt
+from hnm_datasets.drop_in.chain import COUNTS, Chain, Mined, TableStep
+from hnm_datasets.drop_in.options import (
+    check_kept_columns,
+    check_range,
+    check_scores,
+    chosen_columns,
+    chosen_devices,
+    chosen_prompt,
+    warn_of_positives,
+)
+from hnm_datasets.drop_in.report import (
+    counts_of,
+    report_cache,
+    report_missing,
+    report_queries,
+    report_scores,
+    report_skipped,
+    say,
+)
 from hnm_datasets.drop_in.rows import Renamed, hide_positives, shape_of, show_positives
 from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.loaders.pairs import from_pairs
+from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.models.handles import load_model
-from hnm_datasets.storage.folders import cache_root_at
+from hnm_datasets.runtime.timing import clock
+from hnm_datasets.storage.folders import cache_root, cache_root_at
 from hnm_datasets.transforms.filters.limits import RankWindow, ScoreBand
 from hnm_datasets.transforms.filters.margins import AbsoluteMargin, RelativeMargin
 from hnm_datasets.transforms.miners.dense import DenseNegatives
@@ -92,6 +111,8 @@ def mine_hard_negatives(
     - `keep_columns` keeps the dataset's other columns, as they are in the anchor's first pair.
     - The vectors are kept on disk by weights, prompt and text, always; the same call after training encodes anew.
     - A column name that does not exist is an error and not the first column.
+    - The printed share of a limit is of the candidates that reached it, without positives. There, positives and padding
+      count too, and `min_score` counts all that was dropped before it. The median is the mean of the two middle scores.
 
     Args:
         dataset: One (anchor, positive) pair per row; several rows of one anchor are its positives.
@@ -111,18 +132,19 @@ def mine_hard_negatives(
         num_negatives: Negatives per query.
         sampling_strategy: `"top"` takes the hardest, `"random"` draws among all that are left.
         query_prompt_name: The name of one of the model's prompts for the anchors.
-        query_prompt: What each anchor is preceded by; goes before `query_prompt_name`.
+        query_prompt: The text before each anchor; takes precedence over `query_prompt_name`.
         corpus_prompt_name: The name of one of the model's prompts for the passages.
-        corpus_prompt: What each passage is preceded by; goes before `corpus_prompt_name`.
+        corpus_prompt: The text before each passage; takes precedence over `corpus_prompt_name`.
         include_positives: Leave the positives among the candidates, for reranking sets; the format is then `"n-tuple"`.
         output_format: `"triplet"`, `"n-tuple"`, `"labeled-pair"` or `"labeled-list"`.
         output_scores: Write the scores too: `scores` of the positive and the negatives, or in place of the labels.
         batch_size: Texts per forward pass.
         faiss_batch_size: Queries that are mined at a time.
-        use_faiss: No matter: the search is exact and in blocks either way.
+        use_faiss: Ignored: the search is exact and in blocks either way.
         use_multi_process: Encode the passages in several processes: one per GPU, or four on the CPU; or a list of
             devices.
-        verbose: Print how many rows there are and how many are missing.
+        verbose: Print the statistics: queries and positives, a table of the scores, how many candidates each limit
+            dropped, and how many rows are missing.
         cache_folder: Where vectors are kept; None: in the `datasets` cache directory.
         seed: For `"random"`.
         keep_columns: Keep the dataset's other columns.
@@ -158,9 +180,16 @@ def mine_hard_negatives(
     faiss_batch_size = checks.whole_number(name, "faiss_batch_size", faiss_batch_size, low=1)
     checks.one_of(name, "sampling_strategy", sampling_strategy, _STRATEGIES)
     checks.one_of(name, "output_format", output_format, _FORMATS)
-    if include_positives and output_format != "n-tuple":
-        logger.warning("%s: include_positives=True keeps the order of the ranking, in the format 'n-tuple'.", name)
-        output_format = "n-tuple"
+    check_scores(min_score, max_score)
+    given = {"absolute_margin": absolute_margin, "relative_margin": relative_margin}
+    given |= {"max_score": max_score, "min_score": min_score}
+    limits = {limit: value for limit, value in given.items() if value is not None}
+    if include_positives:
+        warn_of_positives(range_min, range_max, limits, sampling_strategy)
+        if output_format != "n-tuple":
+            logger.warning("%s: include_positives=True keeps the order of the ranking, in the format 'n-tuple'.", name)
+            output_format = "n-tuple"
+    pairs = len(dataset)
     if keep_columns:
         check_kept_columns(dataset, anchor, positive)
     else:
@@ -170,28 +199,33 @@ def mine_hard_negatives(
         passages, rows = from_pairs(dataset, anchor, positive, passages=corpus)
         most_positives = _most_positives(dataset.with_format("arrow")[:][anchor], rows)
         if range_max is None:
-            limits = (cross_encoder, absolute_margin, relative_margin, max_score)
-            selective = any(limit is not None for limit in limits)
+            selective = cross_encoder is not None or not limits.keys() <= {"min_score"}
             range_max = range_min + num_negatives * (10 if selective else 1) + most_positives
+            if verbose:
+                say(f"Setting range_max to {range_max} based on the provided parameters.")
         check_range(num_negatives, range_min, range_max)
+        if verbose:
+            report_queries(rows, pairs)
         loaded = load_model(model, None)
-        embeddings = passages.embed(
-            loaded,
-            prompt=chosen_prompt(loaded.model, corpus_prompt, corpus_prompt_name),
-            batch_size=batch_size,
-            normalize=True,
-            devices=chosen_devices(use_multi_process),
-        )
+        with clock() as spent:
+            embeddings = passages.embed(
+                loaded,
+                prompt=chosen_prompt(loaded.model, corpus_prompt, corpus_prompt_name),
+                batch_size=batch_size,
+                normalize=True,
+                devices=chosen_devices(use_multi_process),
+            )
+        if verbose and cache_folder is not None:
+            folder = embeddings_folder(embeddings.fingerprint)
+            report_cache("corpus", folder, embeddings.vectors.shape, encoded="encode" in spent)
         search: dict[str, Any] = {
             "model": loaded,
             "query_prompt": chosen_prompt(loaded.model, query_prompt, query_prompt_name),
             "batch_size": batch_size,
         }
         depth = range_max + most_positives
-        steps: list[Callable[[Any], Any]] = [
-            DenseNegatives(passages, **search, k=depth, index=DenseIndex(embeddings)),
-            RankWindow(range_min + 1, depth),
-        ]
+        miner = DenseNegatives(passages, **search, k=depth, index=DenseIndex(embeddings))
+        steps: list[TableStep] = [miner, RankWindow(range_min + 1, depth)]
         by = "score"
         if include_positives:
             by = "bi_encoder"
@@ -200,26 +234,45 @@ def mine_hard_negatives(
         if cross_encoder is not None:
             by = "teacher"
             steps += [CrossEncoderScores(passages, cross_encoder, batch_size=batch_size), SortNegatives(by)]
-        if absolute_margin is not None:
-            steps.append(AbsoluteMargin(absolute_margin, by=by))
-        if relative_margin is not None:
-            steps.append(RelativeMargin(relative_margin, by=by))
-        if max_score is not None or min_score is not None:
-            steps.append(ScoreBand(min=min_score, max=max_score, by=by))
-        steps.append(
+        sampler = (
             TopNegatives(num_negatives) if sampling_strategy == "top" else SampleNegatives(num_negatives, seed=seed)
         )
-        steps.append(shape_of(passages, output_format, num_negatives, by if output_scores else False))
-        with _unlogged_missing():
+        shape = shape_of(passages, output_format, num_negatives, by if output_scores else False)
+        options: dict[str, Any] = {"batched": True, "batch_size": faiss_batch_size}
+        with clock() as spent:
             mined = rows.with_format("arrow").map(
-                _Chain((*steps, Renamed(output_format, anchor, positive, num_negatives, output_scores))),
-                batched=True,
-                batch_size=faiss_batch_size,
+                Mined(tuple(steps), tuple(_filter(limit, value, by) for limit, value in limits.items()), sampler, by),
+                **options,
                 desc="Mining hard negatives",
             )
+        if verbose:
+            if cache_folder is not None:
+                folder = cache_root() / "vectors" / miner.model.fingerprint
+                report_cache("query", folder, None, encoded="encode" in spent)
+            say("Negative candidates mined, preparing dataset...")
+        with _unlogged_missing():
+            made = mined.remove_columns(COUNTS).map(
+                Chain((shape, Renamed(output_format, anchor, positive, num_negatives, output_scores))),
+                **options,
+                desc="Writing texts",
+            )
     if verbose:
-        _report(mined, rows, output_format, num_negatives)
-    return mined.with_format(None)
+        positives, possible = counts_of(rows, output_format, num_negatives)
+        say(f"Mined {len(made):,} rows for {len(rows):,} queries with {positives:,} positives.")
+        report_scores(mined, by, num_negatives if output_format == "n-tuple" else None)
+        report_skipped(mined, limits)
+        ways = ["range_max", *(["range_min"] if range_min else []), *limits]
+        report_missing(possible - len(made), possible, ways)
+    return made.with_format(None)
+
+
+def _filter(limit: str, value: float, by: str) -> TableStep:
+    """Return the step of a limit."""
+    if limit == "absolute_margin":
+        return AbsoluteMargin(value, by=by)
+    if limit == "relative_margin":
+        return RelativeMargin(value, by=by)
+    return ScoreBand(max=value, by=by) if limit == "max_score" else ScoreBand(min=value, by=by)
 
 
 def _most_positives(anchors: pa.ChunkedArray, rows: Dataset) -> int:
@@ -229,18 +282,6 @@ def _most_positives(anchors: pa.ChunkedArray, rows: Dataset) -> int:
         return pairs
     known, own = (rows.with_format("arrow")[:][name] for name in (KNOWN_POSITIVE_IDS, POSITIVE_IDS))
     return max(pairs, int(pc.max(pc.add(pc.list_value_length(known), pc.list_value_length(own))).as_py()))
-
-
-@dataclass(frozen=True)
-class _Chain:
-    """Steps one after another on a table; intermediate rows are never written."""
-
-    steps: tuple[Callable[[pa.Table], pa.Table], ...]
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        for step in self.steps:
-            table = step(table)
-        return table
 
 
 @contextlib.contextmanager
@@ -253,20 +294,3 @@ def _unlogged_missing() -> Iterator[None]:
         yield
     finally:
         shape_logger.setLevel(level)
-
-
-def _report(mined: Dataset, rows: Dataset, output_format: str, num_negatives: int) -> None:
-    lengths = [len(ids) for ids in rows.with_format(None)[POSITIVE_IDS]]
-    pairs = sum(lengths)
-    most = {
-        "triplet": pairs * num_negatives,
-        "n-tuple": pairs,
-        "labeled-pair": pairs + len(rows) * num_negatives,
-        "labeled-list": pairs,
-    }[output_format]
-    print(f"Mined {len(mined):,} rows for {len(rows):,} queries with {pairs:,} positives.")  # noqa: T201
-    if len(mined) < most:
-        print(  # noqa: T201
-            f"{most - len(mined):,} of {most:,} possible rows are missing, because queries have fewer than "
-            f"{num_negatives} negatives left: raise range_max, or widen the margins and limits."
-        )

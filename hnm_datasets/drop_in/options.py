@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
 
 from hnm_datasets import checks
 from hnm_datasets.columns import QUERY
+from hnm_datasets.drop_in.chain import COUNTS
 from hnm_datasets.drop_in.rows import HIDDEN
+
+logger = logging.getLogger(__name__)
 
 
 def chosen_columns(dataset: Dataset, anchor: str | None, positive: str | None) -> tuple[str, str]:
@@ -35,7 +39,7 @@ def chosen_columns(dataset: Dataset, anchor: str | None, positive: str | None) -
 
 def check_kept_columns(dataset: Dataset, anchor: str, positive: str) -> None:
     """Raise if a further column has a name that mining gives to a column of its own."""
-    own = {QUERY, "anchor", "positive", HIDDEN, "passage", "passages"}
+    own = {QUERY, "anchor", "positive", HIDDEN, COUNTS, "passage", "passages"}
     own |= {f"{name}{plural}" for name in ("label", "score", "passage_score") for plural in ("", "s")}
     for name in dataset.column_names:
         if name not in (anchor, positive) and (name in own or name.startswith(("negative", "positive_"))):
@@ -53,6 +57,37 @@ def check_range(num_negatives: int, range_min: int, range_max: int) -> None:
             f"mine_hard_negatives: cannot take {num_negatives} negatives of the {max(0, range_max - range_min)} ranks "
             f"between range_min={range_min} and range_max={range_max}. Lower num_negatives or range_min, or raise "
             f"range_max."
+        )
+
+
+def check_scores(min_score: float | None, max_score: float | None) -> None:
+    """Raise if no score can lie between the two."""
+    for option, value in (("min_score", min_score), ("max_score", max_score)):
+        if value is not None:
+            checks.real_number("mine_hard_negatives", option, value)
+    if min_score is not None and max_score is not None and max_score < min_score:
+        raise ValueError(
+            f"mine_hard_negatives: no score is at least min_score={min_score} and at most max_score={max_score}. "
+            f"Swap them, or leave one out."
+        )
+
+
+def warn_of_positives(
+    range_min: int, range_max: int | None, limits: Mapping[str, float], sampling_strategy: str
+) -> None:
+    """Warn if options may drop the positives that `include_positives=True` leaves among the candidates."""
+    changed = [
+        *(["range_min"] if range_min else []),
+        *(["range_max"] if range_max is not None else []),
+        *limits,
+        *(["sampling_strategy"] if sampling_strategy != "top" else []),
+    ]
+    if changed:
+        logger.warning(
+            "mine_hard_negatives: with include_positives=True, %s may still discard the positive values. Leave %s out "
+            "to keep all positives.",
+            ", ".join(changed),
+            "it" if len(changed) == 1 else "them",
         )
 
 

@@ -1,8 +1,7 @@
-"""Wrong input to mine_hard_negatives, and what it prints."""
+"""Wrong input to mine_hard_negatives."""
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
-from drop_in_helpers import FORMATS
 
 from hnm_datasets import mine_hard_negatives
 
@@ -82,26 +81,6 @@ def test_numbers_are_no_texts(static_model):
     for pairs in ({"question": [1, 2], "answer": ["A.", "B."]}, {"question": ["a?", "b?"], "answer": [1, 2]}):
         with pytest.raises(TypeError, match="strings"):
             mine_hard_negatives(Dataset.from_dict(pairs), static_model, num_negatives=1)
-
-
-def test_nothing_is_printed_without_verbose(few_pairs, static_model, capfd):
-    mine_hard_negatives(few_pairs, static_model, relative_margin=0.1, verbose=False)
-    assert capfd.readouterr().out == ""
-
-
-def test_missing_rows_are_told(few_pairs, static_model, capsys):
-    mined = mine_hard_negatives(few_pairs, static_model, relative_margin=0.1)
-    said = capsys.readouterr().out
-    assert f"{len(mined)} rows" in said
-    assert f"{3 * len(few_pairs) - len(mined)} of {3 * len(few_pairs)} possible rows are missing" in said
-
-
-@pytest.mark.parametrize("output_format", FORMATS)
-def test_no_rows_are_missing_where_there_are_enough(single_pairs, static_model, capsys, output_format):
-    mined = mine_hard_negatives(single_pairs, static_model, output_format=output_format)
-    said = capsys.readouterr().out
-    assert f"Mined {len(mined)} rows for 100 queries with 100 positives." in said
-    assert "missing" not in said
 
 
 def test_positives_among_the_candidates_change_the_format_with_a_warning(few_pairs, static_model, caplog):
