@@ -23,6 +23,7 @@ from hnm_datasets.drop_in.options import (
     chosen_columns,
     chosen_devices,
     chosen_prompt,
+    warn_of_order,
     warn_of_positives,
 )
 from hnm_datasets.drop_in.report import (
@@ -189,6 +190,8 @@ def mine_hard_negatives(
         if output_format != "n-tuple":
             logger.warning("%s: include_positives=True keeps the order of the ranking, in the format 'n-tuple'.", name)
             output_format = "n-tuple"
+    if range_min:
+        warn_of_order(range_min, limits, rescored=cross_encoder is not None)
     pairs = len(dataset)
     if keep_columns:
         check_kept_columns(dataset, anchor, positive)

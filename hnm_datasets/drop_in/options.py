@@ -91,6 +91,21 @@ def warn_of_positives(
         )
 
 
+def warn_of_order(range_min: int, limits: Mapping[str, float], *, rescored: bool) -> None:
+    """Warn if `range_min` skips other candidates than in the function of sentence-transformers."""
+    # A lower limit drops candidates from the end of the list, unless a cross-encoder has put them in another order.
+    before = [limit for limit in limits if limit != "min_score" or rescored]
+    if before:
+        logger.warning(
+            "mine_hard_negatives: range_min=%d skips the first %d ranks of the retriever's list, then %s. "
+            "sentence_transformers.util.mine_hard_negatives applies range_min last, to the candidates that are left, "
+            "so its negatives differ.",
+            range_min,
+            range_min,
+            f"{' and '.join(before)} drop{'s' if len(before) == 1 else ''} candidates",
+        )
+
+
 def chosen_prompt(model: Any, prompt: str | None, name: str | None) -> str | None:
     """Return the prompt, or the model's prompt of this name; None without either."""
     if prompt is not None or name is None:

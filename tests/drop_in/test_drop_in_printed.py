@@ -1,5 +1,6 @@
 """What mine_hard_negatives prints, against the function of that name in sentence-transformers."""
 
+import logging
 import re
 
 import datasets
@@ -217,3 +218,24 @@ def test_options_that_may_discard_included_positives(few_pairs, static_model, ca
     warned = "may still discard the positive values" in caplog.text
     assert warned == (include_positives and bool(options))
     assert not warned or next(iter(options)) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"range_min": 2, "relative_margin": 0.05}, ["relative_margin"]),
+        ({"range_min": 2, "absolute_margin": 0.05, "max_score": 0.7}, ["absolute_margin", "max_score"]),
+        ({"range_min": 2}, []),
+        ({"range_min": 2, "min_score": 0.1}, []),
+        ({"relative_margin": 0.05}, []),
+    ],
+    ids=str,
+)
+def test_range_min_beside_a_limit_is_one_warning(few_pairs, static_model, caplog, options, named):
+    with caplog.at_level(logging.WARNING):
+        mine_hard_negatives(few_pairs, static_model, faiss_batch_size=5, verbose=False, **options)
+    said = [record.getMessage() for record in caplog.records if "range_min" in record.getMessage()]
+    assert len(said) == bool(named)
+    assert all(
+        name in line and "\n" not in line and "skips the first 2 ranks" in line for line in said for name in named
+    )
