@@ -24,6 +24,7 @@ from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.metrics import publish
 from hnm_datasets.training.refresh_columns import check_columns
 from hnm_datasets.training.refresh_job import KEPT, RefreshJob, Step, stop_in, untouched
+from hnm_datasets.training.refresh_steps import check_steps
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ class RefreshNegatives(TrainerCallback):
 
     Args:
         live: The rows that are trained on.
-        steps: What to mine with: steps, and in place of those that need the model a function that makes one of it, such
-            as `[partial(DenseNegatives, corpus, k=50), RelativeMargin(0.05)]`.
+        steps: The steps that mine. A step that uses the model in training is passed as a function from the model to
+            the step, as in `[partial(DenseNegatives, corpus, k=50), RelativeMargin(0.05)]`.
         every: Optimizer steps between refreshes; a float: epochs, such as 0.5.
         background: Mine beside the training with a copy of the model, and switch when that is done. The copy needs
             memory; the negatives are some steps old, which the log says; when the switch comes depends on the machine.
@@ -98,8 +99,9 @@ class RefreshNegatives(TrainerCallback):
             of new negatives; `short`: the share of rows with fewer negatives than wanted.
 
     Raises:
-        TypeError: `live` or a step is something else.
-        ValueError: An option is out of range, or a step needs a column that no step before it writes.
+        TypeError: `live` or a step is something else, or a function cannot make a step of the model alone.
+        ValueError: An option is out of range, a step needs a column that no step before it writes, or a step mines with
+            a fixed model.
 
     Example:
         >>> from functools import partial
@@ -121,10 +123,7 @@ class RefreshNegatives(TrainerCallback):
     ) -> None:
         name = "RefreshNegatives"
         self._source = _source(name, live)
-        if not isinstance(steps, Sequence) or not steps or not all(callable(step) for step in steps):
-            raise TypeError(
-                f"{name}: steps must be a list of steps, and of functions from a model to a step, got {steps!r}."
-            )
+        check_steps(steps)
         if isinstance(every, float):
             self.every: int | float = checks.real_number(name, "every", every, above=0)
         else:

@@ -1,19 +1,27 @@
 """What a refresh logs, and the options that it refuses."""
 
 import json
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 from refresh_helpers import (
     chain,
     lists_of,
+    make_model,
     owners_of,
     train,
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from hnm_datasets import (
+    BiEncoderScores,
+    BM25Negatives,
     CrossEncoderScores,
+    DenseNegatives,
+    FuseNegatives,
+    JudgedNegatives,
     RelativeMargin,
     TeacherThreshold,
     ToTriplets,
@@ -98,6 +106,61 @@ def test_bad_options(corpus, mined, options, error, match):
     given = {"live": live_negatives(mined, corpus), "steps": chain(corpus), "every": 5} | options
     with pytest.raises(error, match=match):
         RefreshNegatives(**given)
+
+
+@dataclass(frozen=True)
+class _OwnMiner(DenseNegatives):
+    """A step of a user's own, which inherits the model."""
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda corpus, model: DenseNegatives, r"DenseNegatives cannot .*partial\(DenseNegatives, corpus, k=50\)"),
+        (lambda corpus, model: partial(DenseNegatives, k=50), r"partial\(DenseNegatives, corpus, k=50\)"),
+        (lambda corpus, model: partial(DenseNegatives, corpus, model), r"lacks only the model"),
+        (lambda corpus, model: partial(DenseNegatives, corpus, model=model), r"lacks only the model"),
+        (lambda corpus, model: _OwnMiner, r"partial\(_OwnMiner, corpus, k=50\)"),
+        (lambda corpus, model: BiEncoderScores, r"partial\(BiEncoderScores, corpus\)"),
+        (lambda corpus, model: partial(BiEncoderScores, corpus, model), r"partial\(BiEncoderScores, corpus\)"),
+        (lambda corpus, model: partial(CrossEncoderScores, corpus), r"CrossEncoderScores\(corpus, cross_encoder\)"),
+        (lambda corpus, model: RelativeMargin, r"RelativeMargin has no model.*RelativeMargin\(\.\.\.\)"),
+        (lambda corpus, model: partial(BM25Negatives, corpus), r"BM25Negatives has no model"),
+        (lambda corpus, model: lambda: DenseNegatives(corpus, model), r"<lambda> must take one argument"),
+        (lambda corpus, model: lambda model, step: DenseNegatives(corpus, model), r"<lambda> must take one argument"),
+    ],
+)
+def test_what_cannot_make_a_step_of_the_model(corpus, mined, make, words):
+    for steps in ([make(corpus, make_model())], [BM25Negatives(corpus, k=3), make(corpus, make_model())]):
+        with pytest.raises(TypeError, match=words):
+            RefreshNegatives(live_negatives(mined, corpus), steps, 5)
+
+
+@pytest.mark.parametrize("kind", [DenseNegatives, _OwnMiner])
+def test_mining_with_a_fixed_model_is_refused(corpus, mined, kind):
+    live, step = live_negatives(mined, corpus), kind(corpus, make_model(), k=5)
+    fused = FuseNegatives({"dense": step, "bm25": BM25Negatives(corpus)})
+    for one, name, way_out in (
+        (step, kind.__name__, r"partial\(DenseNegatives, corpus, k=50\)"),
+        (fused, "FuseNegatives", r"lambda model: FuseNegatives"),
+        (JudgedNegatives(corpus, retriever=step), "JudgedNegatives", r"lambda model: JudgedNegatives"),
+    ):
+        with pytest.raises(ValueError, match=f"the step {name} mines with its own model.*{way_out}"):
+            RefreshNegatives(live, [one, RelativeMargin(0.1)], 5)
+    RefreshNegatives(live, [lambda model: step, RelativeMargin(0.1)], 5)
+    RefreshNegatives(live, [BM25Negatives(corpus), BiEncoderScores(corpus, make_model())], 5)
+
+
+def test_makers_of_any_kind_are_taken(corpus, mined):
+    class Maker:
+        def __call__(self, model):
+            return DenseNegatives(corpus, model, k=5)
+
+        def make(self, model, k=5):
+            return DenseNegatives(corpus, model, k=k)
+
+    for maker in (Maker(), Maker().make, partial(Maker().make, k=3), lambda *models: Maker()(*models)):
+        assert RefreshNegatives(live_negatives(mined, corpus), [maker], 5).steps == [maker]
 
 
 def test_a_column_of_a_teacher_that_nobody_writes(corpus, mined):

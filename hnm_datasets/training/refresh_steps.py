@@ -1,0 +1,97 @@
+"""The steps of a refresh, checked before the training begins, so that it does not stop hours later."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any
+
+from hnm_datasets.training.refresh_job import Step
+from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.miners.dense import DenseNegatives
+from hnm_datasets.transforms.scorers.cross_encoder import CrossEncoderScores
+
+_NAME = "RefreshNegatives"
+
+
+def check_steps(steps: Sequence[Step]) -> None:
+    """Raise if a step mines with a model as it was, or cannot be made of the model as it is at a refresh.
+
+    Raises:
+        TypeError: Something is neither a step nor a function of the model.
+        ValueError: A step mines with a fixed model.
+    """
+    if not isinstance(steps, Sequence) or not steps or not all(callable(step) for step in steps):
+        raise TypeError(
+            f"{_NAME}: steps must be a list of steps, and of functions from a model to a step, got {steps!r}."
+        )
+    for step in steps:
+        if not isinstance(step, Transform):
+            _check_maker(step)
+        elif _mines_with_a_fixed_model(step):
+            name = type(step).__name__
+            way_out = (
+                "partial(DenseNegatives, corpus, k=50)"
+                if isinstance(step, DenseNegatives)
+                else f"lambda model: {name}(...), with DenseNegatives(corpus, model) in it"
+            )
+            raise ValueError(
+                f"{_NAME}: the step {name} mines with its own model, so each refresh would mine the same negatives. "
+                f"Pass a function that makes the step of the model in training: {way_out}. To mine with a fixed "
+                f"model, pass a function that ignores its argument: lambda model: DenseNegatives(corpus, other_model)."
+            )
+
+
+def _mines_with_a_fixed_model(value: Any) -> bool:
+    """Return whether there is a `DenseNegatives` in a step or its options."""
+    if isinstance(value, DenseNegatives):
+        return True
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_mines_with_a_fixed_model, value))
+    return isinstance(value, Transform) and any(
+        _mines_with_a_fixed_model(getattr(value, field.name)) for field in fields(value)
+    )
+
+
+def _check_maker(maker: Any) -> None:
+    """Raise if a function cannot make a step of a model."""
+    made = maker.func if isinstance(maker, partial) else maker
+    name = getattr(made, "__name__", type(made).__name__)
+    parameter = _parameter_of_model(maker)
+    if not (inspect.isclass(made) and issubclass(made, Transform) and is_dataclass(made)):
+        if parameter is None:
+            raise TypeError(
+                f"{_NAME}: {name} must take one argument, the model as it is at a refresh, and return a step, such as "
+                f"lambda model: DenseNegatives(corpus, model)."
+            )
+        return
+    if issubclass(made, CrossEncoderScores):
+        raise TypeError(
+            f"{_NAME}: {name} scores with a CrossEncoder, which the model in training is not. Pass the step itself: "
+            f"{name}(corpus, cross_encoder)."
+        )
+    has_model = "model" in {field.name for field in fields(made)}
+    if not has_model and made.__module__.startswith("hnm_datasets."):
+        raise TypeError(f"{_NAME}: {name} has no model. Pass the step itself: {name}(...), with its arguments.")
+    if parameter is None or (has_model and parameter != "model"):
+        raise TypeError(
+            f"{_NAME}: {name} cannot be made of the model alone. Pass a partial that lacks only the model: "
+            f"partial({name}, corpus{', k=50' if issubclass(made, DenseNegatives) else ''})."
+        )
+
+
+def _parameter_of_model(maker: Any) -> str | None:
+    """Return the parameter that a model is passed as; None if a call with the model alone is an error."""
+    try:
+        signature = inspect.signature(maker)
+    except ValueError:
+        # Functions of other languages do not say what they take.
+        return ""
+    try:
+        return next(iter(signature.bind(None).arguments))
+    except TypeError:
+        return None
