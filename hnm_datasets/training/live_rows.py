@@ -54,8 +54,16 @@ class LiveNegatives(Dataset):  # type: ignore[misc]
 
     @property
     def column_names(self) -> list[str]:
-        """The columns of texts; rows have a `label` too."""
+        """The columns of texts. Rows have a `label` too, which samplers of the trainer would try to remove."""
         return text_names(self.source.n)
+
+    def __repr__(self) -> str:
+        columns = [*self.column_names, "label"]
+        return f"LiveNegatives({{\n    features: {columns},\n    num_rows: {len(self)}\n}})"
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a row, some rows, or a column; the table has no column of labels."""
+        return rows_of_epoch(self)[key] if isinstance(key, str) and key == "label" else super().__getitem__(key)
 
     def select(self, *args: Any, **options: Any) -> LiveNegatives:
         """Select rows, as any dataset does; `shuffle`, `take` and their like come here too."""
@@ -94,7 +102,7 @@ class LiveNegatives(Dataset):  # type: ignore[misc]
 
 def _refuse(name: str) -> Callable[..., NoReturn]:
     def refuse(self: LiveNegatives, *args: Any, **options: Any) -> NoReturn:
-        raise unreadable(f"live rows have no {name}()")
+        raise unreadable(f"{name}() needs the texts of live rows in their table")
 
     refuse.__name__ = name
     refuse.__doc__ = "Raise an error: the table has no texts."

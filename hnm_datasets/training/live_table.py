@@ -25,9 +25,9 @@ _UNREADABLE = "live rows were read without the transform that makes their texts"
 def unreadable(what: str) -> TypeError:
     """Return the error of what would read the table without the transform."""
     return TypeError(
-        f"live_negatives: {what}. The texts of live rows are made when rows are asked for, so other formats, exports, "
-        f"changed columns and concatenations have none. Write the rows of an epoch as a plain dataset first: "
-        f"rows_of_epoch(live, epoch). To train on several sets, hand them to the trainer as a dict."
+        f"live_negatives: {what}. The texts are made when rows are asked for, so other formats, exports, audits, "
+        f"changed columns and concatenations have none. Write the rows of an epoch as a plain dataset first, and use "
+        f"that: rows_of_epoch(live, epoch). To train on several sets, hand them to the trainer as a dict."
     )
 
 

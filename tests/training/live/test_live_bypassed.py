@@ -11,7 +11,17 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, interleave_data
 from live_helpers import make_model, make_rows, trainer_of, whole
 from torch.utils.data import ConcatDataset, DataLoader
 
-from hnm_datasets import FollowEpochs, HardNegativesRankingLoss, live_negatives, rows_of_epoch
+from hnm_datasets import (
+    FollowEpochs,
+    HardNegativesRankingLoss,
+    audit_negatives,
+    compare_negatives,
+    convert,
+    live_negatives,
+    plot_scores,
+    rows_of_epoch,
+    save_mined,
+)
 from hnm_datasets.training.live_rows import LiveNegatives
 
 pytestmark = pytest.mark.usefixtures("fast_trainers")
@@ -63,6 +73,12 @@ REFUSED = {
     "flatten_indices": lambda live: live.shuffle(seed=0).flatten_indices(),
     "a split's format": lambda live: DatasetDict({"train": live}).with_format("numpy"),
     "the splits on disk": lambda live: DatasetDict({"train": live}).save_to_disk("never"),
+    "an audit": lambda live: audit_negatives(live, live.source.corpus),
+    "a comparison": lambda live: compare_negatives(live, live, live.source.corpus),
+    "a conversion": lambda live: convert(live, "tevatron", live.source.corpus),
+    "a saved set": lambda live: save_mined(live, "never"),
+    "a picture": lambda live: plot_scores(live),
+    "batches as rows": lambda live: live.batch(2),
     "the table": lambda live: live.data.to_pandas(),
     "the table's values": lambda live: live.data.to_pydict(),
     "a column of the table": lambda live: live.data.column("anchor").to_pylist(),
@@ -272,6 +288,19 @@ def test_the_trainer_wraps_the_transform_of_several_sets(live, other, tmp_path):
     assert live[0]["dataset_name"] == "one"
     assert rows_of_epoch(live).column_names == [*COLUMNS, "label"]
     assert live.filter(lambda row: row["anchor"] == "q0")[0]["anchor"] == "q0"
+
+
+def test_printed_rows_show_the_columns_of_a_row(live):
+    shown = f"features: {list(live[0])}"
+    for part in (live, live.shuffle(seed=0).select(range(2)), DatasetDict({"train": live})):
+        assert shown in repr(part)
+        assert "query_row" not in repr(part)
+    assert f"num_rows: {len(live)}" in str(live)
+    for column in live[0]:
+        live.set_epoch(2)
+        values = [row[column] for row in whole(live)]
+        assert live[column][:] == values
+        assert live.select([4, 1])[column][:] == [values[4], values[1]]
 
 
 def test_columns_are_named_as_the_texts(live):
