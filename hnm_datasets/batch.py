@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.answers import NewRows, answer_columns, answer_rows, column_names, is_polars
 from hnm_datasets.arrays.arrow import as_arrow, flatten_lists, is_list, is_one_value, is_string, type_name
+from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.arrays.ragged import Ragged, interleave_lists
 from hnm_datasets.columns import (
     JUDGED_NEGATIVE_IDS,
@@ -180,6 +181,14 @@ class Batch:
             array = array.cast(pa.string())
         if not is_string(array.type):
             raise TypeError(f"{self.step}: the column {name!r} must hold strings, got {type_name(array.type)}.")
+        return self._without_null(name, array)
+
+    def ids(self, name: str) -> pa.Array:
+        """Return a column of ids as texts, none of them null; whole numbers are ids too."""
+        array = as_ids(self.column(name), f"the column {name!r}", self.step, "row {} of the batch".format)
+        return self._without_null(name, array)
+
+    def _without_null(self, name: str, array: pa.Array) -> pa.Array:
         if array.null_count:
             row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
             raise ValueError(
@@ -197,6 +206,21 @@ class Batch:
                 f"such rows out: dataset.filter(lambda row: row['query'].strip())."
             )
         return queries
+
+    def id_lists(self, name: str) -> Ragged[pa.Array]:
+        """Return a column of lists of ids as texts; whole numbers are ids too.
+
+        A null list counts as empty; a null inside a list is refused.
+        """
+        lists = self.lists(name)
+
+        def describe(at: int) -> str:
+            return self.describe(int(lists.owners[at]))
+
+        ids = Ragged(lists.offsets, as_ids(lists.values, f"the column {name!r}", self.step, describe))
+        if ids.values.null_count:
+            self._refuse(name, ids, ids.values.is_null().to_numpy(zero_copy_only=False), "holds a null")
+        return ids
 
     def string_lists(self, name: str) -> Ragged[pa.Array]:
         """Return a column of lists of texts. A null list counts as empty; a null inside a list is refused."""
@@ -259,7 +283,7 @@ class Batch:
         Raises:
             KeyError: The corpus has no passage of such an id.
         """
-        return rows_of_ids(self.string_lists(name), corpus, self.step, name, self.describe, which)
+        return rows_of_ids(self.id_lists(name), corpus, self.step, name, self.describe, which)
 
     def known_positives_in(self, corpus: PassageIds) -> Ragged[NDArray[np.int64]]:
         """Return the row numbers of each row's positives, then of those of other rows with the same question.
@@ -277,7 +301,7 @@ class Batch:
     def candidates(self) -> dict[str, Ragged[pa.Array]]:
         """Return the aligned candidate lists: every list column that begins with `negative_`."""
         self.require(NEGATIVE_IDS)
-        ids = self.string_lists(NEGATIVE_IDS)
+        ids = self.id_lists(NEGATIVE_IDS)
         lists = {NEGATIVE_IDS: ids}
         for name in self.names:
             if name == NEGATIVE_IDS or not name.startswith("negative_"):
@@ -290,7 +314,7 @@ class Batch:
 
     def positives(self) -> dict[str, Ragged[pa.Array]]:
         """Return the aligned lists of positives: every list column that begins with `positive_`."""
-        lists = {POSITIVE_IDS: self.string_lists(POSITIVE_IDS)}
+        lists = {POSITIVE_IDS: self.id_lists(POSITIVE_IDS)}
         for name in self.names:
             if name.startswith("positive_") and name != POSITIVE_IDS and is_list(self.column(name).type):
                 lists[name] = flatten_lists(self.column(name))
@@ -335,7 +359,7 @@ class Batch:
 
     def _key_strings(self) -> pa.Array:
         if self._keys is None:
-            self._keys = self.strings(QUERY_ID if self.has(QUERY_ID) else QUERY)
+            self._keys = self.ids(QUERY_ID) if self.has(QUERY_ID) else self.strings(QUERY)
         return self._keys
 
     # ---- answering -----------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ class Layout:
             TypeError: A column holds something else than the format says.
             ValueError: A query is null, or aligned lists are not aligned.
         """
-        ids = batch.strings(self.query_id) if self.query_id else None
+        ids = batch.ids(self.query_id) if self.query_id else None
         positives, negatives = self.format.read(self, batch)
         return QueryRows(batch.strings(self.query), ids, positives, negatives)
 

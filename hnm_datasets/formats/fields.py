@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.arrow import is_list, is_string, type_name
+from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import QUERY
@@ -71,6 +72,15 @@ def aligned_strings(batch: Batch, name: str, beside: str, lists: Ragged[pa.Array
     return strings.values
 
 
+def aligned_ids(batch: Batch, name: str, beside: str, lists: Ragged[pa.Array]) -> pa.Array | None:
+    """Read a column of lists of ids that is aligned with another; None if there is no such column. Shape (P,)."""
+    if not batch.has(name):
+        return None
+    ids = batch.id_lists(name)
+    batch.check_aligned(beside, lists, name, ids)
+    return ids.values
+
+
 def as_floats(array: pa.Array, name: str, step: str) -> NDArray[np.float64]:
     """Read numbers of any type; null is NaN. Shape (P,)."""
     try:
@@ -116,7 +126,7 @@ def ids_beside(batch: Batch, names: list[str], columns: Sequence[str], there: pa
     Raises:
         ValueError: An id is null beside a text.
     """
-    ids = interleaved([nullable_strings(batch, name) for name in names])
+    ids = interleaved([as_ids(batch.column(name), f"the column {name!r}", batch.step) for name in names])
     lacking = pc.and_(ids.is_null(), there)
     if lacking.true_count:
         row, at = divmod(int(np.flatnonzero(lacking.to_numpy(zero_copy_only=False))[0]), len(names))

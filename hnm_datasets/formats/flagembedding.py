@@ -12,8 +12,8 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import QUERY_ID
 from hnm_datasets.formats.base import Format, Layout, QueryRows, Side, Written, teacher_first
 from hnm_datasets.formats.fields import (
+    aligned_ids,
     aligned_numbers,
-    aligned_strings,
     id_array,
     is_unknown,
     number_array,
@@ -75,7 +75,7 @@ class FlagEmbedding(Format):
 
 def _read_side(batch: Batch, column: str) -> Side:
     texts = batch.string_lists(column)
-    ids = aligned_strings(batch, f"{column}_id", column, texts)
+    ids = aligned_ids(batch, f"{column}_id", column, texts)
     name = f"{column}_scores"
     scores = {} if is_unknown(batch, name) else {"teacher": aligned_numbers(batch, name, column, texts)}
     return Side(texts.offsets, ids=ids, texts=texts.values, scores=scores)

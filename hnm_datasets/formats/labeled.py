@@ -16,8 +16,8 @@ from hnm_datasets.arrays.ragged import Ragged, interleave_lists, offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.formats.base import Format, Layout, QueryRows, Side, Written
 from hnm_datasets.formats.fields import (
+    aligned_ids,
     aligned_numbers,
-    aligned_strings,
     as_floats,
     id_array,
     is_unknown,
@@ -83,7 +83,7 @@ class LabeledPairs(_Labeled):
         """Read texts, ids and scores."""
         texts = batch.strings(layout.positives[0])
         positive = _is_positive(layout, batch.column(_label_of(layout)), batch)
-        ids = batch.strings("passage_id") if batch.has("passage_id") else None
+        ids = batch.ids("passage_id") if batch.has("passage_id") else None
         name = "passage_score"
         scores = None if is_unknown(batch, name) else as_floats(batch.column(name), name, batch.step)
         return _split(positive, Ragged(np.arange(len(texts) + 1), texts), ids, scores)
@@ -123,7 +123,7 @@ class LabeledLists(_Labeled):
         positive = _is_positive(layout, pa.array(labels.values), batch)
         name = "passage_scores"
         scores = None if is_unknown(batch, name) else aligned_numbers(batch, name, column, texts)
-        return _split(positive, texts, aligned_strings(batch, "passage_ids", column, texts), scores)
+        return _split(positive, texts, aligned_ids(batch, "passage_ids", column, texts), scores)
 
     def write(self, rows: QueryRows, width: int | None) -> Written:
         """Write the passages of each query, positives first."""

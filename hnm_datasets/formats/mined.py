@@ -50,7 +50,7 @@ class Mined(Format):
 
     def read(self, layout: Layout, batch: Batch) -> tuple[Side, Side]:
         """Read ids and all scores, and of negatives ranks and sources."""
-        positive_ids, negative_ids = batch.string_lists(POSITIVE_IDS), batch.string_lists(NEGATIVE_IDS)
+        positive_ids, negative_ids = batch.id_lists(POSITIVE_IDS), batch.id_lists(NEGATIVE_IDS)
         scores: dict[str, dict[str, NDArray[np.float64]]] = {"positive": {}, "negative": {}}
         for name in layout.names:
             found = _SCORES.fullmatch(name)

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.arrow import flatten_lists, from_json, is_json, is_string, list_array, type_name
+from hnm_datasets.arrays.arrow import flatten_lists, from_json, is_json, list_array, type_name
+from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.arrays.ragged import offsets_of, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import (
@@ -174,8 +175,7 @@ def _passages(column: pa.Array, name: str, step: str) -> _Passages:
 
 
 def _ids(values: pa.Array, name: str, step: str) -> pa.Array:
-    if not (is_string(values.type) or pa.types.is_integer(values.type) or pa.types.is_null(values.type)):
-        raise TypeError(f"{step}: {name!r} must hold ids, texts or whole numbers, got {type_name(values.type)}.")
-    if values.null_count:
+    ids = as_ids(values, repr(name), step, "value {}".format)
+    if ids.null_count:
         raise ValueError(f"{step}: an id in {name!r} is null. Fill it or filter such rows out.")
-    return values.cast(pa.string())
+    return ids.cast(pa.string())

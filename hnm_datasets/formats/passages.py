@@ -11,6 +11,7 @@ from datasets import Features
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.arrow import from_json, is_json, is_string, type_name
+from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.batch import Batch
 from hnm_datasets.corpus.text import passage_texts
 from hnm_datasets.formats.base import Side
@@ -79,7 +80,9 @@ def other_fields(features: Features, columns: Sequence[str], known: Collection[s
 def _texts(values: pa.Array, name: str, step: str, numbers: bool) -> pa.Array:
     """Return a field of texts with empty ones for null; whole numbers only where ids may be numbers."""
     values = from_json(values, name, step) if is_json(values.type) else values
-    if not (is_string(values.type) or pa.types.is_null(values.type) or (numbers and pa.types.is_integer(values.type))):
+    if numbers:
+        values = as_ids(values, f"the field {name!r}", step, "passage {}".format)
+    if not (is_string(values.type) or pa.types.is_null(values.type)):
         raise TypeError(f"{step}: the field {name!r} must hold texts, got {type_name(values.type)}.")
     return pc.fill_null(values.cast(pa.string()), "")
 

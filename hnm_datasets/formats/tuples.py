@@ -16,8 +16,8 @@ from hnm_datasets.arrays.ragged import offsets_of, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.formats.base import TRAINER_LABELS, Format, Layout, QueryRows, Side, Written
 from hnm_datasets.formats.fields import (
+    aligned_ids,
     aligned_numbers,
-    aligned_strings,
     as_floats,
     id_array,
     ids_beside,
@@ -221,7 +221,7 @@ def _read_lists(batch: Batch, column: str, stem: str) -> Side:
     texts = batch.string_lists(column)
     name = f"{stem}_score"
     scores = {} if is_unknown(batch, name) else {"score": aligned_numbers(batch, name, column, texts)}
-    return Side(texts.offsets, aligned_strings(batch, f"{stem}_id", column, texts), texts.values, scores=scores)
+    return Side(texts.offsets, aligned_ids(batch, f"{stem}_id", column, texts), texts.values, scores=scores)
 
 
 TRIPLETS, N_TUPLES = Triplets(), NTuples()

@@ -61,9 +61,9 @@ def retrieval_evaluator(
     if not isinstance(rows, Dataset):
         raise TypeError(f"{_NAME}: rows must be a datasets.Dataset, got {type(rows).__name__}.")
     batch = Batch(rows.with_format("arrow")[:], step=_NAME)
-    positives = batch.string_lists(POSITIVE_IDS)
+    positives = batch.id_lists(POSITIVE_IDS)
     texts = batch.strings(QUERY).to_pylist()
-    ids = batch.strings(QUERY_ID).to_pylist() if batch.has(QUERY_ID) else [str(row) for row in range(len(batch))]
+    ids = batch.ids(QUERY_ID).to_pylist() if batch.has(QUERY_ID) else [str(row) for row in range(len(batch))]
     if len(set(ids)) < len(ids):
         raise ValueError(f"{_NAME}: two rows have the same query_id. Merge their positives, or leave one row out.")
     answered = np.flatnonzero(positives.lengths)

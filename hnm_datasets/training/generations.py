@@ -103,7 +103,7 @@ def write_generation(
                 batch = Batch(table, step=step)
                 for name, column in _LISTS.items():
                     batch.require(column)
-                    ids = batch.string_lists(column)
+                    ids = batch.id_lists(column)
                     found = batch.rows_in(column, corpus)
                     rows[name](found.values)
                     ends[name](found.offsets[1:] + totals[name])

@@ -98,7 +98,7 @@ def live_negatives(
     for start, table in zip(range(0, len(rows), _BATCH), tables.iter(_BATCH), strict=True):
         batch = Batch(table, step=_NAME)
         batch.strings(QUERY)
-        own = batch.string_lists(POSITIVE_IDS)
+        own = batch.id_lists(POSITIVE_IDS)
         keys.append(batch.row_keys())
         examples = choose_positives(own.offsets, positives, np.empty(0, dtype=np.uint64), seed)
         there = examples.positives >= 0

@@ -123,7 +123,7 @@ def test_a_teachers_label_of_triplets_stays():
         ("labeled-lists", example("labeled-lists") | {"passages": ["A", "B"]}, TypeError, "'passages' must hold lists"),
         ("labeled-lists", example("labeled-lists") | {"labels": [[1], [1]]}, ValueError, "'passages' and 'labels'"),
         ("labeled-lists", example("labeled-lists") | {"labels": [["1"] * 3] * 2}, TypeError, "'labels' must be lists"),
-        ("mined", example("mined") | {"negative_ids": [[1, 2], [3, 1]]}, TypeError, r"'negative_ids' must be Li"),
+        ("mined", example("mined") | {"negative_ids": [[True], [False]]}, TypeError, r"'negative_ids' must hold id"),
         ("mined", example("mined") | {"negative_ids": ["1", "2"]}, TypeError, "'negative_ids' must hold lists"),
         ("mined", example("mined") | {"negative_scores": [[1.0], []]}, ValueError, "'negative_ids' and 'negative_scor"),
         ("flagembedding", example("flagembedding") | {"neg": ["x", "y"]}, TypeError, "'neg' must hold lists"),

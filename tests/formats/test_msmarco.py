@@ -122,7 +122,7 @@ def test_with_texts_of_queries_any_format_is_made(tmp_path):
         (ROWS[0], "triplets", ValueError, r"queries by id alone.*convert\(dataset, 'mined'\).*'query'"),
         ({"qid": 1, "pos": [1], "neg": [2]}, "mined", TypeError, "'neg' beside 'qid' must hold the lists of each sys"),
         ({"qid": 1, "pos": 1, "neg": {"a": [2]}}, "mined", TypeError, "'pos' must hold lists"),
-        ({"qid": 1, "pos": [1.5], "neg": {"a": [2]}}, "mined", TypeError, "'pos' must hold ids.*double"),
+        ({"qid": 1, "pos": [1.5], "neg": {"a": [2]}}, "mined", ValueError, "'pos' holds the number 1.5"),
         ({"qid": None, "pos": [1], "neg": {"a": [2]}}, "mined", ValueError, "an id in 'qid' is null"),
         ({"qid": 1, "pos": [1], "neg": {"a": [{"id": 2}]}}, "mined", TypeError, r"'neg\.a' need the field 'pid'"),
     ],

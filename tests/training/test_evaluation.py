@@ -55,6 +55,15 @@ def check(found, expected, name=""):
     assert 0 < expected[0] <= 1
 
 
+def test_ids_may_be_whole_numbers():
+    corpus = Corpus.from_dataset({"id": [7, 8], "text": ["Plates move.", "Waves roll."]})
+    evaluator = retrieval_evaluator(
+        corpus, Dataset.from_dict({"query_id": [1], "query": ["a?"], "positive_ids": [[8]]})
+    )
+    assert evaluator.queries_ids == ["1"]
+    assert evaluator.relevant_docs == {"1": {"8"}}
+
+
 def test_measures_are_those_of_their_definitions(small, static_model):
     corpus, rows = small
     evaluator = retrieval_evaluator(corpus, rows, name="tiny")

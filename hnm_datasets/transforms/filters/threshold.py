@@ -114,7 +114,7 @@ class TeacherThreshold(Transform):
         self, batch: Batch, lists: Mapping[str, Ragged[pa.Array]], rise: np.ndarray[tuple[int], np.dtype[np.bool_]]
     ) -> dict[str, pa.Array]:
         """Return the lists of positives with the promoted candidates at their ends."""
-        positives = batch.string_lists(POSITIVE_IDS)
+        positives = batch.id_lists(POSITIVE_IDS)
         mask = pa.array(rise)
         ids = lists[NEGATIVE_IDS]
         promoted = Ragged(kept_offsets(ids.offsets, rise), ids.values.filter(mask).cast(pa.string()))

@@ -105,7 +105,7 @@ class Parts:
     def __init__(self, step: Shape, batch: Batch) -> None:
         self.step, self.batch = step, batch
         self.queries = batch.queries()
-        self.positive_ids = batch.string_lists(POSITIVE_IDS)
+        self.positive_ids = batch.id_lists(POSITIVE_IDS)
         self.negative_ids = batch.candidates()[NEGATIVE_IDS]
         self.scores = self._scores(step._scores_by) if step._scores_by else {}
         self.label_scores = self._scores(step.by, finite=True) if step.labels else {}
@@ -201,7 +201,7 @@ class Parts:
         extra: dict[str, pa.Array] = {}
         if self.step.with_ids:
             if self.batch.has(QUERY_ID):
-                extra["anchor_id"] = self.batch.strings(QUERY_ID).take(pa.array(owners))
+                extra["anchor_id"] = self.batch.ids(QUERY_ID).take(pa.array(owners))
             extra |= {f"{name}_id": self.named(part, "id", positions) for name, (part, positions) in columns.items()}
         if self.step.with_scores:
             extra |= {
