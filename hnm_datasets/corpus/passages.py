@@ -6,14 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.arrow import as_arrow
+from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.corpus.copies import Copies
+from hnm_datasets.corpus.source import _CHUNK, Source, chunk_size
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
+from hnm_datasets.rows import Rows
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.manifest import check_complete
 from hnm_datasets.storage.mapped import open_array, open_strings
@@ -23,7 +26,6 @@ from hnm_datasets.storage.tables import IdTable, KeyTable
 if TYPE_CHECKING:
     from hnm_datasets.models.embeddings import Embeddings
     from hnm_datasets.models.handles import EmbeddingModel
-from hnm_datasets.corpus.source import _CHUNK, Source, chunk_size
 
 
 class Corpus:
@@ -53,7 +55,7 @@ class Corpus:
     @classmethod
     def from_dataset(
         cls,
-        dataset: datasets.Dataset,
+        dataset: Rows,
         *,
         id_column: str = "id",
         text_column: str = "text",
@@ -66,8 +68,8 @@ class Corpus:
         finds passages by id; afterwards the same passages are recognized by their content.
 
         Args:
-            dataset: The passages.
-            id_column: The column of ids: strings, each once.
+            dataset: The passages: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
+            id_column: The column of ids, each once: strings, or whole numbers, which become strings.
             text_column: The column of texts: strings; null is refused.
             title_column: The column of titles; null is an empty title. By default the column `title` if there is one;
                 None: no titles.
@@ -76,7 +78,7 @@ class Corpus:
 
         Raises:
             KeyError: A named column does not exist.
-            TypeError: The dataset is not a `Dataset`, or a column does not hold strings.
+            TypeError: The dataset is something else, or a column does not hold strings.
             ValueError: There is no passage, an id comes twice, or an id or text is null or empty.
         """
         source = Source(dataset, id_column, text_column, title_column, group_column)
@@ -143,7 +145,9 @@ class Corpus:
 
     def find(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
         """Return the row number of each passage, -1 where the corpus has none of this id. Shape (B,)."""
-        return self._files.by_id.find(ids if isinstance(ids, pa.Array) else pa.array(ids, pa.large_string()))
+        if isinstance(ids, str):
+            raise TypeError(f"A corpus finds passages by a list of ids, got one id: pass [{ids!r}].")
+        return self._files.by_id.find(as_ids(as_arrow(ids, "ids", "Corpus"), "ids", "Corpus", "value {}".format))
 
     def ids(self, rows: NDArray[np.integer]) -> pa.Array:
         """Return the ids of passages by row number. Shape (B,) → (B,)."""
@@ -185,7 +189,7 @@ class Corpus:
         Null for a passage that has no title or nothing but a title.
         """
         titles, texts = self._files.titles, self._files.texts
-        chunk = min(_CHUNK, chunk_size(texts))
+        chunk = chunk_size(texts)
         if titles is None:
             return
         for start in range(0, len(self), chunk):

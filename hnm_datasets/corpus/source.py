@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import numpy as np
@@ -12,19 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.arrow import type_name
+from hnm_datasets.arrays.arrow import as_plain, is_string, type_name
+from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.corpus.copies import Copies
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.digests import ColumnsHasher, digest_strings, fingerprint
 from hnm_datasets.storage.mapped import open_strings, save_array, save_strings
 from hnm_datasets.storage.tables import IdTable, KeyTable, RepeatedIdError
 
-if TYPE_CHECKING:
-    pass
-
 #: Goes into every corpus's fingerprint; raise it when the files or the meaning of a passage's text change.
 _FORMAT = 5
-
+_OWNER = "Corpus.from_dataset"
 
 _CHUNK = 20_000
 
@@ -36,12 +35,8 @@ _CHUNK_BYTES = 1 << 26
 class Source:
     """A dataset of passages, checked while it is read."""
 
-    def __init__(self, dataset: datasets.Dataset, id_: str, text: str, title: str | None, group: str | None) -> None:
-        if not isinstance(dataset, datasets.Dataset):
-            raise TypeError(
-                f"Corpus.from_dataset takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict take a "
-                f"split; write an IterableDataset to disk first."
-            )
+    def __init__(self, dataset: Rows, id_: str, text: str, title: str | None, group: str | None) -> None:
+        dataset = dataset_of(dataset, _OWNER, "dataset")
         optional = {"titles": (title, "title"), "groups": (group, "group")}
         columns = {"ids": id_, "texts": text}
         # The default names are a convention, not a demand.
@@ -73,9 +68,12 @@ class Source:
 
     def _checked(self, part: str, array: pa.Array, table: pa.Table, seen: int) -> pa.Array:
         name = self.columns[part]
+        if part in ("ids", "groups"):
+            array = as_ids(array, f"the corpus's column {name!r}", _OWNER, lambda row: f"row {seen + row}")
         if pa.types.is_null(array.type):
             array = array.cast(pa.string())
-        if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        array = as_plain(array)
+        if not is_string(array.type):
             raise TypeError(
                 f"The corpus's column {name!r} must hold strings, got {type_name(array.type)}. Cast it: "
                 f"dataset.cast_column({name!r}, Value('string'))."

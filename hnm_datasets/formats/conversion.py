@@ -24,6 +24,7 @@ from hnm_datasets.formats.base import Format, Layout, QueryRows, Side
 from hnm_datasets.formats.fields import text_array
 from hnm_datasets.formats.mined import MINED
 from hnm_datasets.formats.registry import FORMATS, recognize
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.storage.tables import KeyTable
 
@@ -37,7 +38,7 @@ _KEY_ROWS = 10_000
 _ID_SIZE = 16
 
 
-def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
+def convert(dataset: Rows, to: str, corpus: Corpus | None = None) -> Dataset:
     """Convert mined data from whatever format it is in to another, with ids and scores where both formats have them.
 
     The format is recognized by the names of the columns. The rows of one query (of the same id, or the same text where
@@ -71,8 +72,8 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
     example with `.select_columns(["anchor", "positive", "negative"])`.
 
     Args:
-        dataset: Mined data in one of the formats. Columns: see `to`, and the names that sentence-transformers,
-            Tevatron and FlagEmbedding give them.
+        dataset: Mined data in one of the formats: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict
+            of lists. Columns: see `to`, and the names that sentence-transformers, Tevatron and FlagEmbedding give them.
         to: The name of the format. A dataset that is in it already is checked and returned as it is, unless its rows
             are not what a trainer of that format takes: triplets with lists, or with null for a missing passage.
         corpus: The passages. Needed from `mined`, for the texts, and to `mined`, for the ids: a passage is looked up by
@@ -83,7 +84,7 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
 
     Raises:
         KeyError: The dataset is in none of the formats, a column is missing, or the corpus lacks a passage.
-        TypeError: The dataset is not a `Dataset`, the corpus not a `Corpus`, or a column holds something else than its
+        TypeError: The dataset is something else, the corpus not a `Corpus`, or a column holds something else than its
             format says.
         ValueError: `to` is no format, the corpus is missing, labels are a teacher's scores, queries differ in the
             number of negatives (to n-tuples), or another column has a name of the new format.
@@ -98,11 +99,7 @@ def convert(dataset: Dataset, to: str, corpus: Corpus | None = None) -> Dataset:
         {'query': 'what causes earthquakes?', 'pos': ['Plates move.'], 'neg': ['Bread rises.', 'Waves roll.']}
     """
     checks.one_of(_STEP, "to", to, list(FORMATS))
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"{_STEP} takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict convert each split; "
-            f"write an IterableDataset to Parquet first, with write_stream."
-        )
+    dataset = dataset_of(dataset, _STEP, "dataset")
     if corpus is not None:
         check_corpus(_STEP, corpus)
     if msmarco.is_by_system(dataset):
@@ -206,7 +203,8 @@ class _Conversion:
             return
         name = self.layout.query_id or self.layout.query
         keys = self.source.select_columns([name])
-        digests = [digest_strings(Batch(part, _STEP).strings(name).to_pylist()) for part in keys.iter(_KEY_ROWS)]
+        read = Batch.ids if self.layout.query_id else Batch.strings
+        digests = [digest_strings(read(Batch(part, _STEP), name).to_pylist()) for part in keys.iter(_KEY_ROWS)]
         table = np.concatenate(digests)
         first = KeyTable.from_digests(table).find(table)
         starts = np.flatnonzero(first == np.arange(len(first)))

@@ -8,7 +8,18 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, Value
 
-from hnm_datasets.columns import QUERY, QUERY_ID
+from hnm_datasets.arrays.arrow import is_list, is_string, list_array
+from hnm_datasets.arrays.ids import as_ids
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import (
+    JUDGED_NEGATIVE_IDS,
+    KNOWN_POSITIVE_IDS,
+    NEGATIVE_IDS,
+    POSITIVE_IDS,
+    QUERY,
+    QUERY_ID,
+)
 
 
 def with_column(dataset: Dataset, name: str, lists: pa.Array) -> Dataset:
@@ -16,6 +27,33 @@ def with_column(dataset: Dataset, name: str, lists: pa.Array) -> Dataset:
     wider = datasets.concatenate_datasets([dataset, Dataset(pa.table({name: lists}))], axis=1)
     kind, options = dataset.format["type"], dataset.format["format_kwargs"]
     return wider if kind is None else wider.with_format(kind, **options)
+
+
+def id_column(table: pa.Table, name: str, owner: str) -> pa.Array:
+    """Return a column of ids as texts. Null stays null."""
+    return as_ids(table[name].combine_chunks(), f"the column {name!r}", owner).cast(pa.string())
+
+
+def with_ids_as_texts(rows: Dataset, owner: str) -> Dataset:
+    """Return the rows with all ids as texts, in the same columns."""
+    for name in (QUERY_ID, POSITIVE_IDS, KNOWN_POSITIVE_IDS, JUDGED_NEGATIVE_IDS, NEGATIVE_IDS):
+        if name not in rows.column_names:
+            continue
+        type_ = rows.features.arrow_schema.field(name).type
+        if is_string(type_) or (is_list(type_) and is_string(type_.value_type)):
+            continue
+        batch = Batch(rows.select_columns(name).with_format("arrow")[:], step=owner)
+        ids = batch.ids(name) if name == QUERY_ID else _listed(batch.id_lists(name))
+        rows = _with_other_column(rows, name, ids)
+    return rows
+
+
+def _listed(lists: Ragged[pa.Array]) -> pa.ListArray:
+    return list_array(lists.offsets, lists.values)
+
+
+def _with_other_column(dataset: Dataset, name: str, values: pa.Array) -> Dataset:
+    return with_column(dataset.remove_columns(name), name, values).select_columns(dataset.column_names)
 
 
 def standard_passages(dataset: Dataset, ids: Sequence[str]) -> Dataset:
@@ -57,5 +95,8 @@ def _with_ids(dataset: Dataset, name: str, standard: str) -> Dataset:
         if standard in dataset.column_names:
             dataset = dataset.remove_columns(standard)
         dataset = dataset.rename_column(name, standard)
-    is_text = dataset.features[standard] == Value("string")
-    return dataset if is_text else dataset.cast_column(standard, Value("string"))
+    if dataset.features[standard] == Value("string"):
+        return dataset
+    return _with_other_column(
+        dataset, standard, id_column(dataset.select_columns(standard).with_format("arrow")[:], standard, "load_beir")
+    )

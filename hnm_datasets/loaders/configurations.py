@@ -18,6 +18,7 @@ import pyarrow as pa
 from datasets import Dataset, load_dataset
 
 from hnm_datasets.arrays.arrow import is_list, type_name
+from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import QUERY, QUERY_ID
 from hnm_datasets.loaders.columns import standard_passages, standard_queries
@@ -192,7 +193,7 @@ def _miracl_qrels(rows: Dataset) -> pa.Table:
     parts = []
     for table in rows.with_format("arrow").iter(10_000):
         batch = Batch(table, "load_beir")
-        ids = batch.column(QUERY_ID).cast(pa.string())
+        ids = batch.ids(QUERY_ID)
         for name, score in _PASSAGES.items():
             if not batch.has(name):
                 continue
@@ -206,7 +207,7 @@ def _miracl_qrels(rows: Dataset) -> pa.Table:
                 pa.table(
                     {
                         "query_id": ids.take(pa.array(passages.owners)),
-                        "corpus_id": passages.values.field("docid").cast(pa.string()),
+                        "corpus_id": as_ids(passages.values.field("docid"), f"'docid' of {name!r}", "load_beir"),
                         "score": pa.array(np.full(len(passages.values), score)),
                     }
                 )

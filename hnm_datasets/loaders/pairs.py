@@ -10,19 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hnm_datasets.arrays.arrow import list_array, type_name
+from hnm_datasets.arrays.arrow import as_plain, is_string, list_array, type_name
 from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.text import is_blank
-from hnm_datasets.loaders.columns import with_column
+from hnm_datasets.loaders.columns import with_column, with_ids_as_texts
 from hnm_datasets.loaders.pooling import pool_positives
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.terminal import printable
 
 
 def from_pairs(
-    dataset: Dataset,
+    dataset: Rows,
     query_column: str = "query",
     positive_column: str = "answer",
     *,
@@ -35,7 +36,8 @@ def from_pairs(
     case or white space keep their own rows, and `pool_positives` tells each the positives of the others.
 
     Args:
-        dataset: One (query, relevant text) pair per row.
+        dataset: One (query, relevant text) pair per row: a `Dataset`, a data frame, an Arrow table, a list of dicts or
+            a dict of lists.
         query_column: The column of queries.
         positive_column: The column of relevant texts.
         passages: Further texts to mine from.
@@ -46,7 +48,7 @@ def from_pairs(
 
     Raises:
         KeyError: A column does not exist.
-        TypeError: A column does not hold strings.
+        TypeError: The dataset is something else, or a column does not hold strings.
         ValueError: There is no pair, or a text is null or empty.
 
     Example:
@@ -55,9 +57,10 @@ def from_pairs(
         >>> len(corpus), rows["query"][:], [len(ids) for ids in rows["positive_ids"]]
         (3, ['a?', 'b?'], [2, 1])
     """
-    table = dataset.with_format("arrow")[:] if len(dataset) else None
-    if table is None:
+    dataset = dataset_of(dataset, "from_pairs", "dataset")
+    if not len(dataset):
         raise ValueError("from_pairs: the dataset is empty: it needs at least one pair.")
+    table = dataset.with_format("arrow")[:]
     texts = {}
     for name in (query_column, positive_column):
         if name not in dataset.column_names:
@@ -65,8 +68,10 @@ def from_pairs(
                 f"from_pairs: there is no column {name!r}, only {dataset.column_names}. Name both: from_pairs(dataset, "
                 f"query_column, positive_column)."
             )
-        column = table[name].combine_chunks()
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        column = as_plain(table[name].combine_chunks())
+        if pa.types.is_null(column.type):
+            column = column.cast(pa.string())
+        if not is_string(column.type):
             raise TypeError(f"from_pairs: the column {name!r} must hold strings, got {type_name(column.type)}.")
         blank = pc.fill_null(is_blank(column), True).to_numpy(zero_copy_only=False)
         if blank.any():
@@ -94,7 +99,7 @@ def from_pairs(
         offsets_of(np.bincount(distinct["query"], minlength=len(queries.dictionary))),
         ids.take(pa.array(distinct["passage"].to_numpy())),
     )
-    rows = dataset.select(first).remove_columns(positive_column)
+    rows = with_ids_as_texts(dataset.select(first).remove_columns(positive_column), "from_pairs")
     if query_column != QUERY:
         rows = rows.rename_column(query_column, QUERY)
     return corpus, pool_positives(with_column(rows, POSITIVE_IDS, lists))

@@ -13,7 +13,8 @@ from hnm_datasets.arrays.ragged import Ragged, first_positions, kept_offsets, of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS, POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.questions import question_codes
-from hnm_datasets.loaders.columns import with_column
+from hnm_datasets.loaders.columns import with_column, with_ids_as_texts
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.kept_rows import kept_rows
 
 _NAME = "pool_positives"
@@ -21,7 +22,7 @@ _NAME = "pool_positives"
 _MOST_IDS = 1 << 28
 
 
-def pool_positives(rows: Dataset) -> Dataset:
+def pool_positives(rows: Rows) -> Dataset:
     """Tell each row which passages are positives of other rows with the same question.
 
     A step sees one row at a time. Where a question is in several rows, such as the same text under two query ids, each
@@ -33,7 +34,8 @@ def pool_positives(rows: Dataset) -> Dataset:
     scorers read `positive_ids` alone, so each row gives as many training examples as before.
 
     Args:
-        rows: All rows of a training set. To pool over several datasets, concatenate them first.
+        rows: All rows of a training set: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
+            Ids may be whole numbers, which become strings. To pool over several datasets, concatenate them first.
 
     Columns read:
         `query`, `positive_ids`; `known_positive_ids`, if there: what is known already stays known.
@@ -48,7 +50,7 @@ def pool_positives(rows: Dataset) -> Dataset:
 
     Raises:
         KeyError: A column is missing.
-        TypeError: `rows` is not a `Dataset`, or a column holds something else than the contract says.
+        TypeError: `rows` is something else, or a column holds something else than the contract says.
         ValueError: One question is in so many rows that the new column would hold more than 268 million ids.
 
     Example:
@@ -56,25 +58,22 @@ def pool_positives(rows: Dataset) -> Dataset:
         >>> pool_positives(Dataset.from_dict(rows))["known_positive_ids"][:]
         [['p1'], ['p0']]
     """
-    if not isinstance(rows, Dataset):
-        raise TypeError(
-            f"{_NAME} takes a datasets.Dataset, got {type(rows).__name__}. Of a DatasetDict take a split; write an "
-            f"IterableDataset to Parquet first, with write_stream: all rows of a question must be known at once."
-        )
+    rows = dataset_of(rows, _NAME)
     for name in (QUERY, POSITIVE_IDS):
         if name not in rows.column_names:
             raise KeyError(f"{_NAME} needs the column {name!r}, and there are only {rows.column_names}.")
     if not len(rows):
         return rows
+    rows = with_ids_as_texts(rows, _NAME)
     names = [name for name in (QUERY, POSITIVE_IDS, KNOWN_POSITIVE_IDS) if name in rows.column_names]
     batch = Batch(rows.select_columns(names).with_format("arrow")[:], step=_NAME)
     questions = question_codes([batch.strings(QUERY)])
-    own = batch.string_lists(POSITIVE_IDS)
+    own = batch.id_lists(POSITIVE_IDS)
     if not batch.has(KNOWN_POSITIVE_IDS):
         if len(np.unique(questions)) == len(questions):
             return kept_rows(rows)
         return kept_rows(with_column(rows, KNOWN_POSITIVE_IDS, _known_elsewhere(batch, questions, own, None)))
-    known = batch.string_lists(KNOWN_POSITIVE_IDS)
+    known = batch.id_lists(KNOWN_POSITIVE_IDS)
     rows = rows.remove_columns(KNOWN_POSITIVE_IDS)
     return kept_rows(with_column(rows, KNOWN_POSITIVE_IDS, _known_elsewhere(batch, questions, own, known)))
 

@@ -12,23 +12,24 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import JUDGED_NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID
-from hnm_datasets.loaders.columns import with_column
+from hnm_datasets.loaders.columns import id_column, with_column, with_ids_as_texts
 from hnm_datasets.loaders.pooling import pool_positives
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.kept_rows import kept_rows
 
+_OWNER = "attach_positives"
 _QUERY_ID_NAMES = ("query-id", "query_id")
-
-
 _CORPUS_ID_NAMES = ("corpus-id", "corpus_id", "docid")
 
 
-def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Dataset:
+def attach_positives(queries: Rows, qrels: Rows, min_score: int = 1) -> Dataset:
     """Add the judged passages of each query to rows of queries.
 
     Args:
-        queries: Rows with `query_id` (strings), each id once, and `query`.
-        qrels: Judgments with `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and `score`; without a score
-            every judged passage is relevant. A judgment that is repeated counts once.
+        queries: Rows with `query_id`, each id once, and `query`: a `Dataset`, a data frame, an Arrow table, a list of
+            dicts or a dict of lists. Ids may be whole numbers, which become strings.
+        qrels: Judgments, in any of these forms, with `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and
+            `score`; without a score every judged passage is relevant. A judgment that is repeated counts once.
         min_score: A passage judged at least so is a positive; one judged less is a judged negative.
 
     Returns:
@@ -38,6 +39,7 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
 
     Raises:
         KeyError: A column is missing.
+        TypeError: `queries` or `qrels` is something else.
         ValueError: A query id comes twice, a judged query is not among the rows, a score is null, or a passage is
             judged relevant and not relevant to one query; the message names both ids.
 
@@ -47,9 +49,11 @@ def attach_positives(queries: Dataset, qrels: Dataset, min_score: int = 1) -> Da
         >>> attach_positives(queries, qrels)[0]
         {'query_id': 'q1', 'query': 'what causes earthquakes?', 'positive_ids': ['p1'], 'judged_negative_ids': ['p2']}
     """
+    queries, qrels = dataset_of(queries, _OWNER, "queries"), dataset_of(qrels, _OWNER, "qrels")
     if QUERY_ID not in queries.column_names:
         raise KeyError(f"attach_positives: the queries have no column 'query_id', only {queries.column_names}.")
     table = qrels_table(qrels.with_format("arrow")[:])
+    queries = with_ids_as_texts(queries, _OWNER)
     ids = queries.with_format("arrow")[:][QUERY_ID].combine_chunks().cast(pa.string())
     if pc.count_distinct(ids).as_py() < len(ids):
         counts = pc.value_counts(ids)
@@ -118,7 +122,7 @@ def qrels_table(table: pa.Table) -> pa.Table:
         found = [other for other in names if other in table.column_names]
         if not found:
             raise KeyError(f"The qrels have no column {names[0]!r} or {names[1]!r}, only {table.column_names}.")
-        columns[name] = table[found[0]].cast(pa.string())
+        columns[name] = id_column(table, found[0], "The qrels")
     scores = table["score"].cast(pa.float64()) if "score" in table.column_names else pa.repeat(1.0, len(table))
     table = pa.table(columns | {"score": scores})
     for name in table.column_names:

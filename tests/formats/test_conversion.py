@@ -5,7 +5,7 @@ import sys
 
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value
+from datasets import ClassLabel, Dataset, Features, Value
 from format_examples import MINED, make_corpus, mined
 
 from hnm_datasets import ToLabeledLists, ToLabeledPairs, ToNTuples, ToTriplets, convert
@@ -169,12 +169,6 @@ def test_a_second_conversion_comes_from_the_cache(corpus, tmp_path, monkeypatch)
         (lambda rows, corpus: convert(rows, "beir", corpus), ValueError, "one of 'mined', 'triplets', .*got 'beir'"),
         (lambda rows, corpus: convert(rows, "triplets"), ValueError, r"convert\(dataset, 'triplets', corpus\)"),
         (lambda rows, corpus: convert(rows, "triplets", rows), TypeError, "corpus must be a Corpus, got Dataset"),
-        (lambda rows, corpus: convert(DatasetDict(train=rows), "triplets"), TypeError, "DatasetDict convert each"),
-        (
-            lambda rows, corpus: convert(IterableDataset.from_generator(lambda: iter(())), "triplets"),
-            TypeError,
-            "IterableDataset to Parquet",
-        ),
         (lambda rows, corpus: convert(rows.select_columns(["query"]), "triplets"), KeyError, "no format of mined data"),
         (
             lambda rows, corpus: convert(rows.add_column("label", [0, 1, 0]), "labeled-pairs", corpus),

@@ -3,7 +3,7 @@
 import datasets
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -188,19 +188,11 @@ def test_from_pairs_pools_variants_of_a_query():
 # ---- wrong input -------------------------------------------------------------------------------------------------
 
 
-def test_other_things_than_a_dataset_are_refused():
-    rows = rows_of(["a"], [["x"]])
-    with pytest.raises(TypeError, match=r"DatasetDict.*split"):
-        pool_positives(DatasetDict({"train": rows}))
-    with pytest.raises(TypeError, match=r"IterableDataset.*write_stream"):
-        pool_positives(rows.to_iterable_dataset())
-
-
 def test_wrong_columns_are_named():
     with pytest.raises(KeyError, match="positive_ids"):
         pool_positives(Dataset.from_dict({"query": ["a"]}))
     with pytest.raises(TypeError, match="positive_ids"):
-        pool_positives(Dataset.from_dict({"query": ["a"], "positive_ids": [[1]]}))
+        pool_positives(Dataset.from_dict({"query": ["a"], "positive_ids": [[True]]}))
     with pytest.raises(ValueError, match="'query' is null"):
         pool_positives(Dataset.from_dict({"query": ["a", None], "positive_ids": [["x"], ["y"]]}))
 

@@ -1,0 +1,168 @@
+"""Rows in whatever form a user has them, as a `Dataset`.
+
+Every public function that takes rows reads them with `dataset_of`, so that all of them take the same forms and refuse
+the others in the same words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pandas as pd
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+from hnm_datasets.answers import is_polars
+from hnm_datasets.arrays.arrow import as_arrow, as_plain, is_one_value
+from hnm_datasets.terminal import printable
+
+if TYPE_CHECKING:
+    import polars
+
+    Rows: TypeAlias = (
+        Dataset
+        | DatasetDict
+        | pd.DataFrame
+        | polars.DataFrame
+        | pa.Table
+        | Sequence[Mapping[str, Any]]
+        | Mapping[str, Sequence[Any]]
+    )
+else:
+    Rows = Any
+
+_FORMS = "a Dataset, a data frame of pandas or polars, a pyarrow.Table, a list of dicts or a dict of lists"
+
+
+def dataset_of(rows: Rows, owner: str, name: str = "rows") -> Dataset:
+    """Return rows as a `Dataset`; one stays as it is.
+
+    Of a `DatasetDict` the only split is taken. An index of pandas becomes a column if it has a name; without one it is
+    left out, as row numbers are.
+
+    Args:
+        rows: A `Dataset`, a data frame of pandas or polars, a `pyarrow.Table`, a list of dicts, or a dict of lists.
+        owner: The function that was given them, for errors.
+        name: The parameter, for errors.
+
+    Raises:
+        TypeError: It is something else, such as a stream, or a column mixes types.
+        ValueError: It is a `DatasetDict` of several splits, or columns have the same name or different lengths.
+
+    Example:
+        >>> dataset_of([{"query": "a?"}, {"query": "b?", "query_id": "q2"}], "example")[:]
+        {'query': ['a?', 'b?'], 'query_id': [None, 'q2']}
+    """
+    if isinstance(rows, Dataset):
+        return rows
+    if isinstance(rows, DatasetDict):
+        if len(rows) == 1:
+            return next(iter(rows.values()))
+        splits = list(rows)
+        way_out = f"Pass one of them, such as {name}[{splits[0]!r}]." if splits else "Load one first."
+        raise ValueError(f"{owner}: {name} is a DatasetDict of {len(splits)} splits: {splits}. {way_out}")
+    if isinstance(rows, (IterableDataset, IterableDatasetDict)):
+        raise TypeError(
+            f"{owner}: {name} is an {type(rows).__name__}, and all rows must be known at once. Load it without "
+            f"streaming=True, or write it to Parquet first, with write_stream, and load that."
+        )
+    if isinstance(rows, pd.DataFrame):
+        return Dataset(_table_of_frame(rows, owner))
+    if is_polars(rows):
+        polars: Any = sys.modules["polars"]
+        # Without views of texts, which must fit into 2 GiB to become texts.
+        return Dataset(_plain_table(rows.to_arrow(compat_level=polars.CompatLevel.oldest())))  # type: ignore[union-attr]
+    if isinstance(rows, pa.RecordBatch):
+        rows = pa.table(rows)
+    if isinstance(rows, pa.Table):
+        _check_names(rows.column_names, owner)
+        return Dataset(_plain_table(rows))
+    if isinstance(rows, Mapping):
+        return Dataset(_plain_table(_table_of_columns(rows, owner, name)))
+    if isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)):
+        columns = _columns_of_dicts(rows, owner, name)
+        return Dataset(_plain_table(_table_of_columns(columns, owner, name)))
+    way_out = " Call .collect() first." if type(rows).__name__ == "LazyFrame" else ""
+    raise TypeError(f"{owner}: {name} must be {_FORMS}, got {type(rows).__name__}.{way_out}")
+
+
+def _columns_of_dicts(rows: Sequence[Any], owner: str, name: str) -> dict[str, list[Any]]:
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise TypeError(f"{owner}: {name} must be {_FORMS}; row {number} of the list is {_short(row)}.")
+    # `Dataset.from_list` would drop what the first row lacks.
+    names = dict.fromkeys(key for row in rows for key in row)
+    return {key: [row.get(key) for row in rows] for key in names}
+
+
+def _table_of_columns(columns: Mapping[str, Any], owner: str, name: str) -> pa.Table:
+    _check_names(list(columns), owner)
+    for key, values in columns.items():
+        if is_one_value(values):
+            raise TypeError(
+                f"{owner}: {name} must be {_FORMS}; the value of {key!r} is {_short(values)}, where a list of a value "
+                f"for each row is expected. Of one row make a list: [row]."
+            )
+    arrays = {key: as_arrow(values, key, owner) for key, values in columns.items()}
+    first = next(iter(arrays), None)
+    for key, array in arrays.items():
+        if first is not None and len(array) != len(arrays[first]):
+            raise ValueError(
+                f"{owner}: the column {key!r} has {len(array)} rows and the column {first!r} has {len(arrays[first])}."
+            )
+    return pa.table(arrays)
+
+
+def _table_of_frame(frame: pd.DataFrame, owner: str) -> pa.Table:
+    named = [level for level in frame.index.names if level is not None]
+    for level in named:
+        if level in frame.columns:
+            raise ValueError(
+                f"{owner}: {level!r} names a column and the index of the data frame. Rename one of them, or drop the "
+                f"index: frame.reset_index(drop=True)."
+            )
+    if named:
+        frame = frame.reset_index(named)
+    _check_names(list(frame.columns), owner)
+    try:
+        return _plain_table(pa.Table.from_pandas(frame, preserve_index=False))
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        # Column by column, to name the row.
+        return _table_of_columns({str(name): frame[name] for name in frame.columns}, owner, "rows")
+
+
+def _plain_table(table: pa.Table) -> pa.Table:
+    """Return the table without views, dictionaries and runs, and without large types where small ones have room."""
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        chunks = [as_plain(chunk) for chunk in column.chunks]
+        plain = pa.chunked_array(chunks) if chunks else column
+        with contextlib.suppress(pa.ArrowInvalid):
+            plain = plain.cast(_small_type(plain.type))
+        columns[name] = plain
+    return pa.table(columns)
+
+
+def _small_type(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_large_string(type_):
+        return pa.string()
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return pa.list_(_small_type(type_.value_type))
+    return type_
+
+
+def _check_names(names: Sequence[Any], owner: str) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{owner}: the name of the column {name!r} must be a string. Rename the column.")
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{owner}: there are several columns {name!r}. Rename or remove one of them.")
+
+
+def _short(value: Any) -> str:
+    text = printable(repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
