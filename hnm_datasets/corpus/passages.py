@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.arrow import as_arrow
@@ -26,6 +28,9 @@ from hnm_datasets.storage.tables import IdTable, KeyTable
 if TYPE_CHECKING:
     from hnm_datasets.models.embeddings import Embeddings
     from hnm_datasets.models.handles import EmbeddingModel
+
+#: `id`, `text`, `title` and `group`; None for what it lacks.
+Passage: TypeAlias = dict[str, str | None]
 
 
 class Corpus:
@@ -45,6 +50,8 @@ class Corpus:
         >>> corpus = Corpus.from_dataset(Dataset.from_dict({"id": ["a", "b"], "text": ["Plates move.", "Waves roll."]}))
         >>> len(corpus), corpus["b"]
         (2, {'id': 'b', 'text': 'Waves roll.', 'title': None, 'group': None})
+        >>> "c" in corpus, [passage["id"] for passage in corpus], corpus[-1] == corpus["b"]
+        (False, ['a', 'b'], True)
         >>> corpus.texts(corpus.rows(["b", "a"])).to_pylist()
         ['Waves roll.', 'Plates move.']
     """
@@ -117,13 +124,61 @@ class Corpus:
 
     # ---- passages ------------------------------------------------------------------------------------------------
 
-    def __getitem__(self, passage_id: str) -> dict[str, str | None]:
-        """Return one passage as `id`, `text`, `title` and `group`."""
-        row = int(self.rows([passage_id])[0])
-        files = self._files
+    def __getitem__(self, which: str | int) -> Passage:
+        """Return one passage as `id`, `text`, `title` and `group`.
+
+        Args:
+            which: Its id, a string; or its row number, which counts from the end if it is negative.
+
+        Raises:
+            IndexError: There is no such row.
+            KeyError: There is no such id.
+            TypeError: It is something else, such as a slice.
+        """
+        if isinstance(which, str):
+            return next(self._passages(self.rows([which])))
+        if isinstance(which, bool) or not hasattr(which, "__index__"):
+            raise TypeError(
+                f"A corpus gives one passage, by its id, a string, or by its row number, got {which!r}. For several "
+                f"take corpus.to_dataset()[...], or corpus.texts(corpus.rows(ids))."
+            )
+        row = operator.index(which)
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"There is no row {row} among the {len(self)} passages of this corpus.")
+        return next(self._passages(np.array([row % len(self)])))
+
+    def __iter__(self) -> Iterator[Passage]:
+        """Yield every passage, in order, in the form of `corpus[0]`."""
+        chunk = chunk_size(self._files.texts)
+        for start in range(0, len(self), chunk):
+            yield from self._passages(np.arange(start, min(start + chunk, len(self))))
+
+    def __contains__(self, passage_id: object) -> bool:
+        """Tell whether there is a passage of this id, a string or a whole number."""
+        if not isinstance(passage_id, (str, int, np.integer)) or isinstance(passage_id, bool):
+            raise TypeError(f"A corpus is asked for ids, strings or whole numbers, got {passage_id!r}.")
+        return bool(self.find([passage_id])[0] >= 0)
+
+    def _passages(self, rows: NDArray[np.integer]) -> Iterator[Passage]:
+        at, files = pa.array(rows), self._files
         columns = {"id": files.ids, "text": files.texts, "title": files.titles, "group": files.groups}
-        found = {name: None if column is None else column[row].as_py() for name, column in columns.items()}
-        return found | {"group": found["group"] or None}
+        names = list(columns)
+        found = [pa.nulls(len(rows)) if column is None else column.take(at) for column in columns.values()]
+        for values in zip(*(column.to_pylist() for column in found), strict=True):
+            passage = dict(zip(names, values, strict=True))
+            yield passage | {"group": passage["group"] or None}
+
+    def to_dataset(self) -> Dataset:
+        """Return the passages as a `Dataset`, whose columns are mapped from the files of the corpus and not copied.
+
+        Its columns are `id`, `text`, and `title` and `group` where the corpus has them; a passage without a title has
+        an empty one, a passage on its own the group null. `Corpus.from_dataset` makes the same corpus of it.
+        """
+        columns = dict(self.columns)
+        if (groups := columns.get("group")) is not None:
+            named = pc.not_equal(groups, "").buffers()[1]
+            columns["group"] = pa.LargeStringArray.from_buffers(len(groups), *groups.buffers()[1:], named)
+        return Dataset(pa.table(columns), fingerprint=self.fingerprint)
 
     def rows(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
         """Return the row number of each passage.
