@@ -79,3 +79,6 @@ from .hub.saving import write_card as write_card
 # Scale
 from .scale.ray_embedding import embed_with_ray as embed_with_ray
 from .scale.streaming import write_stream as write_stream
+
+# Check steps of your own
+from . import testing as testing

@@ -12,9 +12,10 @@ import pytest
 import hnm_datasets
 
 STUB = ast.parse((Path(hnm_datasets.__file__).parent / "__init__.pyi").read_text())
-#: Each public name with the module that the stub takes it from.
 IMPORTED = [(alias, node) for node in STUB.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-NAMES = {alias.asname: f"hnm_datasets.{node.module}" for alias, node in IMPORTED}
+#: Each public name with the module that the stub takes it from.
+NAMES = {alias.asname: f"hnm_datasets.{node.module}" for alias, node in IMPORTED if node.module}
+MODULES = [alias.asname for alias, node in IMPORTED if not node.module]
 
 
 def run(code):
@@ -22,7 +23,7 @@ def run(code):
 
 
 def test_the_stub_names_each_thing_once_as_it_is_called():
-    assert len(IMPORTED) == len(NAMES) > 0
+    assert len(IMPORTED) == len({*NAMES, *MODULES}) > 0
     for alias, node in IMPORTED:
         # `X as X` is what type checkers take for public.
         assert alias.asname == alias.name
@@ -41,15 +42,22 @@ def test_a_star_imports_exactly_these_names():
     found = {}
     exec("from hnm_datasets import *", found)
     del found["__builtins__"]
-    assert found.keys() == NAMES.keys()
+    assert found.keys() == {*NAMES, *MODULES}
     assert all(found[name] is getattr(hnm_datasets, name) for name in NAMES)
-    assert len(hnm_datasets.__all__) == len(NAMES)
+    assert set(hnm_datasets.__all__) == {*NAMES, *MODULES}
 
 
 def test_they_are_listed():
-    assert set(NAMES) <= set(dir(hnm_datasets))
+    # Without the packages that they are imported from; `dir` sorts.
+    assert dir(hnm_datasets) == sorted([*NAMES, *MODULES, "__version__"])
     # Also before any of them was used.
     assert run("import hnm_datasets; print(*dir(hnm_datasets))").split() == dir(hnm_datasets)
+
+
+def test_the_checks_of_steps_are_public():
+    assert MODULES == ["testing"]
+    used = "import hnm_datasets; print(hnm_datasets.testing.check_transform.__name__)"
+    assert run(used) == "check_transform\n"
 
 
 def test_an_unknown_name_is_an_attribute_error():
