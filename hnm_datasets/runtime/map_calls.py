@@ -46,17 +46,59 @@ def calling_map(frame: FrameType, rows: Any) -> MapCall | None:
     Returns:
         None for any other caller, and where `map` itself does all that it was asked for.
     """
-    if frame.f_code.co_name != "apply_function":
-        return None
-    module, local = frame.f_globals.get("__name__"), frame.f_locals
-    if module == "datasets.iterable_dataset":
+    local = frame.f_locals
+    if frame.f_code.co_name == "apply_function" and frame.f_globals.get("__name__") == "datasets.iterable_dataset":
         return MapCall(rows, local["self"].remove_columns or ())
-    if module != "datasets.arrow_dataset" or local["inputs"] is not rows or hasattr(rows, "keys_to_format"):
+    if not _is_map(frame) or local["inputs"] is not rows or hasattr(rows, "keys_to_format"):
         return None
-    merge = local["prepare_outputs"]
-    outer = dict(zip(merge.__code__.co_freevars, merge.__closure__, strict=True))
-    removed = outer["remove_columns"].cell_contents or ()
-    if outer["shard"].cell_contents._format_type in _SHOWN_AS_STORED:
+    outer = _outer(frame)
+    removed = outer["remove_columns"] or ()
+    if outer["shard"]._format_type in _SHOWN_AS_STORED:
         # Without batched=True the rows are one row, which is refused.
         return MapCall(local["pa_inputs"], removed) if isinstance(local["indices"], list) else None
     return MapCall(rows, removed) if isinstance(rows, dict) else None
+
+
+def lazy_call(frame: FrameType, rows: Any) -> MapCall | None:
+    """Return the call of `map` that passes a lazy batch to a step, which then can answer with a table.
+
+    `map` skips a mapping without rows, and the new columns with it; of a table without rows it takes the columns.
+
+    Args:
+        frame: The caller of the step.
+        rows: The rows that it passes.
+    """
+    if not _is_map(frame) or not hasattr(rows, "keys_to_format"):
+        return None
+    return MapCall(frame.f_locals["pa_inputs"], _outer(frame)["remove_columns"] or ())
+
+
+def rows_of_empty_call(frame: FrameType) -> int | None:
+    """Return how many rows a call of `map` has, if it has written none and this is its last batch; else None.
+
+    Not of one of several processes: others may have rows.
+
+    Args:
+        frame: The caller of the step that answers without a row.
+    """
+    if not _is_map(frame):
+        return None
+    outputs = frame.f_back
+    single = outputs.f_back.f_locals if outputs is not None and outputs.f_back is not None else {}
+    indices, total, writer = frame.f_locals["indices"], single.get("num_rows"), single.get("writer")
+    if single.get("rank", 0) is not None or not isinstance(indices, list) or not isinstance(total, int):
+        return None
+    written = 0 if writer is None else getattr(writer, "_num_examples", None)
+    return total if indices[-1] + 1 == total and written == 0 else None
+
+
+def _is_map(frame: FrameType) -> bool:
+    """Return whether this is where `Dataset.map` calls a function."""
+    return frame.f_code.co_name == "apply_function" and frame.f_globals.get("__name__") == "datasets.arrow_dataset"
+
+
+def _outer(frame: FrameType) -> dict[str, Any]:
+    """Return the variables of the call of `map` around the function that calls the step."""
+    merge = frame.f_locals["prepare_outputs"]
+    cells = zip(merge.__code__.co_freevars, merge.__closure__, strict=True)
+    return {name: cell.cell_contents for name, cell in cells if name in ("remove_columns", "shard")}

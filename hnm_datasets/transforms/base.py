@@ -23,7 +23,7 @@ from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import Ragged, kept_offsets
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
-from hnm_datasets.runtime.map_calls import calling_map
+from hnm_datasets.runtime.map_calls import calling_map, lazy_call, rows_of_empty_call
 from hnm_datasets.runtime.ray_batches import keep_name_of_step
 from hnm_datasets.runtime.workers import prepare_before_workers
 
@@ -68,14 +68,24 @@ class Transform(ABC):
         Raises:
             KeyError: A column that the step needs is missing, or an id is unknown.
             TypeError: A column holds something else than the contract says.
-            ValueError: A value is null or NaN, or aligned columns are not aligned.
+            ValueError: A value is null or NaN, aligned columns are not aligned, or `Dataset.map` in one process would
+                be left without a row.
         """
-        call = calling_map(sys._getframe(1), rows)
+        frame = sys._getframe(1)
+        call = calling_map(frame, rows)
         batch = Batch(rows if call is None else call.rows, step=type(self).__name__)
         for name in self._required(batch.names):
             batch.require(name)
         self.prepare()
         columns = self._apply(batch)
+        if isinstance(columns, NewRows) and not len(columns.owners):
+            if (total := rows_of_empty_call(frame)) is not None:
+                raise ValueError(
+                    f"{batch.step} makes nothing of the {total:,} rows, and no row would be left. Widen the steps "
+                    f"before it, or leave out the one that drops all candidates: mine(rows, steps) says which."
+                )
+            if (lazy := lazy_call(frame, rows)) is not None:
+                call, batch = lazy, Batch(lazy.rows, step=batch.step)
         answer = batch.answer(columns)
         written = columns.columns if isinstance(columns, NewRows) else columns
         return answer if call is None else call.without_removed(answer, written)

@@ -11,7 +11,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +53,23 @@ class Shape(Transform):
 
     _positives: ClassVar[tuple[str, ...]] = ("each", "first", "random")
     _labels: ClassVar[tuple[str, ...]] = ("scores", "margins")
+    #: Whether a row can have nothing where a passage is missing.
+    _has_gaps: ClassVar[bool] = True
+
+    @property
+    def _wanted(self) -> int:
+        """How many negatives a query must have not to be short."""
+        return self.n or 1
+
+    @property
+    def _needed(self) -> int:
+        """How many negatives a query must have not to be left out by `missing="drop"`."""
+        return 1
+
+    @property
+    def _is_pooled(self) -> bool:
+        """Whether the negatives of a query are used once, however many positives it has."""
+        return self.positives != "each"
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -99,6 +116,22 @@ class Shape(Transform):
         """Return the new rows, and the row of the batch that each comes from."""
 
 
+class Tally(NamedTuple):
+    """What a shape makes of B rows.
+
+    Attributes:
+        stays: Whether the shape makes something of the row. Shape (B,).
+        short: Whether the row has fewer negatives than the shape asks for, or no positive. Shape (B,).
+        used: How many of its candidates are used. Shape (B,).
+        padding: How many negatives repeat others of the row. Shape (B,).
+    """
+
+    stays: NDArray[np.bool_]
+    short: NDArray[np.bool_]
+    used: NDArray[np.int64]
+    padding: NDArray[np.int64]
+
+
 class Parts:
     """The parts of a batch that shapes are made of."""
 
@@ -128,8 +161,24 @@ class Parts:
         lengths = self.negative_ids.lengths
         return lengths if wanted is None else np.minimum(lengths, wanted)
 
-    def check_missing(self, short: NDArray[np.bool_], what: str) -> None:
+    def tally(self) -> Tally:
+        """Count what becomes of each row of the batch."""
+        step, positives, negatives = self.step, self.positive_ids.lengths, self.available(self.step.n)
+        if step.missing in ("drop", "pad"):
+            stays = (positives > 0) & (negatives >= (step._needed if step.missing == "drop" else 1))
+        else:
+            stays = np.full(len(positives), step._has_gaps) | (positives + negatives > 0)
+        used = np.where(stays, negatives, 0)
+        padding = np.zeros_like(used)
+        if step.missing == "pad" and step.n is not None:
+            times = 1 if step._is_pooled else positives
+            padding = np.where(stays, (step.n - negatives) * times, 0)
+        return Tally(stays, (positives == 0) | (negatives < step._wanted), used, padding)
+
+    def check_missing(self) -> None:
         """Raise for `missing="error"`; otherwise report how many rows are short and what becomes of them."""
+        tally = self.tally()
+        short, what = tally.short, f"{self.step.n or 1} negatives and a positive"
         if not short.any():
             return
         row = int(np.flatnonzero(short)[0])
@@ -142,12 +191,13 @@ class Parts:
         tell_once(
             logger,
             f"{self.batch.step}: short rows",
-            "%s: %d of %d rows of a batch have too few passages for %s (missing=%r).",
+            "%s: %d of %d rows of a batch have too few passages for %s (missing=%r)%s.",
             self.batch.step,
             int(short.sum()),
             len(short),
             what,
             self.step.missing,
+            f", so {tally.padding.sum()} negatives are padding" if tally.padding.any() else "",
         )
 
     def passages(self, columns: Mapping[str, tuple[str, NDArray[np.int64]]]) -> dict[str, pa.Array]:

@@ -61,6 +61,11 @@ class ToLabeledPairs(Shape):
 
     output_columns: ClassVar[tuple[str, ...]] = ("anchor", "passage", "label")
     _labels: ClassVar[tuple[str, ...]] = ("scores",)
+    _has_gaps: ClassVar[bool] = False
+
+    @property
+    def _is_pooled(self) -> bool:
+        return True
 
     def _shape(self, parts: Parts) -> NewRows:
         lists = _labeled(self, parts, parts.examples(), pooled=True)
@@ -119,6 +124,7 @@ class ToLabeledLists(Shape):
     output_columns: ClassVar[tuple[str, ...]] = ("anchor", "passages", "labels")
     _positives: ClassVar[tuple[str, ...]] = ("all", "each", "first", "random")
     _labels: ClassVar[tuple[str, ...]] = ("scores",)
+    _has_gaps: ClassVar[bool] = False
 
     positives: str = "all"
 
@@ -204,8 +210,7 @@ def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> 
         pooled: One list per query with all chosen positives; else one per positive.
     """
     available = parts.available(step.n)
-    no_positive = parts.positive_ids.lengths == 0
-    parts.check_missing(no_positive | (available < (step.n or 1)), f"{step.n or 1} negatives and a positive")
+    parts.check_missing()
     if pooled:
         owners = np.unique(examples.owners)
         n_positives = np.bincount(examples.owners[examples.positives >= 0], minlength=len(available))[owners]

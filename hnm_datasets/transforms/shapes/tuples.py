@@ -62,12 +62,15 @@ class ToTriplets(Shape):
         """The columns that the step writes."""
         return ("anchor", "positive", "negative", *(["label"] if self.labels else []))
 
+    @property
+    def _wanted(self) -> int:
+        # As each negative has a row of its own, fewer than n leave no gap.
+        return 1 if self.missing in ("drop", "keep") else self.n or 1
+
     def _shape(self, parts: Parts) -> NewRows:
         examples = parts.examples()
         available = parts.available(self.n)
-        no_positive = parts.positive_ids.lengths == 0
-        short = no_positive | (available < (1 if self.n is None or self.missing in ("drop", "keep") else self.n))
-        parts.check_missing(short, f"{self.n or 1} negatives and a positive")
+        parts.check_missing()
         counts = available[examples.owners]
         if self.missing == "pad" and self.n is not None:
             counts = np.where(counts > 0, self.n, 0)
@@ -143,11 +146,15 @@ class ToNTuples(Shape):
         negatives = (f"negative_{place + 1}" for place in range(self.n or 0))
         return ("anchor", "positive", *negatives, *(["label"] if self.labels else []))
 
+    @property
+    def _needed(self) -> int:
+        return self.n or 1
+
     def _shape(self, parts: Parts) -> NewRows:
         n = self.n or 0
         examples = parts.examples()
         available = parts.available(n)
-        parts.check_missing((available < n) | (parts.positive_ids.lengths == 0), f"{n} negatives and a positive")
+        parts.check_missing()
         own = available[examples.owners]
         if self.missing == "drop":
             stay = (own == n) & (examples.positives >= 0)

@@ -153,6 +153,10 @@ CASES = [
 ]
 
 
+#: Those that leave a row, which `map` asks for.
+MAPPED = [case for case in CASES if case[-1]]
+
+
 JUDGED = {
     "positive_teacher_scores": [[0.9, 0.8], [0.7], [], [0.6]],
     "negative_teacher_scores": [[0.3, 0.2, 0.1], [], [0.25, 0.15], [0.05]],
