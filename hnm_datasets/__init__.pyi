@@ -12,6 +12,8 @@ from .loaders.hiding import hide_positives as hide_positives
 from .loaders.sample import load_sample as load_sample
 
 # Mine
+from .mining.chain import mine as mine
+from .mining.report import MiningReport as MiningReport
 from .transforms.miners.bm25 import BM25Negatives as BM25Negatives
 from .transforms.miners.dense import DenseNegatives as DenseNegatives
 from .transforms.miners.random import RandomNegatives as RandomNegatives

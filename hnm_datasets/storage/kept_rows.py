@@ -48,15 +48,10 @@ def kept_rows(rows: Dataset) -> Dataset:
     """
     if rows.cache_files or not len(rows) or not datasets.is_caching_enabled():
         return rows
-    table = rows.with_format("arrow")[:].combine_chunks()
-    # The metadata also tells which process made the table.
-    table = table.replace_schema_metadata(rows.features.arrow_schema.metadata)
-    hasher = _Hasher()
-    _write(table, pa.PythonFile(hasher, mode="w"))
-    name = fingerprint({"kind": "rows", "format": _FORMAT, "digest": hasher.hexdigest()})
+    name = fingerprint({"kind": "rows", "format": _FORMAT, "digest": content_digest(rows)})
     try:
         folder = build_once(
-            cache_root() / "rows", name, lambda aside: _write(table, pa.OSFile(str(aside / _FILE), "wb"))
+            cache_root() / "rows", name, lambda aside: _write(rows, pa.OSFile(str(aside / _FILE), "wb"))
         )
     except FolderWriteError as error:
         logger.warning("The rows stay in memory, so map caches nothing that it makes of them. %s", error)
@@ -71,6 +66,22 @@ def kept_rows(rows: Dataset) -> Dataset:
             **rows.format["format_kwargs"],
         )
     return kept
+
+
+def content_digest(rows: Dataset) -> str:
+    """Hash the columns, types and values of rows, more than a gigabyte a second.
+
+    Returns:
+        32 hexadecimal digits. They do not depend on how the rows are kept, cut into chunks or formatted.
+
+    Example:
+        >>> rows = Dataset.from_dict({"rank": [1, 2, 3]})
+        >>> content_digest(rows.select([2, 1, 0]).select([2, 1, 0]).with_format("numpy")) == content_digest(rows)
+        True
+    """
+    hasher = _Hasher()
+    _write(rows, pa.PythonFile(hasher, mode="w"))
+    return hasher.hexdigest()
 
 
 class _Hasher(io.RawIOBase):
@@ -90,6 +101,9 @@ class _Hasher(io.RawIOBase):
         return self._hasher.hexdigest()
 
 
-def _write(table: pa.Table, file: pa.NativeFile) -> None:
-    with file, pa.ipc.new_stream(file, table.schema) as stream:
-        stream.write_table(table, max_chunksize=_BATCH)
+def _write(rows: Dataset, file: pa.NativeFile) -> None:
+    # The metadata of a table also tells which process made it.
+    schema = rows.features.arrow_schema
+    with file, pa.ipc.new_stream(file, schema) as stream:
+        for table in rows.with_format("arrow").iter(_BATCH):
+            stream.write_table(table.combine_chunks().replace_schema_metadata(schema.metadata))

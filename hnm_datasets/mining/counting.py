@@ -1,0 +1,119 @@
+"""The numbers of a step, from the lengths of the lists of candidates before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.arrow import is_list
+from hnm_datasets.batch import Batch
+from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, QUERY_ID
+from hnm_datasets.mining.names import full_name, short_name
+from hnm_datasets.mining.report import StepCounts
+from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.filters.threshold import PROMOTED_IDS, TeacherThreshold
+from hnm_datasets.transforms.miners.base import Miner
+from hnm_datasets.transforms.miners.fusion import FuseNegatives
+from hnm_datasets.transforms.samplers.sample import SampleNegatives, TopNegatives
+from hnm_datasets.transforms.shapes.base import Parts, Shape
+
+#: Rows that are read at a time.
+_ROWS = 10_000
+
+
+def count_step(step: Callable[[Any], Any], before: Dataset, after: Dataset, *, after_unrecorded: bool) -> StepCounts:
+    """Count what a step that makes no shape did.
+
+    Args:
+        step: The step.
+        before: The rows that it was given.
+        after: The rows that it returned.
+        after_unrecorded: See `StepCounts`.
+    """
+    old, new = list_lengths(before, NEGATIVE_IDS), list_lengths(after, NEGATIVE_IDS)
+    if isinstance(step, Transform) and NEGATIVE_IDS in step.output_columns:
+        mined, dropped = int(new.sum()), int(old.sum())
+    else:
+        # A function may change the number of rows, and then only the totals can be compared.
+        change = new - old if len(new) == len(old) else np.array([new.sum() - old.sum()])
+        mined, dropped = int(change[change > 0].sum()), int(-change[change < 0].sum())
+    wanted = wanted_candidates(step)
+    promotes = isinstance(step, TeacherThreshold) and step.promote
+    return StepCounts(
+        name=short_name(step),
+        step=full_name(step),
+        after_unrecorded=after_unrecorded,
+        rows_in=len(before),
+        rows_out=len(after),
+        candidates_in=int(old.sum()),
+        mined=mined,
+        dropped=dropped,
+        candidates_out=int(new.sum()),
+        empty=int((new == 0).sum()),
+        short=None if wanted is None else int((new < wanted).sum()),
+        promoted=int(list_lengths(after, PROMOTED_IDS).sum()) if promotes else 0,
+        padding=0,
+    )
+
+
+def count_shape(step: Shape, before: Dataset, *, after_unrecorded: bool) -> StepCounts:
+    """Count what a shape makes of rows, before it makes them: `rows_out` is 0 if it makes none.
+
+    Args:
+        step: The shape.
+        before: The rows.
+        after_unrecorded: See `StepCounts`.
+    """
+    read = {*step._required(before.column_names), QUERY_ID, KNOWN_POSITIVE_IDS}
+    tables = before.select_columns([name for name in before.column_names if name in read])
+    batches = (Batch(table, step=type(step).__name__) for table in tables.with_format("arrow").iter(_ROWS))
+    tallies = [Parts(step, batch).tally() for batch in batches]
+    candidates = int(list_lengths(before, NEGATIVE_IDS).sum())
+    used = sum(int(tally.used.sum()) for tally in tallies)
+    left_out = sum(int((~tally.stays).sum()) for tally in tallies)
+    return StepCounts(
+        name=short_name(step),
+        step=full_name(step),
+        after_unrecorded=after_unrecorded,
+        rows_in=len(before),
+        rows_out=len(before) - left_out,
+        candidates_in=candidates,
+        mined=0,
+        dropped=candidates - used,
+        candidates_out=used,
+        empty=left_out,
+        short=sum(int(tally.short.sum()) for tally in tallies),
+        promoted=0,
+        padding=sum(int(tally.padding.sum()) for tally in tallies),
+    )
+
+
+def list_lengths(rows: Dataset, name: str) -> NDArray[np.int64]:
+    """Return the length of each row's list, 0 where there is no such column. Shape (rows,)."""
+    if name not in rows.column_names:
+        return np.zeros(len(rows), dtype=np.int64)
+    tables = rows.select_columns([name]).with_format("arrow").iter(_ROWS)
+    return np.concatenate([np.empty(0, dtype=np.int64), *(_lengths(table[name]) for table in tables)])
+
+
+def _lengths(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    # A column without a single value has no type.
+    if not is_list(column.type):
+        return np.zeros(len(column), dtype=np.int64)
+    lengths: NDArray[np.int64] = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    return lengths
+
+
+def wanted_candidates(step: Callable[[Any], Any]) -> int | None:
+    """Return how many candidates a step asks for each row; None if it asks for no number."""
+    if isinstance(step, (Miner, FuseNegatives)):
+        return step.k
+    if isinstance(step, (TopNegatives, SampleNegatives)):
+        return sum(step.n.values()) if isinstance(step.n, Mapping) else step.n
+    return None

@@ -1,0 +1,7 @@
+import pytest
+from mining_helpers import make_corpus
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    return make_corpus()
