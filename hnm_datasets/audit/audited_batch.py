@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.ragged import first_of_runs
 from hnm_datasets.audit.counting import Counter
 from hnm_datasets.audit.describing import describe_pair, describe_row
-from hnm_datasets.audit.false_negatives import Judgments
+from hnm_datasets.audit.judgments import Judgments
 from hnm_datasets.audit.reading import PassageKeys, is_among, pair_keys
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.base import Layout, QueryRows, Side

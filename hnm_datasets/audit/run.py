@@ -10,7 +10,8 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import kept_offsets
 from hnm_datasets.audit.defects import found_defects
-from hnm_datasets.audit.false_negatives import FalseNegatives, Judgments, estimate
+from hnm_datasets.audit.false_negatives import FalseNegatives, estimate
+from hnm_datasets.audit.judgments import Judgments
 from hnm_datasets.audit.reading import check_dataset, is_among, iter_rows, query_keys, texts_of
 from hnm_datasets.audit.report import Audit
 from hnm_datasets.audit.sampled import Sampled, draw_sample
@@ -49,9 +50,9 @@ def audit_negatives(
         dataset: Mined rows.
         corpus: The passages that were mined from. Needed for texts where the rows have ids alone, and to tell what is
             no passage.
-        judgments: Which passages are relevant: `query_id`, `corpus_id` and `score` (relevant above 0), or rows with
-            `positive_ids`, as `load_beir` gives them. With them the false negatives are counted. A judgment that is
-            repeated counts once.
+        judgments: Which passages are relevant: `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and `score`
+            (relevant above 0), or rows with `positive_ids`, as `load_beir` and `hide_positives` return them. With them
+            the false negatives are counted. A judgment that is repeated counts once.
         teacher: Without judgments, whose scores tell false negatives: a name of score columns in the rows, or a step
             such as `CrossEncoderScores(corpus, model)`, which then scores 1,000 rows. None: the scores named
             `"teacher"`, where there are any.

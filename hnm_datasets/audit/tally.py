@@ -14,7 +14,7 @@ from hnm_datasets.audit.audited_batch import AuditedBatch, describer, has_any
 from hnm_datasets.audit.counting import Counter, Found, ScoreCounts
 from hnm_datasets.audit.defects import DEFECTS
 from hnm_datasets.audit.describing import describe_row, name_passage
-from hnm_datasets.audit.false_negatives import Judgments
+from hnm_datasets.audit.judgments import Judgments
 from hnm_datasets.audit.reading import (
     PassageKeys,
     is_among,

@@ -67,7 +67,7 @@ def save_mined(
         steps: The steps of mining in order, as they were passed to `map`, or texts; the card shows their `repr`.
         corpus: The passages that the rows name by id; for rows of texts, what the negatives were mined from.
         audit: What `audit_negatives` said of the first split; None: it is asked now.
-        judgments: For the audit: qrels by which to estimate the rate of false negatives.
+        judgments: For the audit, which then counts the false negatives; see `audit_negatives`.
         license: The license's name on the Hub, such as `"cc-by-4.0"`.
         language: The code of the language, such as `"en"`, or a list of them.
         name: The card's title; None: the folder's name.

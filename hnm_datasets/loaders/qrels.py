@@ -18,8 +18,9 @@ from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.kept_rows import kept_rows
 
 _OWNER = "attach_positives"
-_QUERY_ID_NAMES = ("query-id", "query_id")
-_CORPUS_ID_NAMES = ("corpus-id", "corpus_id", "docid")
+#: The names that columns of judgments may have.
+QUERY_ID_NAMES = ("query_id", "query-id")
+CORPUS_ID_NAMES = ("corpus_id", "corpus-id", "passage_id", "docid")
 
 
 def attach_positives(queries: Rows, qrels: Rows, min_score: int = 1) -> Dataset:
@@ -118,7 +119,7 @@ def codes_of(column: pa.ChunkedArray) -> NDArray[np.int64]:
 def qrels_table(table: pa.Table) -> pa.Table:
     """Return judgments as `query_id`, `corpus_id` and `score`."""
     columns = {}
-    for name, names in (("query_id", _QUERY_ID_NAMES), ("corpus_id", _CORPUS_ID_NAMES)):
+    for name, names in (("query_id", QUERY_ID_NAMES), ("corpus_id", CORPUS_ID_NAMES)):
         found = [other for other in names if other in table.column_names]
         if not found:
             raise KeyError(f"The qrels have no column {names[0]!r} or {names[1]!r}, only {table.column_names}.")

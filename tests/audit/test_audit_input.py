@@ -91,6 +91,21 @@ def earthquakes():
     return corpus, queries, queries.map(BM25Negatives(corpus, k=4), batched=True)
 
 
+def test_judgments_are_read_in_any_form(earthquakes):
+    corpus, queries, mined = earthquakes
+    names = ["richter-scale", "volcanoes"]
+    qrels = {"query_id": ["q1"] * 2, "corpus_id": names, "score": [1, 0]}
+    forms = [
+        qrels,
+        {"query-id": ["q1"] * 2, "corpus-id": names, "score": [1.0, 0.0]},
+        {"query_id": ["q1"] * 2, "passage_id": names, "score": [2, None]},
+        {"query_id": ["q1"], "positive_ids": [names[:1]], "judged_negative_ids": [names[1:]]},
+        {"query": queries["query"][:], "positive_ids": [[]], "known_positive_ids": [names[:1]], "query-id": ["q1"]},
+    ]
+    for form in forms:
+        assert audit_negatives(mined, corpus, judgments=Dataset.from_dict(form)).false_negatives.false == 1
+
+
 def test_judgments_without_their_columns_are_refused(earthquakes):
     corpus, queries, mined = earthquakes
     with pytest.raises(KeyError, match=r"judgments need the columns .*'corpus_id', 'score'.*not among"):
