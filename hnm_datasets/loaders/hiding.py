@@ -24,22 +24,24 @@ from hnm_datasets.columns import (
     QUERY_ID,
 )
 from hnm_datasets.corpus.questions import question_codes
-from hnm_datasets.loaders.columns import with_column
+from hnm_datasets.loaders.columns import with_column, with_ids_as_texts
 from hnm_datasets.loaders.pooling import pool_positives
+from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.storage.kept_rows import kept_rows
 
 logger = logging.getLogger(__name__)
 
 _NAME = "hide_positives"
 
 
-def hide_positives(rows: Dataset, keep: int = 1, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+def hide_positives(rows: Rows, keep: int = 1, *, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Hide relevant passages, so that what is mined from the rows shows how many false negatives there are.
 
     Miners exclude the known positives, so no judged passage is ever a false negative of rows that name all of them.
     Hide some before mining; `calibrate_margin`, `calibrate_threshold` and `audit_negatives` count those that come back.
 
     Args:
-        rows: Rows that were not mined yet, with all their judged positives.
+        rows: Rows that were not mined yet, with all their judged positives: a `Dataset`, a data frame, or plain lists.
         keep: Positives that each row keeps, drawn by `seed` and the row's `query_id` (or its `query`). A row that has
             no more keeps all: it cannot show a false negative, and the log says how many such rows there are.
         seed: Another seed keeps others.
@@ -55,7 +57,7 @@ def hide_positives(rows: Dataset, keep: int = 1, *, seed: int = 0) -> tuple[Data
 
     Raises:
         KeyError: A column is missing.
-        TypeError: `rows` is not a `Dataset`, or a column holds something else than the contract says.
+        TypeError: `rows` is something else, or a column holds something else than the contract says.
         ValueError: `keep` is less than 1, or the rows have candidates already.
 
     Example:
@@ -64,8 +66,7 @@ def hide_positives(rows: Dataset, keep: int = 1, *, seed: int = 0) -> tuple[Data
         >>> rows["positive_ids"][:], judgments["positive_ids"][:]
         ([['c'], ['d']], [['a', 'b', 'c'], ['d']])
     """
-    if not isinstance(rows, Dataset):
-        raise TypeError(f"{_NAME} takes a datasets.Dataset, got {type(rows).__name__}. Of a DatasetDict take a split.")
+    rows = with_ids_as_texts(dataset_of(rows, _NAME), _NAME)
     keep = checks.whole_number(_NAME, "keep", keep, low=1)
     seed = checks.whole_number(_NAME, "seed", seed, low=0)
     if NEGATIVE_IDS in rows.column_names:
@@ -116,7 +117,7 @@ def hide_positives(rows: Dataset, keep: int = 1, *, seed: int = 0) -> tuple[Data
     for name, values in columns.items():
         rows = with_column(rows.remove_columns(name), name, values)
     rows = rows.select_columns(names)
-    return (pool_positives(rows) if batch.has(QUERY) else rows), judgments
+    return kept_rows(pool_positives(rows) if batch.has(QUERY) else rows), judgments
 
 
 def _are_hidden(

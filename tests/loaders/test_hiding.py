@@ -96,8 +96,8 @@ def test_mined_rows_and_wrong_options_are_refused():
         hide_positives(rows.add_column("negative_ids", [["x"]] * 3))
     with pytest.raises(ValueError, match="keep"):
         hide_positives(rows, keep=0)
-    with pytest.raises(TypeError, match="take a split"):
-        hide_positives({"train": rows})
+    with pytest.raises(TypeError, match="IterableDataset"):
+        hide_positives(rows.to_iterable_dataset())
     with pytest.raises(KeyError, match="positive_ids"):
         hide_positives(rows.remove_columns("positive_ids"))
     with pytest.raises(KeyError, match="query"):
