@@ -60,7 +60,7 @@ def push_mined(
         PermissionError: The token is missing, wrong, or may not write there.
         RuntimeError: The Hub refused or failed otherwise.
         FileExistsError: The repository holds another set, or the folder something else.
-        ValueError: `repo_id` is no id, or a split has no rows.
+        ValueError: `repo_id` is no id, a split has no rows, or `steps` contradicts the rows.
         TypeError: An option is unknown or something else.
         KeyError: The columns are in no known format.
 

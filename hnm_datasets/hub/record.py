@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from hnm_datasets.audit.run import audit_negatives
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.formats.base import Layout
 from hnm_datasets.hub.shards import corpus_size, size_of
+from hnm_datasets.hub.steps import steps_of
 from hnm_datasets.hub.tokens import hide_tokens
 from hnm_datasets.storage.json_files import read_object
 from hnm_datasets.storage.json_values import typed
@@ -107,16 +107,20 @@ class Options:
 
 
 def record_of(
-    splits: Mapping[str, Dataset], layout: Layout, options: Options, *, repo_id: str, included: bool
+    owner: str, splits: Mapping[str, Dataset], layout: Layout, options: Options, *, repo_id: str, included: bool
 ) -> dict[str, Any]:
     """Gather what the card says beside the rows themselves.
 
     Args:
+        owner: Who asks, for the errors.
         splits: The rows of each split.
         layout: The columns of the rows.
         options: What the user says of the set.
         repo_id: Its id on the Hub.
         included: Whether the corpus is written beside the rows.
+
+    Raises:
+        ValueError: The steps contradict what the rows remember or hold.
     """
     corpus = options.corpus
     first, rows = next(iter(splits.items()))
@@ -127,7 +131,7 @@ def record_of(
         "license": options.license,
         "language": options.languages or None,
         "source": options.source,
-        "steps": [step if isinstance(step, str) else _named(step) for step in options.steps],
+        "steps": steps_of(owner, splits, options.steps),
         "versions": versions(),
         "splits": {split: {"rows": len(part), "bytes": size_of(part)} for split, part in splits.items()},
         "corpus": None
@@ -227,10 +231,3 @@ def _audit_record(split: str, audit: Audit) -> dict[str, Any]:
         "defects": [{"name": one.name, "count": one.count, "what": one.what} for one in audit.defects],
         "numbers": audit.to_dict(),
     }
-
-
-def _named(step: object) -> str:
-    """Return a step's repr without what differs from run to run or shows where its author's files are."""
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(step))
-    home = str(Path.home())
-    return text.replace(home, "~") if len(home) > 1 else text

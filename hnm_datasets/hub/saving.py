@@ -64,7 +64,8 @@ def save_mined(
     Args:
         dataset: The rows, in any format that `audit_negatives` knows. A `Dataset` becomes the split `train`.
         folder: Where to write.
-        steps: The steps of mining in order, as they were passed to `map`, or texts; the card shows their `repr`.
+        steps: The steps of mining in order, as they were passed to `map`, or texts; the card shows their `repr`. Rows
+            that `mine` returned remember them: leave it out.
         corpus: The passages that the rows name by id; for rows of texts, what the negatives were mined from.
         audit: What `audit_negatives` said of the first split; None: it is asked now.
         judgments: For the audit, which then counts the false negatives; see `audit_negatives`.
@@ -82,18 +83,18 @@ def save_mined(
         KeyError: The columns are in no known format, or an id is not in the corpus.
         TypeError: An argument is something else.
         ValueError: A split has no rows, or a name that `load_dataset` does not read: letters, digits and `_`, with
-            single dots between them.
+            single dots between them. Or `steps` contradicts what the rows remember, or names another source than their
+            `negative_source`; or the rows are of several minings.
 
     Example:
         >>> import tempfile
         >>> from datasets import load_dataset
-        >>> from hnm_datasets import BM25Negatives, ToTriplets, load_sample
+        >>> from hnm_datasets import BM25Negatives, ToTriplets, load_sample, mine
         >>> corpus, queries = load_sample("earthquakes")
-        >>> steps = [BM25Negatives(corpus, k=2), ToTriplets(corpus)]
-        >>> mined = queries.map(steps[0], batched=True)
-        >>> triplets = mined.map(steps[1], batched=True, remove_columns=mined.column_names)
+        >>> triplets = mine(queries, [BM25Negatives(corpus, k=2), ToTriplets(corpus)])  # doctest: +ELLIPSIS
+        mine: ...
         >>> with tempfile.TemporaryDirectory() as parent:
-        ...     folder = save_mined(triplets, f"{parent}/quakes", steps=steps, corpus=corpus, license="cc-by-4.0")
+        ...     folder = save_mined(triplets, f"{parent}/quakes", corpus=corpus, license="cc-by-4.0")
         ...     sorted(path.name for path in folder.iterdir()), load_dataset(str(folder), split="train").num_rows
         (['README.md', 'data', 'mining.json'], 2)
     """
@@ -148,7 +149,7 @@ def write_card(
     if record is None:
         splits = dict(load_dataset(str(path)))
         layout = recognize(_first(splits).column_names, "write_card")
-        record = record_of(splits, layout, options, repo_id=f"your-name/{path.name}", included=False)
+        record = record_of("write_card", splits, layout, options, repo_id=f"your-name/{path.name}", included=False)
         return _write_card(path, record, splits, {}, None, secrets)
     _check_shards(path, record)
     told = {"license": license, "name": name, "source": source, "language": options.languages}
@@ -187,7 +188,7 @@ def save(
     if corpus is not None:
         _check_ids(owner, splits, layout, corpus)
     included = corpus is not None and options.include_corpus
-    record = record_of(splits, layout, options, repo_id=repo_id or f"your-name/{folder.name}", included=included)
+    record = record_of(owner, splits, layout, options, repo_id=repo_id or f"your-name/{folder.name}", included=included)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder), replacing(folder) as aside:
         for split, rows in splits.items():

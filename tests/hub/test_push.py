@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 from fake_hub import FakeHub
 
-from hnm_datasets import BM25Negatives, load_sample
+from hnm_datasets import BM25Negatives, RankWindow, load_sample, mine
 from hnm_datasets.hub import shards
 from hnm_datasets.hub.push import push_mined
 from hnm_datasets.hub.saving import save_mined
@@ -80,6 +80,18 @@ def test_a_push_is_one_commit_of_the_folder(hub, mined):
     assert len(operations) == 4
     assert {token for _, path, token in hub.asked if REPO in path} == {f"Bearer {TOKEN}"}
     assert f'load_dataset("{REPO}"' in (folder / "README.md").read_text()
+
+
+def test_a_push_of_mined_rows_says_how_they_were_mined(hub, tmp_path):
+    corpus, queries = load_sample("earthquakes")
+    steps = [BM25Negatives(corpus, k=4), RankWindow(2)]
+    mined = mine(queries, steps)
+    push_mined(mined, REPO, folder=tmp_path / "set", corpus=corpus)
+    card = hub.files[REPO]["main"]["README.md"].decode()
+    assert f"1. {steps[0]!r}\n2. {steps[1]!r}\n" in card
+    with pytest.raises(ValueError, match="push_mined: steps= contradicts what the rows remember"):
+        push_mined(mined, REPO, folder=tmp_path / "set", corpus=corpus, steps=steps[:1])
+    assert len(hub.commits) == 1
 
 
 def test_a_second_push_takes_stale_shards_away(hub, tmp_path, monkeypatch, triplets):
