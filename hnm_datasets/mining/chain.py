@@ -76,8 +76,8 @@ def mine(
     unrecorded = not before[0].is_of(rows) if len(before) == 1 else NEGATIVE_IDS in rows.column_names
     rows, counts = kept_rows(rows), list[StepCounts]()
     for step in steps:
-        # What is said of the rows is said once, when they are counted or mapped.
-        with one_call():
+        # What is said of the rows is said once, when they are counted or mapped; the table says which are short.
+        with one_call(f"{plain_name(step)}: short rows"):
             mapped, found = _mapped(step, rows, after_unrecorded=unrecorded, num_proc=num_proc, batch_size=batch_size)
         counts.append(found)
         if mapped is None:

@@ -77,7 +77,12 @@ class MiningReport:
 
         The numbers are those of the rows that `mine` returned. None: the rows remember no mining, or were concatenated
         from several.
+
+        Raises:
+            TypeError: `rows` is no `Dataset`.
         """
+        if not isinstance(rows, Dataset):
+            raise TypeError(f"MiningReport.of takes a Dataset that mine returned, got {type(rows).__name__}.")
         found = reports_of(rows)
         return found[0] if len(found) == 1 else None
 

@@ -67,9 +67,13 @@ def tell_once(logger: logging.Logger, kind: str, message: str, *values: object) 
 
 
 @contextlib.contextmanager
-def one_call() -> Iterator[None]:
-    """Tell in this block as if it were one call of `map`: for loops over batches of another kind."""
-    token = _IN_BLOCK.set(set())
+def one_call(*told: str) -> Iterator[None]:
+    """Tell in this block as if it were one call of `map`: for loops over batches of another kind.
+
+    Args:
+        told: The kinds of messages that the caller tells in its own way, and that are not logged.
+    """
+    token = _IN_BLOCK.set(set(told))
     try:
         yield
     finally:

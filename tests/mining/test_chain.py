@@ -151,6 +151,12 @@ def test_several_processes_and_batches_give_the_same_rows_and_numbers(corpus):
     assert MiningReport.of(first) == MiningReport.of(second)
 
 
+def test_short_rows_are_said_by_the_table_alone(corpus, capsys, caplog):
+    mine(make_rows(9), [BM25Negatives(corpus, k=8), ToNTuples(corpus, n=9, missing="pad")])
+    assert "negatives are padding" in capsys.readouterr().out
+    assert "too few passages" not in caplog.text
+
+
 def test_another_process_maps_nothing_again(corpus):
     """Of rows that were made in memory; no step is called."""
     mined = mine(make_rows(), [BM25Negatives(corpus, k=8), RankWindow(2), ToTriplets(corpus)])

@@ -86,6 +86,11 @@ def test_only_the_last_memory_stays_and_the_description_too(mined):
     assert MiningReport.of(rows) == MiningReport.of(mined), "the rows that were given are as they were"
 
 
+def test_a_set_of_splits_has_no_report(mined):
+    with pytest.raises(TypeError, match="takes a Dataset that mine returned, got DatasetDict"):
+        MiningReport.of(mined.train_test_split(test_size=2))
+
+
 def test_nothing_is_remembered_of_other_rows(mined):
     assert MiningReport.of(make_rows()) is None
     report = MiningReport.of(mined).to_dict()

@@ -70,6 +70,12 @@ def test_a_block_tells_once(caplog):
     assert caplog.messages == ["short, first 1"] * 2
 
 
+def test_what_the_caller_tells_is_not_logged(caplog):
+    with one_call("short"):
+        _say({"x": [1]}, kinds=("short", "long"))
+    assert caplog.messages == ["long, first 1"]
+
+
 @pytest.mark.parametrize("num_proc", [1, 3])
 def test_workers_tell_once_for_all_of_them(rows, tmp_path, num_proc):
     path = tmp_path / "log"
