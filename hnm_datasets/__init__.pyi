@@ -35,6 +35,7 @@ from .transforms.filters.limits import ScoreBand as ScoreBand
 from .transforms.filters.margins import AbsoluteMargin as AbsoluteMargin
 from .transforms.filters.margins import RelativeMargin as RelativeMargin
 from .transforms.filters.threshold import TeacherThreshold as TeacherThreshold
+from .transforms.filters.known_positives import DropKnownPositives as DropKnownPositives
 from .transforms.filters.near_duplicates import DropNearDuplicates as DropNearDuplicates
 from .audit.calibration import calibrate_margin as calibrate_margin
 from .audit.calibration import calibrate_threshold as calibrate_threshold

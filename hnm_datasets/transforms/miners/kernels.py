@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.compiled import compiled
-
-
-@numba.njit
-def _holds(values: NDArray[np.int64], value: int) -> bool:
-    """Tell whether a sorted array holds a value."""
-    low, high = 0, len(values)
-    while low < high:
-        middle = (low + high) >> 1
-        if values[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low < len(values) and values[low] == value
+from hnm_datasets.arrays.kernels import holds
 
 
 @compiled
@@ -58,9 +45,9 @@ def pick_candidates(
             row = rows[query, place]
             if row < 0 or size == k:
                 break
-            if _holds(copies, copy_codes[row]):
+            if holds(copies, copy_codes[row]):
                 continue
-            if len(groups) and _holds(groups, group_codes[row]):
+            if len(groups) and holds(groups, group_codes[row]):
                 continue
             code = text_codes[row]
             # Only a passage that is not the first of its text can repeat one, and then only a taken one matters.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.ragged import Ragged, offsets_of, take_lists
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.indexes.base import Hits
+from hnm_datasets.transforms.known import sorted_lists
 from hnm_datasets.transforms.miners.kernels import pick_candidates
 
 
@@ -53,8 +54,8 @@ def mine_candidates(
     Returns:
         At most k candidates per query.
     """
-    copies = _sorted_lists(excluded_copies)
-    groups = None if excluded_groups is None else _sorted_lists(excluded_groups)
+    copies = sorted_lists(excluded_copies)
+    groups = None if excluded_groups is None else sorted_lists(excluded_groups)
     group_codes = np.empty(0, dtype=np.int64) if groups is None else corpus.group_codes
     open_queries = np.arange(len(copies))
     found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]] = []
@@ -113,10 +114,6 @@ def joined_candidates(found: list[Candidates]) -> Candidates:
         return _assembled([], 0)
     offsets = offsets_of(np.concatenate([np.diff(part.offsets) for part in found]))
     return Candidates(offsets, *(np.concatenate(arrays) for arrays in list(zip(*found, strict=True))[1:]))
-
-
-def _sorted_lists(lists: Ragged[NDArray[np.int64]]) -> Ragged[NDArray[np.int64]]:
-    return Ragged(lists.offsets, lists.values[np.lexsort((lists.values, lists.owners))])
 
 
 def _no_lists(count: int) -> Ragged[NDArray[np.int64]]:
