@@ -240,7 +240,8 @@ def mine_hard_negatives(
         sampler = (
             TopNegatives(num_negatives) if sampling_strategy == "top" else SampleNegatives(num_negatives, seed=seed)
         )
-        shape = shape_of(passages, output_format, num_negatives, by if output_scores else False)
+        of = by if output_scores else False
+        shape = shape_of(passages, output_format, num_negatives, of, with_positives=include_positives)
         options: dict[str, Any] = {"batched": True, "batch_size": faiss_batch_size}
         with clock() as spent:
             mined = rows.with_format("arrow").map(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +33,19 @@ def show_positives(table: pa.Table) -> pa.Table:
     return table.rename_columns([POSITIVE_IDS if name == HIDDEN else name for name in table.column_names])
 
 
-def shape_of(corpus: Corpus, output_format: str, n: int, scores: str | bool) -> Transform:
-    """Return the shape step of an output format."""
+@dataclass(frozen=True)
+class _RankedTuples(ToNTuples):
+    """N-tuples of the first n of a ranking, positives included."""
+
+    _drops_known: ClassVar[bool] = False
+
+
+def shape_of(
+    corpus: Corpus, output_format: str, n: int, scores: str | bool, *, with_positives: bool = False
+) -> Transform:
+    """Return the shape step of an output format, of a ranking that holds the positives too `with_positives`."""
+    if with_positives:
+        return _RankedTuples(corpus, n=n, with_scores=scores)
     if output_format == "triplet":
         return ToTriplets(corpus, with_scores=scores)
     if output_format == "n-tuple":

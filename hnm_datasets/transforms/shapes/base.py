@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.answers import NewRows
-from hnm_datasets.arrays.ragged import offsets_of, positions_within
+from hnm_datasets.arrays.ragged import Ragged, offsets_of, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.shapes.passages import ShapedPassages
 from hnm_datasets.transforms.shapes.positives import Examples, choose_positives
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,12 @@ _MISSING = ("drop", "keep", "pad", "error")
 
 @dataclass(frozen=True)
 class Shape(Transform):
-    """A step that turns mined rows into rows for a trainer. Subclasses fill in `_shape`."""
+    """A step that turns mined rows into rows for a trainer. Subclasses fill in `_shape`.
+
+    Known positives of a row's question, and copies of one, are left out of its negatives, whoever mined them.
+    """
+
+    version: ClassVar[int] = 2
 
     corpus: Corpus
     n: int | None = None
@@ -55,6 +61,8 @@ class Shape(Transform):
     _labels: ClassVar[tuple[str, ...]] = ("scores", "margins")
     #: Whether a row can have nothing where a passage is missing.
     _has_gaps: ClassVar[bool] = True
+    #: Leave known positives out of the negatives.
+    _drops_known: ClassVar[bool] = True
 
     @property
     def _wanted(self) -> int:
@@ -133,13 +141,20 @@ class Tally(NamedTuple):
 
 
 class Parts:
-    """The parts of a batch that shapes are made of."""
+    """The parts of a batch that shapes are made of.
+
+    Attributes:
+        negatives: Each row's first candidates that are no known positives, at most n of them, as flat positions in
+            `negative_ids`.
+    """
 
     def __init__(self, step: Shape, batch: Batch) -> None:
         self.step, self.batch = step, batch
         self.queries = batch.queries()
         self.positive_ids = batch.id_lists(POSITIVE_IDS)
         self.negative_ids = batch.candidates()[NEGATIVE_IDS]
+        self._looked_up = ShapedPassages(batch, step.corpus, self.positive_ids, self.negative_ids)
+        self.negatives = self._looked_up.first_negatives(step.n, drop_known=step._drops_known)
         self.scores = self._scores(step._scores_by) if step._scores_by else {}
         self.label_scores = self._scores(step.by, finite=True) if step.labels else {}
 
@@ -156,14 +171,9 @@ class Parts:
         keys = self.batch.row_keys() if self.step.positives == "random" else np.empty(0, dtype=np.uint64)
         return choose_positives(self.positive_ids.offsets, self.step.positives, keys, self.step.seed)
 
-    def available(self, wanted: int | None) -> NDArray[np.int64]:
-        """Return how many negatives each row of the batch gives, at most `wanted`. Shape (B,)."""
-        lengths = self.negative_ids.lengths
-        return lengths if wanted is None else np.minimum(lengths, wanted)
-
     def tally(self) -> Tally:
         """Count what becomes of each row of the batch."""
-        step, positives, negatives = self.step, self.positive_ids.lengths, self.available(self.step.n)
+        step, positives, negatives = self.step, self.positive_ids.lengths, self.negatives.lengths
         if step.missing in ("drop", "pad"):
             stays = (positives > 0) & (negatives >= (step._needed if step.missing == "drop" else 1))
         else:
@@ -184,7 +194,7 @@ class Parts:
         row = int(np.flatnonzero(short)[0])
         if self.step.missing == "error":
             raise ValueError(
-                f"{self.batch.step}: {self.batch.describe(row)} has {self.negative_ids.lengths[row]} negatives and "
+                f"{self.batch.step}: {self.batch.describe(row)} has {self.negatives.lengths[row]} negatives and "
                 f"{self.positive_ids.lengths[row]} positives, too few for {what}. Mine with a larger k, widen the "
                 f"filters, ask for fewer (n=), or choose what happens to such rows: missing='drop', 'keep' or 'pad'."
             )
@@ -201,27 +211,19 @@ class Parts:
         )
 
     def passages(self, columns: Mapping[str, tuple[str, NDArray[np.int64]]]) -> dict[str, pa.Array]:
-        """Return the texts of passages, null for -1. Each passage that is used is looked up once.
+        """Return the texts of passages, null for -1.
 
         Args:
             columns: For each column, `"positive"` or `"negative"`, and flat positions in the column of ids. Shape (M,).
         """
-        texts: dict[str, pa.Array] = {}
-        for part in ("positive", "negative"):
-            at = {name: own for name, (side, own) in columns.items() if side == part}
-            if not at:
-                continue
-            used = np.unique(np.concatenate(list(at.values())))
-            rows = self.batch.rows_in(f"{part}_ids", self.step.corpus, used[used >= 0]).values
-            texts |= {name: self._texts(part, rows, own) for name, own in at.items()}
-        return {name: texts[name] for name in columns}
+        return {name: self._texts(part, positions) for name, (part, positions) in columns.items()}
 
-    def _texts(self, part: str, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> pa.Array:
-        chosen = rows[positions[positions >= 0]]
-        self._check_size(f"{part}s", chosen)
-        texts = self.step.corpus.texts(chosen).cast(pa.string())
+    def _texts(self, part: str, positions: NDArray[np.int64]) -> pa.Array:
+        rows = self._looked_up.rows(part, positions[positions >= 0])
+        self._check_size(f"{part}s", rows)
+        texts = self.step.corpus.texts(rows).cast(pa.string())
         # Without gaps this would copy every text once more.
-        return texts if len(chosen) == len(positions) else texts.take(_with_gaps(positions))
+        return texts if len(rows) == len(positions) else texts.take(_with_gaps(positions))
 
     def _check_size(self, what: str, rows: NDArray[np.int64]) -> None:
         size = int(self.step.corpus.text_sizes(rows).sum())
@@ -266,8 +268,15 @@ def _with_gaps(positions: NDArray[np.int64]) -> pa.Array:
 
 
 def cycled_positions(
-    offsets: NDArray[np.int64], available: NDArray[np.int64], owners: NDArray[np.int64], counts: NDArray[np.int64]
+    lists: Ragged[NDArray[np.int64]], owners: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return flat positions of each example's negatives, from the first on and again from the first; -1 for none."""
-    own = available[owners]
-    return np.where(own > 0, offsets[:-1][owners] + positions_within(offsets_of(counts)) % np.maximum(own, 1), -1)
+    """Return the flat positions of each example's negatives, from the first on and again from the first; -1 for none.
+
+    Args:
+        lists: The flat positions of each row's negatives, `Parts.negatives`.
+        owners: The row of each negative to return. Shape (M,).
+        counts: How many negatives each example has. Sums to M.
+    """
+    own = lists.lengths[owners]
+    places = lists.offsets[:-1][owners] + positions_within(offsets_of(counts)) % np.maximum(own, 1)
+    return np.append(lists.values, -1)[np.where(own > 0, places, -1)]

@@ -25,6 +25,8 @@ class ToLabeledPairs(Shape):
     `CrossEncoderTrainer` takes such rows for `BinaryCrossEntropyLoss`. Negatives come once per query, however many
     positives it has.
 
+    Candidates that are known positives of the question, or copies of one, are left out, with a warning.
+
     Args:
         corpus: The passages.
         n: At most this many negatives per query; None: all.
@@ -41,7 +43,8 @@ class ToLabeledPairs(Shape):
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; with scores or labels the score columns.
+        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if there; with scores or labels the score
+        columns.
 
     Columns written:
         `anchor`, `passage`, `label` (float32). The lists and `query` are used up; other columns are repeated.
@@ -84,6 +87,8 @@ class ToLabeledLists(Shape):
 
     `CrossEncoderTrainer` takes such rows for its listwise losses (`LambdaLoss`, `ListNetLoss`, …).
 
+    Candidates that are known positives of the question, or copies of one, are left out, with a warning.
+
     Args:
         corpus: The passages.
         n: At most this many negatives per list; None: all.
@@ -102,7 +107,8 @@ class ToLabeledLists(Shape):
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; with scores or labels the score columns.
+        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if there; with scores or labels the score
+        columns.
 
     Columns written:
         `anchor`, `passages`, `labels` (lists of float32). The lists and `query` are used up; other columns are
@@ -209,7 +215,7 @@ def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> 
         examples: The chosen positives.
         pooled: One list per query with all chosen positives; else one per positive.
     """
-    available = parts.available(step.n)
+    available = parts.negatives.lengths
     parts.check_missing()
     if pooled:
         owners = np.unique(examples.owners)
@@ -227,7 +233,7 @@ def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> 
     chosen = examples.positives[examples.positives >= 0][np.repeat(stay, n_positives)]
     owners, n_positives, n_negatives = owners[stay], n_positives[stay], n_negatives[stay]
     negative_owners = np.repeat(owners, n_negatives)
-    negatives = cycled_positions(parts.negative_ids.offsets, available, negative_owners, n_negatives)
+    negatives = cycled_positions(parts.negatives, negative_owners, n_negatives)
     lists = np.concatenate(
         [np.repeat(np.arange(len(owners)), n_positives), np.repeat(np.arange(len(owners)), n_negatives)]
     )

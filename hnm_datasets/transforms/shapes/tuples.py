@@ -17,6 +17,8 @@ from hnm_datasets.transforms.shapes.base import Parts, Shape, cycled_positions
 class ToTriplets(Shape):
     """Make one row per query, positive and negative: the form that most losses of sentence-transformers take.
 
+    Candidates that are known positives of the question, or copies of one, are left out, with a warning.
+
     Args:
         corpus: The passages.
         n: At most this many negatives per query; None: all.
@@ -34,7 +36,8 @@ class ToTriplets(Shape):
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; with scores or labels the score columns.
+        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if there; with scores or labels the score
+        columns.
 
     Columns written:
         `anchor`, `positive`, `negative`; with labels `label` (float32, or a list of two). The lists and `query` are
@@ -69,7 +72,7 @@ class ToTriplets(Shape):
 
     def _shape(self, parts: Parts) -> NewRows:
         examples = parts.examples()
-        available = parts.available(self.n)
+        available = parts.negatives.lengths
         parts.check_missing()
         counts = available[examples.owners]
         if self.missing == "pad" and self.n is not None:
@@ -80,7 +83,7 @@ class ToTriplets(Shape):
             counts = np.where(examples.positives < 0, 0, counts)
         owners = np.repeat(examples.owners, counts)
         positives = np.repeat(examples.positives, counts)
-        negatives = cycled_positions(parts.negative_ids.offsets, available, owners, counts)
+        negatives = cycled_positions(parts.negatives, owners, counts)
         passages = {"positive": ("positive", positives), "negative": ("negative", negatives)}
         columns = {"anchor": parts.queries.take(pa.array(owners))} | parts.passages(passages)
         if self.labels:
@@ -94,6 +97,8 @@ class ToNTuples(Shape):
     """Make one row per query and positive with n negatives in columns of their own.
 
     `MultipleNegativesRankingLoss` and its relatives take such rows, and use all negatives of a batch for each query.
+
+    Candidates that are known positives of the question, or copies of one, are left out, with a warning.
 
     Args:
         corpus: The passages.
@@ -112,7 +117,8 @@ class ToNTuples(Shape):
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; with scores or labels the score columns.
+        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if there; with scores or labels the score
+        columns.
 
     Columns written:
         `anchor`, `positive`, `negative_1` to `negative_n`; with labels `label` (a list of float32). The lists and
@@ -153,7 +159,7 @@ class ToNTuples(Shape):
     def _shape(self, parts: Parts) -> NewRows:
         n = self.n or 0
         examples = parts.examples()
-        available = parts.available(n)
+        available = parts.negatives.lengths
         parts.check_missing()
         own = available[examples.owners]
         if self.missing == "drop":
@@ -163,11 +169,12 @@ class ToNTuples(Shape):
         else:
             stay = np.ones(len(own), dtype=bool)
         owners, positives, own = examples.owners[stay], examples.positives[stay], own[stay]
-        starts = parts.negative_ids.offsets[:-1][owners]
+        starts, candidates = parts.negatives.offsets[:-1][owners], np.append(parts.negatives.values, -1)
         passages: dict[str, tuple[str, NDArray[np.int64]]] = {"positive": ("positive", positives)}
         for number in range(n):
             source = number % np.maximum(own, 1) if self.missing == "pad" else number
-            passages[f"negative_{number + 1}"] = ("negative", np.where(own > source, starts + source, -1))
+            places = np.where(own > source, starts + source, -1)
+            passages[f"negative_{number + 1}"] = ("negative", candidates[places])
         columns = {"anchor": parts.queries.take(pa.array(owners))} | parts.passages(passages)
         if self.labels:
             negatives = np.stack([at for part, at in passages.values() if part == "negative"], axis=1)
