@@ -53,6 +53,7 @@ from hnm_datasets import (
     pool_positives,
     write_stream,
 )
+from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.models import embedding_job
 from hnm_datasets.storage.folders import cache_root, cache_root_at
 from hnm_datasets.training.generations import Generation, write_generation
@@ -149,8 +150,12 @@ def live() -> Any:
 
 def later_generation() -> Any:
     table = pa.table({name: MINED[name] for name in ("positive_ids", "negative_ids")})
-    folder = write_generation(cache_root() / "later", 1, [table], made(PLAIN), None, "damage")
+    folder = write_generation(cache_root() / "later", 1, [table], made(PLAIN), None, "damage", nothing_known)
     return opened_generation(folder)
+
+
+def nothing_known(positives: Any) -> Any:
+    return Ragged(np.zeros(len(positives) + 1, dtype=np.int64), np.empty(0, dtype=np.int64)), np.arange(len(positives))
 
 
 def last_generation() -> Any:

@@ -5,7 +5,8 @@ A generation is written aside and renamed, so that no process reads half of it, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,26 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.arrays.ragged import Ragged, kept_offsets, slice_lists
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
 from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.storage.folders import build_once
 from hnm_datasets.storage.manifest import check_complete
-from hnm_datasets.storage.mapped import append_array, open_array
+from hnm_datasets.storage.mapped import append_array, open_array, save_array
+from hnm_datasets.transforms.known import are_known
 
-_LISTS = {"positives": POSITIVE_IDS, "negatives": NEGATIVE_IDS}
+logger = logging.getLogger(__name__)
+
+#: The lists of mined rows, before known positives are dropped.
+_MINED = {"positives": POSITIVE_IDS, "mined": NEGATIVE_IDS}
+#: Rows whose candidates are compared at a time.
+_ROWS = 10_000
+
+#: Given the positives of all rows, returns the copy codes that are known of each question, ascending, and the question
+#: of each row.
+KnownOf = Callable[[Ragged[NDArray[np.int64]]], tuple[Ragged[NDArray[np.int64]], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
@@ -35,12 +47,14 @@ class Generation:
         negatives: The candidates of each query, best first.
         positive_scores: A teacher's scores of the positives, if there are any.
         negative_scores: A teacher's scores of the candidates, if there are any.
+        dropped: How many mined candidates were known positives and are left out, and of how many queries.
     """
 
     positives: Ragged[NDArray[np.int64]]
     negatives: Ragged[NDArray[np.int64]]
     positive_scores: NDArray[np.float32] | None
     negative_scores: NDArray[np.float32] | None
+    dropped: tuple[int, int]
 
     @classmethod
     def open(cls, folder: Path) -> Generation:
@@ -56,21 +70,30 @@ class Generation:
             "Delete the folder of a damaged one. Call live_negatives again for the first generation, and resume the "
             "training from an earlier checkpoint for a later one.",
         )
-        lists, scores = {}, {}
-        for name in _LISTS:
-            offsets: Any = open_array(folder, f"{name}.offsets")
-            rows: Any = open_array(folder, name)
-            lists[name] = Ragged(offsets, rows)
-            there = (folder / f"{name}.scores.npy").exists()
-            values: Any = open_array(folder, f"{name}.scores") if there else None
-            scores[name] = values
-        return cls(lists["positives"], lists["negatives"], scores["positives"], scores["negatives"])
+        positives, positive_scores = _open_lists(folder, "positives")
+        negatives, negative_scores = _open_lists(folder, "negatives")
+        candidates, queries = open_array(folder, "dropped").tolist()
+        return cls(positives, negatives, positive_scores, negative_scores, (candidates, queries))
+
+
+def _open_lists(folder: Path, name: str) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.float32] | None]:
+    offsets: Any = open_array(folder, f"{name}.offsets")
+    rows: Any = open_array(folder, name)
+    there = (folder / f"{name}.scores.npy").exists()
+    scores: Any = open_array(folder, f"{name}.scores") if there else None
+    return Ragged(offsets, rows), scores
 
 
 def write_generation(
-    parent: Path, number: int, tables: Iterable[pa.Table], corpus: Corpus, teacher: str | None, step: str
+    parent: Path,
+    number: int,
+    tables: Iterable[pa.Table],
+    corpus: Corpus,
+    teacher: str | None,
+    step: str,
+    known_of: KnownOf,
 ) -> Path:
-    """Write a generation from mined rows.
+    """Write a generation from mined rows, without the candidates that are known positives.
 
     Args:
         parent: Where generations are kept.
@@ -79,6 +102,7 @@ def write_generation(
         corpus: The passages.
         teacher: Keep also the scores of this teacher; None: none.
         step: Who asks, for errors.
+        known_of: What is known of each question, given the positives of all rows.
 
     Returns:
         Its folder.
@@ -89,29 +113,77 @@ def write_generation(
 
     def build(folder: Path) -> None:
         with ExitStack() as stack:
-
-            def writer(name: str, dtype: str) -> Any:
-                return stack.enter_context(append_array(folder, name, np.dtype(dtype)))
-
-            ends = {name: writer(f"{name}.offsets", "<i8") for name in _LISTS}
-            rows = {name: writer(name, "<i8") for name in _LISTS}
-            scores = {name: writer(f"{name}.scores", "<f4") for name in _LISTS} if teacher else {}
-            totals = dict.fromkeys(_LISTS, 0)
-            for end in ends.values():
-                end(np.zeros(1, dtype=np.int64))
+            writers = {name: _ListWriter(stack, folder, name, teacher is not None) for name in _MINED}
             for table in tables:
                 batch = Batch(table, step=step)
-                for name, column in _LISTS.items():
+                for name, column in _MINED.items():
                     batch.require(column)
-                    ids = batch.id_lists(column)
-                    found = batch.rows_in(column, corpus)
-                    rows[name](found.values)
-                    ends[name](found.offsets[1:] + totals[name])
-                    totals[name] += len(found.values)
+                    scores = None
                     if teacher:
                         scored = score_column(teacher, of=column.removesuffix("_ids"))
                         lists = batch.number_lists(scored)
-                        batch.check_aligned(column, ids, scored, lists)
-                        scores[name](lists.values.astype(np.float32))
+                        batch.check_aligned(column, batch.id_lists(column), scored, lists)
+                        scores = lists.values.astype(np.float32)
+                    writers[name].write(batch.rows_in(column, corpus), scores)
+        _drop_known(folder, corpus, known_of)
 
     return build_once(parent, f"{number:06d}", build)
+
+
+def tell_dropped(owner: str, generation: Generation) -> None:
+    """Warn of candidates that were known positives, if there were any."""
+    candidates, queries = generation.dropped
+    if candidates:
+        tell_once(
+            logger,
+            f"{owner}: known positives",
+            "%s: %d candidates of %d queries are left out, because they are known positives of their question or "
+            "copies of one. Map DropKnownPositives(corpus) before filters and samplers, so that other candidates take "
+            "their place.",
+            owner,
+            candidates,
+            queries,
+        )
+
+
+class _ListWriter:
+    """Writes lists of passages, and their scores if there are any, some rows at a time."""
+
+    def __init__(self, stack: ExitStack, folder: Path, name: str, scored: bool) -> None:
+        def writer(suffix: str, dtype: str) -> Any:
+            return stack.enter_context(append_array(folder, name + suffix, np.dtype(dtype)))
+
+        self._ends, self._rows = writer(".offsets", "<i8"), writer("", "<i8")
+        self._scores = writer(".scores", "<f4") if scored else None
+        self._total = 0
+        self._ends(np.zeros(1, dtype=np.int64))
+
+    def write(self, lists: Ragged[NDArray[np.int64]], scores: NDArray[np.float32] | None) -> None:
+        self._rows(lists.values)
+        self._ends(lists.offsets[1:] + self._total)
+        self._total += len(lists.values)
+        if self._scores is not None:
+            self._scores(scores)
+
+
+def _drop_known(folder: Path, corpus: Corpus, known_of: KnownOf) -> None:
+    """Write the candidates that are no known positives of their question, in place of all that were mined.
+
+    Another row of the question may have promoted a candidate, so all positives must be written before.
+    """
+    known, questions = known_of(_open_lists(folder, "positives")[0])
+    mined, scores = _open_lists(folder, "mined")
+    dropped = np.zeros(2, dtype=np.int64)
+    with ExitStack() as stack:
+        writer = _ListWriter(stack, folder, "negatives", scores is not None)
+        for start in range(0, len(mined), _ROWS):
+            rows = slice(start, min(start + _ROWS, len(mined)))
+            part = slice_lists(mined, rows)
+            drop = are_known(known, questions[rows][part.owners], corpus.copy_codes[part.values])
+            dropped += drop.sum(), len(np.unique(part.owners[drop]))
+            kept = Ragged(kept_offsets(part.offsets, ~drop), part.values[~drop])
+            own = None if scores is None else scores[mined.offsets[rows.start] : mined.offsets[rows.stop]][~drop]
+            writer.write(kept, own)
+    save_array(folder, "dropped", dropped)
+    for path in folder.glob("mined.*"):
+        path.unlink()

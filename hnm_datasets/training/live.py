@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
@@ -13,12 +15,16 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.training.generations import tell_dropped
 from hnm_datasets.training.live_rows import LiveNegatives
 from hnm_datasets.training.live_table import live_table
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.questions import Questions
 from hnm_datasets.transforms.shapes.positives import choose_positives
+
+logger = logging.getLogger(__name__)
 
 _POSITIVES = ("each", "first")
 _BATCH = 1000
@@ -45,8 +51,10 @@ def live_negatives(
     Rows with the same question, which are those whose texts differ in nothing but Unicode form, case and white space,
     know each other's positives; so do rows with `known_positive_ids`.
 
+    Candidates that are known positives of their question, or copies of one, are left out, whoever mined them.
+
     A row with fewer candidates than n stays: it is filled up with random passages, which the label marks as padding, so
-    that `HardNegativesRankingLoss` leaves them out.
+    that `HardNegativesRankingLoss` leaves them out. How many are left out or padding is logged as a warning.
 
     The rows work with workers of the dataloader, with prompts, as parts of a `DatasetDict`, and with
     `BatchSamplers.NO_DUPLICATES` (and its hashed form, which looks at the negatives of the first epoch). Put
@@ -74,7 +82,7 @@ def live_negatives(
 
     Raises:
         KeyError: A column is missing, or an id is not in the corpus.
-        ValueError: No query has a positive, or an option is out of range.
+        ValueError: No query has a positive, no row has a candidate left, or an option is out of range.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -121,9 +129,46 @@ def live_negatives(
         cache_root() / "live" / source.rows_name,
     )
     queries_of, positives_of = (np.concatenate(pairs[name]) for name in ("anchor", "positive"))
+    if mined:
+        _report(source, queries_of)
     live = LiveNegatives(live_table(queries_of, positives_of, n))
     live.set_transform(source)
     return live
+
+
+def _report(source: LiveTexts, queries_of: NDArray[np.int64]) -> None:
+    """Refuse rows without any candidate, and tell what is left out and what is padding.
+
+    Args:
+        source: Where the texts come from.
+        queries_of: The query of each live row. Shape (M,).
+    """
+    generation, n = source.generation(), source.n
+    dropped, _ = generation.dropped
+    tell_dropped(_NAME, generation)
+    lengths = generation.negatives.lengths[queries_of]
+    if not lengths.any():
+        known = f" {dropped:,} candidates were known positives of their question and are left out." if dropped else ""
+        raise ValueError(
+            f"{_NAME}: no row has a candidate left, so that all negatives would be padding.{known} Look at the lengths "
+            f"of 'negative_ids' after each step. A filter whose limit does not suit the scores drops all candidates, "
+            f"such as RelativeMargin, AbsoluteMargin, TeacherThreshold, ScoreBand or RankWindow: widen it, mine with a "
+            f"larger k, or mine with another model. If RefreshNegatives is to mine, remove the column 'negative_ids'."
+        )
+    missing = np.maximum(n - lengths, 0)
+    if missing.any():
+        tell_once(
+            logger,
+            f"{_NAME}: padding",
+            "%s: %.1f%% of the negatives drawn are padding, because %d of %d rows have fewer than n=%d candidates. "
+            "HardNegativesRankingLoss leaves padding out; other losses train on it. Mine with a larger k, widen the "
+            "filters, or ask for fewer (n=).",
+            _NAME,
+            100 * missing.sum() / (n * len(lengths)),
+            int((missing > 0).sum()),
+            len(lengths),
+            n,
+        )
 
 
 def _most_positives(own_lists: list[Ragged[NDArray[np.int64]]], questions: Questions | None, corpus: Corpus) -> int:

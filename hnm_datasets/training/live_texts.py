@@ -24,8 +24,11 @@ from hnm_datasets.training.labels import PADDING, pack
 from hnm_datasets.training.live_table import POSITIVE_ROW, QUERY_ROW, text_names
 from hnm_datasets.training.progress import Progress
 from hnm_datasets.training.questions import Questions
+from hnm_datasets.transforms.known import sorted_lists
 
 _NAME = "live_negatives"
+#: Raise it when other candidates are kept of the same rows.
+_VERSION = 2
 #: How many rows of the training are still to come from the generation before.
 _HELD = {"rows": 0}
 
@@ -84,11 +87,12 @@ class LiveTexts:
     def rows_name(self) -> str:
         """What names the queries and the corpus: 32 hexadecimal digits."""
         options = {"corpus": self.corpus.fingerprint, "rows": self.rows._fingerprint, "teacher": self.teacher}
+        options |= {"version": _VERSION}
         return fingerprint({"kind": "live", "options": options})
 
     def write(self, number: int, tables: Any, folder: Path) -> None:
-        """Write a generation of these queries into a folder of generations."""
-        path = write_generation(folder, number, tables, self.corpus, self.teacher, _NAME)
+        """Write a generation of these queries into a folder of generations, without known positives."""
+        path = write_generation(folder, number, tables, self.corpus, self.teacher, _NAME, self._known_of)
         longest = int(self._known_lists(Generation.open(path)).lengths.max(initial=0))
         if longest > self.most:
             raise ValueError(
@@ -99,6 +103,13 @@ class LiveTexts:
             self._first = path
         else:
             self.root = folder
+
+    def _known_of(self, positives: Ragged[NDArray[np.int64]]) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.int64]]:
+        """Return the copy codes that are known of each question, ascending, and the question of each row."""
+        codes = self.corpus.copy_codes
+        if self.questions is None:
+            return sorted_lists(Ragged(positives.offsets, codes[positives.values])), np.arange(len(positives))
+        return self.questions.pooled(positives, codes), self.questions.codes
 
     def folder_of(self, number: int) -> Path:
         """Return where a generation is."""

@@ -101,7 +101,7 @@ class RefreshNegatives(TrainerCallback):
     Raises:
         TypeError: `live` or a step is something else, or a function cannot make a step of the model alone.
         ValueError: An option is out of range, a step needs a column that no step before it writes, or a step mines with
-            a fixed model.
+            a fixed model. While training: the steps leave no candidate of any query.
 
     Example:
         >>> from functools import partial

@@ -22,7 +22,7 @@ from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, POSITIVE_IDS,
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.writing import written_aside
-from hnm_datasets.training.generations import Generation
+from hnm_datasets.training.generations import Generation, tell_dropped
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.refresh_tally import RefreshTally
 from hnm_datasets.training.refresh_vectors import close_vectors, discard_vectors, folders_before
@@ -123,7 +123,15 @@ class RefreshJob:
                     self.source.write(self.number, self._tables(steps, tally), self.parent)
                 # One process writes here, so nothing waits for the lock.
                 (self.parent / f"{self.number:06d}.lock").unlink(missing_ok=True)
-            numbers = tally.numbers(Generation.open(self.parent / f"{self.number:06d}"))
+            now = Generation.open(self.parent / f"{self.number:06d}")
+            tell_dropped(_NAME, now)
+            if not len(now.negatives.values):
+                raise ValueError(
+                    f"{_NAME}: the steps leave no candidate of any query, so that all negatives would be padding. "
+                    f"Widen the filters among the steps, or mine with a larger k. With the model as it is, a limit "
+                    f"that suited other scores may drop all candidates."
+                )
+            numbers = tally.numbers(now)
             whole = time.perf_counter() - start
             seconds = {f"seconds_{name}": spent.get(name, 0.0) for name in ("encode", "index")}
             seconds["seconds_mine"] = whole - sum(seconds.values())

@@ -24,6 +24,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer import SentenceTransformerTrainingArguments
 
 from hnm_datasets import (
+    AbsoluteMargin,
     BM25Negatives,
     CrossEncoderScores,
     DenseNegatives,
@@ -192,6 +193,12 @@ def test_promoted_positives_need_room(corpus, mined, tmp_path):
     ]
     with pytest.raises(ValueError, match="max_positives="):
         train(live, tmp_path, steps, 4)
+
+
+def test_a_refresh_that_leaves_no_candidate_is_refused(corpus, queries, tmp_path):
+    live = live_negatives(queries, corpus, n=2)
+    with pytest.raises(ValueError, match=r"the steps leave no candidate of any query.*[Ww]iden the filters"):
+        train(live, tmp_path, [*chain(corpus)[:1], AbsoluteMargin(9.0)])
 
 
 def test_two_sets_of_the_same_queries_keep_apart(corpus, mined, tmp_path):
