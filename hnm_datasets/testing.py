@@ -117,13 +117,7 @@ def check_order_does_not_matter(transform: Callable[[Any], Any], rows: Dataset) 
 
 def check_stream_is_the_same(transform: Callable[[Any], Any], rows: Dataset) -> None:
     """An `IterableDataset` gets the same answer as a `Dataset`."""
-    stream = rows.to_iterable_dataset().map(
-        transform, batched=True, batch_size=7, remove_columns=_removed(transform, rows)
-    )
-    _require(
-        [dict(sorted(row.items())) for row in stream] == _outputs(transform, rows),
-        "answers differently on an IterableDataset",
-    )
+    _require(_streamed(transform, rows) == _outputs(transform, rows), "answers differently on an IterableDataset")
 
 
 def check_formats_do_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:
@@ -153,7 +147,8 @@ def check_foreign_columns_are_untouched(transform: Callable[[Any], Any], rows: D
         _require(mapped["_foreign"][:] == list(range(len(rows))), "changes or reorders a column that it does not know")
         return
     for place in range(len(rows)):
-        own = _outputs(transform, rows.select([place]))
+        # `map` would refuse a shape that makes nothing of the row.
+        own = _streamed(transform, rows.select([place]))
         beside = mapped.filter(lambda row, place=place: row["_foreign"] == place)
         beside = beside.select_columns([name for name in beside.column_names if own and name in own[0]])
         _require(
@@ -250,3 +245,9 @@ def _removed(transform: Callable[[Any], Any], rows: Dataset) -> list[str] | None
 def _outputs(transform: Callable[[Any], Any], rows: Dataset, **options: Any) -> list[Mapping[str, Any]]:
     options = {"load_from_cache_file": False, "remove_columns": _removed(transform, rows)} | options
     return [dict(sorted(row.items())) for row in rows.map(transform, batched=True, **options)]
+
+
+def _streamed(transform: Callable[[Any], Any], rows: Dataset) -> list[Mapping[str, Any]]:
+    stream = rows.to_iterable_dataset()
+    mapped = stream.map(transform, batched=True, batch_size=7, remove_columns=_removed(transform, rows))
+    return [dict(sorted(row.items())) for row in mapped]

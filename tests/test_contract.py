@@ -190,6 +190,12 @@ def test_contract(ready, name, check):
     check(*ready[name])
 
 
+def test_a_shape_that_makes_nothing_of_a_row_keeps_the_contract(ready):
+    shape, rows = ready["tuples"]
+    empty = {name: [[], *rows[name][1:]] for name in rows.column_names if name.startswith("negative_")}
+    testing.check_foreign_columns_are_untouched(shape, Dataset.from_dict(rows.to_dict() | empty))
+
+
 def test_hashes_are_the_same_in_another_process(ready):
     """One process for all, which takes seconds to start."""
     found = testing.hashes_of_another_process([transform for transform, _ in ready.values()])
