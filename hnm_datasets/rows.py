@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, IterableDataset, IterableDatasetDict
 
 from hnm_datasets.answers import is_polars
 from hnm_datasets.arrays.arrow import as_arrow, as_plain, is_one_value
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Rows: TypeAlias = (
         Dataset
-        | DatasetDict
+        | Mapping[str, Dataset]
         | pd.DataFrame
         | polars.DataFrame
         | pa.Table
@@ -50,7 +50,8 @@ def dataset_of(rows: Rows, owner: str, name: str = "rows") -> Dataset:
 
     Raises:
         TypeError: It is something else, such as a stream, or a column mixes types.
-        ValueError: It is a `DatasetDict` of several splits, or columns have the same name or different lengths.
+        ValueError: It is a `DatasetDict`, or a dict of datasets, of several splits; or columns have the same name or
+            different lengths.
 
     Example:
         >>> dataset_of([{"query": "a?"}, {"query": "b?", "query_id": "q2"}], "example")[:]
@@ -58,12 +59,14 @@ def dataset_of(rows: Rows, owner: str, name: str = "rows") -> Dataset:
     """
     if isinstance(rows, Dataset):
         return rows
-    if isinstance(rows, DatasetDict):
+    if isinstance(rows, Mapping) and any(isinstance(split, Dataset) for split in rows.values()):
         if len(rows) == 1:
             return next(iter(rows.values()))
         splits = list(rows)
-        way_out = f"Pass one of them, such as {name}[{splits[0]!r}]." if splits else "Load one first."
-        raise ValueError(f"{owner}: {name} is a DatasetDict of {len(splits)} splits: {splits}. {way_out}")
+        raise ValueError(
+            f"{owner}: {name} is a {type(rows).__name__} of {len(rows)} splits: {splits}. Pass one of them, such as "
+            f"{name}[{splits[0]!r}]."
+        )
     if isinstance(rows, (IterableDataset, IterableDatasetDict)):
         raise TypeError(
             f"{owner}: {name} is an {type(rows).__name__}, and all rows must be known at once. Load it without "
@@ -90,6 +93,11 @@ def dataset_of(rows: Rows, owner: str, name: str = "rows") -> Dataset:
 
 
 def _columns_of_dicts(rows: Sequence[Any], owner: str, name: str) -> dict[str, list[Any]]:
+    if any(isinstance(row, Dataset) for row in rows):
+        raise TypeError(
+            f"{owner}: {name} is a {type(rows).__name__} that holds a Dataset. Loaders return the corpus and the rows: "
+            f"corpus, rows = load_beir(...)."
+        )
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise TypeError(f"{owner}: {name} must be {_FORMS}; row {number} of the list is {_short(row)}.")
@@ -102,9 +110,15 @@ def _table_of_columns(columns: Mapping[str, Any], owner: str, name: str) -> pa.T
     _check_names(list(columns), owner)
     for key, values in columns.items():
         if is_one_value(values):
+            way_out = "Of one row make a list: [row]"
+            if isinstance(values, Mapping):
+                way_out = (
+                    f"Of scores by query and passage make a row each: [{{'query_id': query, 'corpus_id': passage, "
+                    f"'score': score}} for query, found in {name}.items() for passage, score in found.items()]"
+                )
             raise TypeError(
                 f"{owner}: {name} must be {_FORMS}; the value of {key!r} is {_short(values)}, where a list of a value "
-                f"for each row is expected. Of one row make a list: [row]."
+                f"for each row is expected. {way_out}."
             )
     arrays = {key: as_arrow(values, key, owner) for key, values in columns.items()}
     first = next(iter(arrays), None)

@@ -59,7 +59,14 @@ def test_types_are_those_that_steps_know():
 
 
 def test_no_rows_are_no_rows():
-    for empty in ([], {}, {"query": []}, pd.DataFrame({"query": []}), pa.table({"query": pa.array([], pa.string())})):
+    for empty in (
+        [],
+        {},
+        DatasetDict(),
+        {"query": []},
+        pd.DataFrame({"query": []}),
+        pa.table({"query": pa.array([], pa.string())}),
+    ):
         assert len(dataset_of(empty, "reader")) == 0
 
 
@@ -94,7 +101,8 @@ STREAM = IterableDataset.from_generator(lambda: iter(LIST))
             ValueError,
             r"reader: qrels is a DatasetDict of 2 splits: \['dev', 'test'\]\. Pass one of them, such as qrels\['dev'\]",
         ),
-        (DatasetDict(), ValueError, "a DatasetDict of 0 splits"),
+        ({"dev": Dataset.from_dict(COLUMNS), "test": 3}, ValueError, r"a dict of 2 splits.*qrels\['dev'\]"),
+        ((3, Dataset.from_dict(COLUMNS)), TypeError, r"is a tuple that holds a Dataset.*corpus, rows = load_beir"),
         (polars.LazyFrame(COLUMNS), TypeError, r"got LazyFrame. Call .collect\(\) first"),
         ("file.csv", TypeError, "reader: qrels must be a Dataset, a data frame of pandas or polars.*got str"),
         (None, TypeError, "got NoneType"),
@@ -102,6 +110,7 @@ STREAM = IterableDataset.from_generator(lambda: iter(LIST))
         (["a?", "b?"], TypeError, "row 0 of the list is 'a\\?'"),
         ([LIST[0], ["a?"]], TypeError, r"row 1 of the list is \['a\?'\]"),
         (LIST[0], TypeError, r"the value of 'query' is 'a\?', where a list.*Of one row make a list: \[row\]"),
+        ({"q1": {"p1": 1}}, TypeError, "of 'q1' is {'p1': 1}.*for query, found in qrels.items"),
         ({"a": [1, 2], "b": [1]}, ValueError, "reader: the column 'b' has 1 rows and the column 'a' has 2"),
         ({1: ["a"]}, TypeError, "the name of the column 1 must be a string"),
         (pd.DataFrame([["a"]]), TypeError, "the name of the column 0 must be a string"),

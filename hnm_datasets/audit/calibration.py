@@ -6,7 +6,6 @@ import logging
 from typing import NamedTuple
 
 import numpy as np
-from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -24,6 +23,7 @@ from hnm_datasets.columns import (
     score_column,
     score_name,
 )
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.transforms.filters.margins import AGAINST, limits_of
 
@@ -54,8 +54,8 @@ class Calibration(NamedTuple):
 
 
 def calibrate_margin(
-    rows: Dataset,
-    judgments: Dataset,
+    rows: Rows,
+    judgments: Rows,
     target_false_negative_rate: float = 0.05,
     *,
     n: int | None = None,
@@ -74,7 +74,8 @@ def calibrate_margin(
         rows: Mined rows with `query_id` (or `query`) and scores of positives and candidates.
         judgments: Which passages are relevant: the second value of `hide_positives`, rows with `positive_ids`, or the
             columns `query_id`, `corpus_id` (or BEIR's names) and `score`, which is greater than 0 for relevant
-            passages. Rows of queries that they do not name are left out.
+            passages. Rows of queries that they do not name are left out. These and the rows may be a `Dataset`, a data
+            frame, an Arrow table, a list of dicts or a dict of lists.
         target_false_negative_rate: The highest rate on these rows, from 0 to 1. On other queries it is as often above
             as below: ask for less, or judge more queries, until `high` of the answer is acceptable.
         n: The rate of the first n candidates that the margin leaves in each row: what `TopNegatives(n)` takes. None: of
@@ -96,15 +97,14 @@ def calibrate_margin(
 
     Example:
         >>> rows = {"query_id": ["q"], "negative_ids": [["a", "b", "c"]], "negative_scores": [[0.9, 0.7, 0.4]]}
-        >>> rows = Dataset.from_dict(rows | {"positive_scores": [[0.8]]})
-        >>> judged = Dataset.from_dict({"query_id": ["q"], "corpus_id": ["b"], "score": [1]})
-        >>> found = calibrate_margin(rows, judged, 0.1, n=2)
+        >>> judged = [{"query_id": "q", "corpus_id": "b", "score": 1}]
+        >>> found = calibrate_margin(rows | {"positive_scores": [[0.8]]}, judged, 0.1, n=2)
         >>> found.value, found.found
         (0.5, 0.5)
     """
     name = "calibrate_margin"
     checks.one_of(name, "against", against, AGAINST)
-    batch = Batch(rows.with_format("arrow")[:], step=name)
+    batch = Batch(dataset_of(rows, name).with_format("arrow")[:], step=name)
     by = score_name(by, batch.names)
     scores = batch.number_lists(score_column(by))
     # What a margin of 0 leaves as the limit is the positive score that margins are taken against.
@@ -125,8 +125,8 @@ def calibrate_margin(
 
 
 def calibrate_threshold(
-    rows: Dataset,
-    judgments: Dataset,
+    rows: Rows,
+    judgments: Rows,
     target_false_negative_rate: float = 0.05,
     *,
     n: int | None = None,
@@ -157,13 +157,13 @@ def calibrate_threshold(
 
     Example:
         >>> rows = {"query_id": ["q"], "negative_ids": [["a", "b", "c"]], "negative_teacher_scores": [[0.9, 0.7, 0.4]]}
-        >>> judged = Dataset.from_dict({"query_id": ["q"], "corpus_id": ["a"], "score": [1]})
-        >>> found = calibrate_threshold(Dataset.from_dict(rows), judged, 0.1)
+        >>> judged = [{"query_id": "q", "corpus_id": "a", "score": 1}]
+        >>> found = calibrate_threshold(rows, judged, 0.1)
         >>> 0.7 < found.value < 0.9
         True
     """
     name = "calibrate_threshold"
-    batch = Batch(rows.with_format("arrow")[:], step=name)
+    batch = Batch(dataset_of(rows, name).with_format("arrow")[:], step=name)
     scores = batch.number_lists(score_column(by)).values.astype(np.float64)
     found = _calibrated(name, "threshold", batch, -scores, judgments, target_false_negative_rate, n, unjudged)
     # The threshold itself is dropped, and the score that was found is to stay.
@@ -175,7 +175,7 @@ def _calibrated(
     what: str,
     batch: Batch,
     safety: NDArray[np.float64],
-    judgments: Dataset,
+    judgments: Rows,
     target_false_negative_rate: float,
     n: int | None,
     unjudged: str,
@@ -250,9 +250,7 @@ def _queries(batch: Batch) -> NDArray[np.uint64]:
     return digest_strings((batch.ids(QUERY_ID) if batch.has(QUERY_ID) else batch.strings(QUERY)).to_pylist())[:, 0]
 
 
-def _judged(
-    name: str, batch: Batch, judgments: Dataset
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+def _judged(name: str, batch: Batch, judgments: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Look the candidates up in the judgments.
 
     Args:

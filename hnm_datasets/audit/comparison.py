@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.audit.describing import name_passage
-from hnm_datasets.audit.reading import check_dataset, iter_rows, passages_of, query_keys
+from hnm_datasets.audit.reading import given_rows, iter_rows, passages_of, query_keys
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
 from hnm_datasets.audit.tally import mean_of_rows
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.formats.base import Layout
 from hnm_datasets.formats.registry import recognize
+from hnm_datasets.rows import Rows
 
 _NAME = "compare_negatives"
 _EXAMPLES, _SHOWN = 3, 2
@@ -127,8 +128,8 @@ class Comparison:
 
 
 def compare_negatives(
-    first: Dataset,
-    second: Dataset,
+    first: Rows,
+    second: Rows,
     corpus: Corpus | None = None,
     *,
     names: tuple[str, str] = ("first", "second"),
@@ -169,7 +170,8 @@ def compare_negatives(
         check_corpus(_NAME, corpus)
     if len(names) != 2 or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{_NAME}: names must be two, got {names!r}.")
-    sides = [_Side(check_dataset(_NAME, dataset), corpus) for dataset in (first, second)]
+    given = {"first": first, "second": second}
+    sides = [_Side(given_rows(_NAME, rows, name), corpus) for name, rows in given.items()]
     by_id = all(side.form.query_id is not None for side in sides)
     for side in sides:
         side.read_queries(by_id)

@@ -10,6 +10,7 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import Stemmer
 
@@ -121,11 +122,14 @@ class Explanation:
         return number(passage.scores.get(name)) + (" ^" if passage.above.get(name) else "  ")
 
 
-def explain(row: Mapping[str, Any], corpus: Corpus | None = None, steps: Sequence[Transform] = ()) -> Explanation:
+def explain(
+    row: Mapping[str, Any] | pd.Series[Any], corpus: Corpus | None = None, steps: Sequence[Transform] = ()
+) -> Explanation:
     """Show one mined row: its query, positives and negatives, with ranks, scores, shared words and verdicts.
 
     Args:
-        row: A row of a mined dataset, in any form that `audit_negatives` knows, such as `mined[0]`.
+        row: A row of a mined dataset, in any form that `audit_negatives` knows, such as `mined[0]`, or of a data
+            frame, such as `frame.iloc[0]`.
         corpus: The passages, for rows that name them by ids.
         steps: Steps to apply to the row one after another, scorers and filters: the table then tells which step drops
             which negative. For rows with ids.
@@ -152,15 +156,13 @@ def explain(row: Mapping[str, Any], corpus: Corpus | None = None, steps: Sequenc
           negative     5  0.331    bm25    kept        causes                   [volcanoes] Volcanoes Magma that rises …
           ^ scores above the positives
     """
+    if isinstance(row, pd.Series):
+        row = {str(name): value for name, value in row.items()}
     if not isinstance(row, Mapping) or not row:
-        raise TypeError(f"{_NAME} takes one row of a dataset, such as mined[0], got {type(row).__name__}.")
-    if isinstance(steps, Transform):
-        raise TypeError(f"{_NAME}: steps must be a list of transforms, such as [{type(steps).__name__}(...)].")
-    for step in steps:
-        if not isinstance(step, Transform):
-            raise TypeError(f"{_NAME}: steps must be transforms such as RelativeMargin(0.05), got {step!r}.")
-        if isinstance(step, (Shape, Miner)):
-            raise TypeError(f"{_NAME}: steps must be scorers and filters of the row's negatives, got {step!r}.")
+        raise TypeError(
+            f"{_NAME} takes one row of a dataset, such as mined[0] or frame.iloc[0], got {type(row).__name__}."
+        )
+    _check_steps(steps)
     if corpus is not None:
         check_corpus(_NAME, corpus)
     form = recognize(list(row), _NAME)
@@ -189,6 +191,16 @@ def explain(row: Mapping[str, Any], corpus: Corpus | None = None, steps: Sequenc
         if NEGATIVE_IDS in step.output_columns or "negative_*" in step.output_columns:
             left = _record(step, before, after, left, verdicts)
     return _explanation(scored, corpus, verdicts)
+
+
+def _check_steps(steps: Sequence[Transform]) -> None:
+    if isinstance(steps, Transform):
+        raise TypeError(f"{_NAME}: steps must be a list of transforms, such as [{type(steps).__name__}(...)].")
+    for step in steps:
+        if not isinstance(step, Transform):
+            raise TypeError(f"{_NAME}: steps must be transforms such as RelativeMargin(0.05), got {step!r}.")
+        if isinstance(step, (Shape, Miner)):
+            raise TypeError(f"{_NAME}: steps must be scorers and filters of the row's negatives, got {step!r}.")
 
 
 def _check_known(name: str, side: Side, corpus: Corpus) -> None:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets.audit.reading import PassageKeys, is_among, pair_keys, text_keys
@@ -15,6 +14,7 @@ from hnm_datasets.columns import JUDGED_NEGATIVE_IDS, KNOWN_POSITIVE_IDS, POSITI
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.fields import as_floats
 from hnm_datasets.loaders.qrels import CORPUS_ID_NAMES, QUERY_ID_NAMES, check_contradictions
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.digests import digest_strings
 
 
@@ -34,7 +34,7 @@ class JudgedPairs(NamedTuple):
     relevant: NDArray[np.bool_]
 
 
-def read_judgments(judgments: Dataset, by_query_id: bool, owner: str) -> JudgedPairs:
+def read_judgments(judgments: Rows, by_query_id: bool, owner: str) -> JudgedPairs:
     """Read judgments in one of two forms.
 
     - One judgment a row: the query in `query_id` or `query-id`, the passage in `corpus_id`, `corpus-id`, `passage_id`
@@ -43,22 +43,22 @@ def read_judgments(judgments: Dataset, by_query_id: bool, owner: str) -> JudgedP
       `known_positive_ids` and `judged_negative_ids`, if there.
 
     Args:
-        judgments: The judgments. Ids may be whole numbers.
+        judgments: The judgments: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists. Ids may
+            be whole numbers.
         by_query_id: Queries are named by their ids; else by their texts, in the column `query`.
         owner: Who asks, for errors.
 
     Raises:
         KeyError: A column is missing.
-        TypeError: `judgments` is not a `Dataset`, or a column holds something else.
+        TypeError: `judgments` is something else, or a column holds something else.
         ValueError: A passage is judged relevant and not relevant to one query.
 
     Example:
         >>> qrels = {"query-id": ["q", "q"], "corpus-id": [7, 8], "score": [1, 0]}
-        >>> read_judgments(Dataset.from_dict(qrels), True, "audit_negatives").passages.to_pylist()
+        >>> read_judgments(qrels, True, "audit_negatives").passages.to_pylist()
         ['7', '8']
     """
-    if not isinstance(judgments, Dataset):
-        raise TypeError(f"{owner}: judgments must be a datasets.Dataset, got {type(judgments).__name__}.")
+    judgments = dataset_of(judgments, owner, "judgments")
     batch = Batch(judgments.with_format("arrow")[:], step=f"{owner}: judgments")
     rows = batch.has(POSITIVE_IDS)
     wanted: list[tuple[str, ...]] = [QUERY_ID_NAMES if by_query_id else (QUERY,)]
@@ -113,7 +113,7 @@ class Judgments:
 
     def __init__(
         self,
-        judgments: Dataset,
+        judgments: Rows,
         corpus: Corpus | None,
         *,
         by_query_id: bool,

@@ -14,6 +14,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.text import is_blank, normalized_digests
 from hnm_datasets.formats.base import Layout, QueryRows, Side
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.digests import digest_strings
 
 #: What a batch may hold, so that long lists and long passages take no more memory than short ones.
@@ -38,15 +39,11 @@ class PassageKeys(NamedTuple):
     known: NDArray[np.bool_]
 
 
-def check_dataset(owner: str, dataset: object) -> Dataset:
-    """Return the dataset, or say what to pass instead."""
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"{owner} takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict take a split; write an "
-            f"IterableDataset to Parquet first, with write_stream."
-        )
+def given_rows(owner: str, rows: Rows, name: str = "dataset") -> Dataset:
+    """Return rows in any form as a `Dataset`, or say what to pass instead."""
+    dataset = dataset_of(rows, owner, name)
     if not len(dataset):
-        raise ValueError(f"{owner}: the dataset is empty: there is nothing to look at. Was every row filtered out?")
+        raise ValueError(f"{owner}: the {name} is empty: there is nothing to look at. Was every row filtered out?")
     return dataset
 
 

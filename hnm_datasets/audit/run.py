@@ -12,7 +12,7 @@ from hnm_datasets.arrays.ragged import kept_offsets
 from hnm_datasets.audit.defects import found_defects
 from hnm_datasets.audit.false_negatives import FalseNegatives, estimate
 from hnm_datasets.audit.judgments import Judgments
-from hnm_datasets.audit.reading import check_dataset, is_among, iter_rows, query_keys, texts_of
+from hnm_datasets.audit.reading import given_rows, is_among, iter_rows, query_keys, texts_of
 from hnm_datasets.audit.report import Audit
 from hnm_datasets.audit.sampled import Sampled, draw_sample
 from hnm_datasets.audit.spread import Spread
@@ -22,6 +22,7 @@ from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.formats.base import Layout, QueryRows
 from hnm_datasets.formats.registry import recognize
+from hnm_datasets.rows import Rows
 from hnm_datasets.transforms.base import Transform
 
 #: Rows that a teacher scores when it is asked here.
@@ -30,10 +31,10 @@ _NAME = "audit_negatives"
 
 
 def audit_negatives(
-    dataset: Dataset,
+    dataset: Rows,
     corpus: Corpus | None = None,
     *,
-    judgments: Dataset | None = None,
+    judgments: Rows | None = None,
     teacher: str | Transform | None = None,
     threshold: float | None = None,
     near_duplicates_from: float = 0.8,
@@ -47,7 +48,7 @@ def audit_negatives(
     compared, and scores described, on a sample.
 
     Args:
-        dataset: Mined rows.
+        dataset: Mined rows: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
         corpus: The passages that were mined from. Needed for texts where the rows have ids alone, and to tell what is
             no passage.
         judgments: Which passages are relevant: `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and `score`
@@ -70,7 +71,7 @@ def audit_negatives(
     Raises:
         KeyError: The columns are in no known form, or one is missing; the message says which form was recognized. Or
             there are no scores of the teacher that was named.
-        TypeError: `dataset` is not a `Dataset`.
+        TypeError: `dataset` is something else.
         ValueError: There is no row, no query is judged, or a passage is judged relevant and not relevant to one query.
 
     Example:
@@ -81,7 +82,7 @@ def audit_negatives(
         >>> audit.form, audit.queries, audit.positives_elsewhere
         ('triplets', 2, 0.5)
     """
-    check_dataset(_NAME, dataset)
+    dataset = given_rows(_NAME, dataset)
     if corpus is not None:
         check_corpus(_NAME, corpus)
     near_from = checks.real_number(_NAME, "near_duplicates_from", near_duplicates_from, above=0.0)

@@ -40,6 +40,7 @@ from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.loaders.pairs import from_pairs
 from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.models.handles import load_model
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.folders import cache_root, cache_root_at
 from hnm_datasets.transforms.filters.limits import RankWindow, ScoreBand
@@ -61,7 +62,7 @@ _STRATEGIES = ("top", "random")
 
 
 def mine_hard_negatives(
-    dataset: Dataset,
+    dataset: Rows,
     model: SentenceTransformer | str,
     anchor_column_name: str | None = None,
     positive_column_name: str | None = None,
@@ -116,7 +117,8 @@ def mine_hard_negatives(
       count too, and `min_score` counts all that was dropped before it. The median is the mean of the two middle scores.
 
     Args:
-        dataset: One (anchor, positive) pair per row; several rows of one anchor are its positives.
+        dataset: One (anchor, positive) pair per row, in any form that `from_pairs` takes; several rows of one anchor
+            are its positives.
         model: A `SentenceTransformer`, its path or Hub id. Vectors are scaled to length 1.
         anchor_column_name: The column of queries; None: the first.
         positive_column_name: The column of relevant texts; None: the second.
@@ -175,6 +177,7 @@ def mine_hard_negatives(
         {'question': 'why do plates move', 'answer': 'plates move', 'negative': 'waves roll'}
     """
     name = "mine_hard_negatives"
+    dataset = dataset_of(dataset, name, "dataset")
     anchor, positive = chosen_columns(dataset, anchor_column_name, positive_column_name)
     num_negatives = checks.whole_number(name, "num_negatives", num_negatives, low=1)
     range_min = checks.whole_number(name, "range_min", range_min, low=0)

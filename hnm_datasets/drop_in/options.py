@@ -18,8 +18,6 @@ logger = logging.getLogger(__name__)
 
 def chosen_columns(dataset: Dataset, anchor: str | None, positive: str | None) -> tuple[str, str]:
     """Return the columns of anchors and positives: the named ones, or the first two."""
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"mine_hard_negatives takes a datasets.Dataset, got {type(dataset).__name__}.")
     if len(dataset) == 0:
         raise ValueError("mine_hard_negatives: the dataset is empty; it needs at least one (anchor, positive) pair.")
     names = dataset.column_names

@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -20,12 +19,13 @@ from hnm_datasets.hub.record import RECORD, Options
 from hnm_datasets.hub.saving import save
 from hnm_datasets.hub.shards import CORPUS, DATA
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
+from hnm_datasets.rows import Rows
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.terminal import printable
 
 
 def push_mined(
-    dataset: Dataset | DatasetDict,
+    dataset: Rows,
     repo_id: str,
     *,
     folder: str | Path | None = None,

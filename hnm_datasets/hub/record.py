@@ -20,6 +20,7 @@ from hnm_datasets.formats.base import Layout
 from hnm_datasets.hub.shards import corpus_size, size_of
 from hnm_datasets.hub.steps import steps_of
 from hnm_datasets.hub.tokens import hide_tokens
+from hnm_datasets.rows import Rows
 from hnm_datasets.storage.json_files import read_object
 from hnm_datasets.storage.json_values import typed
 from hnm_datasets.storage.writing import written_aside
@@ -81,7 +82,7 @@ class Options:
     steps: Sequence[object] = ()
     corpus: Corpus | None = None
     audit: Audit | None = None
-    judgments: Dataset | None = None
+    judgments: Rows | None = None
     license: str | None = None
     language: str | Sequence[str] | None = None
     name: str | None = None

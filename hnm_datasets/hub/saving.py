@@ -33,6 +33,7 @@ from hnm_datasets.hub.metadata import Config, configs_of
 from hnm_datasets.hub.record import RECORD, Options, read_record, record_of, write_record
 from hnm_datasets.hub.shards import CORPUS, DATA, load_rows, replacing, write_corpus, write_rows
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.writing import written_aside
 
@@ -40,13 +41,13 @@ _ROWS_AT_ONCE = 10_000
 
 
 def save_mined(
-    dataset: Dataset | DatasetDict,
+    dataset: Rows,
     folder: str | Path,
     *,
     steps: Sequence[object] = (),
     corpus: Corpus | None = None,
     audit: Audit | None = None,
-    judgments: Dataset | None = None,
+    judgments: Rows | None = None,
     license: str | None = None,
     language: str | Sequence[str] | None = None,
     name: str | None = None,
@@ -62,7 +63,8 @@ def save_mined(
     folder that was written here before is replaced.
 
     Args:
-        dataset: The rows, in any format that `audit_negatives` knows. A `Dataset` becomes the split `train`.
+        dataset: The rows, in any format that `audit_negatives` knows. A `DatasetDict` keeps its splits; a
+            `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists becomes the split `train`.
         folder: Where to write.
         steps: The steps of mining in order, as they were passed to `map`, or texts; the card shows their `repr`. Rows
             that `mine` returned remember them: leave it out.
@@ -170,7 +172,7 @@ def write_card(
 
 def save(
     owner: str,
-    dataset: Dataset | DatasetDict,
+    dataset: Rows,
     folder: Path,
     options: Options,
     *,
@@ -222,13 +224,8 @@ def _first(splits: Mapping[str, Dataset]) -> Dataset:
     return next(iter(splits.values()))
 
 
-def _splits_of(owner: str, dataset: object) -> dict[str, Dataset]:
-    if not isinstance(dataset, (Dataset, DatasetDict)):
-        raise TypeError(
-            f"{owner} takes a Dataset or a DatasetDict, got {type(dataset).__name__}. Write an IterableDataset to "
-            f"Parquet first, with write_stream, and load that."
-        )
-    given = {"train": dataset} if isinstance(dataset, Dataset) else dataset
+def _splits_of(owner: str, dataset: Rows) -> dict[str, Dataset]:
+    given = dataset if isinstance(dataset, DatasetDict) else {"train": dataset_of(dataset, owner, "dataset")}
     if not given:
         raise ValueError(f"{owner}: the DatasetDict has no split: there is nothing to publish.")
     splits = {checks.split_name(owner, name): rows for name, rows in given.items()}

@@ -29,6 +29,16 @@ def with_column(dataset: Dataset, name: str, lists: pa.Array) -> Dataset:
     return wider if kind is None else wider.with_format(kind, **options)
 
 
+def check_new(dataset: Dataset, names: Sequence[str], owner: str) -> None:
+    """Raise if there are columns already of names that are to be added."""
+    taken = [name for name in names if name in dataset.column_names]
+    if taken:
+        raise ValueError(
+            f"{owner}: the rows have columns {taken} already, and new ones get these names. Rename the old ones, or "
+            f"remove them: rows.remove_columns({taken})."
+        )
+
+
 def id_column(table: pa.Table, name: str, owner: str) -> pa.Array:
     """Return a column of ids as texts. Null stays null."""
     return as_ids(table[name].combine_chunks(), f"the column {name!r}", owner).cast(pa.string())

@@ -15,7 +15,7 @@ from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.text import is_blank
-from hnm_datasets.loaders.columns import with_column, with_ids_as_texts
+from hnm_datasets.loaders.columns import check_new, with_column, with_ids_as_texts
 from hnm_datasets.loaders.pooling import pool_positives
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.digests import digest_strings
@@ -49,7 +49,7 @@ def from_pairs(
     Raises:
         KeyError: A column does not exist.
         TypeError: The dataset is something else, or a column does not hold strings.
-        ValueError: There is no pair, or a text is null or empty.
+        ValueError: There is no pair, a text is null or empty, or another column is called `query` or `positive_ids`.
 
     Example:
         >>> pairs = Dataset.from_dict({"query": ["a?", "b?", "a?"], "answer": ["A.", "B.", "Also A."]})
@@ -80,6 +80,8 @@ def from_pairs(
                 f"pairs out: dataset.filter(lambda row: row[{name!r}] and row[{name!r}].strip())."
             )
         texts[name] = column
+    others = dataset.remove_columns(list({query_column, positive_column}))
+    check_new(others, (QUERY, POSITIVE_IDS), "from_pairs")
     positives = texts[positive_column].cast(pa.string())
     distinct_texts = pc.unique(
         positives if passages is None else pa.concat_arrays([_further_passages(passages), positives])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import JUDGED_NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID
-from hnm_datasets.loaders.columns import id_column, with_column, with_ids_as_texts
+from hnm_datasets.loaders.columns import check_new, id_column, with_column, with_ids_as_texts
 from hnm_datasets.loaders.pooling import pool_positives
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.kept_rows import kept_rows
@@ -41,8 +41,9 @@ def attach_positives(queries: Rows, qrels: Rows, min_score: int = 1) -> Dataset:
     Raises:
         KeyError: A column is missing.
         TypeError: `queries` or `qrels` is something else.
-        ValueError: A query id comes twice, a judged query is not among the rows, a score is null, or a passage is
-            judged relevant and not relevant to one query; the message names both ids.
+        ValueError: The queries have one of the new columns already, a query id comes twice, a judged query is not among
+            the rows, a score is null, or a passage is judged relevant and not relevant to one query; the message names
+            both ids.
 
     Example:
         >>> queries = Dataset.from_dict({"query_id": ["q1"], "query": ["what causes earthquakes?"]})
@@ -54,6 +55,7 @@ def attach_positives(queries: Rows, qrels: Rows, min_score: int = 1) -> Dataset:
     if QUERY_ID not in queries.column_names:
         raise KeyError(f"attach_positives: the queries have no column 'query_id', only {queries.column_names}.")
     table = qrels_table(qrels.with_format("arrow")[:])
+    check_new(queries, (POSITIVE_IDS, JUDGED_NEGATIVE_IDS), _OWNER)
     queries = with_ids_as_texts(queries, _OWNER)
     ids = queries.with_format("arrow")[:][QUERY_ID].combine_chunks().cast(pa.string())
     if pc.count_distinct(ids).as_py() < len(ids):

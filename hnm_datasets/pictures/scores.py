@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +11,7 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_SOURCE, QUERY, QUERY_ID, score_column
+from hnm_datasets.rows import Rows, dataset_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ _BINS = 50
 # ---- scores ------------------------------------------------------------------------------------------------------
 
 
-def plot_scores(dataset: datasets.Dataset, by: str = "score", sample: int = 10_000, *, seed: int = 0) -> Figure:
+def plot_scores(dataset: Rows, by: str = "score", sample: int = 10_000, *, seed: int = 0) -> Figure:
     """Draw how the scores of positives and negatives are spread, for each source of negatives.
 
     Where the two lie over each other the negatives are hard, and some of them are likely false. A negative that several
@@ -45,7 +45,7 @@ def plot_scores(dataset: datasets.Dataset, by: str = "score", sample: int = 10_0
     Raises:
         ImportError: matplotlib is not installed.
         KeyError: A column of scores is missing.
-        TypeError: `dataset` is no `Dataset`.
+        TypeError: `dataset` is something else.
         ValueError: No row has a positive and a negative with scores.
 
     Example:
@@ -58,11 +58,7 @@ def plot_scores(dataset: datasets.Dataset, by: str = "score", sample: int = 10_0
     name = "plot_scores"
     check_matplotlib(name)
     sample = checks.whole_number(name, "sample", sample, low=1)
-    if not isinstance(dataset, datasets.Dataset):
-        raise TypeError(
-            f"{name} takes a datasets.Dataset, got {type(dataset).__name__}. Of a DatasetDict take a split; of a "
-            f"stream take some rows: Dataset.from_list(list(stream.take(1000)))."
-        )
+    dataset = dataset_of(dataset, name, "dataset")
     wanted = (QUERY_ID, QUERY, NEGATIVE_SOURCE, score_column(by), score_column(by, of="positive"))
     rows = dataset.select_columns([column for column in dataset.column_names if column in wanted])
     if len(rows) > sample:

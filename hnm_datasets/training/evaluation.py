@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
 from hnm_datasets import checks
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import POSITIVE_IDS, QUERY, QUERY_ID
 from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.rows import Rows, dataset_of
 
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
@@ -20,7 +20,7 @@ _NAME = "retrieval_evaluator"
 
 def retrieval_evaluator(
     corpus: Corpus,
-    rows: Dataset,
+    rows: Rows,
     *,
     distractors: int | None = None,
     seed: int = 0,
@@ -58,9 +58,7 @@ def retrieval_evaluator(
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
     check_corpus(_NAME, corpus)
-    if not isinstance(rows, Dataset):
-        raise TypeError(f"{_NAME}: rows must be a datasets.Dataset, got {type(rows).__name__}.")
-    batch = Batch(rows.with_format("arrow")[:], step=_NAME)
+    batch = Batch(dataset_of(rows, _NAME).with_format("arrow")[:], step=_NAME)
     positives = batch.id_lists(POSITIVE_IDS)
     texts = batch.strings(QUERY).to_pylist()
     ids = batch.ids(QUERY_ID).to_pylist() if batch.has(QUERY_ID) else [str(row) for row in range(len(batch))]

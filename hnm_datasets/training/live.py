@@ -6,7 +6,6 @@ import logging
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -15,6 +14,7 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.training.generations import tell_dropped
@@ -32,7 +32,7 @@ _NAME = "live_negatives"
 
 
 def live_negatives(
-    rows: Dataset,
+    rows: Rows,
     corpus: Corpus,
     n: int = 1,
     *,
@@ -63,7 +63,8 @@ def live_negatives(
     columns need texts that are written: `rows_of_epoch` makes a plain dataset of an epoch.
 
     Args:
-        rows: Mined rows; or queries without `negative_ids`, if `RefreshNegatives` is to mine for them.
+        rows: Mined rows: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists; or queries
+            without `negative_ids`, if `RefreshNegatives` is to mine for them.
         corpus: The passages.
         n: Negatives per row.
         positives: A row for `"each"` positive of a query, or for its `"first"` alone.
@@ -93,10 +94,7 @@ def live_negatives(
         (['anchor', 'positive', 'negative_1', 'negative_2', 'label'], 'what causes earthquakes?')
     """
     check_corpus(_NAME, corpus)
-    if not isinstance(rows, Dataset):
-        raise TypeError(
-            f"{_NAME}: rows must be a datasets.Dataset, got {type(rows).__name__}. Of a DatasetDict take a split."
-        )
+    rows = dataset_of(rows, _NAME)
     n = checks.whole_number(_NAME, "n", n, low=1)
     seed = checks.whole_number(_NAME, "seed", seed, low=0)
     checks.one_of(_NAME, "positives", positives, _POSITIVES)

@@ -1,5 +1,5 @@
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from hnm_datasets import BM25Negatives, TopNegatives, audit_negatives, load_sample
 from hnm_datasets.formats.registry import FORMATS
@@ -31,16 +31,9 @@ def test_a_missing_column_is_named_with_the_form(columns, form, missing):
         audit_negatives(Dataset.from_dict(columns))
 
 
-def test_what_is_no_dataset_is_refused_with_the_way_out():
-    rows = Dataset.from_dict(TRIPLETS)
-    with pytest.raises(TypeError, match=r"got DatasetDict\. Of a DatasetDict take a split"):
-        audit_negatives(DatasetDict(train=rows))
-    with pytest.raises(TypeError, match=r"got IterableDataset.*Parquet"):
-        audit_negatives(rows.to_iterable_dataset())
-    with pytest.raises(TypeError, match="got dict"):
-        audit_negatives(TRIPLETS)
+def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="dataset is empty"):
-        audit_negatives(rows.select([]))
+        audit_negatives(Dataset.from_dict(TRIPLETS).select([]))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +59,7 @@ def test_wrong_arguments_are_refused_by_name(arguments, error, message):
 @pytest.mark.parametrize(
     ("columns", "error", "message"),
     [
-        ({"query": ["a"], "positive_ids": [["p"]], "negative_ids": [[1]]}, TypeError, "negative_ids.*List.string"),
+        ({"query": ["a"], "positive_ids": [["p"]], "negative_ids": [[True]]}, TypeError, "negative_ids.*hold ids"),
         ({"query": [None], "positive_ids": [["p"]], "negative_ids": [["n"]]}, ValueError, "'query' is null"),
         (
             {"query": ["a"], "positive_ids": [["p"]], "negative_ids": [["n"]], "negative_scores": [[1.0, 2.0]]},
@@ -126,7 +119,7 @@ def test_judgments_of_other_queries_are_refused(earthquakes):
 
 def test_judgments_of_a_wrong_type_are_refused(earthquakes):
     corpus, _, mined = earthquakes
-    with pytest.raises(TypeError, match=r"judgments must be a datasets\.Dataset, got dict"):
+    with pytest.raises(TypeError, match=r"judgments must be a Dataset, .*judgments\.items"):
         audit_negatives(mined, corpus, judgments={"q1": {"tsunamis": 1}})
     qrels = Dataset.from_dict({"query_id": ["q1"], "corpus_id": ["tsunamis"], "score": ["high"]})
     with pytest.raises(TypeError, match="judgments: the column 'score' must hold numbers"):

@@ -249,6 +249,11 @@ def test_rows_of_a_formatted_dataset(earthquakes):
     assert repr(explain(mined.with_format("numpy")[0], corpus)) == TABLE
 
 
+def test_a_row_of_a_data_frame(earthquakes):
+    corpus, mined = earthquakes
+    assert repr(explain(mined.to_pandas().iloc[0], corpus)) == TABLE
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +261,7 @@ def test_what_is_no_row_is_refused(earthquakes):
     corpus, mined = earthquakes
     with pytest.raises(TypeError, match=r"takes one row, and 'query' is a list: pass dataset\[0\]"):
         explain(mined[:1], corpus)
-    with pytest.raises(TypeError, match=r"such as mined\[0\], got Dataset"):
+    with pytest.raises(TypeError, match=r"such as mined\[0\] or frame.iloc\[0\], got Dataset"):
         explain(mined, corpus)
     with pytest.raises(TypeError, match="got dict"):
         explain({}, corpus)

@@ -59,10 +59,12 @@ def test_one_column(few_pairs, static_model):
         mine_hard_negatives(few_pairs.select_columns(["question"]), static_model)
 
 
-def test_no_dataset(few_pairs, static_model):
-    for wrong in (few_pairs.to_list(), DatasetDict({"train": few_pairs}), few_pairs.to_iterable_dataset()):
-        with pytest.raises(TypeError, match="Dataset"):
-            mine_hard_negatives(wrong, static_model)
+def test_pairs_in_other_forms(few_pairs, static_model):
+    wanted = mine_hard_negatives(few_pairs, static_model, num_negatives=1)
+    for form in (few_pairs.to_list(), few_pairs.to_pandas(), DatasetDict({"train": few_pairs})):
+        assert mine_hard_negatives(form, static_model, num_negatives=1)[:] == wanted[:]
+    with pytest.raises(TypeError, match="mine_hard_negatives: dataset is an IterableDataset"):
+        mine_hard_negatives(few_pairs.to_iterable_dataset(), static_model)
 
 
 @pytest.mark.parametrize("column", ["question", "answer"])

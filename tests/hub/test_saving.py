@@ -212,7 +212,7 @@ def test_a_run_killed_between_the_renames_loses_nothing(tmp_path, monkeypatch, t
         ({"anchor": [], "positive": [], "negative": []}, {}, ValueError, "split 'train' has no rows"),
         ({"anchor": ["a"], "positive": ["b"]}, {}, KeyError, "no format of mined data"),
         ({"query": ["a"], "negative_ids": [["b"]]}, {}, KeyError, "positive_ids"),
-        ([{"anchor": "a"}], {}, TypeError, "takes a Dataset or a DatasetDict, got list"),
+        ("mined", {}, TypeError, "dataset must be a Dataset, .*got str"),
         ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"steps": "BM25"}, TypeError, "steps must be a list"),
         ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"license": 1}, TypeError, "license must be a text"),
         ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"language": [1]}, TypeError, "language must be"),

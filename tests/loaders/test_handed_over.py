@@ -79,3 +79,12 @@ def test_a_missing_text_in_a_data_frame_names_column_and_row():
 
 def test_an_index_of_ids_is_their_column():
     assert Corpus.from_dataset(pd.DataFrame(PASSAGES).set_index("id")) == Corpus.from_dataset(PASSAGES)
+
+
+def test_columns_that_are_there_already_are_named():
+    with pytest.raises(ValueError, match=r"attach_positives: the rows have columns \['positive_ids'\] already"):
+        attach_positives(QUERIES | {"positive_ids": [[], []]}, QRELS)
+    with pytest.raises(ValueError, match=r"from_pairs: the rows have columns \['query'\] already"):
+        from_pairs(PAIRS | {"question": ["c?"] * 3}, "question")
+    with pytest.raises(ValueError, match=r"\['positive_ids'\] already"):
+        from_pairs(PAIRS | {"positive_ids": [["p"]] * 3})

@@ -1,13 +1,16 @@
 """The second run of a notebook, in a new process, finds all that the first has made of the same rows in memory."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 import tempfile
 
+import pandas as pd
 from datasets import Dataset
 
-from hnm_datasets import BM25Negatives, TopNegatives, attach_positives, from_pairs, pool_positives
+from hnm_datasets import BM25Negatives, Corpus, TopNegatives, attach_positives, from_pairs, mine, pool_positives
 
 PAIRS = {"query": ["a plate?", "a wave?", "A plate?"], "answer": ["Plates move.", "Waves roll.", "A plate is thin."]}
 
@@ -28,11 +31,29 @@ def mined_of_pooled():
     return mined(corpus, pool_positives(Dataset.from_list(rows.remove_columns("known_positive_ids").to_list())))
 
 
+def mined_in_one_call():
+    corpus, rows = from_pairs(pd.DataFrame(PAIRS))
+    with contextlib.redirect_stdout(io.StringIO()):
+        return mine(rows, [BM25Negatives(corpus, k=2), TopNegatives(1)])
+
+
+def mined_without_loaders():
+    corpus = Corpus.from_dataset([{"id": 1, "text": "Plates move."}, {"id": 2, "text": "Waves roll."}])
+    with contextlib.redirect_stdout(io.StringIO()):
+        return mine([{"query": "a plate?", "positive_ids": [1]}], [BM25Negatives(corpus, k=1)])
+
+
 def mined(corpus, rows):
     return rows.map(BM25Negatives(corpus, k=2), batched=True).map(TopNegatives(1), batched=True)
 
 
-RUNS = {"pairs": mined_of_pairs, "judged": mined_of_judged, "pooled": mined_of_pooled}
+RUNS = {
+    "pairs": mined_of_pairs,
+    "judged": mined_of_judged,
+    "pooled": mined_of_pooled,
+    "in one call": mined_in_one_call,
+    "without loaders": mined_without_loaders,
+}
 
 
 def refuse(*_, **__):

@@ -253,7 +253,7 @@ def test_functions_are_steps(corpus):
     [
         (lambda rows: DatasetDict(train=rows, test=rows), r"mine: rows is a DatasetDict of 2 splits.*rows\['train'\]"),
         (lambda rows: rows.to_iterable_dataset(), r"mine: rows is an IterableDataset.*write_stream"),
-        (lambda rows: (None, rows), "mine: rows must be a Dataset"),
+        (lambda rows: (None, rows), "mine: rows is a tuple.*corpus, rows = load_beir"),
     ],
 )
 def test_other_rows_are_refused(corpus, rows, message):

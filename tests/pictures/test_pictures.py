@@ -304,8 +304,8 @@ def test_scores_that_are_missing_are_named():
         plot_scores(scored(), by="teacher")
     with pytest.raises(ValueError, match="none of the 3 rows has scores of a positive and of a negative"):
         plot_scores(scored(negative_scores=[[], [], [0.9]], negative_source=[[], [], ["dense"]]))
-    with pytest.raises(TypeError, match=r"takes a datasets.Dataset, got dict"):
-        plot_scores({})
+    with pytest.raises(TypeError, match=r"dataset must be a Dataset, .*got str"):
+        plot_scores("mined")
     with pytest.raises(ValueError, match="sample must be a whole number of at least 1"):
         plot_scores(scored(), sample=0)
 

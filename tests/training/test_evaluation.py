@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
@@ -55,11 +56,10 @@ def check(found, expected, name=""):
     assert 0 < expected[0] <= 1
 
 
-def test_ids_may_be_whole_numbers():
+@pytest.mark.parametrize("form", [Dataset.from_dict, pd.DataFrame, dict])
+def test_rows_of_any_form_and_ids_of_whole_numbers(form):
     corpus = Corpus.from_dataset({"id": [7, 8], "text": ["Plates move.", "Waves roll."]})
-    evaluator = retrieval_evaluator(
-        corpus, Dataset.from_dict({"query_id": [1], "query": ["a?"], "positive_ids": [[8]]})
-    )
+    evaluator = retrieval_evaluator(corpus, form({"query_id": [1], "query": ["a?"], "positive_ids": [[8]]}))
     assert evaluator.queries_ids == ["1"]
     assert evaluator.relevant_docs == {"1": {"8"}}
 
@@ -128,10 +128,10 @@ def test_bad_input(small):
         retrieval_evaluator(rows, rows)
 
 
-def test_rows_must_be_a_dataset(small):
-    corpus, rows = small
-    with pytest.raises(TypeError, match="Dataset"):
-        retrieval_evaluator(corpus, rows[:])
+def test_rows_must_be_rows(small):
+    corpus, _ = small
+    with pytest.raises(TypeError, match="retrieval_evaluator: rows must be a Dataset"):
+        retrieval_evaluator(corpus, "rows")
 
 
 def test_two_rows_of_one_query_id_are_not_merged_in_silence(small):

@@ -34,11 +34,17 @@ def test_the_first_generation_is_written_once(corpus):
     assert live_negatives(rows, corpus, teacher="teacher").source.folder_of(0) != folder
 
 
+def test_rows_in_other_forms(corpus, rows):
+    wanted = live_negatives(rows, corpus, n=2)[:3]
+    for form in (rows.to_pandas(), rows.to_list(), DatasetDict({"train": rows})):
+        assert live_negatives(form, corpus, n=2)[:3] == wanted
+
+
 def test_bad_rows(corpus, rows):
-    with pytest.raises(TypeError, match="Dataset"):
-        live_negatives(DatasetDict({"train": rows}), corpus)
-    with pytest.raises(TypeError, match="Dataset"):
-        live_negatives(rows[:], corpus)
+    with pytest.raises(ValueError, match=r"live_negatives: rows is a DatasetDict of 2 splits.*rows\['train'\]"):
+        live_negatives(DatasetDict({"train": rows, "dev": rows}), corpus)
+    with pytest.raises(TypeError, match="live_negatives: rows must be a Dataset"):
+        live_negatives("rows", corpus)
     with pytest.raises(TypeError, match="orpus"):
         live_negatives(rows, rows)
     for name in ("query", "positive_ids"):
