@@ -133,12 +133,13 @@ class MiningReport:
             if one.after_unrecorded:
                 notes.append(f"Before {one.name}, the rows were mined or changed by operations that are not recorded.")
             # A shape that leaves no row is an error that says why.
-            if one.candidates_in and not one.candidates_out and one.rows_out:
+            emptied = one.rows_out and not one.candidates_out
+            if emptied and one.candidates_in:
                 notes.append(
                     f"{one.name} dropped all {one.candidates_in:,} candidates. Leave it out or widen it: "
                     f"explain(rows[0], corpus, steps=[...]) shows what it reads of a row before it."
                 )
-            elif not place and not one.candidates_out:
+            elif emptied and not place:
                 notes.append(f"{one.name} left no candidates. Begin with a step that mines, or see why it found none.")
             if one.padding:
                 notes.append(f"{one.name}: {one.padding:,} negatives are padding, which repeats others of their row.")

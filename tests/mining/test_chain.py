@@ -120,6 +120,22 @@ def check_shape(one, step, before, after):
     assert step.missing == "pad" or not one.padding
 
 
+@pytest.mark.parametrize("missing", ["drop", "keep", "pad"])
+@pytest.mark.parametrize("place", range(6))
+def test_known_positives_that_a_shape_leaves_out_are_dropped(corpus, place, missing):
+    rows = pooled_rows()
+    ids = [
+        [*own, *known, "p20", "p21", "p22"]
+        for own, known in zip(rows["positive_ids"], rows["known_positive_ids"], strict=True)
+    ]
+    rows = rows.add_column("negative_ids", [*ids[:-1], ["p12", "p2"]])
+    shape = shapes(corpus, missing)[place]
+    (one,) = MiningReport.of(mine(rows, [shape])).steps
+    check_shape(one, shape, rows, mapped(rows, [shape])[-1])
+    assert one.candidates_in == one.candidates_out + one.dropped
+    assert one.dropped >= sum(map(len, rows["positive_ids"]))
+
+
 # ---- how it maps ----------------------------------------------------------------------------------------------------
 
 
