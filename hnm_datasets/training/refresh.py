@@ -328,7 +328,7 @@ class RefreshNegatives(TrainerCallback):
 
 def _numbers(about: dict[str, Any]) -> dict[str, float]:
     """Return what is logged of a generation."""
-    return {f"refresh_{name}": float(value) for name, value in about.items() if name != "step"}
+    return {f"refresh_{name}": value for name, value in about.items() if name != "step"}
 
 
 def _agreed(done: bool, args: TrainingArguments) -> bool:

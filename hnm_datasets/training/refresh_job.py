@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from datasets.utils import tqdm
 
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.batch import Batch
@@ -185,7 +186,8 @@ class RefreshJob:
         plain = [name for name in plain if not name.startswith("positive_") and name != KNOWN_POSITIVE_IDS]
         rows = source.rows.select_columns(plain).with_format("arrow")
         start = 0
-        for table in rows.iter(_BATCH):
+        bar = tqdm(total=len(rows), desc="Mining negatives", unit=" queries", leave=False)
+        for table in _shown(rows.iter(_BATCH), bar):
             self._check_stopped()
             numbers = np.arange(start, start + len(table))
             start += len(table)
@@ -221,6 +223,14 @@ class RefreshJob:
                 order = np.argsort(np.concatenate([numbers[chosen], numbers[~chosen]]))
                 mined = mined.take(pa.array(order)).combine_chunks()
             yield mined
+
+
+def _shown(tables: Iterator[pa.Table], bar: Any) -> Iterator[pa.Table]:
+    """Move a bar on by the rows of each table that is done with."""
+    with bar:
+        for table in tables:
+            yield table
+            bar.update(len(table))
 
 
 def stop_in(folder: Path) -> None:

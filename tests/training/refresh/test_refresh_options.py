@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 
+import datasets
 import numpy as np
 import pytest
 from refresh_helpers import (
@@ -26,6 +27,7 @@ from hnm_datasets import (
     TeacherThreshold,
     ToTriplets,
 )
+from hnm_datasets.training import refresh_job
 from hnm_datasets.training.labels import PADDING, unpack
 from hnm_datasets.training.live import live_negatives
 from hnm_datasets.training.refresh import RefreshNegatives
@@ -48,9 +50,27 @@ def test_numbers_reach_the_log_beside_the_loss(corpus, mined, tmp_path):
             continue
         for name in ("mrr", "recall", "above", "replaced", "short", "generation", "model_step"):
             assert entry[f"refresh_{name}"] == pytest.approx(history[last][name], abs=1e-4), name
+        assert all(type(entry[f"refresh_{name}"]) is int for name in ("generation", "model_step"))
     own = [one for one in done.log if "loss" not in one and "refresh_mrr" in one]
+    assert all(type(one[f"refresh_{name}"]) is int for one in own for name in ("generation", "model_step"))
     assert [(one["step"], one["refresh_generation"]) for one in own] == [(5, 1), (10, 2), (15, 3), (20, 4)]
     assert json.loads(json.dumps(done.refresh.history)) == done.refresh.history
+
+
+def test_a_bar_counts_the_queries_unless_bars_are_disabled(corpus, mined, tmp_path, capfd, monkeypatch):
+    # Else a bar that is done within a tenth of a second shows only its beginning.
+    monkeypatch.setattr(refresh_job, "tqdm", partial(refresh_job.tqdm, mininterval=0))
+    shown = {}
+    for enabled in (False, True):
+        (datasets.enable_progress_bars if enabled else datasets.disable_progress_bars)()
+        try:
+            train(live_negatives(mined, corpus, n=3), tmp_path / str(enabled), chain(corpus), 4, max_steps=5)
+        finally:
+            datasets.disable_progress_bars()
+        shown[enabled] = capfd.readouterr().err
+    assert "Mining negatives" not in shown[False]
+    assert "Mining negatives: 100%|" in shown[True]
+    assert f"{len(mined)}/{len(mined)}" in shown[True]
 
 
 def test_the_stock_loss_trains_on_refreshed_rows(corpus, mined, tmp_path):
