@@ -19,6 +19,7 @@ from hnm_datasets.corpus.copies import Copies
 from hnm_datasets.corpus.source import _CHUNK, Source, chunk_size
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
 from hnm_datasets.rows import Rows
+from hnm_datasets.runtime.interrupts import check_wanted
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.manifest import check_complete
 from hnm_datasets.storage.mapped import open_array, open_strings
@@ -234,6 +235,7 @@ class Corpus:
         rows = range(len(self)) if rows is None else rows
         chunk = min(chunk, chunk_size(files.texts))
         for start in rows[::chunk]:
+            check_wanted()
             length = min(chunk, rows.stop - start)
             titles = None if files.titles is None else files.titles.slice(start, length)
             yield passage_texts(titles, files.texts.slice(start, length))

@@ -41,6 +41,7 @@ from hnm_datasets.loaders.pairs import from_pairs
 from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.models.handles import load_model
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.folders import cache_root, cache_root_at
 from hnm_datasets.transforms.filters.limits import RankWindow, ScoreBand
@@ -201,7 +202,7 @@ def mine_hard_negatives(
     else:
         dataset = dataset.select_columns([anchor, positive])
 
-    with cache_root_at(None if cache_folder is None else Path(cache_folder)):
+    with cache_root_at(None if cache_folder is None else Path(cache_folder)), interruptible(_explain_interrupt):
         passages, rows = from_pairs(dataset, anchor, positive, passages=corpus)
         most_positives = _most_positives(dataset.with_format("arrow")[:][anchor], rows)
         if range_max is None:
@@ -271,6 +272,13 @@ def mine_hard_negatives(
         ways = ["range_max", *(["range_min"] if range_min else []), *limits]
         report_missing(possible - len(made), possible, ways)
     return made.with_format(None)
+
+
+def _explain_interrupt() -> str:
+    return (
+        "mine_hard_negatives was interrupted. Vectors and scores of models are kept in the cache folder. Repeat the "
+        "call to resume."
+    )
 
 
 def _filter(limit: str, value: float, by: str) -> TableStep:

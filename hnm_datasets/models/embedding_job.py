@@ -29,6 +29,7 @@ from hnm_datasets import checks
 from hnm_datasets.models.embeddings import BLOCK, OPENED, VECTORS, Embeddings, embeddings_folder
 from hnm_datasets.models.encoders import Encoder, bad_vectors, shortened
 from hnm_datasets.models.handles import EmbeddingModel
+from hnm_datasets.runtime.interrupts import check_wanted, interruptible
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.digests import digest_strings, fingerprint
 from hnm_datasets.storage.manifest import fault, finish, is_complete, is_finished, unfinish
@@ -137,7 +138,11 @@ class EmbeddingJob:
         if not self.begin():
             return
         pending = self.missing()
-        with self.progress(pending) as bar, self.encoder.pool(devices) as pool:
+        with (
+            interruptible(self._explain_interrupt),
+            self.progress(pending) as bar,
+            self.encoder.pool(devices) as pool,
+        ):
             while pending:
                 left = [shard for shard in pending if not self.take(shard, pool, bar)]
                 if len(left) == len(pending):
@@ -145,6 +150,13 @@ class EmbeddingJob:
                     time.sleep(0.1)
                 pending = left
         self.end()
+
+    def _explain_interrupt(self) -> str:
+        kept = sum(len(self.rows(shard)) for shard in range(self.shards) if self._marker(shard).exists())
+        return (
+            f"Embedding was interrupted. The vectors of {kept:,} of {len(self.corpus):,} passages are kept in the "
+            f"cache directory. Repeat the call to resume."
+        )
 
     def begin(self) -> bool:
         """Make the folder ready; tell whether anything is to be done."""
@@ -226,6 +238,7 @@ class EmbeddingJob:
         size = self.encoder.group_size if pool is None else len(texts)
         pieces = []
         for begin in range(0, len(order), max(1, size)):
+            check_wanted()
             chosen = order[begin : begin + size]
             vectors = self.encoder.encode([texts[place] for place in chosen], pool)
             with np.errstate(over="ignore"):

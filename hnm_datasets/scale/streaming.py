@@ -17,6 +17,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock
 
 from hnm_datasets import checks
+from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.json_files import read_object
 from hnm_datasets.storage.writing import written_aside
@@ -122,7 +123,10 @@ class _Writer:
             return int(state["rows"])
         if state["shards"]:
             self.stream.load_state_dict(state["state"])
-        with tqdm(initial=state["rows"], desc="Writing rows", unit=" rows") as bar:
+        with (
+            interruptible(lambda: self._explain_interrupt(state["rows"]), replace=True),
+            tqdm(initial=state["rows"], desc="Writing rows", unit=" rows") as bar,
+        ):
             for shard in self._shards(limit, batch_size, bar):
                 state["shards"].append(self._write_shard(len(state["shards"]), shard))
                 state["rows"] += len(shard)
@@ -135,6 +139,9 @@ class _Writer:
         self._write_state(state)
         self._finish(state)
         return int(state["rows"])
+
+    def _explain_interrupt(self, rows: int) -> str:
+        return f"{_NAME} was interrupted. {rows:,} rows are in {self.place}. Repeat the call to resume."
 
     def _shards(self, limit: int, batch_size: int, bar: Any) -> Iterator[pa.Table]:
         waiting: list[pa.Table] = []

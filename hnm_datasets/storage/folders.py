@@ -18,6 +18,7 @@ from pathlib import Path
 import datasets
 from filelock import FileLock, Timeout
 
+from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.manifest import fault, finish, is_complete
 from hnm_datasets.storage.writing import sync, umask, writing
 
@@ -77,7 +78,8 @@ def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeou
             _remove_leftovers(parent, name)
             aside = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=_ASIDE, dir=parent))
             try:
-                build(aside)
+                with interruptible(lambda: f"Interrupted: {folder} is unfinished and removed. Repeat the call."):
+                    build(aside)
                 finish(aside, sorted(path.name for path in aside.iterdir()))
                 if folder.exists():
                     shutil.rmtree(folder)

@@ -9,6 +9,7 @@ import math
 import shutil
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hnm_datasets import checks
 from hnm_datasets.models.fingerprint import model_fingerprint
+from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.manifest import is_complete
 from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.training.live_rows import LiveNegatives
@@ -166,7 +168,8 @@ class RefreshNegatives(TrainerCallback):
             self._source.progress.generation = 0
             self._forget_after(0, args)
             if not len(self._source.generation().negatives.values):
-                self._refresh(args, state, model)
+                with self._interruptible(args, state):
+                    self._refresh(args, state, model)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -184,11 +187,12 @@ class RefreshNegatives(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Refresh, if it is time."""
-        if self._job is not None and _agreed(self._job.done(), args):
-            job, self._job = self._job, None
-            self._switch(args, state, model, job)
-        if state.global_step % self._interval == 0 and state.global_step < state.max_steps:
-            self._refresh(args, state, model)
+        with self._interruptible(args, state):
+            if self._job is not None and _agreed(self._job.done(), args):
+                job, self._job = self._job, None
+                self._switch(args, state, model, job)
+            if state.global_step % self._interval == 0 and state.global_step < state.max_steps:
+                self._refresh(args, state, model)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note the generation beside the checkpoint."""
@@ -264,6 +268,22 @@ class RefreshNegatives(TrainerCallback):
             job.run(model)
         job.wait()
         self._switch(args, state, model, job)
+
+    @staticmethod
+    def _interruptible(args: TrainingArguments, state: TrainerState) -> AbstractContextManager[None]:
+        """Say, if Ctrl-C interrupts this block, what the training resumes from."""
+
+        def explain() -> str:
+            steps = [path.name.rpartition("-")[2] for path in Path(str(args.output_dir)).glob("checkpoint-*")]
+            last = max((int(step) for step in steps if step.isdigit()), default=None)
+            way_out = (
+                "There is no checkpoint, so trainer.train() starts again; with save_steps= it can resume"
+                if last is None
+                else f"trainer.train(resume_from_checkpoint=True) resumes from checkpoint-{last}"
+            )
+            return f"RefreshNegatives was interrupted at step {state.global_step}. {way_out}."
+
+        return interruptible(explain, replace=True)
 
     def _switch(self, args: TrainingArguments, state: TrainerState, model: Any, job: RefreshJob) -> None:
         """Let the rows draw from a generation that is written."""

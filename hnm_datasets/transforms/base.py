@@ -23,6 +23,7 @@ from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import Ragged, kept_offsets
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
+from hnm_datasets.runtime.interrupts import interruptible_batch
 from hnm_datasets.runtime.map_calls import calling_map, lazy_call, rows_of_empty_call
 from hnm_datasets.runtime.ray_batches import keep_name_of_step
 from hnm_datasets.runtime.workers import prepare_before_workers
@@ -76,8 +77,9 @@ class Transform(ABC):
         batch = Batch(rows if call is None else call.rows, step=type(self).__name__)
         for name in self._required(batch.names):
             batch.require(name)
-        self.prepare()
-        columns = self._apply(batch)
+        with interruptible_batch(self._explain_interrupt):
+            self.prepare()
+            columns = self._apply(batch)
         if isinstance(columns, NewRows) and not len(columns.owners):
             if (total := rows_of_empty_call(frame)) is not None:
                 raise ValueError(
@@ -100,6 +102,12 @@ class Transform(ABC):
         The first batch does it, and `Dataset.map(num_proc=...)` once before its workers begin. Call it yourself before
         the workers of another framework start, such as Ray's.
         """
+
+    def _explain_interrupt(self) -> str:
+        return (
+            f"{type(self).__name__} was interrupted. Finished indexes, vectors and scores of models are in the cache "
+            f"directory, the rows of an unfinished map are not. Repeat the call to resume."
+        )
 
     @abstractmethod
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array] | NewRows:

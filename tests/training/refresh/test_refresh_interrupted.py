@@ -95,6 +95,19 @@ def test_an_interrupt_while_negatives_are_mined(corpus, mined, tmp_path, referen
         done.same_end(reference, reference.losses)
 
 
+@pytest.mark.parametrize(
+    ("save", "way_out"),
+    [
+        ((), r"There is no checkpoint, so trainer\.train\(\) starts again"),
+        ((2, 9), r"resume_from_checkpoint=True\) resumes from checkpoint-9\."),
+    ],
+)
+def test_an_interrupted_refresh_says_what_the_training_resumes_from(corpus, mined, tmp_path, save, way_out):
+    steps = [Breaking(corpus, 2, KeyboardInterrupt()), *chain(corpus)[1:]]
+    with pytest.raises(KeyboardInterrupt, match=rf"^RefreshNegatives was interrupted at step 10\. .*{way_out}"):
+        train(live_negatives(mined, corpus, n=3), tmp_path, steps, 5, save=save)
+
+
 def test_an_interrupt_while_the_first_negatives_are_mined(corpus, queries, tmp_path):
     kept = Kept()
     steps = [Breaking(corpus, 1, KeyboardInterrupt()), *chain(corpus)[1:]]
