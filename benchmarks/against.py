@@ -73,6 +73,11 @@ class Mined(NamedTuple):
             "high": found.high if found else 1.0,
         }
 
+    def at_equal_rate(self, against: str) -> Finding | None:
+        """Return the smallest margin whose rate is no higher than that of `min` at 0.05."""
+        limit = self.take(0.05, "min")["false"]
+        return next((row for margin in SWEEP if (row := self.take(margin, against))["false"] <= limit), None)
+
 
 def pairs_of_rows(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
     """Give each positive a row of its own, and return the row that each came from."""
@@ -127,6 +132,7 @@ def measure_split(source: str, split: str, run: Run) -> list[Finding]:
                 rows, judgments = hnm.hide_positives(rows, keep, seed=SEED)
                 relevant = relevant_pairs(corpus, judgments)
             one = Mined(corpus, mine(rows, steps, by).with_format("arrow")[:], relevant, by, run.negatives)
+            judged = [one.take(margin, against) for against in CHOICES for margin in (None, *MARGINS)]
             found.append(
                 {
                     "set": set_name(source),
@@ -135,8 +141,8 @@ def measure_split(source: str, split: str, run: Run) -> list[Finding]:
                     "keep": keep,
                     "queries": len(rows),
                     "positives": float(lengths[many].mean()),
-                    "rows": [one.take(margin, against) for against in CHOICES for margin in (None, *MARGINS)],
-                    "sweep": [one.take(margin, other) for other in COMPARED for margin in SWEEP if keep is not None],
+                    "rows": judged,
+                    "equal": {} if keep is None else {other: one.at_equal_rate(other) for other in COMPARED[1:]},
                 }
             )
     return found
@@ -152,15 +158,6 @@ def measure(run: Run) -> Finding:
 
 def at(one: Finding, against: str, margin: float | None) -> Finding:
     return next(row for row in one["rows"] if row["against"] == against and row["margin"] == margin)
-
-
-def equal_rate(one: Finding, against: str) -> str:
-    """Say what is found at the smallest margin whose rate is no higher than that of `min` at 0.05."""
-    limit = at(one, "min", 0.05)["false"]
-    for row in one["sweep"]:
-        if row["against"] == against and row["false"] <= limit:
-            return f"{row['found']:.1%} at {row['margin']:g}"
-    return "none"
 
 
 def known_all(found: Finding, one: Finding) -> Finding:
@@ -221,7 +218,8 @@ def show(found: Finding) -> str:
         for one in splits:
             if one["keep"] == keep:
                 least = at(one, "min", 0.05)
-                others = (equal_rate(one, against) for against in COMPARED[1:])
+                equal = (one["equal"][against] for against in COMPARED[1:])
+                others = (f"{row['found']:.1%} at {row['margin']:g}" if row else "none" for row in equal)
                 rows.append((name_of(one), one["source"], f"{least['false']:.1%}", f"{least['found']:.1%}", *others))
         lines.append(
             f"## {keep} known positives: at the same rate of false negatives\n\nWhat is found at the smallest "

@@ -25,7 +25,7 @@ from hnm_datasets.columns import (
 )
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.digests import digest_strings
-from hnm_datasets.transforms.filters.margins import AGAINST, limits_of
+from hnm_datasets.transforms.filters.margins import AGAINST, DEFAULT_AGAINST, limits_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def calibrate_margin(
     n: int | None = None,
     relative: bool = True,
     by: str | None = None,
-    against: str = "min",
+    against: str = DEFAULT_AGAINST,
     unjudged: str = "irrelevant",
 ) -> Calibration:
     """Find the smallest margin that keeps the share of relevant passages among the negatives below a target.

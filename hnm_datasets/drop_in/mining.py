@@ -284,9 +284,9 @@ def _explain_interrupt() -> str:
 def _filter(limit: str, value: float, by: str) -> TableStep:
     """Return the step of a limit."""
     if limit == "absolute_margin":
-        return AbsoluteMargin(value, by=by)
+        return AbsoluteMargin(value, by=by, against="min")
     if limit == "relative_margin":
-        return RelativeMargin(value, by=by)
+        return RelativeMargin(value, by=by, against="min")
     return ScoreBand(max=value, by=by) if limit == "max_score" else ScoreBand(min=value, by=by)
 
 

@@ -195,6 +195,15 @@ def test_options_are_made_plain():
     assert type(RelativeMargin(1).margin) is float
 
 
+@pytest.mark.parametrize("kind", MARGINS)
+def test_one_weak_positive_does_not_empty_a_row(kind):
+    batch = batch_of([([0.75, 0.0], [1.0, 0.5, 0.25])])
+    assert (
+        kind(0.125)(batch)["negative_scores"] == kind(0.125, against="max")(batch)["negative_scores"] == [[0.5, 0.25]]
+    )
+    assert kind(0.125, against="min")(batch)["negative_scores"] == [[]]
+
+
 @pytest.mark.parametrize("step", [AbsoluteMargin(0.1), RelativeMargin(0.1)])
 @pytest.mark.parametrize("score", [math.inf, -math.inf])
 def test_an_infinite_positive_score_is_refused(step, score):
