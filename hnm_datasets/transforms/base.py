@@ -8,10 +8,12 @@ drops others, `Transform._apply` for all else.
 
 from __future__ import annotations
 
+import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,8 +27,11 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
 from hnm_datasets.runtime.interrupts import interruptible_batch
 from hnm_datasets.runtime.map_calls import calling_map, lazy_call, rows_of_empty_call
+from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.runtime.ray_batches import keep_name_of_step
 from hnm_datasets.runtime.workers import prepare_before_workers
+
+logger = logging.getLogger(__name__)
 
 #: Raise it when the code that all steps share changes what they answer.
 _SHARED_VERSION = 2
@@ -137,6 +142,16 @@ class Ordered(dict[Any, Any]):
         return hash(tuple(self.items()))
 
 
+class _WhenShown:
+    """A text that is made only where a message is shown."""
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        self._make = make
+
+    def __str__(self) -> str:
+        return self._make()
+
+
 @dataclass(frozen=True)
 class CandidateFilter(Transform):
     """A step that keeps some candidates of each row and drops the others, in all aligned columns alike.
@@ -160,10 +175,56 @@ class CandidateFilter(Transform):
             Shape (C,), True for the candidates to keep.
         """
 
+    def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
+        """Set the step's limits beside the values of a batch that they emptied, and say the way out.
+
+        A subclass that knows its limits overrides this; it is asked where most rows are left without a candidate.
+
+        Args:
+            batch: The rows, before the step.
+            candidates: The ids of B rows' candidates, C in all.
+            emptied: The rows that had candidates and are left with none. Shape (B,).
+
+        Returns:
+            Two sentences: the limits and the values that they met; what to change.
+        """
+        return f"{self!r} drops all of them. Loosen its options, or mine more candidates with a larger k=."
+
+    def _tell_left(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
+        """Tell once per call of `map` that most rows that had candidates are left with none.
+
+        Args:
+            batch: The rows, before the step.
+            candidates: The ids of B rows' candidates, C in all.
+            left: How many candidates each row is left with. Shape (B,).
+        """
+        had = candidates.lengths > 0
+        emptied = had & (left == 0)
+        if 2 * emptied.sum() > had.sum():
+            why = partial(self._limits_met, batch, candidates, emptied)
+            self._tell("emptied", "no candidate is left in", emptied, had, why)
+
+    def _tell(
+        self, kind: str, what: str, rows: NDArray[np.bool_], of: NDArray[np.bool_], why: Callable[[], str]
+    ) -> None:
+        """Tell once per call of `map` what is true of some rows of a batch.
+
+        Args:
+            kind: Of one kind, the first message is told.
+            what: What is true of the rows.
+            rows: The rows. Shape (B,).
+            of: The rows that had candidates. Shape (B,).
+            why: Returns why, and the way out; called only if it is told.
+        """
+        numbers = int(rows.sum()), int(of.sum())
+        message = "%s: %s %d of the %d rows of a batch that had some: %s"
+        tell_once(logger, f"{self!r}: {kind}", message, type(self).__name__, what, *numbers, _WhenShown(why))
+
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         lists = batch.candidates()
         ids = lists[NEGATIVE_IDS]
         keep = self._keep(batch, ids)
         offsets = kept_offsets(ids.offsets, keep)
+        self._tell_left(batch, ids, np.diff(offsets))
         mask = pa.array(keep)
         return {name: list_array(offsets, values.values.filter(mask)) for name, values in lists.items()}

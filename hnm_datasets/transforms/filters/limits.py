@@ -27,6 +27,16 @@ def within(values: NDArray[Any], low: float | None, high: float | None) -> NDArr
     return inside
 
 
+def span(values: NDArray[Any]) -> str:
+    """Name the lowest and the highest value for a person.
+
+    Example:
+        >>> span(np.array([0.5, 12.25, 3.0]))
+        'from 0.5 to 12.25'
+    """
+    return f"from {values.min():.4g} to {values.max():.4g}"
+
+
 @dataclass(frozen=True)
 class RankWindow(CandidateFilter):
     """Keep the candidates whose original rank lies in a window.
@@ -68,6 +78,14 @@ class RankWindow(CandidateFilter):
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         return within(batch.scores(NEGATIVE_RANKS).values, self.min, self.max)
+
+    def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
+        ranks = batch.scores(NEGATIVE_RANKS).values[emptied[candidates.owners]]
+        end = "on" if self.max is None else f"to {self.max}"
+        return (
+            f"the ranks of their candidates go {span(ranks)}, and the window from {self.min} {end}. Widen the window, "
+            f"put it before steps that keep the first ranks, or mine more candidates with a larger k=."
+        )
 
 
 @dataclass(frozen=True)
@@ -125,3 +143,12 @@ class ScoreBand(CandidateFilter):
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         scores = batch.scores(score_column(score_name(self.by, batch.names)))
         return within(scores.values, self.min, self.max)
+
+    def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
+        name = score_column(score_name(self.by, batch.names))
+        scores = batch.scores(name).values[emptied[candidates.owners]]
+        ends = [f"{word} {end:g}" for word, end in (("from", self.min), ("to", self.max)) if end is not None]
+        return (
+            f"their {name!r} go {span(scores)}, and the band {' '.join(ends)}. Set the band by the scores of your "
+            f"rows; those of BM25 and of many cross-encoders have no fixed range."
+        )

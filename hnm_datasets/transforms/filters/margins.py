@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.arrays.ragged import Ragged, take_lists
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, score_column, score_name
 from hnm_datasets.transforms.base import CandidateFilter
+from hnm_datasets.transforms.filters.limits import span
 
 AGAINST = ("min", "max", "mean", "each")
 #: One weak positive among several empties rows against the lowest; see benchmarks/results/against.md.
@@ -87,6 +89,11 @@ class _Margin(CandidateFilter):
         )
         checks.score_option(name, "by", self.by)
 
+    @property
+    def _hint(self) -> str:
+        """What a margin usually is."""
+        return ""
+
     @abstractmethod
     def _limits(self, positives: Ragged[NDArray[np.generic]]) -> NDArray[Any]:
         """Return the highest score that a candidate of each row may have. Shape (B,)."""
@@ -97,6 +104,45 @@ class _Margin(CandidateFilter):
         # A margin below an infinite score says nothing.
         positives = batch.scores(score_column(by, of="positive"), finite=True)
         return np.asarray(scores.values <= np.repeat(self._limits(positives), scores.lengths))
+
+    def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
+        by = score_name(self.by, batch.names)
+        positives, scores = batch.scores(score_column(by, of="positive")), batch.scores(score_column(by))
+        limits = self._limits(positives)[emptied]
+        return (
+            f"their {score_column(by)!r} go {span(scores.values[emptied[candidates.owners]])}, and the limits that "
+            f"margin={self.margin:g} and against={self.against!r} set {span(limits)}, for positives that score "
+            f"{span(positives.values[emptied[positives.owners]])}. Take a smaller margin{self._hint}, or read one off "
+            f"judged rows with calibrate_margin."
+        )
+
+    def _tell_left(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
+        super()._tell_left(batch, candidates, left)
+        had = candidates.lengths > 0
+        if self.against not in ("min", "each") or not (had & (left == 0)).any():
+            return
+        by = score_name(self.by, batch.names)
+        positives = batch.scores(score_column(by, of="positive"))
+        rows = np.flatnonzero(had & (left == 0) & (positives.lengths > 1))
+        if not len(rows):
+            return
+        # Only the scores of these rows are read, which are checked by now.
+        scores = take_lists(batch.lists(score_column(by)), rows)
+        lowest = np.minimum.reduceat(scores.values.to_numpy(zero_copy_only=False), scores.offsets[:-1])
+        weak = rows[lowest <= replace(self, against="max")._limits(take_lists(positives, rows))]
+        if len(weak):
+            mask = np.zeros(len(had), dtype=bool)
+            mask[weak] = True
+            why = partial(self._weak_positives, take_lists(positives, weak))
+            self._tell("weak positive", "one weak positive leaves no candidate in", mask, had, why)
+
+    def _weak_positives(self, positives: Ragged[NDArray[np.generic]]) -> str:
+        low, high = (ends.reduceat(positives.values, positives.offsets[:-1]) for ends in (np.minimum, np.maximum))
+        return (
+            f"against={self.against!r} goes by the lowest of several positives, which score {span(low)} there, and the "
+            f"highest {span(high)}. A candidate above a weak positive need not be relevant: against='max' leaves "
+            f"candidates in these rows."
+        )
 
 
 @dataclass(frozen=True)
@@ -171,3 +217,7 @@ class RelativeMargin(_Margin):
 
     def _limits(self, positives: Ragged[NDArray[np.generic]]) -> NDArray[Any]:
         return limits_of(positives, self.against, self.margin, relative=True)
+
+    @property
+    def _hint(self) -> str:
+        return " (it is a share: 0.05 is 5%)" if self.margin >= 1 else ""

@@ -100,3 +100,9 @@ class DropNearDuplicates(CandidateFilter):
         with ThreadPoolExecutor(threads()) as pool:
             list(pool.map(compare, range(0, len(negatives), _ROWS)))
         return keep
+
+    def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
+        return (
+            f"each of their candidates shares at least threshold={self.threshold:g} of its runs of words with a "
+            f"positive or with a harder candidate. Raise the threshold, up to 1, or mine more with a larger k=."
+        )

@@ -9,13 +9,15 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.arrow import is_string, list_array
 from hnm_datasets.arrays.ragged import Ragged, interleave_lists, kept_offsets
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
-from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.base import CandidateFilter
+from hnm_datasets.transforms.filters.limits import span
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ PROMOTED_IDS = "promoted_ids"
 
 
 @dataclass(frozen=True)
-class TeacherThreshold(Transform):
+class TeacherThreshold(CandidateFilter):
     """Keep a candidate only if a teacher is confident that it is not relevant.
 
     Retrieved passages are often relevant and unannotated; RocketQA (Qu et al. 2021, https://arxiv.org/abs/2010.08191)
@@ -97,21 +99,28 @@ class TeacherThreshold(Transform):
                     f"{self.negative_below:g} would be both; positive_above must not be lower."
                 )
 
+    def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
+        return np.asarray(batch.scores(score_column(self.by)).values.astype(np.float64) < self.negative_below)
+
+    def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
+        name = score_column(self.by)
+        scores = batch.scores(name).values[emptied[candidates.owners]]
+        return (
+            f"their {name!r} go {span(scores)}, and only candidates below negative_below={self.negative_below:g} stay. "
+            f"Set it in the units of the teacher (0.1 is of a sigmoid); calibrate_threshold reads it off judged rows."
+        )
+
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
-        lists = batch.candidates()
-        scores = batch.scores(score_column(self.by))
-        values = scores.values.astype(np.float64)
-        keep = values < self.negative_below
-        mask, offsets = pa.array(keep), kept_offsets(scores.offsets, keep)
-        columns = {name: list_array(offsets, values.values.filter(mask)) for name, values in lists.items()}
+        columns = super()._apply(batch)
         if self.positive_above is None:
             return columns
-        rise = values > self.positive_above
+        scores = batch.scores(score_column(self.by))
+        rise = scores.values.astype(np.float64) > self.positive_above
         logger.info("%s: %d candidates of %d rows became positives.", batch.step, int(rise.sum()), len(scores))
-        return columns | self._promoted(batch, lists, rise)
+        return {**columns, **self._promoted(batch, batch.candidates(), rise)}
 
     def _promoted(
-        self, batch: Batch, lists: Mapping[str, Ragged[pa.Array]], rise: np.ndarray[tuple[int], np.dtype[np.bool_]]
+        self, batch: Batch, lists: Mapping[str, Ragged[pa.Array]], rise: NDArray[np.bool_]
     ) -> dict[str, pa.Array]:
         """Return the lists of positives with the promoted candidates at their ends."""
         positives = batch.id_lists(POSITIVE_IDS)

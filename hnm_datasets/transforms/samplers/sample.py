@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.draws import sample_mask
-from hnm_datasets.arrays.ragged import Ragged, positions_within
+from hnm_datasets.arrays.ragged import Ragged, kept_offsets, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_RANKS, score_column, score_name
 from hnm_datasets.transforms.base import CandidateFilter, Ordered
-from hnm_datasets.transforms.filters.limits import within
+from hnm_datasets.transforms.filters.limits import span, within
 
 #: A source by name, or the lowest and highest value of a band.
 _Stratum = str | tuple[float, float]
@@ -184,6 +185,29 @@ class SampleNegatives(CandidateFilter):
             counts = np.array(list(self.n.values()))
         sample_mask(candidates.offsets, weights, batch.row_keys(), self.seed, strata, counts, keep)
         return keep
+
+    def _tell_left(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
+        super()._tell_left(batch, candidates, left)
+        if isinstance(self.n, Mapping):
+            had = candidates.lengths > 0
+            short = had & (left < sum(self.n.values()))
+            if 2 * short.sum() > had.sum():
+                why = partial(self._members_of, batch, candidates, short)
+                self._tell("short", "fewer than wanted can be drawn in", short, had, why)
+
+    def _members_of(self, batch: Batch, candidates: Ragged[pa.Array], rows: NDArray[np.bool_]) -> str:
+        """Say how many candidates of each source or band these rows have."""
+        said = []
+        for stratum, n in self.n.items() if isinstance(self.n, Mapping) else ():
+            sizes = np.diff(kept_offsets(candidates.offsets, self._members(batch, stratum)))[rows]
+            name = f"the source {stratum!r}"
+            if not isinstance(stratum, str):
+                name = "the band of {} {:g} to {:g}".format(self.bands, *stratum)
+            said.append(f"{n} of {name}, of which they have {span(sizes)}, {sizes.mean():.3g} on average")
+        return (
+            f"wanted are {'; '.join(said)}. Mine more candidates with a larger k=, put filters after this step, or ask "
+            f"for fewer."
+        )
 
     def _members(self, batch: Batch, stratum: _Stratum) -> NDArray[np.bool_]:
         """Tell which candidates belong to a stratum. Shape (C,)."""
