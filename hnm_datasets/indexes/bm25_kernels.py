@@ -6,96 +6,96 @@ have run once, a process that forks, as `Dataset.map(num_proc=...)` does, dies i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.compiled import compiled
 
-
-@numba.njit
-def _worse(score: float, row: int, than_score: float, than_row: int) -> bool:
-    return score < than_score or (score == than_score and row > than_row)
-
-
-@numba.njit
-def _sift_down(scores: NDArray[np.float32], rows: NDArray[np.int64], place: int, size: int) -> None:
-    """Restore the heap whose root is its worst member, after the member at `place` has become better."""
-    score, row = scores[place], rows[place]
-    child = 2 * place + 1
-    while child < size:
-        if child + 1 < size and _worse(scores[child + 1], rows[child + 1], scores[child], rows[child]):
-            child += 1
-        if not _worse(scores[child], rows[child], score, row):
-            break
-        scores[place], rows[place] = scores[child], rows[child]
-        place = child
-        child = 2 * place + 1
-    scores[place], rows[place] = score, row
-
-
-@numba.njit
-def _offer(scores: NDArray[np.float32], rows: NDArray[np.int64], size: int, score: float, row: int) -> int:
-    """Put a passage into the heap of the best ones if it belongs there; return the heap's size."""
-    k = len(scores)
-    if size == k:
-        if _worse(scores[0], rows[0], score, row):
-            scores[0], rows[0] = score, row
-            _sift_down(scores, rows, 0, k)
-        return size
-    place = size
-    while place > 0:
-        parent = (place - 1) >> 1
-        if not _worse(score, row, scores[parent], rows[parent]):
-            break
-        scores[place], rows[place] = scores[parent], rows[parent]
-        place = parent
-    scores[place], rows[place] = score, row
-    return size + 1
-
-
-@numba.njit
-def _sort_heap(scores: NDArray[np.float32], rows: NDArray[np.int64], size: int) -> None:
-    """Turn the heap into a list, best first."""
-    for end in range(size - 1, 0, -1):
-        scores[0], scores[end] = scores[end], scores[0]
-        rows[0], rows[end] = rows[end], rows[0]
-        _sift_down(scores, rows, 0, end)
-
-
-#: Rows whose largest sum is found together.
+#: Rows whose largest sum is found together form a block. The rows of a block are _LANES apart, so that the largest sums
+#: of neighboring blocks are found at once; a tile is _LANES such blocks.
 _BLOCK = 64
+_LANES = 64
+_TILE = _BLOCK * _LANES
 #: A query that touches less than this part of the passages follows its postings again instead of reading all sums.
 _FEW = 64
+_ROW = np.uint64(0xFFFFFFFF)
 
 
 @numba.njit
-def _pick_from_all(
-    sums: NDArray[np.float32], maxima: NDArray[np.int32], scores: NDArray[np.float32], rows: NDArray[np.int64]
-) -> int:
-    """Fill the heap with the largest sums and return its size.
+def _key(bits: Any, row: Any) -> Any:
+    """Return a number that is smaller for a better score, and of equal scores for the lower row.
 
-    The k-th largest of the blocks' maxima is a bar that at least k rows reach, so all blocks below it are skipped. Sums
-    are not negative, and such floats have the order of their bits, whose maximum the compiler takes for many at once.
+    Scores are not negative, and such floats have the order of their bits.
     """
-    bits = sums.view(np.int32)
-    for block in range(len(maxima)):
-        largest = np.int32(0)
-        for place in range(block * _BLOCK, (block + 1) * _BLOCK):
-            largest = max(largest, bits[place])
-        maxima[block] = largest
-    k = len(rows)
+    return (np.uint64(~np.uint32(bits)) << np.uint64(32)) | np.uint64(row)
+
+
+@numba.njit
+def _cut(keys: NDArray[np.uint64], count: int, k: int) -> Any:
+    """Bring the k smallest keys to the front and return the largest of them."""
+    keys[:k] = np.partition(keys[:count], k - 1)[:k]
+    return keys[k - 1]
+
+
+@numba.njit
+def _pick_from_all(bits: NDArray[np.int32], maxima: NDArray[np.int32], k: int, keys: NDArray[np.uint64]) -> int:
+    """Find the rows of the largest sums, given the sums' bits; return how many keys there are.
+
+    The k-th largest of the blocks' maxima is a bar that at least k rows reach, so all blocks below it are skipped.
+    """
+    for tile in range(len(maxima) // _LANES):
+        largest = maxima[tile * _LANES : (tile + 1) * _LANES]
+        largest[:] = 0
+        for line in range(tile * _BLOCK, (tile + 1) * _BLOCK):
+            found = bits[line * _LANES : (line + 1) * _LANES]
+            for lane in range(_LANES):
+                largest[lane] = max(largest[lane], found[lane])
     bar = np.int32(1)
     if len(maxima) > k:
         bar = max(bar, np.partition(maxima, len(maxima) - k)[len(maxima) - k])
-    size = 0
+    count, limit = 0, ~np.uint64(0)
     for block in range(len(maxima)):
         if maxima[block] < bar:
             continue
-        for row in range(block * _BLOCK, (block + 1) * _BLOCK):
+        if count > len(keys) - _BLOCK:
+            limit = _cut(keys, count, k)
+            count = k
+        first = block // _LANES * _TILE + block % _LANES
+        for row in range(first, first + _TILE, _LANES):
             if bits[row] >= bar:
-                size = _offer(scores, rows, size, sums[row], row)
-    return size
+                key = _key(bits[row], row)
+                if key < limit:
+                    keys[count] = key
+                    count += 1
+    return count
+
+
+@numba.njit
+def _pick_from_postings(
+    bits: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    postings: NDArray[np.int32],
+    tokens: NDArray[np.int64],
+    k: int,
+    keys: NDArray[np.uint64],
+) -> int:
+    """Do what `_pick_from_all` does by the postings of the tokens alone, and set the sums to zero."""
+    count, limit = 0, ~np.uint64(0)
+    for token in tokens:
+        for row in postings[starts[token] : starts[token + 1]]:
+            if bits[row] > 0:
+                key = _key(bits[row], row)
+                bits[row] = 0
+                if key < limit:
+                    if count == len(keys):
+                        limit = _cut(keys, count, k)
+                        count = k
+                    keys[count] = key
+                    count += 1
+    return count
 
 
 @compiled
@@ -122,31 +122,33 @@ def search(
         out_scores: Filled with scores, without what all of a query get on top, beyond the last found with -inf. Shape
             (B, K).
     """
-    blocks = (n_passages + _BLOCK - 1) // _BLOCK
-    sums = np.zeros(blocks * _BLOCK, dtype=np.float32)
-    maxima = np.empty(blocks, dtype=np.int32)
+    tiles = (n_passages + _TILE - 1) // _TILE
+    sums = np.zeros(tiles * _TILE, dtype=np.float32)
+    bits = sums.view(np.int32)
+    maxima = np.empty(tiles * _LANES, dtype=np.int32)
+    k = out_rows.shape[1]
+    # As many again as are wanted: they are cut to k not often.
+    keys = np.empty(2 * k + 8 * _BLOCK, dtype=np.uint64)
     for query in range(len(offsets) - 1):
-        scores, rows = out_scores[query], out_rows[query]
+        own = tokens[offsets[query] : offsets[query + 1]]
         touched = 0
-        for token in tokens[offsets[query] : offsets[query + 1]]:
+        for token in own:
             found, added = postings[starts[token] : starts[token + 1]], weights[starts[token] : starts[token + 1]]
             touched += len(found)
             for place in range(len(found)):
                 # An unsigned index spares the test for a negative one.
                 sums[np.uint32(found[place])] += added[place]
         if touched > n_passages // _FEW:
-            size = _pick_from_all(sums, maxima, scores, rows)
+            count = _pick_from_all(bits, maxima, k, keys)
             sums[:] = 0
         else:
-            size = 0
-            for token in tokens[offsets[query] : offsets[query + 1]]:
-                for row in postings[starts[token] : starts[token + 1]]:
-                    if sums[row] > 0:
-                        size = _offer(scores, rows, size, sums[row], row)
-                        sums[row] = 0
-        _sort_heap(scores, rows, size)
-        for place in range(size, len(rows)):
-            scores[place], rows[place] = -np.inf, -1
+            count = _pick_from_postings(bits, starts, postings, own, k, keys)
+        best = np.sort(keys[:count])[:k]
+        rows, score_bits = out_rows[query], out_scores[query].view(np.int32)
+        for place in range(len(best)):
+            rows[place] = best[place] & _ROW
+            score_bits[place] = ~np.uint32(best[place] >> np.uint64(32))
+        rows[len(best) :], out_scores[query, len(best) :] = -1, -np.inf
 
 
 @compiled

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hnm_datasets import BM25Index, Corpus, load_sample
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.indexes import bm25 as bm25_module
+from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.manifest import is_complete
 from hnm_datasets.storage.opened import Opened
@@ -244,3 +245,29 @@ def test_every_option_is_in_the_fingerprint():
         BM25Index(corpus, stopwords=["b", "a"]).fingerprint == BM25Index(corpus, stopwords=("a", "b", "a")).fingerprint
     )
     assert BM25Index(corpus_of(["plates move", "waves"])).fingerprint != BM25Index(corpus).fingerprint
+
+
+@pytest.mark.parametrize("passages", [1, 63, 4096, 4097, 30_000])
+@pytest.mark.parametrize("k", [1, 7, 300, 5000])
+def test_the_best_of_large_corpora_are_those_of_a_stable_sort(passages, k):
+    rng = np.random.default_rng(passages + k)
+    # Tokens of all passages, of some and of few; few distinct weights make many ties.
+    sizes = [passages, -(-passages // 3), min(passages, 9), 0]
+    postings = [np.sort(rng.choice(passages, size, replace=False)).astype(np.int32) for size in sizes]
+    weights = [
+        rng.integers(1, values, size).astype(np.float32) for size, values in zip(sizes, [2, 4, 9, 2], strict=True)
+    ]
+    queries = [[0], [1], [2], [3], [0, 1, 2], [2, 2, 3], []]
+    rows, scores = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float32)
+    offsets, tokens = offsets_of([len(query) for query in queries]), np.concatenate(queries).astype(np.int64)
+    bm25_kernels.search(
+        offsets_of(sizes), np.concatenate(postings), np.concatenate(weights), offsets, tokens, passages, rows, scores
+    )
+    for number, query in enumerate(queries):
+        sums = np.zeros(passages, dtype=np.float32)
+        for token in query:
+            sums[postings[token]] += weights[token]
+        order = np.argsort(-sums, kind="stable")[:k]
+        order = order[sums[order] > 0]
+        assert rows[number].tolist() == [*order, *[-1] * (k - len(order))]
+        assert scores[number].tolist() == [*sums[order], *[-np.inf] * (k - len(order))]
