@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.storage.mapped import open_array, save_array
 from hnm_datasets.storage.tables import KeyTable
+
+#: Passages that are looked at together.
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,38 @@ class Copies:
     def open(cls, folder: Path) -> Copies:
         """Map the files that `save` wrote."""
         return cls(open_array(folder, "copy_codes"), KeyTable.open(folder, "by_body"))  # type: ignore[arg-type]
+
+
+class CodeCounts(NamedTuple):
+    """How many of N passages have the same code. Most codes are those of one passage, so only the others are kept.
+
+    Attributes:
+        codes: The codes of several passages, ascending. Shape (C,).
+        counts: How many passages have each. Shape (C,).
+    """
+
+    codes: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, codes: NDArray[np.int64]) -> CodeCounts:
+        """Count. The code of a passage is the first row with this code. Shape (N,)."""
+        others = [
+            start + np.flatnonzero(part != np.arange(start, start + len(part)))
+            for start in range(0, len(codes), _CHUNK)
+            for part in (codes[start : start + _CHUNK],)
+        ]
+        repeated, counts = np.unique(codes[np.concatenate(others)], return_counts=True)
+        return cls(repeated, counts + 1)
+
+    def passages(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many passages have each of these codes, 0 for -1. Shape (B,) → (B,)."""
+        counts = (codes >= 0).astype(np.int64)
+        if len(self.codes):
+            places = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
+            found = self.codes[places] == codes
+            counts[found] = self.counts[places[found]]
+        return counts
 
 
 def _first_of_linked(count: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.arrays.arrow import as_arrow
 from hnm_datasets.arrays.ids import as_ids
-from hnm_datasets.corpus.copies import Copies
+from hnm_datasets.corpus.copies import CodeCounts, Copies
 from hnm_datasets.corpus.source import _CHUNK, Source, chunk_size
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
 from hnm_datasets.rows import Rows
@@ -320,8 +321,7 @@ class Corpus:
 
         Copies have the same text, each with its title or without it. Without titles these are the `text_codes`.
         """
-        copies = self._files.copies
-        return self._files.text_codes if copies is None else copies.codes
+        return self._files.copy_codes
 
     @property
     def group_codes(self) -> NDArray[np.int64]:
@@ -336,6 +336,14 @@ class Corpus:
                 "Corpus.from_dataset(..., group_column='document_id')."
             )
         return self._files.group_codes
+
+    def copy_counts(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many passages have each of these `copy_codes`, 0 for -1. Shape (B,) → (B,)."""
+        return self._files.copy_counts.passages(codes)
+
+    def group_counts(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many passages have each of these `group_codes`. Shape (B,) → (B,)."""
+        return self._files.group_counts.passages(codes)
 
     def find_texts(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return the first row with the same text but for Unicode form, case and white space, or -1. Shape (B,)."""
@@ -382,6 +390,19 @@ class _CorpusFiles:
     text_codes: NDArray[np.int64]
     copies: Copies | None
     group_codes: NDArray[np.int64] | None
+
+    @property
+    def copy_codes(self) -> NDArray[np.int64]:
+        return self.text_codes if self.copies is None else self.copies.codes
+
+    @cached_property
+    def copy_counts(self) -> CodeCounts:
+        return CodeCounts.of(self.copy_codes)
+
+    @cached_property
+    def group_counts(self) -> CodeCounts:
+        assert self.group_codes is not None  # asked for by whoever has read the codes
+        return CodeCounts.of(self.group_codes)
 
 
 _OPENED: Opened[_CorpusFiles] = Opened()

@@ -88,3 +88,13 @@ def test_long_chains_of_copies_are_joined():
     count = 300
     corpus = corpus_of(["a"] * count, ["a " * (place + 1) for place in range(count)])
     assert corpus.copy_codes.tolist() == [0] * count
+
+
+def test_copies_and_groups_are_counted():
+    titles, texts = ["a", "b", "", "c", ""], ["waves", "waves", "plates", "WAVES", "a waves"]
+    rows = {"id": list("vwxyz"), "title": titles, "text": texts, "group": ["1", "2", "1", None, "1"]}
+    corpus = Corpus.from_dataset(Dataset.from_dict(rows))
+    assert corpus.copy_counts(np.append(corpus.copy_codes, -1)).tolist() == [4, 4, 1, 4, 4, 0]
+    assert corpus.group_counts(corpus.group_codes).tolist() == [3, 1, 3, 1, 3]
+    alone = Corpus.from_dataset(Dataset.from_dict({"id": ["v"], "text": ["waves"]}))
+    assert alone.copy_counts(np.array([0, -1])).tolist() == [1, 0]

@@ -40,8 +40,8 @@ def mine_candidates(
 ) -> Candidates:
     """Search until each query has k allowed candidates or has seen everything that the retriever finds.
 
-    Excluded passages and repeated texts leave gaps in the retriever's list. Queries that are short because of them are
-    searched again, twice as deep each time.
+    Excluded passages and repeated texts leave gaps in the retriever's list. The first search is deep enough for most
+    queries. Those that are short are searched again, twice as deep each time.
 
     Args:
         search: Given the numbers of some queries and a depth, returns their hits. A deeper search must begin with the
@@ -59,7 +59,7 @@ def mine_candidates(
     group_codes = np.empty(0, dtype=np.int64) if groups is None else corpus.group_codes
     open_queries = np.arange(len(copies))
     found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]] = []
-    depth = min(k + max(8, k // 4), len(corpus))
+    depth = min(k + _gaps(k, corpus, copies, groups), len(corpus))
     while len(open_queries):
         hits = search(open_queries, depth)
         columns = np.empty((len(open_queries), k), dtype=np.int64)
@@ -83,6 +83,22 @@ def mine_candidates(
         open_queries = open_queries[~done]
         depth = min(2 * depth, len(corpus))
     return _assembled(found, len(copies))
+
+
+def _gaps(k: int, corpus: Corpus, copies: Ragged[NDArray[np.int64]], groups: Ragged[NDArray[np.int64]] | None) -> int:
+    """Return the gaps to expect in the first k places of a query's list.
+
+    A search of few queries can cost nearly as much as one of all, so one depth for all queries is best. Many copies of
+    a positive say little of how many of them a search finds, hence the upper bound.
+    """
+    least = max(8, k // 4)
+    if not len(copies):
+        return least
+    counts = corpus.copy_counts(copies.values)
+    excluded = np.bincount(copies.owners, weights=counts, minlength=len(copies))
+    if groups is not None:
+        excluded += np.bincount(groups.owners, weights=corpus.group_counts(groups.values), minlength=len(groups))
+    return int(np.clip(np.quantile(excluded, 0.9), least, 3 * least))
 
 
 def _assembled(found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]], n_queries: int) -> Candidates:

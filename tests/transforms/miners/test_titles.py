@@ -85,3 +85,29 @@ def test_a_passage_of_another_text_stays_whatever_its_title_and_id():
 def test_titled_passages_with_one_text_are_two_candidates():
     corpus = corpus_of(["zoos", "parks", "zoos"], ["harm animals", "harm animals", "feed animals"])
     assert sorted(mined(corpus, "do zoos and parks harm animals", ["c"])["bm25"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("rows", [{"title": [f"zoo {number}" for number in range(100)]}, {"group": ["zoos"] * 100}, {}])
+def test_what_is_known_to_be_excluded_needs_no_second_search(rows, monkeypatch):
+    texts = ["zoos harm animals"] * 20 + [f"animals {number}" for number in range(80)]
+    if "group" in rows:
+        rows = {"group": ["zoos"] * 20 + [None] * 80}
+        texts[:20] = [f"zoos harm animals {number}" for number in range(20)]
+    corpus = Corpus.from_dataset(Dataset.from_dict({"id": [str(row) for row in range(100)], "text": texts} | rows))
+    miner = BM25Negatives(corpus, k=10, exclude_group="group" in rows)
+    queries = Dataset.from_dict({"query": ["do zoos harm animals"] * 3, "positive_ids": [["0"]] * 3})
+    depths = []
+    search = BM25Negatives._search
+
+    def counted(self, encoded, which, depth):
+        depths.append(depth)
+        return search(self, encoded, which, depth)
+
+    monkeypatch.setattr(BM25Negatives, "_search", counted)
+    found = miner(queries[:])
+    assert found["negative_ranks"] == [list(range(21, 31))] * 3
+    assert len(depths) == 1
+    # Nothing is in the way of one that has no copies.
+    depths.clear()
+    miner({"query": ["animals"], "positive_ids": [["99"]]})
+    assert depths == [18]
