@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Sequence
 
+import numpy as np
 from datasets import NamedSplit
 
 _SPLIT = re.compile(r"\w+(\.\w+)*")
@@ -56,7 +57,7 @@ def real_number(owner: str, name: str, value: object, above: float = -math.inf) 
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise TypeError(f"{owner}: {name} must be a number, got {value!r}.") from None
-    if isinstance(value, (bool, str)) or not math.isfinite(number) or number <= above:
+    if isinstance(value, (bool, np.bool_, str, bytes)) or not math.isfinite(number) or number <= above:
         bound = "" if above == -math.inf else f" greater than {above:g}"
         raise ValueError(f"{owner}: {name} must be a finite number{bound}, got {value!r}.")
     return number

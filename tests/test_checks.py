@@ -43,7 +43,7 @@ def test_real_numbers_that_are_not_above_the_bound_are_refused(value):
         checks.real_number("Step", "margin", value, above=1.5)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "2"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, np.True_, np.False_, "2", b"2", np.str_("2")])
 def test_real_numbers_are_finite(value):
     with pytest.raises(ValueError, match="Step: margin must be a finite number, got"):
         checks.real_number("Step", "margin", value)
