@@ -66,7 +66,7 @@ def calibrate_margin(
 ) -> Calibration:
     """Find the smallest margin that keeps the share of relevant passages among the negatives below a target.
 
-    The useful margin differs widely between models: 0.05 is far too little for one whose scores lie close together.
+    The useful margin differs widely between models: 0.05 is far too little for one whose scores are close together.
     Hide all but one or some positives of judged queries with `hide_positives`, mine, and read the margin off the rows.
     Rows whose positives are all known cannot show a false negative, and are refused.
 
@@ -83,7 +83,7 @@ def calibrate_margin(
         relative: Calibrate `RelativeMargin`; else `AbsoluteMargin`.
         by: `"score"` for the retriever's scores, or a teacher's name; None: the teacher's where the rows have
             `negative_teacher_scores`, else the retriever's. Pass the same to the margin.
-        against: What the margin will be taken against, see `RelativeMargin`.
+        against: The `against` of the margin, see `RelativeMargin`.
         unjudged: A candidate without a judgment counts as `"irrelevant"`, which is right if the relevant passages were
             all judged and makes the rate too low otherwise; or `"skip"` leaves it out.
 

@@ -46,12 +46,12 @@ class Comparison:
     """What `compare_negatives` found. It shows itself in a terminal, and as HTML in a notebook.
 
     Args:
-        names: What the two are called.
+        names: The names of the two.
         queries: Queries that both have, and those that one has alone.
         compared: How many of the common ones were compared.
         overlap: The share of both lists' negatives that are common (Jaccard), mean over queries.
         in_other: Which share of the first's negatives the second has, and of the second's the first.
-        by: The scorer that tells which is harder; None where no scorer has scored both.
+        by: The scorer that compares their hardness; None where no scorer has scored both.
         hardness: The mean score of the negatives of each, less that of the positives.
         difference: How much harder the first is: the mean difference over queries, and its 95% interval, whose bounds
             are None where one query alone could be compared.
@@ -137,14 +137,14 @@ def compare_negatives(
     sample: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two minings of the same queries: what they have in common, which is harder, where they differ.
+    """Compare two minings of the same queries: their overlap, which is harder, and where they differ.
 
     Args:
         first: Mined rows in any form that `audit_negatives` knows.
         second: Others; queries are matched by their ids if both have them, else by their texts.
         corpus: The passages; needed where one has ids alone and the other texts, and for examples with texts.
-        names: What the two are called in the result.
-        by: The scorer that tells which is harder: a teacher's name, or `"score"`. None: a teacher that both have;
+        names: The names of the two in the result.
+        by: The scores that measure hardness: a teacher's name, or `"score"`. None: a teacher that both have;
             or the retriever, if it is the same one.
         sample: How many of the common queries are compared.
         seed: For the sample.

@@ -39,8 +39,8 @@ class Audit:
         overlap: Mean shares: of the query's words in its positives (`"query in positive"`) and negatives, and of words
             common to a positive and a negative (Jaccard; `"positive and negative"`).
         words: Words of positives and of negatives.
-        false_negatives: Which share of the negatives is relevant; None if nothing tells.
-        defects: What is wrong.
+        false_negatives: The share of the negatives that is relevant; None without judgments or a teacher.
+        defects: The defects that were found.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, audit_negatives, load_sample

@@ -41,7 +41,7 @@ def audit_negatives(
     sample: int = 10_000,
     seed: int = 0,
 ) -> Audit:
-    """Look at mined negatives: what is wrong with them, how hard they are, how many are relevant in truth.
+    """Audit mined negatives: their defects, how hard they are, and how many are actually relevant.
 
     Any form is recognized by its columns, see `hnm_datasets.formats`: rows that the miners made, the four forms of
     sentence-transformers, those of Tevatron, FlagEmbedding and DPR. Defects are counted over all rows; texts are

@@ -269,15 +269,15 @@ class Corpus:
     ) -> Embeddings:
         """Encode every passage with a model, once, into memory-mapped vectors in the cache directory.
 
-        A second call with the same passages, weights, prompt and options finds the vectors there. A run that was killed
-        goes on at the shard (4,096 passages) where it was, with the same result to the byte. Passages with the same
+        A second call with the same passages, weights, prompt and options finds the vectors there. An interrupted run
+        resumes at its shard of 4,096 passages, with the same result to the byte. Passages with the same
         text are encoded once. Several processes, such as those of `accelerate launch`, share the work when each makes
         this call.
 
         Args:
             model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
                 (B, D).
-            prompt: What each passage is preceded by; None: the model's own prompt for documents, if it has one.
+            prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
             batch_size: Passages per forward pass; passages of similar length go together.
             dtype: `"float32"`, or `"float16"` for half the disk and memory and scores to three digits.
             devices: Run a process of the model on each of these, such as `["cuda:0", "cuda:1"]` or `["cpu", "cpu"]`;

@@ -108,11 +108,11 @@ def mine_hard_negatives(
       are no negatives of the other.
     - `range_min` skips ranks of the retriever's list, before anything was removed; there, it skips candidates that are
       left after the margins. `range_max` is, as there, the highest rank, plus the largest number of positives.
-    - A cross-encoder is used whenever it is given: its scores order the candidates and are what the margins, limits
-      and `output_scores` go by. There, it does nothing without a margin or limit.
+    - A cross-encoder is used whenever it is given: its scores order the candidates, and the margins, limits
+      and `output_scores` use them. There, it does nothing without a margin or limit.
     - `sampling_strategy="random"` draws by `seed` and query, so that a run can be repeated.
     - `keep_columns` keeps the dataset's other columns, as they are in the anchor's first pair.
-    - The vectors are kept on disk by weights, prompt and text, always; the same call after training encodes anew.
+    - The vectors are always kept on disk by weights, prompt and text; the same call after training encodes again.
     - A column name that does not exist is an error and not the first column.
     - The printed share of a limit is of the candidates that reached it, without positives. There, positives and padding
       count too, and `min_score` counts all that was dropped before it. The median is the mean of the two middle scores.

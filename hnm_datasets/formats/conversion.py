@@ -39,7 +39,7 @@ _ID_SIZE = 16
 
 
 def convert(dataset: Rows, to: str, corpus: Corpus | None = None) -> Dataset:
-    """Convert mined data from whatever format it is in to another, with ids and scores where both formats have them.
+    """Convert mined data from one format to another, with ids and scores where both formats have them.
 
     The format is recognized by the names of the columns. The rows of one query (of the same id, or the same text where
     there are no ids) become one query wherever they stand, with each of its positives and negatives once; queries and

@@ -74,7 +74,7 @@ def save_mined(
         license: The license's name on the Hub, such as `"cc-by-4.0"`.
         language: The code of the language, such as `"en"`, or a list of them.
         name: The card's title; None: the folder's name.
-        source: The Hub id or URL of what was mined.
+        source: The Hub id or URL of the mined dataset.
         include_corpus: Whether the corpus is written beside rows of ids.
 
     Returns:
@@ -120,7 +120,7 @@ def write_card(
         license: What the card is to say instead of what it said before; None: the same. So are the next three.
         language: The code of the language, or a list of them.
         name: The card's title.
-        source: The Hub id or URL of what was mined.
+        source: The Hub id or URL of the mined dataset.
 
     Returns:
         The card, `README.md` in the folder.

@@ -63,7 +63,7 @@ class BM25Index:
     Two passages with the same score come in the order of the corpus, so a deeper search begins with the answer of a
     shallower one. A passage that shares no token with the query is never an answer.
 
-    Texts in any language are cut into tokens without being told the language. Case and Unicode form do not count
+    Texts in any language are cut into tokens; no option names the language. Case and Unicode form do not count
     (NFKC, case folding), and words keep their combining marks. Where a script puts spaces between words, the words are
     the tokens, but for single Latin letters and digits. Scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer,
     Burmese and their relatives), and Korean, give the overlapping pairs of neighboring characters, and single

@@ -33,7 +33,7 @@ def from_pairs(
 
     The corpus is made of the distinct texts of `passages` and of the positives; a passage's id is a hash of its text.
     The pairs of one query are merged into one row with several positives. Queries that differ only in Unicode form,
-    case or white space keep their own rows, and `pool_positives` tells each the positives of the others.
+    case or white space keep their own rows; `pool_positives` adds the positives of the others to each.
 
     Args:
         dataset: One (query, relevant text) pair per row: a `Dataset`, a data frame, an Arrow table, a list of dicts or

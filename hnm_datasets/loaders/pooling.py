@@ -23,7 +23,7 @@ _MOST_IDS = 1 << 28
 
 
 def pool_positives(rows: Rows) -> Dataset:
-    """Tell each row which passages are positives of other rows with the same question.
+    """Add to each row the positives of other rows with the same question.
 
     A step sees one row at a time. Where a question is in several rows, such as the same text under two query ids, each
     row's miner would find the positives of the others. Call this before mining; `attach_positives`, `load_beir` and

@@ -36,7 +36,7 @@ class Encoder(ModelHandle):
         model: A `SentenceTransformer`; its path or Hub id, which is loaded here, and again in each spawned worker; or a
             function from a list of texts to an array of shape (B, D), for an embedding service.
         task: `"query"` or `"document"`: which of the model's prompts, and of its routes, is used.
-        prompt: What each text is preceded by; None: the model's own prompt for the task, if it has one.
+        prompt: The text before each text; None: the model's own prompt for the task, if it has one.
         normalize: Scale vectors to length 1; None: if the similarity is cosine.
         similarity: `"cosine"`, `"dot"` or `"euclidean"`; None: the model's own, and cosine for a function.
         batch_size: Texts per forward pass. (At least 1,024 for static embeddings, which know no padding.)

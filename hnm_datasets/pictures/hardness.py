@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def plot_hardness(audits: Mapping[str, Audit | Sequence[Audit]], by: str = "teacher") -> Figure:
-    """Draw what negatives cost against what they are worth: false negatives against hardness.
+    """Draw false negatives against hardness: the cost of negatives against their worth.
 
     Towards the lower right is better: hard negatives, few of them false.
 
     Args:
         audits: By name an audit, which is one point, or a sequence of them, which is a curve: one filter at several
             settings.
-        by: The scores that tell hardness: `"score"` for the retriever's own, or a teacher's name. Their mean over the
-            negatives is drawn.
+        by: The scores that measure hardness: `"score"` for the retriever's own, or a teacher's name. The figure shows
+            their mean over the negatives.
 
     Returns:
         The figure, whose title compares the lowest rate of false negatives with the highest. Error bars are the audits'

@@ -63,7 +63,7 @@ def plot_query(
     seed: int = 0,
     fingerprint: str | None = None,
 ) -> Figure:
-    """Draw what lies around one mined query, and the gradient that each passage sends to it.
+    """Draw the passages around one mined query, and the gradient that each sends to it.
 
     On the map the query is in the middle, and every passage at its true angle to it: the distance is exact. The
     direction is that of the first two principal components of where the passages lie around the query, so neighbors on
@@ -71,7 +71,7 @@ def plot_query(
 
     The gradient is that of `MultipleNegativesRankingLoss` with the first positive, the row's negatives and the random
     passages as its only candidates. Passage j sends scale · (p_j - y_j) · (v_j - cos_j · q), where p is the softmax of
-    the scaled cosines, and y_j is 1 for the positive and else 0. It is large for a negative that lies near the query,
+    the scaled cosines, and y_j is 1 for the positive and else 0. It is large for a negative that is near the query,
     and next to nothing for one at a right angle. Other known positives are drawn and send nothing, as in
     `HardNegativesRankingLoss`.
 
@@ -81,7 +81,7 @@ def plot_query(
         model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
             (B, D), see `fingerprint`.
         easy: Passages to draw at random from the corpus, for comparison.
-        scale: What the loss multiplies cosines by, the inverse of its temperature.
+        scale: The factor of the cosines in the loss, the inverse of its temperature.
         seed: For the random passages.
         fingerprint: For a function: a name that changes whenever its vectors do.
 

@@ -28,7 +28,7 @@ _BINS = 50
 def plot_scores(dataset: Rows, by: str = "score", sample: int = 10_000, *, seed: int = 0) -> Figure:
     """Draw how the scores of positives and negatives are spread, for each source of negatives.
 
-    Where the two lie over each other the negatives are hard, and some of them are likely false. A negative that several
+    Where the two overlap the negatives are hard, and some of them are likely false. A negative that several
     sources found counts in the panel of each. Scores of different sources can be compared only if one model gave them:
     name that with `by`.
 

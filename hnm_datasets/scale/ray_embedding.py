@@ -52,9 +52,9 @@ def embed_with_ray(
 ) -> Embeddings:
     """Do what `Corpus.embed` does with the workers of a Ray cluster.
 
-    The vectors are those of `Corpus.embed`, under the same name, and whoever calls it next finds them. (They are the
-    same to the byte where the workers compute as this process does; a GPU rounds otherwise than a CPU.) A job that was
-    killed goes on at the shards (4,096 passages) that are missing. A worker that dies is started again.
+    The vectors are those of `Corpus.embed`, under the same name, and its next call finds them. (They are the
+    same to the byte where the workers compute as this process does; a GPU rounds otherwise than a CPU.) A killed job
+    resumes with the missing shards of 4,096 passages. A worker that dies is started again.
 
     All nodes must share the cache directory: set `HF_DATASETS_CACHE` to a folder on a file system that they all mount
     and that knows locks. They must have `hnm_datasets` installed.

@@ -42,7 +42,7 @@ def retrieval_evaluator(
         `query`, `positive_ids`; `query_id`, if there.
 
     Returns:
-        What the trainer takes as `evaluator=`, and what gives the measures when it is called with a model.
+        An evaluator for the trainer's `evaluator=`; called with a model, it returns the measures.
 
     Raises:
         KeyError: A column is missing, or an id is not in the corpus.

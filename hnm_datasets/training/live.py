@@ -44,7 +44,7 @@ def live_negatives(
     """Make rows for the trainer: `anchor`, `positive`, `negative_1` to `negative_n` and a `label` for the loss.
 
     Texts are looked up when a batch is asked for, so nothing is copied. Each epoch draws n of a row's candidates. The
-    seed, the row and the epoch are the only source of chance, so a training can be repeated and resumed. The label
+    draw depends only on the seed, the row and the epoch, so a training can be repeated and resumed. The label
     carries the known positives of each question to `HardNegativesRankingLoss`; losses that take no labels, such as
     `MultipleNegativesRankingLoss`, ignore it.
 

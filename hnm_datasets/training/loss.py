@@ -31,9 +31,9 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
 
     Of each query's other passages in the batch it masks: those that are known positives of the query (of which there
     may be several), however they came into the batch; exact duplicates of them; and the padding of rows that have too
-    few negatives. What is known travels in the label column that `live_negatives` writes. Without that column, only the
-    batch tells: the positives of rows with the same query are known to each of them, where queries and passages are the
-    same if the model reads the same tokens. Where no text comes twice in a batch, and without `margin`, value and
+    few negatives. Known positives come with the label column that `live_negatives` writes. Without it, rows of the
+    batch with the same query know each other's positives; queries and passages are the same if the model reads the same
+    tokens. Where no text comes twice in a batch, and without `margin`, value and
     gradients are those of the stock loss.
 
     How much is masked is logged by the trainer beside the loss, for rows with labels or with `margin`:
@@ -55,12 +55,12 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
         margin: Mask also likely false negatives: passages more similar to the query than its positive by more than
             this, in the units of the similarity; 0.1 in Qwen3-Embedding (Zhang et al. 2025,
             https://arxiv.org/abs/2506.05176). May be negative. None: none.
-        guide: A model whose similarities `margin` goes by instead of those of the model in training (Solatorio 2024,
+        guide: A model whose similarities `margin` uses instead of those of the model in training (Solatorio 2024,
             *GISTEmbed*, https://arxiv.org/abs/2402.16829). It embeds whole batches, also beside cached gradients.
         likely_weight: What likely false negatives count in the denominator, from 0 (masked) to below 1.
         distill_weight: Add the divergence of the model's scores of the row's own passages from the teacher's, times
             this; needs `live_negatives(..., teacher=...)`.
-        teacher_temperature: What the teacher's scores are divided by before their softmax.
+        teacher_temperature: Divides the teacher's scores before their softmax.
         log_masked: Let the trainer log what is masked.
 
     Raises:

@@ -36,7 +36,7 @@ _STATE = "live_negatives.json"
 
 
 class FollowEpochs(TrainerCallback):
-    """Tells live negatives the epoch, so that each epoch has its own draw.
+    """Sets the epoch of live negatives, so that each epoch has its own draw.
 
     `RefreshNegatives` does so for its own.
 
@@ -68,11 +68,11 @@ def _source(owner: str, live: object) -> LiveTexts:
 
 
 class RefreshNegatives(TrainerCallback):
-    """Mines the training queries again every so often, with the model as it is then, and switches to what it found.
+    """Mines the training queries again at intervals with the current model, and trains on the new negatives.
 
     At each refresh the corpus is encoded with the current weights, the steps run over the queries, and the rows of
-    `live_negatives` draw from what they leave: a *generation*. The optimizer, the schedule, the order of the rows, the
-    model's modes and all random states stay as they are.
+    `live_negatives` draw from the candidates that are left: a *generation*. The optimizer, the schedule and the order
+    of the rows do not change; the model's modes and all random states are restored.
 
     The trainer holds one batch ready (and each of its dataloader's workers some), so a switch is seen from the batch
     after that on. A training that is resumed from a checkpoint continues with the generations that it had.
@@ -89,10 +89,10 @@ class RefreshNegatives(TrainerCallback):
         steps: The steps that mine. A step that uses the model in training is passed as a function from the model to
             the step, as in `[partial(DenseNegatives, corpus, k=50), RelativeMargin(0.05)]`.
         every: Optimizer steps between refreshes; a float: epochs, such as 0.5.
-        background: Mine beside the training with a copy of the model, and switch when that is done. The copy needs
+        background: Mine in a thread with a copy of the model while the training continues, then switch. The copy needs
             memory; the negatives are some steps old, which the log says; when the switch comes depends on the machine.
         fraction: Mine only this share of the queries at each refresh, another one each time.
-        keep: Generations that are kept, beside those that a checkpoint needs.
+        keep: The number of generations to keep, in addition to those that a checkpoint needs.
 
     Attributes:
         history: One dict per generation: `generation`, `step`, `model_step`, `seconds_encode`, `seconds_index`,

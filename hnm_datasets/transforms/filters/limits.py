@@ -39,7 +39,7 @@ def span(values: NDArray[Any]) -> str:
 
 @dataclass(frozen=True)
 class RankWindow(CandidateFilter):
-    """Keep the candidates whose original rank lies in a window.
+    """Keep the candidates whose original rank is in a window.
 
     Skipping the first ranks is the simplest guard against false negatives: what a retriever puts at the very top is
     often relevant but not annotated. Ranks are those of the retriever's full list, so a filter before this one does not
@@ -90,11 +90,11 @@ class RankWindow(CandidateFilter):
 
 @dataclass(frozen=True)
 class ScoreBand(CandidateFilter):
-    """Keep the candidates whose score lies in a band.
+    """Keep the candidates whose score is in a band.
 
     Args:
         min: The lowest score to keep; None: no lower limit. In the units of the score: BM25 scores have no fixed
-            range, cosine similarities lie from -1 to 1.
+            range, cosine similarities are between -1 and 1.
         max: The highest score to keep; None: no upper limit.
         by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`).
             None: the teacher's where the rows have them, else the retriever's.

@@ -32,7 +32,7 @@ class TeacherThreshold(CandidateFilter):
     Retrieved passages are often relevant and unannotated; RocketQA (Qu et al. 2021, https://arxiv.org/abs/2010.08191)
     keeps those that a cross-encoder scores below 0.1. With `promote`, those above `positive_above` become positives of
     their row, as in RLHN (Thakur et al. 2025, https://arxiv.org/abs/2505.16967): no later step mines them again.
-    Whatever lies between the two is dropped.
+    Candidates between the two are dropped.
 
     Args:
         negative_below: A candidate stays if its score is lower. In the units of the teacher: RocketQA's 0.1 is of a

@@ -23,7 +23,7 @@ from hnm_datasets.transforms.miners.base import Miner
 
 @dataclass(frozen=True)
 class DenseNegatives(Miner):
-    """Mine dense negatives: what an embedding model finds for the query and is not known to be relevant.
+    """Mine dense negatives: passages that an embedding model ranks high and that are not known to be relevant.
 
     With the model that is being trained these are the hardest negatives for it (Xiong et al. 2020, *Approximate Nearest
     Neighbor Negative Contrastive Learning*, https://arxiv.org/abs/2007.00808). The best of them are often relevant but

@@ -52,7 +52,7 @@ class FuseNegatives(Transform):
         `query`, `positive_ids`, and what else a source reads; `query_id` and `known_positive_ids`, if there.
 
     Columns written:
-        `negative_ids`, `negative_scores` (by which they are ordered), `negative_ranks` (places in the fused list),
+        `negative_ids`, `negative_scores` (by which they are ordered), `negative_ranks` (in the fused list),
         `negative_source` (the names of the sources that found it, joined by `+`); for each source
         `negative_<source>_ranks` (0: not found by it), `negative_<source>_scores` and `positive_<source>_scores`.
 

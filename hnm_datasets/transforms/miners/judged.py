@@ -34,7 +34,7 @@ class _Judged(NamedTuple):
 class JudgedNegatives(Miner):
     """Take the passages that were judged not relevant, in the order in which a retriever ranks them.
 
-    These are the most reliable negatives: somebody looked at them. They are few, so combine them with mined ones:
+    These are the most reliable negatives: a person judged them. They are few, so combine them with mined ones:
     `FuseNegatives({"judged": JudgedNegatives(corpus, bm25), "bm25": bm25}, method="union")`, and then
     `SampleNegatives({"judged": 2, "bm25": 3})`.
 

@@ -81,7 +81,7 @@ class SampleNegatives(CandidateFilter):
             band, both ends included, `{(1, 10): 2, (11, math.inf): 4}`. They are served in this order, and what two
             sources found counts for the first that draws it. One that has too few gives all it has; no other makes up
             for it.
-        bands: What the bands are of: `"rank"`, `"score"` (the retriever's), or a teacher's name.
+        bands: The values that bands are ranges of: `"rank"`, `"score"` (the retriever's), or a teacher's name.
         strategy: `"uniform"` draws each with the same chance; `"softmax"` with a chance in proportion to
             exp(score / temperature); `"simans"` in proportion to exp(-a·(s⁻ - s⁺ - b)²), which favors candidates that
             score about as high as the positive, neither too easy nor likely false (Zhou et al. 2022, *SimANS*,

@@ -20,7 +20,7 @@ from hnm_datasets.transforms.base import Transform
 class SortNegatives(Transform):
     """Put the candidates of each row in the order of a score, the highest first.
 
-    After a teacher has scored them, this makes its order the one that `TopNegatives` goes by. Ranks stay what the
+    After a teacher has scored them, `TopNegatives` then takes the teacher's hardest. Ranks stay what the
     retriever said; candidates with the same score stay in their order.
 
     Args:

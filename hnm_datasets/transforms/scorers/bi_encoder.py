@@ -28,9 +28,9 @@ class BiEncoderScores(Scorer):
         model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
             (B, D), see `fingerprint`.
         name: Goes into the names of the columns.
-        query_prompt: What each query is preceded by; None: the model's own prompt for queries, if it has one.
-        prompt: What each passage is preceded by; None: the model's own prompt for documents, if it has one.
-        embeddings: The vectors of the whole corpus under the model, if there are any; `prompt` is then theirs.
+        query_prompt: The text before each query; None: the model's own prompt for queries, if it has one.
+        prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
+        embeddings: The vectors of the whole corpus by the model, to look them up; `prompt` is then theirs.
         batch_size: Texts per forward pass.
         fingerprint: For a function: a name that changes whenever its vectors do.
 

@@ -18,7 +18,7 @@ class CrossEncoderScores(Scorer):
     """Score the candidates of any source, and the positives, with a teacher that reads query and passage together.
 
     Each distinct pair of a batch of rows is scored once, longest first over all rows, in full batches. Scores are kept
-    on disk by pair, so another k or filter scores nothing again, and a killed run goes on where it was.
+    on disk by pair, so another k or filter scores nothing again, and an interrupted run resumes.
 
     Args:
         corpus: The passages.

@@ -39,7 +39,7 @@ class ToLabeledPairs(Shape):
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
         labels: `"scores"`: a teacher's scores instead of 1 and 0, for `MSELoss`, or for `BinaryCrossEntropyLoss` if
-            they lie from 0 to 1.
+            they are between 0 and 1.
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:

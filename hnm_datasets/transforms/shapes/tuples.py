@@ -30,7 +30,7 @@ class ToTriplets(Shape):
         with_scores: Write also `positive_score` and `negative_score`. True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
-        labels: Write also what a student learns from a teacher. `"margins"`: the teacher's score of the positive less
+        labels: Write also labels for distillation. `"margins"`: the teacher's score of the positive less
             that of the negative, for `MarginMSELoss`; `"scores"`: the list of both, for `DistillKLDivLoss` or
             `MarginMSELoss`.
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
@@ -111,7 +111,7 @@ class ToNTuples(Shape):
         with_scores: Write also `positive_score`, `negative_1_score`, … True: by the
             retriever; a teacher's name: by that teacher.
         seed: For `positives="random"`, with the row's key.
-        labels: Write also what a student learns from a teacher. `"margins"`: for each negative the teacher's score
+        labels: Write also labels for distillation. `"margins"`: for each negative the teacher's score
             of the positive less its own, for `MarginMSELoss`; `"scores"`: the list of the positive's and all negatives'
             scores, for `DistillKLDivLoss` or `MarginMSELoss`.
         by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
