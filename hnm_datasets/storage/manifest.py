@@ -4,6 +4,9 @@ A finished folder has a manifest: the size and hash of each of its files. Hashin
 a stamp beside the manifest holds the state of each file when its hash was found right: size, inode, and when its
 content and its inode last changed. The last of them changes with every write, and no program can set it. As long as
 all states are those of the stamp, nothing is hashed; a folder that was copied or damaged is hashed once.
+
+A folder is checked when it is opened. Bytes that change later in a file that a process has mapped are not noticed: the
+compiled loops, such as those of BM25, read row numbers and offsets as they are.
 """
 
 from __future__ import annotations
