@@ -283,7 +283,9 @@ def _judged(name: str, batch: Batch, judgments: Rows) -> tuple[NDArray[np.bool_]
 
     def pairs_of(column: str) -> NDArray[np.uint64]:
         lists = batch.id_lists(column)
-        return pair_keys(queries[lists.owners], digest_strings(lists.values.to_pylist())[:, 0])
+        coded = lists.values.dictionary_encode()
+        passages = digest_strings(coded.dictionary.to_pylist())[:, 0][coded.indices.to_numpy()]
+        return pair_keys(queries[lists.owners], passages)
 
     own = pair_keys(digest_strings(known.queries.to_pylist())[:, 0], digest_strings(known.passages.to_pylist())[:, 0])
     pairs = pairs_of(NEGATIVE_IDS)

@@ -26,12 +26,14 @@ class JudgedPairs(NamedTuple):
         queries: The query of each judgment. Shape (J,).
         passages: The id of its passage. Shape (J,).
         relevant: Whether it calls the passage relevant. Shape (J,).
+        pooled: Whether it is of another row with the same question, from `known_positive_ids`. Shape (J,).
     """
 
     asked: pa.Array
     queries: pa.Array
     passages: pa.Array
     relevant: NDArray[np.bool_]
+    pooled: NDArray[np.bool_]
 
 
 def read_judgments(judgments: Rows, by_query_id: bool, owner: str) -> JudgedPairs:
@@ -74,20 +76,19 @@ def read_judgments(judgments: Rows, by_query_id: bool, owner: str) -> JudgedPair
         )
     queries = (batch.ids if by_query_id else batch.strings)(str(found[0])).cast(pa.string())
     if rows:
-        parts = [
-            (batch.id_lists(name), name != JUDGED_NEGATIVE_IDS)
-            for name in (POSITIVE_IDS, KNOWN_POSITIVE_IDS, JUDGED_NEGATIVE_IDS)
-            if batch.has(name)
-        ]
-        owners = np.concatenate([lists.owners for lists, _ in parts])
-        passages = pa.concat_arrays([lists.values.cast(pa.string()) for lists, _ in parts])
-        relevant = np.repeat([positive for _, positive in parts], [len(lists.values) for lists, _ in parts])
+        names = [name for name in (POSITIVE_IDS, KNOWN_POSITIVE_IDS, JUDGED_NEGATIVE_IDS) if batch.has(name)]
+        lists = [batch.id_lists(name) for name in names]
+        owners = pa.array(np.concatenate([one.owners for one in lists]))
+        passages = pa.concat_arrays([one.values.cast(pa.string()) for one in lists])
+        column = np.repeat(names, [len(one.values) for one in lists])
         # A passage may be a judged negative of one row and a positive of another one with the same question.
-        return JudgedPairs(queries, queries.take(pa.array(owners)), passages, relevant)
+        relevant, pooled = column != JUDGED_NEGATIVE_IDS, column == KNOWN_POSITIVE_IDS
+        return JudgedPairs(queries, queries.take(owners), passages, relevant, pooled)
     scores = as_floats(batch.column("score"), "score", f"{owner}: judgments")
     given = pa.array(~np.isnan(scores))
     passages = batch.ids(str(found[1])).cast(pa.string()).filter(given)
-    pairs = JudgedPairs(queries, queries.filter(given), passages, scores[~np.isnan(scores)] > 0)
+    relevant = scores[~np.isnan(scores)] > 0
+    pairs = JudgedPairs(queries, queries.filter(given), passages, relevant, np.zeros(len(relevant), dtype=bool))
     table = pa.table({"query_id": pairs.queries, "corpus_id": pairs.passages})
     check_contradictions(table, pairs.relevant, f"{owner}: judgments")
     return pairs
@@ -124,11 +125,12 @@ class Judgments:
         self._by_text = not by_passage_id
         judged = read_judgments(judgments, by_query_id, owner)
         queries = digest_strings(judged.queries.filter(pa.array(judged.relevant)).to_pylist())[:, 0]
-        ids = judged.passages.filter(pa.array(judged.relevant))
+        ids, pooled = judged.passages.filter(pa.array(judged.relevant)), judged.pooled[judged.relevant]
         if rows_are_keys and corpus is not None:
             rows = corpus.find(ids)
             # A judged passage that the corpus lacks was never mined from it.
             queries, passages = queries[rows >= 0], rows[rows >= 0].astype(np.uint64)
+            pooled = pooled[rows >= 0]
         elif by_passage_id:
             passages = digest_strings(ids.to_pylist())[:, 0]
         elif corpus is None:
@@ -139,9 +141,12 @@ class Judgments:
         else:
             rows = corpus.find(ids)
             queries, passages = queries[rows >= 0], text_keys(corpus.texts(rows[rows >= 0]))
+            pooled = pooled[rows >= 0]
         self.queries = np.unique(digest_strings(judged.asked.to_pylist())[:, 0])
         self._relevant, first = np.unique(pair_keys(queries, passages), return_index=True)
-        self._queries_of_relevant = queries[first]
+        # What the rows pool is a positive of another row, and known to miners.
+        self._queries_of_own = queries[first][~pooled[first]]
+        self._own = self._relevant[~pooled[first]]
 
     def relevant(self, queries: NDArray[np.uint64], passages: PassageKeys) -> NDArray[np.bool_]:
         """Tell which pairs of query and passage were judged relevant. Shape (P,)."""
@@ -155,5 +160,5 @@ class Judgments:
             own: The pairs of query and positive by `PassageKeys.own`, ascending.
             text: The same by `PassageKeys.text`.
         """
-        asked = self._relevant[is_among(self._queries_of_relevant, queries)]
+        asked = self._own[is_among(self._queries_of_own, queries)]
         return not bool(is_among(asked, text if self._by_text else own).all())

@@ -156,7 +156,7 @@ class _WhenShown:
 class CandidateFilter(Transform):
     """A step that keeps some candidates of each row and drops the others, in all aligned columns alike.
 
-    Subclasses fill in `_keep`. Order, ranks and scores of what is kept stay as they were, and no row is dropped: a row
+    Subclasses fill in `_keep`, and `_limits_met` for the warning about emptied rows. Order, ranks and scores of what is kept stay as they were, and no row is dropped: a row
     may be left with fewer candidates, or none.
     """
 

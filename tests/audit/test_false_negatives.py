@@ -10,7 +10,16 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm_datasets import BiEncoderScores, BM25Negatives, Corpus, TopNegatives, ToTriplets, audit_negatives, load_sample
+from hnm_datasets import (
+    BiEncoderScores,
+    BM25Negatives,
+    Corpus,
+    TopNegatives,
+    ToTriplets,
+    audit_negatives,
+    load_sample,
+    pool_positives,
+)
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.audit.false_negatives import estimate
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS
@@ -340,3 +349,15 @@ def test_judgments_that_know_no_more_than_the_rows_say_so():
     assert "nothing beyond" in found.rule
     more = queries.map(lambda row: {"positive_ids": [*row["positive_ids"], "volcanoes"]})
     assert audit_negatives(mined, corpus, judgments=more).false_negatives.rule == "judged relevant"
+
+
+def test_positives_of_another_row_with_the_question_tell_nothing_more():
+    corpus, _ = load_sample("earthquakes")
+    rows = {"query_id": ["q1", "q2"], "query": ["why?", "Why?"], "positive_ids": [["plate-tectonics"], ["tsunamis"]]}
+    queries = pool_positives(Dataset.from_dict(rows))
+    assert any(queries["known_positive_ids"])
+    mined = queries.map(BM25Negatives(corpus, k=2), batched=True)
+    mined = mined.remove_columns([name for name in mined.column_names if name.startswith("negative_")])
+    mined = mined.add_column("negative_ids", [["volcanoes"], ["volcanoes"]])
+    found = audit_negatives(mined, corpus, judgments=queries).false_negatives
+    assert "nothing beyond the rows' own positives was" in found.rule
