@@ -156,8 +156,8 @@ class _WhenShown:
 class CandidateFilter(Transform):
     """A step that keeps some candidates of each row and drops the others, in all aligned columns alike.
 
-    Subclasses fill in `_keep`, and `_limits_met` for the warning about emptied rows. Order, ranks and scores of what is kept stay as they were, and no row is dropped: a row
-    may be left with fewer candidates, or none.
+    Subclasses fill in `_keep`, and `_limits_met` for the warning about emptied rows. Order, ranks and scores of what is
+    kept stay as they were, and no row is dropped: a row may be left with fewer candidates, or none.
     """
 
     input_columns: ClassVar[tuple[str, ...]] = (NEGATIVE_IDS,)
