@@ -17,6 +17,7 @@ from datasets import Dataset, IterableDataset, IterableDatasetDict
 
 from hnm_datasets.answers import is_polars
 from hnm_datasets.arrays.arrow import as_arrow, as_plain, is_one_value
+from hnm_datasets.storage.kept_rows import in_memory_rows
 from hnm_datasets.terminal import printable
 
 if TYPE_CHECKING:
@@ -73,21 +74,21 @@ def dataset_of(rows: Rows, owner: str, name: str = "rows") -> Dataset:
             f"streaming=True, or write it to Parquet first, with write_stream, and load that."
         )
     if isinstance(rows, pd.DataFrame):
-        return Dataset(_table_of_frame(rows, owner))
+        return in_memory_rows(_table_of_frame(rows, owner))
     if is_polars(rows):
         polars: Any = sys.modules["polars"]
         # Without views of texts, which must fit into 2 GiB to become texts.
-        return Dataset(_plain_table(rows.to_arrow(compat_level=polars.CompatLevel.oldest())))  # type: ignore[union-attr]
+        return in_memory_rows(_plain_table(rows.to_arrow(compat_level=polars.CompatLevel.oldest())))  # type: ignore[union-attr]
     if isinstance(rows, pa.RecordBatch):
         rows = pa.table(rows)
     if isinstance(rows, pa.Table):
         _check_names(rows.column_names, owner)
-        return Dataset(_plain_table(rows))
+        return in_memory_rows(_plain_table(rows))
     if isinstance(rows, Mapping):
-        return Dataset(_plain_table(_table_of_columns(rows, owner, name)))
+        return in_memory_rows(_plain_table(_table_of_columns(rows, owner, name)))
     if isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)):
         columns = _columns_of_dicts(rows, owner, name)
-        return Dataset(_plain_table(_table_of_columns(columns, owner, name)))
+        return in_memory_rows(_plain_table(_table_of_columns(columns, owner, name)))
     way_out = " Call .collect() first." if type(rows).__name__ == "LazyFrame" else ""
     raise TypeError(f"{owner}: {name} must be {_FORMS}, got {type(rows).__name__}.{way_out}")
 

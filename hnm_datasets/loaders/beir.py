@@ -25,6 +25,7 @@ from hnm_datasets.loaders.qrels import (
     qrels_table,
     relevant_mask,
 )
+from hnm_datasets.storage.kept_rows import in_memory_rows
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def load_beir(
     check_contradictions(qrels, relevant_mask(qrels, min_score), "load_beir", ", or pass invalid='drop'")
     judged = pc.is_in(queries.with_format("arrow")[:]["query_id"], value_set=pc.unique(qrels["query_id"]))
     rows = queries.select(np.flatnonzero(judged.to_numpy(zero_copy_only=False)))
-    return corpus, attach_positives(rows, Dataset(qrels), min_score=min_score)
+    return corpus, attach_positives(rows, qrels, min_score=min_score)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def _drop_empty(passages: Dataset) -> Dataset:
     text = pc.fill_null(table["text"].cast(pa.string()), "")
     if table["text"].null_count:
         table = table.set_column(table.column_names.index("text"), "text", text)
-        passages = Dataset(table)
+        passages = in_memory_rows(table)
     full = ~pc.fill_null(is_blank(text), True).to_numpy()
     if "title" in table.column_names:
         full |= ~pc.fill_null(is_blank(pc.fill_null(table["title"].cast(pa.string()), "")), True).to_numpy()

@@ -20,11 +20,12 @@ from hnm_datasets.columns import (
     QUERY,
     QUERY_ID,
 )
+from hnm_datasets.storage.kept_rows import in_memory_rows
 
 
 def with_column(dataset: Dataset, name: str, lists: pa.Array) -> Dataset:
     """Return the dataset with one more column, in the same format."""
-    wider = datasets.concatenate_datasets([dataset, Dataset(pa.table({name: lists}))], axis=1)
+    wider = datasets.concatenate_datasets([dataset, in_memory_rows(pa.table({name: lists}))], axis=1)
     kind, options = dataset.format["type"], dataset.format["format_kwargs"]
     return wider if kind is None else wider.with_format(kind, **options)
 

@@ -87,7 +87,7 @@ def from_pairs(
         positives if passages is None else pa.concat_arrays([_further_passages(passages), positives])
     )
     ids = pa.array([f"{digest:016x}" for digest in digest_strings(distinct_texts.to_pylist())[:, 0].tolist()])
-    corpus = Corpus.from_dataset(Dataset(pa.table({"id": ids, "text": distinct_texts})))
+    corpus = Corpus.from_dataset(pa.table({"id": ids, "text": distinct_texts}))
     queries = texts[query_column].dictionary_encode()
     codes = pd.DataFrame(
         {

@@ -279,7 +279,7 @@ def test_attach_positives_errors():
     qrels = Dataset.from_dict({"query_id": ["q1"], "corpus_id": ["p1"]})
     with pytest.raises(KeyError, match=r"no column 'query_id'.*'query'"):
         attach_positives(queries().remove_columns("query_id"), qrels)
-    with pytest.raises(KeyError, match=r"no column 'corpus-id' or 'corpus_id'.*'passage'"):
+    with pytest.raises(KeyError, match=r"no column 'corpus_id' or 'corpus-id'.*'passage'"):
         attach_positives(queries(), qrels.rename_column("corpus_id", "passage"))
     with pytest.raises(ValueError, match="query_id 'q1' comes more than once"):
         attach_positives(datasets.concatenate_datasets([queries(), queries().select([0])]), qrels)

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from hnm_datasets.storage import folders
 from hnm_datasets.storage.folders import cache_root, cache_root_at
-from hnm_datasets.storage.kept_rows import kept_rows
+from hnm_datasets.storage.kept_rows import in_memory_rows, kept_rows
 
 ROWS = {
     "query": ["a?", "b?", ""],
@@ -154,3 +154,14 @@ def test_a_removed_cache_is_made_again(tmp_path):
     kept_rows(rows)
     shutil.rmtree(tmp_path / "rows")
     assert kept_rows(rows)[:] == rows[:]
+
+
+def test_a_table_in_memory_is_named_by_its_content():
+    table = pa.table({"query": ["a?", "b?"], "positive_ids": [["x"], []]})
+    rows = in_memory_rows(table)
+    assert rows[:] == table.to_pydict()
+    assert rows.cache_files == []
+    again = in_memory_rows(pa.table({"query": ["b?", "a?"], "positive_ids": [[], ["x"]]}).take([1, 0]))
+    assert again._fingerprint == rows._fingerprint
+    others = [table.slice(0, 1), table.select(["query"]), table.rename_columns(["query", "ids"]), table.take([1, 0])]
+    assert len({in_memory_rows(other)._fingerprint for other in [table, *others]}) == 5
