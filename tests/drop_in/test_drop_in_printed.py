@@ -239,3 +239,12 @@ def test_range_min_beside_a_limit_is_one_warning(few_pairs, static_model, caplog
     assert all(
         name in line and "\n" not in line and "skips the first 2 ranks" in line for line in said for name in named
     )
+
+
+def test_an_interrupt_says_what_is_kept(few_pairs, static_model, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Dataset, "map", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"mine_hard_negatives was interrupted\. Vectors and scores"):
+        mine_hard_negatives(few_pairs, static_model, verbose=False)

@@ -84,6 +84,22 @@ def test_a_killed_run_goes_on(tmp_path):
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"data"}
 
 
+def test_an_interrupt_says_how_many_rows_are_written(tmp_path, monkeypatch):
+    write = streaming.pq.write_table
+
+    def interrupt(table, path):
+        if "train-00002" in str(path):
+            raise KeyboardInterrupt
+        write(table, path)
+
+    monkeypatch.setattr(streaming.pq, "write_table", interrupt)
+    with pytest.raises(KeyboardInterrupt) as error:
+        write_stream(stream(), tmp_path, max_shard_size=5000, batch_size=10)
+    written = len(ids_in(tmp_path))
+    assert 0 < written < ROWS
+    assert f"{written} rows are in {tmp_path}. Repeat the call to resume." in str(error.value)
+
+
 def test_a_finished_folder_is_not_written_again(tmp_path):
     assert write_stream(stream(), tmp_path) == ROWS
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("data/*")}
