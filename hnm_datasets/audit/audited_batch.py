@@ -31,11 +31,11 @@ class Marked(NamedTuple):
     mask: NDArray[np.bool_]
 
 
-def describer(rows: QueryRows, kind: str) -> Callable[[int], str]:
+def describer(rows: QueryRows, kind: str, corpus: Corpus | None) -> Callable[[int], str]:
     """Return the function that names the rows, positives or negatives of a batch for a person."""
     if kind == "row":
         return partial(describe_row, rows)
-    return partial(describe_pair, rows, rows.positives if kind == "positive" else rows.negatives)
+    return partial(describe_pair, rows, rows.positives if kind == "positive" else rows.negatives, corpus=corpus)
 
 
 @dataclass(frozen=True)

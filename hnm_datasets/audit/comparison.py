@@ -288,7 +288,7 @@ class _Side:
         for rows in iter_rows(self.dataset.select(rows_of_query), self.form, _NAME):
             text = rows.queries[0].as_py()
             for place in range(len(rows.negatives)):
-                named.setdefault(next(flat), name_passage(rows.negatives, place))
+                named.setdefault(next(flat), name_passage(rows.negatives, place, self.corpus))
         return text, named
 
 

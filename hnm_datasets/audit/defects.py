@@ -5,7 +5,7 @@ To add one, write its function and put the object into `DEFECTS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -14,8 +14,17 @@ from numpy.typing import NDArray
 
 from hnm_datasets.audit.audited_batch import AuditedBatch, Marked
 from hnm_datasets.audit.counting import Counter, Found
+from hnm_datasets.audit.false_negatives import FalseNegatives
+from hnm_datasets.audit.tables import percent
 from hnm_datasets.corpus.text import is_blank
 from hnm_datasets.formats.base import QueryRows
+
+#: The share of false negatives above which they are a defect.
+FALSE_NEGATIVES = 0.05
+#: A passage is a hub from so many queries on, if they are so many times what a negative has on average.
+_HUB_QUERIES, _HUB_TIMES = 20, 20
+#: Of so many queries or more, a negative of this share of them is a hub too, if it is so many times the average.
+_HUB_OF, _HUB_SHARE, _HUB_SHARE_TIMES = 10, 0.5, 2
 
 
 class SampledBatch(NamedTuple):
@@ -38,6 +47,10 @@ class Counted(Protocol):
     @property
     def negatives(self) -> Counter:
         """Of how many queries each passage is a negative."""
+
+    @property
+    def negatives_per_query(self) -> NDArray[np.int32]:
+        """How many negatives each query has. Shape (Q,)."""
 
     @property
     def row_keys(self) -> NDArray[np.uint64]:
@@ -105,6 +118,29 @@ def found_defects(counted: Counted, found: Mapping[str, Found], sampled_rows: in
             examples = tuple(one.examples)
             listed.append(FoundDefect(defect.name, one.count, defect.what, defect.remedy, examples, of_rows))
     return tuple(listed)
+
+
+def false_negative_defect(
+    estimate: FalseNegatives | None, examples: Sequence[str], of_rows: int
+) -> tuple[FoundDefect, ...]:
+    """Return the defect of rows of which more negatives than `FALSE_NEGATIVES` are relevant; none of others.
+
+    Args:
+        estimate: The share of false negatives; None if nothing tells.
+        examples: Some of them, described.
+        of_rows: In how many rows they were looked for.
+    """
+    if estimate is None or estimate.rate <= FALSE_NEGATIVES:
+        return ()
+    what = (
+        f"negatives that are relevant, by {estimate.by}: {percent(estimate.rate)} of {estimate.negatives:,}, more than "
+        f"{percent(FALSE_NEGATIVES)}"
+    )
+    remedy = (
+        "drop likely ones with RelativeMargin or TeacherThreshold, at a limit from calibrate_margin or "
+        "calibrate_threshold"
+    )
+    return (FoundDefect("false-negatives", estimate.false, what, remedy, tuple(examples), of_rows),)
 
 
 # ---- in a batch --------------------------------------------------------------------------------------------------
@@ -215,15 +251,21 @@ def find_hubs(counted: Counted) -> Found:
     """Find the passages that are a negative far more often than others.
 
     A hub (Radovanović et al. 2010, *Hubs in space*) is here a passage that is a negative of at least 20 queries and of
-    twenty times as many as passages that are negatives at all are on average.
+    twenty times as many as passages that are negatives at all are on average; or, of ten queries or more, a negative of
+    half of them and of twice the average.
     """
-    counts = counted.negatives.counts
+    counts, queries = counted.negatives.counts, len(counted.negatives_per_query)
     if not len(counts):
         return Found()
-    hubs = np.flatnonzero(counts >= max(20.0, 20.0 * float(counts.mean())))
+    mean = float(counts.mean())
+    hub = counts >= max(_HUB_QUERIES, _HUB_TIMES * mean)
+    if queries >= _HUB_OF:
+        hub |= counts >= max(_HUB_SHARE * queries, _HUB_SHARE_TIMES * mean)
+    hubs = np.flatnonzero(hub)
     hubs = hubs[np.argsort(-counts[hubs], kind="stable")]
     names = counted.name_of(counted.negatives.keys[hubs[:3]])
-    return Found(len(hubs), [f"{name}: {counts[hub]:,} queries" for name, hub in zip(names, hubs[:3], strict=True)])
+    shares = [f"{counts[hub]:,} of {queries:,} queries" for hub in hubs[:3]]
+    return Found(len(hubs), [f"{name}: {share}" for name, share in zip(names, shares, strict=True)])
 
 
 #: All defects, in the order in which an audit lists them.

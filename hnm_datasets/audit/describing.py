@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.base import QueryRows, Side
 
 
@@ -11,16 +14,31 @@ def describe_row(rows: QueryRows, row: int) -> str:
     return f"query {text}" if rows.query_ids is None else f"query {rows.query_ids[row].as_py()!r} ({text})"
 
 
-def describe_pair(rows: QueryRows, side: Side, place: int) -> str:
+def describe_pair(rows: QueryRows, side: Side, place: int, corpus: Corpus | None) -> str:
     """Name a passage of a row for a person."""
-    return f"{describe_row(rows, int(side.owners[place]))}: {name_passage(side, place)}"
+    return f"{describe_row(rows, int(side.owners[place]))}: {name_passage(side, place, corpus)}"
 
 
-def name_passage(side: Side, place: int) -> str:
-    """Name a passage by its id, or by the beginning of its text."""
-    if side.texts is not None and side.ids is None:
+def name_passage(side: Side, place: int, corpus: Corpus | None) -> str:
+    """Name a passage by its id, and by the beginning of its text where the rows or a corpus have it."""
+    if side.ids is None:
+        assert side.texts is not None
         return _short(side.texts[place].as_py())
-    return repr(side.named[place].as_py())
+    name = repr(side.ids[place].as_py())
+    if side.texts is not None:
+        title = "" if side.titles is None else side.titles[place].as_py() or ""
+        return f"{name} ({_short(' '.join([title, side.texts[place].as_py()]).strip())})"
+    row = -1 if corpus is None else int(corpus.find(side.ids[place : place + 1])[0])
+    return name if corpus is None or row < 0 else f"{name} ({_text_of(corpus, row)})"
+
+
+def name_row(corpus: Corpus, row: int) -> str:
+    """Name a passage of a corpus by its id and the beginning of its text."""
+    return f"{corpus.ids(np.array([row]))[0].as_py()!r} ({_text_of(corpus, row)})"
+
+
+def _text_of(corpus: Corpus, row: int) -> str:
+    return _short(corpus.texts(np.array([row]))[0].as_py())
 
 
 def _short(text: str) -> str:

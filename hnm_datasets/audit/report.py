@@ -148,7 +148,10 @@ class Audit:
             ratio = self.words["negative"].mean / max(self.words["positive"].mean, 1e-9)
             rows.append(("length of negatives over positives", number(ratio)))
         rows += [
-            ("most frequent negatives", "; ".join(f"{name} ({count:,} queries)" for name, count in self.hubs)),
+            *(
+                ("" if place else "most frequent negatives", f"{name}: {count:,} queries")
+                for place, (name, count) in enumerate(self.hubs)
+            ),
             ("sources", ", ".join(f"{name} {count:,}" for name, count in sorted(self.sources.items()))),
         ]
         sampled = "" if self.sampled_rows == self.rows else f"Texts, spreads: {self.sampled_rows:,} sampled rows."

@@ -9,14 +9,16 @@ from datasets import Dataset
 from hnm_datasets import checks
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import kept_offsets
-from hnm_datasets.audit.defects import found_defects
+from hnm_datasets.audit.audited_batch import describer
+from hnm_datasets.audit.counting import Found
+from hnm_datasets.audit.defects import false_negative_defect, found_defects
 from hnm_datasets.audit.false_negatives import FalseNegatives, estimate
 from hnm_datasets.audit.judgments import Judgments
 from hnm_datasets.audit.reading import given_rows, is_among, iter_rows, query_keys, texts_of
 from hnm_datasets.audit.report import Audit
 from hnm_datasets.audit.sampled import Sampled, draw_sample
 from hnm_datasets.audit.spread import Spread
-from hnm_datasets.audit.tally import Tally, false_by_teacher
+from hnm_datasets.audit.tally import Tally, counts_per_row, false_by_teacher
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus, check_corpus
@@ -46,6 +48,10 @@ def audit_negatives(
     Any form is recognized by its columns, see `hnm_datasets.formats`: rows that the miners made, the four forms of
     sentence-transformers, those of Tevatron, FlagEmbedding and DPR. Defects are counted over all rows; texts are
     compared, and scores described, on a sample.
+
+    False negatives are a defect if more than 5% of the negatives are relevant, by the judgments or the teacher. A
+    passage is a hub if it is a negative of at least 20 queries and of twenty times as many as the average negative; or,
+    of ten queries or more, a negative of half of them and of twice the average.
 
     Args:
         dataset: Mined rows: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
@@ -117,10 +123,12 @@ def audit_negatives(
     sampled = Sampled(drawn, form, corpus, near_from, tally.is_positive, _NAME).run(
         (n_negatives + tally.n_positives) / n_rows
     )
+    examples, looked_in = tally.teacher_false, n_rows
     if judged is not None:
-        false_negatives = _by_judgments(tally, judged)
+        false_negatives, examples = _by_judgments(tally, judged), tally.judged_false
     elif isinstance(teacher, Transform) and corpus is not None:
-        false_negatives = _by_asking(teacher, drawn, form, corpus, threshold, seed)
+        looked_in = min(len(drawn), _JUDGED_ROWS)
+        false_negatives, examples = _by_asking(teacher, drawn, form, corpus, threshold, seed)
     else:
         false, known = tally.teacher_per_row
         false_negatives = estimate(name, _rule(threshold), tally.queries, false, known)
@@ -158,7 +166,10 @@ def audit_negatives(
         overlap=overlap,
         words={side: spread for side, spread in words.items() if spread is not None},
         false_negatives=false_negatives,
-        defects=found_defects(tally, tally.found | sampled.found, len(drawn)),
+        defects=(
+            *false_negative_defect(false_negatives, examples.examples, looked_in),
+            *found_defects(tally, tally.found | sampled.found, len(drawn)),
+        ),
     )
 
 
@@ -200,12 +211,12 @@ def _by_judgments(tally: Tally, judged: Judgments) -> FalseNegatives | None:
 
 def _by_asking(
     teacher: Transform, drawn: Dataset, form: Layout, corpus: Corpus, threshold: float | None, seed: int
-) -> FalseNegatives | None:
-    """Let a step score some rows."""
+) -> tuple[FalseNegatives | None, Found]:
+    """Let a step score some rows; return the share of false negatives, and some of them."""
     if len(drawn) > _JUDGED_ROWS:
         drawn = drawn.select(np.random.default_rng(seed).choice(len(drawn), _JUDGED_ROWS, replace=False))
     name = str(getattr(teacher, "name", "teacher"))
-    queries, counts = [], []
+    queries, counts, found = [], [], Found()
     for rows in iter_rows(drawn, form, _NAME):
         columns = {QUERY: rows.queries, POSITIVE_IDS: _ids(rows, corpus, 0), NEGATIVE_IDS: _ids(rows, corpus, 1)}
         scored = teacher(pa.table(columns))
@@ -213,9 +224,11 @@ def _by_asking(
         if name not in scored_rows.negatives.scores:
             raise ValueError(f"{_NAME}: the teacher {type(teacher).__name__} wrote no scores named {name!r}.")
         queries.append(query_keys(rows))
-        counts.append(false_by_teacher(scored_rows, name, threshold))
+        false, known = false_by_teacher(scored_rows, name, threshold)
+        found.add(false, describer(scored_rows, "negative", corpus))
+        counts.append(counts_per_row(scored_rows, false, known))
     false, known = np.concatenate(counts, axis=1)
-    return estimate(name, _rule(threshold), np.concatenate(queries), false, known)
+    return estimate(name, _rule(threshold), np.concatenate(queries), false, known), found
 
 
 def _ids(rows: QueryRows, corpus: Corpus, part: int) -> pa.ListArray:

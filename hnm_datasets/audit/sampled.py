@@ -128,4 +128,4 @@ class Sampled:
         for defect in DEFECTS:
             if defect.in_sample is not None:
                 for kind, mask in defect.in_sample(batch):
-                    self.found.setdefault(defect.name, Found()).add(mask, describer(rows, kind))
+                    self.found.setdefault(defect.name, Found()).add(mask, describer(rows, kind, self.corpus))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hnm_datasets.audit.audited_batch import AuditedBatch, describer, has_any
 from hnm_datasets.audit.counting import Counter, Found, ScoreCounts
 from hnm_datasets.audit.defects import DEFECTS
-from hnm_datasets.audit.describing import describe_row, name_passage
+from hnm_datasets.audit.describing import describe_row, name_passage, name_row
 from hnm_datasets.audit.judgments import Judgments
 from hnm_datasets.audit.reading import (
     PassageKeys,
@@ -45,6 +45,8 @@ class Tally:
         teacher_per_row: How many of them the teacher takes for relevant, and of how many. Shape (2, B).
         negatives: Of how many queries each passage is a negative.
         positives: How often each passage is a positive.
+        judged_false: Negatives that were judged relevant.
+        teacher_false: Negatives that the teacher takes for relevant.
         scores: By scorer.
         sources: How many negatives each source found.
     """
@@ -57,6 +59,8 @@ class Tally:
     threshold: float | None
     owner: str
     found: dict[str, Found] = field(default_factory=dict)
+    judged_false: Found = field(default_factory=Found)
+    teacher_false: Found = field(default_factory=Found)
     negatives: Counter = field(default_factory=Counter)
     positives: Counter = field(default_factory=Counter)
     scores: dict[str, ScoreCounts] = field(default_factory=dict)
@@ -160,7 +164,8 @@ class Tally:
         for defect in DEFECTS:
             if defect.in_batch is not None:
                 for kind, mask in defect.in_batch(batch):
-                    self.found.setdefault(defect.name, Found()).add(mask, describer(rows, kind))
+                    self.found.setdefault(defect.name, Found()).add(mask, describer(rows, kind, self.corpus))
+        self.judged_false.add(batch.judged_relevant["negative"], describer(rows, "negative", self.corpus))
         self.negatives_per_row[part] = rows.negatives.lengths
         self._count_negatives(batch, self._asked_again[part][rows.negatives.owners])
         self.false_per_row[part] = np.bincount(
@@ -190,7 +195,9 @@ class Tally:
                 counts.compared += int(np.isfinite(negative - limits).sum())
                 counts.above += int((np.isfinite(negative - limits) & (negative > limits)).sum())
             if name == self.teacher and (self.threshold is not None or name in rows.positives.scores):
-                self.teacher_per_row[:, part] = false_by_teacher(rows, name, self.threshold)
+                false, known = false_by_teacher(rows, name, self.threshold)
+                self.teacher_false.add(false, describer(rows, "negative", self.corpus))
+                self.teacher_per_row[:, part] = counts_per_row(rows, false, known)
         if side.sources is not None and len(side.sources):
             for counted in pc.value_counts(side.sources).to_pylist():
                 self.sources[counted["values"]] = self.sources.get(counted["values"], 0) + counted["counts"]
@@ -209,14 +216,14 @@ class Tally:
         if self.form.format.needs_corpus and self.corpus is not None:
             inside = keys < len(self.corpus)
             if inside.all():
-                return [repr(name) for name in self.corpus.ids(keys.astype(np.int64)).to_pylist()]
+                return [name_row(self.corpus, row) for row in keys.astype(np.int64).tolist()]
         names: dict[int, str] = {}
         wanted = np.sort(keys)
         # What is frequent is found early.
         for rows in iter_rows(self.dataset, self.form, self.owner):
             own = passages_of(rows.negatives, self.corpus).own
             for place in np.flatnonzero(is_among(own, wanted)).tolist():
-                names.setdefault(int(own[place]), name_passage(rows.negatives, place))
+                names.setdefault(int(own[place]), name_passage(rows.negatives, place, self.corpus))
             if len(names) == len(keys):
                 break
         return [names[key] for key in keys.tolist()]
@@ -239,8 +246,10 @@ def mean_of_rows(values: NDArray[np.float64], side: Side) -> NDArray[np.float64]
         return totals / np.where(side.lengths > 0, side.lengths, np.nan)
 
 
-def false_by_teacher(rows: QueryRows, teacher: str, threshold: float | None) -> NDArray[np.int64]:
-    """Count how many of each row's negatives a teacher takes for relevant, and of how many. Shape (2, B).
+def false_by_teacher(
+    rows: QueryRows, teacher: str, threshold: float | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Tell which negatives a teacher takes for relevant, and of which it says anything. Shape (P,) each.
 
     Args:
         rows: Rows with the teacher's scores.
@@ -254,9 +263,13 @@ def false_by_teacher(rows: QueryRows, teacher: str, threshold: float | None) -> 
     else:
         limits = np.full(len(side), threshold)
     known = np.isfinite(scores) & np.isfinite(limits)
-    false = known & (scores >= limits)
-    counts = [np.bincount(side.owners[which], minlength=len(side.lengths)) for which in (false, known)]
-    return np.stack(counts)
+    return known & (scores >= limits), known
+
+
+def counts_per_row(rows: QueryRows, *masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Count the marked negatives of each row. M masks of shape (P,) → (M, B)."""
+    side = rows.negatives
+    return np.stack([np.bincount(side.owners[mask], minlength=len(side.lengths)) for mask in masks])
 
 
 def _row_keys(

@@ -213,7 +213,9 @@ def asked(item, place):
 
 
 def defects(audit):
-    return {defect.name: defect.count for defect in audit.defects}
+    # FlagEmbedding keeps all scores as a teacher's, who is then said to find false negatives.
+    other = {"false-negatives"} if audit.form == "flagembedding" else set()
+    return {defect.name: defect.count for defect in audit.defects if defect.name not in other}
 
 
 # ---- nothing is wrong with what the library mines --------------------------------------------------------------------

@@ -151,8 +151,8 @@ def check_counts(audit, rows, expected):
 def test_counts_of_rows_with_ids(corpus, rows):
     audit = audit_negatives(Dataset.from_list(rows), corpus)
     check_counts(audit, rows, slow_counts(rows, own=str, text=lambda name: plain(TEXT_OF[name])))
-    # The passages of hubs are named.
-    assert {name for name, _ in audit.hubs} <= {repr(name) for name in IDS}
+    # The passages of hubs are named, with their texts.
+    assert {name for name, _ in audit.hubs} <= {f"{name!r} ({TEXT_OF[name]!r})" for name in IDS}
 
 
 @settings(max_examples=40)
@@ -190,8 +190,11 @@ def test_a_passage_of_one_query_in_many_rows_is_no_hub():
 
 @pytest.mark.parametrize(
     ("rows", "frequent", "others", "hubs"),
-    # Twenty times as many queries as others have, and no fewer than twenty.
-    [(60, 60, 1, 1), (19, 19, 60, 0), (60, 30, 1, 1), (60, 25, 1, 0), (60, 60, 0, 0)],
+    # Twenty times as many queries as others have, and no fewer than twenty; or half of ten queries or more.
+    [
+        *[(60, 60, 1, 1), (60, 30, 1, 1), (60, 25, 1, 0), (60, 60, 0, 0), (100, 25, 2, 1), (100, 19, 2, 0)],
+        *[(19, 19, 60, 1), (9, 9, 3, 0), (10, 5, 3, 1), (10, 4, 3, 0), (11, 5, 3, 0), (30, 15, 9, 1)],
+    ],
 )
 def test_a_hub_is_far_more_frequent_than_others(rows, frequent, others, hubs):
     negatives = [
@@ -201,7 +204,18 @@ def test_a_hub_is_far_more_frequent_than_others(rows, frequent, others, hubs):
     found = [defect for defect in audit_negatives(Dataset.from_dict(columns)).defects if defect.name == "hubs"]
     assert [defect.count for defect in found] == [1] * hubs
     if hubs:
-        assert found[0].examples == (f"'hub': {frequent} queries",)
+        assert found[0].examples == (f"'hub': {frequent} of {rows} queries",)
+
+
+@pytest.mark.parametrize(("passages", "hubs"), [(3, 0), (4, 0), (40, 1)])
+def test_a_corpus_of_few_passages_has_no_hubs(passages, hubs):
+    """Where every passage is a negative of half of the queries, none is more frequent than others."""
+    negatives = [
+        [f"p{(place + other) % passages}" for other in (0, 1)] + ["p0"] * (hubs and place % 2) for place in range(40)
+    ]
+    columns = {"query": [f"q {place}" for place in range(40)], "pos": [["p"]] * 40, "neg": negatives}
+    names = [defect.name for defect in audit_negatives(Dataset.from_dict(columns)).defects]
+    assert names.count("hubs") == hubs
 
 
 def test_a_positive_that_others_ask_is_not_swapped():
