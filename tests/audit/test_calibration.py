@@ -136,6 +136,17 @@ def test_rows_whose_positives_are_all_known_are_refused(calibrate):
     assert found.high > 0.05
 
 
+def test_rows_that_cannot_show_a_false_negative_are_counted(caplog):
+    rows, _ = mined(1)
+    judged = [["x", "y", "p0"] if place < 10 else ["x"] for place in range(30)]
+    judged = rows.select_columns("query_id").add_column("positive_ids", judged)
+    calibrate_margin(rows, judged, 0.3, n=3)
+    assert "20 of 30 rows have no hidden relevant passage" in caplog.text
+    caplog.clear()
+    calibrate_margin(rows.select(range(15)), judged, 0.3, n=3)
+    assert "hidden relevant" not in caplog.text
+
+
 def test_without_positives_nothing_tells_what_was_hidden():
     rows, judged = mined(1)
     rows = rows.remove_columns("positive_ids")
