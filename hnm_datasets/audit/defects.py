@@ -150,8 +150,7 @@ def _swapped_columns(batch: AuditedBatch) -> Iterator[Marked]:
     rows, corpus = batch.rows, batch.corpus
     swapped = np.zeros(len(batch.queries), dtype=bool)
     if corpus is not None and rows.positives.texts is not None:
-        is_passage = corpus.find_texts(rows.queries.to_pylist()) >= 0
-        swapped |= batch.rows_with("positive", ~batch.positives.known) & is_passage
+        swapped |= batch.rows_with("positive", ~batch.positives.known) & batch.as_passages.known
     elif rows.positives.texts is not None:
         # The query is mostly a positive elsewhere, and the positive mostly a query. In pairs that are there in both
         # directions, such as paraphrases, neither is mostly one or the other.

@@ -62,13 +62,13 @@ def query_keys(rows: QueryRows, by_id: bool = True) -> NDArray[np.uint64]:
         rows: B rows.
         by_id: False for the text in any case.
     """
-    names = rows.queries if rows.query_ids is None or not by_id else rows.query_ids
-    return digest_strings(names.to_pylist())[:, 0]
+    return _keys_of_names(rows.queries if rows.query_ids is None or not by_id else rows.query_ids)
 
 
 def text_keys(texts: pa.Array) -> NDArray[np.uint64]:
     """Return 64 bits per text that do not depend on Unicode form, case and white space. Shape (P,)."""
-    return _digests(texts)[:, 0]
+    distinct, back = _distinct(texts)
+    return np.asarray(normalized_digests(distinct)[back, 0])
 
 
 def passages_of(side: Side, corpus: Corpus | None, as_texts: bool = False) -> PassageKeys:
@@ -82,18 +82,14 @@ def passages_of(side: Side, corpus: Corpus | None, as_texts: bool = False) -> Pa
     """
     texts = texts_of(side, corpus) if as_texts else side.full_texts
     if texts is not None:
-        digests = _digests(texts)
-        text, known = digests[:, 0], np.ones(len(digests), dtype=bool)
-        if corpus is not None:
-            known = corpus.find_digests(digests) >= 0
-        names = texts if side.ids is None else side.ids
-        own = digest_strings(names.to_pylist())[:, 0]
+        found = _find(texts, corpus)
+        own = _keys_of_names(texts if side.ids is None else side.ids)
         # Passages that the corpus lacks have no text, and are not all the same one for that.
-        text = text if side.texts is not None else np.where(known, text, own)
-        return PassageKeys(own, text, _copies(text, digests, side, corpus), known)
+        text = found.text if side.texts is not None else np.where(found.known, found.text, own)
+        return PassageKeys(own, text, _copies(text, found, side, corpus), found.known)
     ids = side.named
     if corpus is None:
-        own = digest_strings(ids.to_pylist())[:, 0]
+        own = _keys_of_names(ids)
         return PassageKeys(own, own, own, np.ones(len(own), dtype=bool))
     rows = corpus.find(ids)
     there = np.maximum(rows, 0)
@@ -113,34 +109,59 @@ def queries_as_passages(queries: pa.Array, corpus: Corpus | None, by_text: bool)
         corpus: Where passages are found.
         by_text: The passages that they are compared with have texts of their own, and not ids alone.
     """
-    digests = _digests(queries)
-    if by_text or corpus is None:
-        side = Side(np.zeros(1, dtype=np.int64))
-        text = digests[:, 0]
-        copy = _copies(text, digests, side, corpus)
-    else:
-        text = corpus.find_digests(digests).astype(np.uint64)
-        copy = corpus.find_copies_of(digests).astype(np.uint64)
-    return PassageKeys(digests[:, 0], text, copy, np.ones(len(digests), dtype=bool))
+    found = _find(queries, corpus)
+    text, copy = found.text, found.first_copy
+    if corpus is not None and not by_text:
+        text, copy = found.rows.astype(np.uint64), found.codes.astype(np.uint64)
+    return PassageKeys(found.text, text, copy, found.known)
 
 
-def _copies(
-    text: NDArray[np.uint64], digests: NDArray[np.uint64], side: Side, corpus: Corpus | None
-) -> NDArray[np.uint64]:
+class _Found(NamedTuple):
+    """What is known of P texts.
+
+    Attributes:
+        text: As in `PassageKeys`. Shape (P,).
+        first_copy: The same of the first of a text's copies in the corpus; of a text that is not there, its own.
+        rows: The first row of the corpus with this text; -1 where there is none, also without titles.
+        codes: The copy codes of the corpus; -1 where there is none.
+        known: As in `PassageKeys`.
+    """
+
+    text: NDArray[np.uint64]
+    first_copy: NDArray[np.uint64]
+    rows: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    known: NDArray[np.bool_]
+
+
+def _find(texts: pa.Array, corpus: Corpus | None) -> _Found:
+    """Look texts up. Shape (P,)."""
+    # A text is often there more than once in a batch, and normalizing takes most of the time.
+    distinct, back = _distinct(texts)
+    digests = normalized_digests(distinct)
+    text = first_copy = digests[:, 0]
+    if corpus is None:
+        nowhere = np.full(len(texts), -1)
+        return _Found(text[back], text[back], nowhere, nowhere, np.ones(len(texts), dtype=bool))
+    rows, codes = corpus.find_digests(digests), corpus.find_copies_of(digests)
+    others = np.flatnonzero((codes >= 0) & (codes != rows))
+    if len(others):
+        firsts, which = np.unique(codes[others], return_inverse=True)
+        first_copy = text.copy()
+        first_copy[others] = normalized_digests(corpus.texts(firsts))[which, 0]
+    return _Found(text[back], first_copy[back], rows[back], codes[back], rows[back] >= 0)
+
+
+def _copies(text: NDArray[np.uint64], found: _Found, side: Side, corpus: Corpus | None) -> NDArray[np.uint64]:
     """Return `PassageKeys.copy` of passages that have texts. Shape (P,)."""
     copy = text
     if side.titles is not None and side.texts is not None:
         alone = is_blank(side.texts).to_numpy(zero_copy_only=False)
-        copy = np.where(alone, text, _digests(side.texts)[:, 0])
+        copy = np.where(alone, text, text_keys(side.texts))
     if corpus is None or corpus.copy_codes is corpus.text_codes:
         return copy
     # Copies in the corpus have the key of the first of them.
-    codes = corpus.find_copies_of(digests)
-    found = np.flatnonzero(codes >= 0)
-    rows, back = np.unique(codes[found], return_inverse=True)
-    copy = copy.copy()
-    copy[found] = _digests(corpus.texts(rows))[:, 0][back]
-    return copy
+    return np.where(found.codes >= 0, found.first_copy, copy)
 
 
 def texts_of(side: Side, corpus: Corpus | None) -> pa.Array | None:
@@ -178,7 +199,13 @@ def is_among(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.
     return np.asarray(known[places] == keys)
 
 
-def _digests(texts: pa.Array) -> NDArray[np.uint64]:
-    # A text is often there more than once in a batch, and normalizing takes most of the time.
-    coded = texts.dictionary_encode()
-    return np.asarray(normalized_digests(coded.dictionary)[coded.indices.to_numpy()])
+def _keys_of_names(names: pa.Array) -> NDArray[np.uint64]:
+    """Return 64 bits per name or text, as it is. Shape (P,)."""
+    distinct, back = _distinct(names)
+    return np.asarray(digest_strings(distinct.to_pylist())[back, 0])
+
+
+def _distinct(values: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
+    """Return the distinct values, and for each value which one it is. Shape (P,) → (D,), (P,)."""
+    coded = values.dictionary_encode()
+    return coded.dictionary, coded.indices.to_numpy()
