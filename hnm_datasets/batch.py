@@ -21,32 +21,16 @@ from hnm_datasets.arrays.arrow import as_arrow, flatten_lists, is_list, is_one_v
 from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.arrays.ragged import Ragged, interleave_lists
 from hnm_datasets.columns import (
-    JUDGED_NEGATIVE_IDS,
     KNOWN_POSITIVE_IDS,
     NEGATIVE_IDS,
-    NEGATIVE_RANKS,
-    NEGATIVE_SCORES,
     POSITIVE_IDS,
-    POSITIVE_SCORES,
     QUERY,
     QUERY_ID,
-    score_column,
 )
+from hnm_datasets.missing_columns import check_column
 from hnm_datasets.runtime.ray_batches import holds_arrays, table_of_arrays
 from hnm_datasets.runtime.workers import in_ray_worker
 from hnm_datasets.storage.digests import digest_strings
-
-#: Who writes a column, for the error that says it is missing.
-_MADE_BY = {
-    QUERY: "rename your column to 'query', or load the rows with load_beir or from_pairs",
-    POSITIVE_IDS: "add it with attach_positives (from qrels) or load the rows with load_beir or from_pairs",
-    JUDGED_NEGATIVE_IDS: "load judgments with load_beir, or add them with attach_positives; both write this column",
-    NEGATIVE_IDS: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
-    NEGATIVE_SCORES: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
-    NEGATIVE_RANKS: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
-    POSITIVE_SCORES: "mine first, for example with .map(BM25Negatives(corpus), batched=True)",
-}
-_SCORED_BY = "score first, for example with .map(CrossEncoderScores(corpus, model, name={name!r}), batched=True)"
 
 
 class PassageIds(Protocol):
@@ -157,13 +141,14 @@ class Batch:
         """Tell whether there is such a column."""
         return name in self.names
 
-    def require(self, name: str) -> None:
-        """Raise a KeyError that names the column, what there is, and who would have made it."""
-        if name not in self.names:
-            remedy = _MADE_BY.get(name) or _remedy_by_name(name) or "add it in an earlier step"
-            raise KeyError(
-                f"{self.step} needs the column {name!r}, and there are only {self.names}. To get it: {remedy}."
-            )
+    def require(self, name: str, option: str = "by") -> None:
+        """Raise a KeyError that names the column, what there is, and who would have made it.
+
+        Args:
+            name: The column.
+            option: The option of the step that chooses between scores.
+        """
+        check_column(self.step, name, self.names, option)
 
     def column(self, name: str) -> pa.Array:
         """Return a column as one Arrow array, of whatever type it has."""
@@ -374,11 +359,3 @@ class Batch:
 def _length(values: Any) -> int | None:
     """Return the number of rows of a column; None for what has no length, which an iterator may lack."""
     return len(values) if hasattr(values, "__len__") else None
-
-
-def _remedy_by_name(name: str) -> str | None:
-    if name.startswith("negative_") and name.endswith("_ranks"):
-        source = name.removesuffix("_ranks").removeprefix("negative_")
-        return f"fuse a source of this name, for example with FuseNegatives({{{source!r}: ..., ...}})"
-    teacher = name.removesuffix("_scores").removeprefix("negative_").removeprefix("positive_")
-    return _SCORED_BY.format(name=teacher) if name == score_column(teacher, name[:8]) else None

@@ -16,6 +16,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, QUERY_ID
 from hnm_datasets.mining.names import full_name, short_name
 from hnm_datasets.mining.report import StepCounts
+from hnm_datasets.missing_columns import check_column
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.filters.threshold import PROMOTED_IDS, TeacherThreshold
 from hnm_datasets.transforms.miners.base import Miner
@@ -70,6 +71,8 @@ def count_shape(step: Shape, before: Dataset, *, after_unrecorded: bool) -> Step
         before: The rows.
         after_unrecorded: See `StepCounts`.
     """
+    for name in step._required(before.column_names):
+        check_column(type(step).__name__, name, before.column_names, step._option_of(name))
     read = {*step._required(before.column_names), QUERY_ID, KNOWN_POSITIVE_IDS}
     tables = before.select_columns([name for name in before.column_names if name in read])
     batches = (Batch(table, step=type(step).__name__) for table in tables.with_format("arrow").iter(_ROWS))

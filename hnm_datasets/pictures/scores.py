@@ -11,6 +11,7 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_SOURCE, QUERY, QUERY_ID, score_column
+from hnm_datasets.missing_columns import check_column
 from hnm_datasets.rows import Rows, dataset_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def plot_scores(dataset: Rows, by: str = "score", sample: int = 10_000, *, seed:
     sample = checks.whole_number(name, "sample", sample, low=1)
     dataset = dataset_of(dataset, name, "dataset")
     wanted = (QUERY_ID, QUERY, NEGATIVE_SOURCE, score_column(by), score_column(by, of="positive"))
+    for column in wanted[-2:]:
+        check_column(name, column, dataset.column_names)
     rows = dataset.select_columns([column for column in dataset.column_names if column in wanted])
     if len(rows) > sample:
         rows = rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), sample, replace=False)))

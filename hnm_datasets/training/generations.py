@@ -121,6 +121,7 @@ def write_generation(
                     scores = None
                     if teacher:
                         scored = score_column(teacher, of=column.removesuffix("_ids"))
+                        batch.require(scored, "teacher")
                         lists = batch.number_lists(scored)
                         batch.check_aligned(column, batch.id_lists(column), scored, lists)
                         scores = lists.values.astype(np.float32)

@@ -17,6 +17,7 @@ from hnm_datasets.columns import (
     POSITIVE_SCORES,
     score_column,
 )
+from hnm_datasets.missing_columns import remedy_of
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.refresh_job import Step
 from hnm_datasets.transforms.base import Transform
@@ -33,10 +34,10 @@ def check_columns(steps: Sequence[Step], source: LiveTexts) -> None:
         if isinstance(step, Transform):
             missing = [name for name in step.input_columns if name not in there]
             if missing:
+                remedy = remedy_of(missing[0], sorted(there), step._option_of(missing[0]))
                 raise ValueError(
                     f"RefreshNegatives: the step {type(step).__name__} needs the columns {missing}, and no step before "
-                    f"it writes them; there are {sorted(there)}. Put the step that does before it, such as "
-                    f"CrossEncoderScores for a teacher's scores."
+                    f"it writes them; there are {sorted(there)}. In a step before it, or in its options: {remedy}."
                 )
             there |= {name for name in step.output_columns if "*" not in name}
             continue

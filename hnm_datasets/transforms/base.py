@@ -81,7 +81,7 @@ class Transform(ABC):
         call = calling_map(frame, rows)
         batch = Batch(rows if call is None else call.rows, step=type(self).__name__)
         for name in self._required(batch.names):
-            batch.require(name)
+            batch.require(name, self._option_of(name))
         with interruptible_batch(self._explain_interrupt):
             self.prepare()
             columns = self._apply(batch)
@@ -100,6 +100,10 @@ class Transform(ABC):
     def _required(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the columns that the step needs of rows that have the columns `names`."""
         return self.input_columns
+
+    def _option_of(self, name: str) -> str:
+        """Return the option that chooses a column of scores, for the error that says it is missing."""
+        return "by"
 
     def prepare(self) -> None:  # noqa: B027 (most steps need nothing)
         """Make what the step needs and keep it on disk: indexes, embeddings. Does nothing where it is there.

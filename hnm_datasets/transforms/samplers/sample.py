@@ -143,6 +143,9 @@ class SampleNegatives(CandidateFilter):
     def _required(self, names: Sequence[str]) -> tuple[str, ...]:
         return self._inputs(score_name(self.by, names))
 
+    def _option_of(self, name: str) -> str:
+        return "bands" if name in map(self._column_of, self._strata) else "by"
+
     @property
     def _strata(self) -> tuple[_Stratum, ...]:
         return tuple(self.n) if isinstance(self.n, Mapping) else ()

@@ -86,6 +86,12 @@ class Shape(Transform):
         scores = (score_column(name, of=part) for name in names if name for part in ("positive", "negative"))
         return tuple(dict.fromkeys((QUERY, POSITIVE_IDS, NEGATIVE_IDS, *scores)))
 
+    def _option_of(self, name: str) -> str:
+        # Labels go by `by`, and the columns of scores by another option.
+        scorer = self._scores_by
+        is_shown = scorer is not None and name in (score_column(scorer), score_column(scorer, of="positive"))
+        return "with_scores" if is_shown else "by"
+
     @property
     def _scores_by(self) -> str | None:
         """Whose scores the score columns are of."""

@@ -48,7 +48,7 @@ def test_bad_rows_and_options():
     batch = batch_of([[1.0, 2.0]])
     with pytest.raises(KeyError, match=r"'negative_judge_scores'.*score first.*name='judge'"):
         SortNegatives("judge")(batch)
-    with pytest.raises(KeyError, match=r"'negative_scores'.*mine first"):
+    with pytest.raises(KeyError, match=r"'negative_scores'.*by='teacher'"):
         SortNegatives("score")(batch)
     with pytest.raises(ValueError, match="holds a NaN in the row with query 'q0'"):
         SortNegatives()(batch | {"negative_teacher_scores": [[1.0, math.nan]]})
