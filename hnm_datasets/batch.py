@@ -320,7 +320,10 @@ class Batch:
         """Return a column of lists of whatever type. A null list counts as empty."""
         array = self.column(name)
         if not is_list(array.type) and not pa.types.is_null(array.type):
-            raise TypeError(f"{self.step}: the column {name!r} must hold lists, got {type_name(array.type)}.")
+            raise TypeError(
+                f"{self.step}: the column {name!r} must hold lists, got {type_name(array.type)}. Make a list of "
+                f"one value: dataset.map(lambda row: {{{name!r}: [row[{name!r}]]}})."
+            )
         return flatten_lists(array)
 
     def _refuse(self, name: str, lists: Ragged[pa.Array], bad: NDArray[np.bool_], what: str) -> None:

@@ -7,6 +7,7 @@ the others in the same words.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -121,7 +122,7 @@ def _table_of_columns(columns: Mapping[str, Any], owner: str, name: str) -> pa.T
                 f"{owner}: {name} must be {_FORMS}; the value of {key!r} is {_short(values)}, where a list of a value "
                 f"for each row is expected. {way_out}."
             )
-    arrays = {key: as_arrow(values, key, owner) for key, values in columns.items()}
+    arrays = {key: _column(values, key, owner) for key, values in columns.items()}
     first = next(iter(arrays), None)
     for key, array in arrays.items():
         if first is not None and len(array) != len(arrays[first]):
@@ -129,6 +130,15 @@ def _table_of_columns(columns: Mapping[str, Any], owner: str, name: str) -> pa.T
                 f"{owner}: the column {key!r} has {len(array)} rows and the column {first!r} has {len(arrays[first])}."
             )
     return pa.table(arrays)
+
+
+def _column(values: Any, key: str, owner: str) -> pa.Array:
+    try:
+        return as_arrow(values, key, owner)
+    except TypeError:
+        # What pandas writes for a missing text.
+        filled = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+    return as_arrow(filled, key, owner)
 
 
 def _table_of_frame(frame: pd.DataFrame, owner: str) -> pa.Table:

@@ -86,6 +86,11 @@ def test_an_index_of_pandas_is_a_column_if_it_has_a_name():
 def test_missing_values_of_pandas_are_null():
     frame = pd.DataFrame({"text": ["a", float("nan"), pd.NA], "id": [1, None, 3]})
     assert dataset_of(frame, "reader")[:] == {"text": ["a", None, None], "id": [1.0, None, 3.0]}
+    # Of numbers, NaN is one.
+    records = pd.DataFrame({"text": ["a", float("nan")], "lists": [["x"], float("nan")], "id": [1, None]})
+    assert repr(dataset_of(records.to_dict("records"), "reader").to_list()) == (
+        "[{'text': 'a', 'lists': ['x'], 'id': 1.0}, {'text': None, 'lists': None, 'id': nan}]"
+    )
 
 
 STREAM = IterableDataset.from_generator(lambda: iter(LIST))
@@ -118,7 +123,7 @@ STREAM = IterableDataset.from_generator(lambda: iter(LIST))
         (pa.table([[1], [2]], names=["x", "x"]), ValueError, "several columns 'x'"),
         (pd.DataFrame({"x": ["a", 1.5]}), TypeError, "reader: the column 'x' mixes types in row 1"),
         ([{"x": "a"}, {"x": ["b"]}], TypeError, "reader: the column 'x' mixes types in row 1"),
-        ({"text": ["a", "b", float("nan")]}, TypeError, "reader: the column 'text' mixes types in row 2"),
+        ({"text": ["a", 1, float("nan")]}, TypeError, "reader: the column 'text' mixes types in row 1"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
 )

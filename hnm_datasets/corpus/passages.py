@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.arrow import as_arrow
+from hnm_datasets.arrays.arrow import as_arrow, is_one_value
 from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.corpus.copies import CodeCounts, Copies
 from hnm_datasets.corpus.source import _CHUNK, Source, chunk_size
@@ -202,7 +202,7 @@ class Corpus:
 
     def find(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
         """Return the row number of each passage, -1 where the corpus has none of this id. Shape (B,)."""
-        if isinstance(ids, str):
+        if is_one_value(ids):
             raise TypeError(f"A corpus finds passages by a list of ids, got one id: pass [{ids!r}].")
         return self._files.by_id.find(as_ids(as_arrow(ids, "ids", "Corpus"), "ids", "Corpus", "value {}".format))
 

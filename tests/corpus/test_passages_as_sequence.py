@@ -52,6 +52,12 @@ def test_several_or_nothing_is_refused_with_the_way_out(which, corpus):
         corpus[which]
 
 
+def test_one_id_is_no_list(corpus):
+    for one in ("a", 7):
+        with pytest.raises(TypeError, match=rf"a list of ids, got one id: pass \[{one!r}\]"):
+            corpus.rows(one)
+
+
 def test_membership_is_that_of_ids(corpus):
     assert "a" in corpus
     assert "c" not in corpus
