@@ -163,3 +163,14 @@ def test_other_types_are_refused_everywhere(corpus):
         corpus.rows([0.0, 0.5])
     with pytest.raises(ValueError, match=r"'positive_ids' holds the number 0.5 in row 1"):
         pool_positives({"query": ["a?", "b?"], "positive_ids": [[1.0], [2.0, 0.5]]})
+
+
+@pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
+def test_columns_keep_their_order_and_null_lists(number):
+    rows = {"positive_ids": [[number(1)], None], "query": ["a?", "b?"], "query_id": [number(1), number(2)]}
+    for form in (rows, Dataset(pa.table(rows).cast(pa.schema(
+        [("positive_ids", pa.large_list(pa.float32())), ("query", pa.large_string()), ("query_id", pa.float64())]
+    )))):  # fmt: skip
+        pooled = pool_positives(form)
+        assert pooled[:] == {"positive_ids": [["1"], None], "query": ["a?", "b?"], "query_id": ["1", "2"]}
+        assert pooled.column_names == ["positive_ids", "query", "query_id"]

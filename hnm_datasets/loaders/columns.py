@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import datasets
 import pyarrow as pa
 from datasets import Dataset, Value
 
-from hnm_datasets.arrays.arrow import is_list, is_string, list_array
+from hnm_datasets.arrays.arrow import is_list, is_string
 from hnm_datasets.arrays.ids import as_ids
-from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import (
     JUDGED_NEGATIVE_IDS,
@@ -48,23 +48,28 @@ def id_column(table: pa.Table, name: str, owner: str) -> pa.Array:
 def with_ids_as_texts(rows: Dataset, owner: str) -> Dataset:
     """Return the rows with all ids as texts, in the same columns."""
     for name in (QUERY_ID, POSITIVE_IDS, KNOWN_POSITIVE_IDS, JUDGED_NEGATIVE_IDS, NEGATIVE_IDS):
-        if name not in rows.column_names:
-            continue
-        type_ = rows.features.arrow_schema.field(name).type
-        if is_string(type_) or (is_list(type_) and is_string(type_.value_type)):
-            continue
-        batch = Batch(rows.select_columns(name).with_format("arrow")[:], step=owner)
-        ids = batch.ids(name) if name == QUERY_ID else _listed(batch.id_lists(name))
-        rows = _with_other_column(rows, name, ids)
+        if name in rows.column_names:
+            rows = _with_ids_as_texts(rows, name, owner)
     return rows
 
 
-def _listed(lists: Ragged[pa.Array]) -> pa.ListArray:
-    return list_array(lists.offsets, lists.values)
-
-
-def _with_other_column(dataset: Dataset, name: str, values: pa.Array) -> Dataset:
-    return with_column(dataset.remove_columns(name), name, values).select_columns(dataset.column_names)
+def _with_ids_as_texts(dataset: Dataset, name: str, owner: str) -> Dataset:
+    """Cast a column of ids, or of lists of them, once they are known to be whole numbers."""
+    type_ = dataset.features.arrow_schema.field(name).type
+    ids = type_.value_type if is_list(type_) else type_
+    if is_string(ids) or pa.types.is_null(type_):
+        return dataset
+    batch = Batch(dataset.select_columns(name).with_format("arrow")[:], step=owner)
+    if is_list(type_):
+        batch.id_lists(name)
+    else:
+        batch.ids(name)
+    # A float has a point as a text.
+    for value in ("int64", "string") if pa.types.is_floating(ids) else ("string",):
+        feature = dataset.features[name]
+        wanted = replace(feature, feature=Value(value)) if is_list(type_) else Value(value)
+        dataset = dataset.cast_column(name, wanted)
+    return dataset
 
 
 def standard_passages(dataset: Dataset, ids: Sequence[str]) -> Dataset:
@@ -106,8 +111,6 @@ def _with_ids(dataset: Dataset, name: str, standard: str) -> Dataset:
         if standard in dataset.column_names:
             dataset = dataset.remove_columns(standard)
         dataset = dataset.rename_column(name, standard)
-    if dataset.features[standard] == Value("string"):
-        return dataset
-    return _with_other_column(
-        dataset, standard, id_column(dataset.select_columns(standard).with_format("arrow")[:], standard, "load_beir")
-    )
+    dataset = _with_ids_as_texts(dataset, standard, "load_beir")
+    is_text = dataset.features[standard] == Value("string")
+    return dataset if is_text else dataset.cast_column(standard, Value("string"))
