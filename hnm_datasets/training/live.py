@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -14,6 +15,7 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.storage.folders import cache_root
@@ -147,11 +149,16 @@ def _report(source: LiveTexts, queries_of: NDArray[np.int64]) -> None:
     lengths = generation.negatives.lengths[queries_of]
     if not lengths.any():
         known = f" {dropped:,} candidates were known positives of their question and are left out." if dropped else ""
+        emptied = _emptied_by(source.rows)
+        step = emptied or (
+            "A filter whose limit does not suit the scores drops all candidates, such as RelativeMargin, "
+            "AbsoluteMargin, TeacherThreshold, ScoreBand or RankWindow: look at the lengths of 'negative_ids' after "
+            "each step."
+        )
         raise ValueError(
-            f"{_NAME}: no row has a candidate left, so that all negatives would be padding.{known} Look at the lengths "
-            f"of 'negative_ids' after each step. A filter whose limit does not suit the scores drops all candidates, "
-            f"such as RelativeMargin, AbsoluteMargin, TeacherThreshold, ScoreBand or RankWindow: widen it, mine with a "
-            f"larger k, or mine with another model. If RefreshNegatives is to mine, remove the column 'negative_ids'."
+            f"{_NAME}: no row has a candidate left, so that all negatives would be padding.{known} {step} Widen the "
+            f"filter, mine with a larger k, or mine with another model. If RefreshNegatives is to mine, remove the "
+            f"column 'negative_ids'."
         )
     missing = np.maximum(n - lengths, 0)
     if missing.any():
@@ -167,6 +174,14 @@ def _report(source: LiveTexts, queries_of: NDArray[np.int64]) -> None:
             len(lengths),
             n,
         )
+
+
+def _emptied_by(rows: Dataset) -> str | None:
+    """Say which step of `mine` dropped all candidates, if rows remember one."""
+    report = MiningReport.of(rows)
+    steps = () if report is None else report.steps
+    found = next((step for step in steps if step.candidates_in and not step.candidates_out), None)
+    return None if found is None else f"{found.name} dropped all {found.candidates_in:,} candidates."
 
 
 def _most_positives(own_lists: list[Ragged[NDArray[np.int64]]], questions: Questions | None, corpus: Corpus) -> int:

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from live_helpers import known, whole
 from planted import IDS, corpus_of_copies, planted_rows
 
-from hnm_datasets import live_negatives
+from hnm_datasets import RandomNegatives, RankWindow, live_negatives, mine
 from hnm_datasets.training.generations import Generation
 from hnm_datasets.training.labels import PADDING
 
@@ -117,3 +117,10 @@ def test_rows_without_any_candidate_left_are_refused(copies, negatives, positive
     with pytest.raises(ValueError, match=rf"no row has a candidate left.*{counts}.*RelativeMargin.*'negative_ids'"):
         live_negatives(rows, copies)
     assert len(live_negatives(rows.remove_columns("negative_ids"), copies)) >= 1
+
+
+def test_the_step_that_dropped_all_candidates_is_named(copies, capsys):
+    rows = rows_of([["f1v0", "f2v0"]]).remove_columns("negative_ids")
+    mined = mine(rows, [RandomNegatives(copies, k=5), RankWindow(2000)])
+    with pytest.raises(ValueError, match=r"RankWindow\(min=2000\) dropped all 5 candidates. Widen the filter"):
+        live_negatives(mined, copies)
