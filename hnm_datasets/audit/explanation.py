@@ -23,7 +23,7 @@ from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.corpus.words import compared, terms_of, words_of
 from hnm_datasets.formats.base import QueryRows, Side
 from hnm_datasets.formats.registry import recognize
-from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.base import CandidateFilter, Transform
 from hnm_datasets.transforms.miners.base import Miner
 from hnm_datasets.transforms.shapes.base import Shape
 
@@ -48,6 +48,8 @@ class ExplainedPassage:
         above: For a negative, by scorer: whether it scores above the row's positives (their mean).
         verdicts: For a negative, by step: `"kept"`, `"dropped"`, `"promoted"` to a positive, or `"gone"` if an earlier
             step took it away.
+        reasons: For a negative that was dropped or promoted, by step: the value and the limit, such as `"0.91 > limit
+            0.87"`; only of steps that say so.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class ExplainedPassage:
     shared: tuple[str, ...]
     above: dict[str, bool]
     verdicts: dict[str, str]
+    reasons: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Explanation:
             "rank": [number(passage.rank) for passage in self.passages],
             **{name: [self._score(passage, name) for passage in self.passages] for name in scorers},
             "source": [passage.source or "-" for passage in self.passages],
-            **{step: [passage.verdicts.get(step, "-") for passage in self.passages] for step in steps},
+            **{step: [_verdict(passage, step) for passage in self.passages] for step in steps},
             "shared words": [" ".join(passage.shared) or "-" for passage in self.passages],
             "passage": [_shown(passage, width) for passage in self.passages],
         }
@@ -132,7 +135,7 @@ def explain(
             frame, such as `frame.iloc[0]`.
         corpus: The passages, for rows that name them by ids.
         steps: Steps to apply to the row one after another, scorers and filters: the table then tells which step drops
-            which negative. For rows with ids.
+            which negative, by what value and limit. For rows with ids.
 
     Returns:
         An `Explanation`: it prints itself, shows itself in a notebook, and has `.to_dict()` and `.to_markdown()`.
@@ -148,14 +151,14 @@ def explain(
         >>> explain(mined[0], corpus, steps=[RankWindow(min=2)])
         what causes earthquakes? (q1)
         <BLANKLINE>
-                    rank    score  source  RankWindow  shared words             passage
-          positive     -   0.51    -       -           causes earthquakes       [plate-boundaries] Where plates meet …
-          negative     1   1.24 ^  bm25    dropped     what causes earthquakes  [richter-scale] The Richter scale The …
-          negative     2  0.662 ^  bm25    kept        causes earthquakes       [tsunamis] Tsunamis A tsunami is a …
-          negative     4  0.342    bm25    kept        earthquakes              [san-francisco-1906] San Francisco, …
-          negative     5  0.331    bm25    kept        causes                   [volcanoes] Volcanoes Magma that rises …
+                    rank    score  source  RankWindow          shared words             passage
+          positive     -   0.51    -       -                   causes earthquakes       [plate-boundaries] Where plates meet …
+          negative     1   1.24 ^  bm25    dropped: 1 < min 2  what causes earthquakes  [richter-scale] The Richter scale The …
+          negative     2  0.662 ^  bm25    kept                causes earthquakes       [tsunamis] Tsunamis A tsunami is a …
+          negative     4  0.342    bm25    kept                earthquakes              [san-francisco-1906] San Francisco, …
+          negative     5  0.331    bm25    kept                causes                   [volcanoes] Volcanoes Magma that rises …
           ^ scores above the positives
-    """
+    """  # noqa: E501
     if isinstance(row, pd.Series):
         row = {str(name): value for name, value in row.items()}
     if not isinstance(row, Mapping) or not row:
@@ -181,16 +184,22 @@ def explain(
         for name, side in (("positive_ids", before.positives), ("negative_ids", before.negatives)):
             _check_known(name, side, corpus)
     verdicts: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     scored = before
     left = list(range(len(before.negatives)))
     for step in steps:
-        table = step(table)
+        unfiltered, table = table, step(table)
         after = recognize(table.column_names, _NAME).read(Batch(table, step=_NAME))
         if after.negatives.scores.keys() != scored.negatives.scores.keys():
             scored = _with_scores(scored, after, left)
         if NEGATIVE_IDS in step.output_columns or "negative_*" in step.output_columns:
             left = _record(step, before, after, left, verdicts)
-    return _explanation(scored, corpus, verdicts)
+            why = _reasons(step, Batch(unfiltered, step=_NAME))
+            name, marks = next(reversed(verdicts.items()))
+            ids = before.negatives.named.to_pylist()
+            # Of a passage that is there twice, one may be kept.
+            reasons[name] = [why.get(id_, "") * (mark != "kept") for id_, mark in zip(ids, marks, strict=True)]
+    return _explanation(scored, corpus, verdicts, reasons)
 
 
 def _check_steps(steps: Sequence[Transform]) -> None:
@@ -228,6 +237,16 @@ def _record(
     return [place for place in left if ids[place] in stays]
 
 
+def _reasons(step: Transform, batch: Batch) -> dict[str, str]:
+    """Return why a filter drops negatives, by id."""
+    if not isinstance(step, CandidateFilter):
+        return {}
+    candidates = batch.candidates()[NEGATIVE_IDS]
+    dropped = np.flatnonzero(~step._keep(batch, candidates))
+    names = candidates.values.take(pa.array(dropped)).to_pylist()
+    return dict(zip(names, step._why_dropped(batch, candidates, dropped), strict=True))
+
+
 def _with_scores(known: QueryRows, after: QueryRows, left: list[int]) -> QueryRows:
     """Add the scores that a step wrote, NaN for what was dropped before it."""
     ids = known.negatives.named.to_pylist()
@@ -244,7 +263,9 @@ def _with_scores(known: QueryRows, after: QueryRows, left: list[int]) -> QueryRo
     return known
 
 
-def _explanation(rows: QueryRows, corpus: Corpus | None, verdicts: dict[str, list[str]]) -> Explanation:
+def _explanation(
+    rows: QueryRows, corpus: Corpus | None, verdicts: dict[str, list[str]], reasons: dict[str, list[str]]
+) -> Explanation:
     query = rows.queries[0].as_py()
     limits = {name: float(mean_of_rows(scores, rows.positives)[0]) for name, scores in rows.positives.scores.items()}
     passages = []
@@ -269,6 +290,7 @@ def _explanation(rows: QueryRows, corpus: Corpus | None, verdicts: dict[str, lis
                     if negative
                     else {},
                     verdicts={step: marks[place] for step, marks in verdicts.items()} if negative else {},
+                    reasons={step: why[place] for step, why in reasons.items() if why[place]} if negative else {},
                 )
             )
     return Explanation(query, None if rows.query_ids is None else rows.query_ids[0].as_py(), tuple(passages))
@@ -281,6 +303,11 @@ def _shared(query: str, text: str) -> tuple[str, ...]:
     stems = {compared(stem) for stem in stemmer.stemWords(there)}
     known = [compared(stem) in stems for stem in stemmer.stemWords(words)]
     return tuple(dict.fromkeys(compress(words, known)))
+
+
+def _verdict(passage: ExplainedPassage, step: str) -> str:
+    verdict, reason = passage.verdicts.get(step, "-"), passage.reasons.get(step)
+    return f"{verdict}: {reason}" if reason else verdict
 
 
 def _shown(passage: ExplainedPassage, width: int) -> str:

@@ -160,8 +160,9 @@ class _WhenShown:
 class CandidateFilter(Transform):
     """A step that keeps some candidates of each row and drops the others, in all aligned columns alike.
 
-    Subclasses fill in `_keep`, and `_limits_met` for the warning about emptied rows. Order, ranks and scores of what is
-    kept stay as they were, and no row is dropped: a row may be left with fewer candidates, or none.
+    Subclasses fill in `_keep`, `_limits_met` for the warning about emptied rows, and `_why_dropped` for `explain`.
+    Order, ranks and scores of what is kept stay as they were, and no row is dropped: a row may be left with fewer
+    candidates, or none.
     """
 
     input_columns: ClassVar[tuple[str, ...]] = (NEGATIVE_IDS,)
@@ -193,6 +194,21 @@ class CandidateFilter(Transform):
             Two sentences: the limits and the values that they met; what to change.
         """
         return f"{self!r} drops all of them. Loosen its options, or mine more candidates with a larger k=."
+
+    def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
+        """Say in a few words why candidates are dropped, for `explain`: each one's value and the limit.
+
+        A subclass that knows its limits overrides this.
+
+        Args:
+            batch: The rows, before the step.
+            candidates: The ids of B rows' candidates, C in all.
+            dropped: The flat positions of the dropped ones. Shape (D,).
+
+        Returns:
+            D texts, empty where there is nothing to say.
+        """
+        return [""] * len(dropped)
 
     def _tell_left(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
         """Tell once per call of `map` that most rows that had candidates are left with none.

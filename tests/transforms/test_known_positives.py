@@ -178,3 +178,9 @@ def test_sorted_lists_and_what_they_hold(lists):
 def test_families_are_copies(corpus):
     codes = corpus.copy_codes[corpus.rows(IDS)]
     assert len(set(codes.tolist())) == len({family(name) for name in IDS})
+
+
+def test_rows_of_known_positives_alone_are_told(corpus, caplog):
+    with caplog.at_level(logging.WARNING):
+        DropKnownPositives(corpus)(ROW | {"negative_ids": [["f0v0", "f0v3"]]})
+    assert "each of their candidates is a known positive of its question or a copy of one" in caplog.text

@@ -61,3 +61,21 @@ class DropKnownPositives(CandidateFilter):
         codes = self.corpus.copy_codes
         known_codes = sorted_lists(Ragged(known.offsets, codes[known.values]))
         return ~are_known(known_codes, found.owners, codes[found.values])
+
+    def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
+        known, found = batch.known_positives_in(self.corpus), batch.rows_in(NEGATIVE_IDS, self.corpus)
+        codes, reasons = self.corpus.copy_codes, []
+        for at in dropped.tolist():
+            owner, row = int(candidates.owners[at]), int(found.values[at])
+            own = known.values[known.offsets[owner] : known.offsets[owner + 1]]
+            copy = int(own[codes[own] == codes[row]][0])
+            reasons.append(
+                "a known positive" if row in own else f"a copy of {self.corpus.ids(np.array([copy]))[0].as_py()!r}"
+            )
+        return reasons
+
+    def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
+        return (
+            "each of their candidates is a known positive of its question or a copy of one. Mine with a step of this "
+            "library, which finds others, or with a larger k=."
+        )

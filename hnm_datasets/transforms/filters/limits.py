@@ -15,6 +15,7 @@ from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_RANKS, score_column, score_name
 from hnm_datasets.transforms.base import CandidateFilter
+from hnm_datasets.transforms.filters.reasons import outside
 
 
 def within(values: NDArray[Any], low: float | None, high: float | None) -> NDArray[np.bool_]:
@@ -78,6 +79,9 @@ class RankWindow(CandidateFilter):
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         return within(batch.scores(NEGATIVE_RANKS).values, self.min, self.max)
+
+    def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
+        return outside(batch.scores(NEGATIVE_RANKS).values[dropped], self.min, self.max)
 
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
         ranks = batch.scores(NEGATIVE_RANKS).values[emptied[candidates.owners]]
@@ -143,6 +147,10 @@ class ScoreBand(CandidateFilter):
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         scores = batch.scores(score_column(score_name(self.by, batch.names)))
         return within(scores.values, self.min, self.max)
+
+    def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
+        scores = batch.scores(score_column(score_name(self.by, batch.names)))
+        return outside(scores.values[dropped], self.min, self.max)
 
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
         name = score_column(score_name(self.by, batch.names))

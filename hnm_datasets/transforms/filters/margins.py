@@ -18,6 +18,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, score_column, score_name
 from hnm_datasets.transforms.base import CandidateFilter
 from hnm_datasets.transforms.filters.limits import span
+from hnm_datasets.transforms.filters.reasons import compared
 
 AGAINST = ("min", "max", "mean", "each")
 #: One weak positive among several empties rows against the lowest; see benchmarks/results/against.md.
@@ -104,6 +105,14 @@ class _Margin(CandidateFilter):
         # A margin below an infinite score says nothing.
         positives = batch.scores(score_column(by, of="positive"), finite=True)
         return np.asarray(scores.values <= np.repeat(self._limits(positives), scores.lengths))
+
+    def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
+        by = score_name(self.by, batch.names)
+        scores = batch.scores(score_column(by)).values[dropped]
+        limits = self._limits(batch.scores(score_column(by, of="positive")))[candidates.owners[dropped]]
+        return [
+            compared(*pair) for pair in ((one, ">", "limit", limit) for one, limit in zip(scores, limits, strict=True))
+        ]
 
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
         by = score_name(self.by, batch.names)

@@ -19,6 +19,7 @@ from hnm_datasets.corpus.shingles import open_shingles
 from hnm_datasets.runtime.workers import threads
 from hnm_datasets.transforms.base import CandidateFilter
 from hnm_datasets.transforms.filters.kernels import drop_near_duplicates
+from hnm_datasets.transforms.filters.reasons import compared
 
 #: Rows that one thread compares at a time.
 _ROWS = 64
@@ -100,6 +101,31 @@ class DropNearDuplicates(CandidateFilter):
         with ThreadPoolExecutor(threads()) as pool:
             list(pool.map(compare, range(0, len(negatives), _ROWS)))
         return keep
+
+    def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
+        positives, negatives = batch.known_positives_in(self.corpus), batch.rows_in(NEGATIVE_IDS, self.corpus)
+        gone = set(dropped.tolist())
+        reasons = []
+        for at in dropped.tolist():
+            owner = int(candidates.owners[at])
+            own = positives.values[positives.offsets[owner] : positives.offsets[owner + 1]].tolist()
+            harder = [place for place in range(int(negatives.offsets[owner]), at) if place not in gone]
+            others = [*own, *(int(negatives.values[place]) for place in harder)]
+            nearest, row = max((self._similarity(int(negatives.values[at]), other), -other) for other in others)
+            name = self.corpus.ids(np.array([-row]))[0].as_py()
+            reasons.append(f"{compared(nearest, '>=', 'threshold', self.threshold)}, as {name!r}")
+        return reasons
+
+    def _similarity(self, first: int, second: int) -> float:
+        """Return the similarity of the forms of two passages that are most alike."""
+        shingles, size = open_shingles(self.corpus), len(self.corpus)
+        forms = range(0, len(shingles.offsets) - 1, size)
+        sets = [
+            [shingles.values[shingles.offsets[row + form] : shingles.offsets[row + form + 1]] for form in forms]
+            for row in (first, second)
+        ]
+        shared = [(len(np.intersect1d(a, b)), len(a) + len(b)) for a in sets[0] for b in sets[1]]
+        return max(common / max(both - common, 1) for common, both in shared)
 
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
         return (

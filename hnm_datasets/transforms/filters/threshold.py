@@ -18,6 +18,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
 from hnm_datasets.transforms.base import CandidateFilter
 from hnm_datasets.transforms.filters.limits import span
+from hnm_datasets.transforms.filters.reasons import compared
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,14 @@ class TeacherThreshold(CandidateFilter):
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         return np.asarray(batch.scores(score_column(self.by)).values.astype(np.float64) < self.negative_below)
+
+    def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
+        def why(score: float) -> str:
+            if self.positive_above is not None and score > self.positive_above:
+                return compared(score, ">", "positive_above", self.positive_above)
+            return compared(score, ">=", "negative_below", self.negative_below)
+
+        return list(map(why, batch.scores(score_column(self.by)).values[dropped].astype(np.float64).tolist()))
 
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
         name = score_column(self.by)

@@ -68,6 +68,10 @@ class TopNegatives(CandidateFilter):
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         return first_mask(candidates.offsets, self.n)
 
+    def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
+        places = positions_within(candidates.offsets)[dropped] + 1
+        return [f"candidate {place} of n={self.n}" for place in places.tolist()]
+
 
 @dataclass(frozen=True)
 class SampleNegatives(CandidateFilter):
@@ -211,6 +215,9 @@ class SampleNegatives(CandidateFilter):
             f"wanted are {'; '.join(said)}. Mine more candidates with a larger k=, put filters after this step, or ask "
             f"for fewer."
         )
+
+    def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
+        return ["not drawn"] * len(dropped)
 
     def _members(self, batch: Batch, stratum: _Stratum) -> NDArray[np.bool_]:
         """Tell which candidates belong to a stratum. Shape (C,)."""
