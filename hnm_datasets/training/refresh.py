@@ -43,6 +43,10 @@ class FollowEpochs(TrainerCallback):
     Args:
         *live: What `live_negatives` made.
 
+    Raises:
+        TypeError: One is something else.
+        ValueError: When an epoch begins: the rows were never mined.
+
     Example:
         >>> from hnm_datasets import BM25Negatives, live_negatives, load_sample
         >>> corpus, queries = load_sample("earthquakes")
@@ -58,6 +62,11 @@ class FollowEpochs(TrainerCallback):
     ) -> None:
         """Draw the next epoch's negatives."""
         for source in self._sources:
+            if not len(source.generation().negatives.values):
+                raise ValueError(
+                    "FollowEpochs: the rows were never mined, so that all negatives would be padding. Mine them before "
+                    "live_negatives, or pass RefreshNegatives as the callback, which mines before the first step."
+                )
             source.progress.epoch = math.floor(state.epoch or 0)
 
 
