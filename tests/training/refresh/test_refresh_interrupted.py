@@ -63,9 +63,9 @@ class Kept:
         self.errors.append(caught)
 
 
-@pytest.fixture
-def reference(corpus, mined, tmp_path):
-    return train(live_negatives(mined, corpus, n=3), tmp_path / "reference", chain(corpus), 5)
+@pytest.fixture(scope="module")
+def reference(corpus, mined, tmp_path_factory):
+    return train(live_negatives(mined, corpus, n=3), tmp_path_factory.mktemp("reference"), chain(corpus), 5)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("out of memory")], ids=["interrupt", "memory"])
@@ -151,7 +151,7 @@ def test_a_refresh_in_the_background_of_an_interrupted_training_ends_first(
     done = train(live, tmp_path / "cell", callbacks=callbacks)
     assert not running()
     done.same_end(reference, reference.losses)
-    wanted = generations(tmp_path / "reference")
+    wanted = generations(reference.trainer.args.output_dir)
     found = generations(tmp_path / "cell")
     assert {number: lists_of(path) for number, path in found.items()} == {
         number: lists_of(path) for number, path in wanted.items()
