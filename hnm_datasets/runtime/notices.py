@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from hashlib import blake2b
@@ -17,10 +17,6 @@ from types import FrameType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from filelock import FileLock
-
-from hnm_datasets.runtime.workers import in_worker
-
 #: The kinds that were told, by the function that each call of `map` makes for itself.
 _TOLD: WeakKeyDictionary[Callable[..., Any], set[str]] = WeakKeyDictionary()
 _LOCK = threading.Lock()
@@ -28,20 +24,8 @@ _LOCK = threading.Lock()
 #: The kinds that were told in a block of `one_call`.
 _IN_BLOCK: ContextVar[set[str] | None] = ContextVar("in_block", default=None)
 
-#: What `map` adds to the fingerprint of a worker's rows.
-_RANK = re.compile(r"_\d{5}_of_\d{5}$")
-
-
-class _Call(NamedTuple):
-    """A call of `map` in this process.
-
-    Attributes:
-        apply: The function that it made to apply the step.
-        fingerprint: The fingerprint of all rows that it makes, in a worker too; empty for a stream.
-    """
-
-    apply: Callable[..., Any]
-    fingerprint: str
+#: A day in seconds, after which what workers have told is forgotten.
+_DAY = 86_400
 
 
 def tell_once(logger: logging.Logger, kind: str, message: str, *values: object) -> None:
@@ -80,16 +64,31 @@ def one_call(*told: str) -> Iterator[None]:
         _IN_BLOCK.reset(token)
 
 
+class _Call(NamedTuple):
+    """A call of `map` in this process.
+
+    Attributes:
+        apply: The function that it made to apply the step.
+        shared: What all workers of the call have in common, and no other call; empty in a call without workers.
+    """
+
+    apply: Callable[..., Any]
+    shared: str
+
+
 def _current_call() -> _Call | None:
     """Find the call of `map` that this code runs in."""
+    apply: Callable[..., Any] | None = None
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if frame.f_globals.get("__name__") in ("datasets.arrow_dataset", "datasets.iterable_dataset"):
-            local = frame.f_locals
-            if callable(local.get("apply_function")):
-                return _Call(local["apply_function"], _RANK.sub("", local.get("new_fingerprint") or ""))
+        module, local = frame.f_globals.get("__name__"), frame.f_locals
+        if module in ("datasets.arrow_dataset", "datasets.iterable_dataset") and apply is None:
+            apply = local.get("apply_function")
+        if module == "datasets.utils.py_utils" and "queue" in local and apply is not None:
+            # The queue by which the workers of a call return their rows.
+            return _Call(apply, str(getattr(local["queue"], "_token", "")))
         frame = frame.f_back
-    return None
+    return None if apply is None else _Call(apply, "")
 
 
 def _is_first(call: _Call, kind: str) -> bool:
@@ -98,35 +97,22 @@ def _is_first(call: _Call, kind: str) -> bool:
         if kind in told:
             return False
         told.add(kind)
-    return not in_worker() or _is_first_worker(call.fingerprint, kind)
+    return not call.shared or _is_first_worker(call.shared, kind)
 
 
-def _is_first_worker(fingerprint: str, kind: str) -> bool:
-    """Return whether no other worker of the same call has told this kind.
-
-    A file holds the process that told it. Its workers end with a call, so the file of a process that has ended is that
-    of an earlier call.
-    """
-    name = blake2b(f"{os.getppid()} {fingerprint} {kind}".encode(), digest_size=16).hexdigest()
+def _is_first_worker(shared: str, kind: str) -> bool:
+    """Return whether no other worker of the same call has told this kind; whoever makes a file of its name has not."""
+    name = blake2b(f"{shared} {kind}".encode(), digest_size=16).hexdigest()
     try:
         folder = Path(tempfile.gettempdir()) / f"hnm_datasets-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        with FileLock(folder / f"{name}.lock"):
-            told = folder / name
-            if told.exists() and _is_running(int(told.read_text())):
-                return False
-            told.write_text(str(os.getpid()))
-    except (OSError, ValueError):
-        # Told twice is better than never.
-        return True
-    return True
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+        for old in folder.iterdir():
+            if old.stat().st_mtime < time.time() - _DAY:
+                old.unlink(missing_ok=True)
+        (folder / name).touch(exist_ok=False)
+    except FileExistsError:
+        # A file in the place of the folder: told twice is better than never.
+        return not folder.is_dir()
+    except OSError:
         return True
     return True

@@ -18,7 +18,6 @@ from hnm_datasets import (
     compare_negatives,
     convert,
     live_negatives,
-    plot_scores,
     rows_of_epoch,
     save_mined,
 )
@@ -77,7 +76,6 @@ REFUSED = {
     "a comparison": lambda live: compare_negatives(live, live, live.source.corpus),
     "a conversion": lambda live: convert(live, "tevatron", live.source.corpus),
     "a saved set": lambda live: save_mined(live, "never"),
-    "a picture": lambda live: plot_scores(live),
     "batches as rows": lambda live: live.batch(2),
     "the table": lambda live: live.data.to_pandas(),
     "the table's values": lambda live: live.data.to_pydict(),
