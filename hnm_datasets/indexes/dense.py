@@ -18,6 +18,7 @@ from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.indexes import exact
 from hnm_datasets.indexes.base import Hits
+from hnm_datasets.indexes.bounds import Blocks
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.runtime.timing import clocked
@@ -148,6 +149,7 @@ class DenseIndex:
     def close(self) -> None:
         """Let go of the index and of what was read of the vectors; the next search opens them again."""
         _OPENED.forget(self.fingerprint)
+        _BLOCKS.forget(self.fingerprint)
         release(self._vectors)
 
     @property
@@ -176,7 +178,7 @@ class DenseIndex:
         """
         queries = self._checked(queries)
         if self.is_exact:
-            return self._in_corpus(exact.search(queries, self._vectors, k, self.embeddings.similarity))
+            return self._in_corpus(self._search_exact(queries, k))
         return self._search_approximate(queries, k)
 
     def score(self, queries: NDArray[np.float32], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -205,7 +207,7 @@ class DenseIndex:
         if len(queries) > _SAMPLE:
             queries = queries[np.sort(np.random.default_rng(0).choice(len(queries), _SAMPLE, replace=False))]
         k = min(k, len(self.rows))
-        best = exact.search(queries, self._vectors, k, self.embeddings.similarity)
+        best = self._search_exact(queries, k)
         # Of passages with equal scores any will do.
         recall = float((self.search(queries, k).scores >= best.scores[:, -1:]).mean())
         logger.info("%s finds %.1f%% of the %d best, by %d queries.", self.factory, 100 * recall, k, len(queries))
@@ -214,6 +216,7 @@ class DenseIndex:
     def discard(self) -> None:
         """Delete the index and its vectors, for example those of a model in the middle of its training."""
         _OPENED.forget(self.fingerprint)
+        _BLOCKS.forget(self.fingerprint)
         shutil.rmtree(cache_root() / "dense" / self._built, ignore_errors=True)
         self.embeddings.discard()
 
@@ -233,6 +236,11 @@ class DenseIndex:
             row = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
             raise ValueError(f"DenseIndex: the query vector {row} holds NaN or infinite values.")
         return queries
+
+    def _search_exact(self, queries: NDArray[np.float32], k: int) -> Hits:
+        vectors, similarity = self._vectors, self.embeddings.similarity
+        blocks = _BLOCKS.get(self.fingerprint, lambda: Blocks.of(vectors, similarity))
+        return exact.search(queries, vectors, k, similarity, blocks)
 
     def _search_approximate(self, queries: NDArray[np.float32], k: int) -> Hits:
         import faiss
@@ -342,6 +350,9 @@ def _reason(error: RuntimeError) -> str:
     """Take FAISS's own words out of a message that begins with its source files."""
     return str(error).rsplit("Error: ", 1)[-1].rsplit(".cpp:", 1)[-1].split(": ", 1)[-1].strip()
 
+
+#: What exact searches know of the vectors beside themselves.
+_BLOCKS: Opened[Blocks] = Opened()
 
 #: The index in memory or mapped, and its copy on the GPUs, if there are any.
 _OPENED: Opened[tuple[Any, Any]] = Opened()

@@ -11,100 +11,137 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.compiled import compiled
 
 #: Scores looked at together; most such runs hold nothing better than what is kept already.
-RUN = 16
+RUN = 64
+#: Of the interval in which the k-th best score is looked for.
+_HALVINGS = 20
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
 
 @compiled
-def keep_best(
-    scores: NDArray[np.float32],
+def keep(
+    bits: NDArray[np.uint16] | NDArray[np.uint32],
+    shift: int,
+    share: float,
     first: int,
-    k: int,
-    kept_scores: NDArray[np.float32],
-    kept_rows: NDArray[np.uint32],
-    counts: NDArray[np.int64],
+    errors: NDArray[np.float32],
     limits: NDArray[np.float32],
+    lowest: NDArray[np.float32],
+    highest: NDArray[np.float32],
+    rows: NDArray[np.uint32],
+    counts: NDArray[np.int64],
 ) -> None:
-    """Add the scores of the next C passages to what is kept of each of B queries.
+    """Keep the passages of the next block of C that may be among the k best of each of B queries.
 
     Args:
-        scores: Of passages `first` to `first + C`. Shape (B, C).
+        bits: The bits of the products with the passages `first` to `first + C`. Shape (B, C).
+        shift: How many bits of a float32 come after them: 16 for bfloat16, its first half.
+        share: How far a product may be off, as a share of it.
         first: The row number of the first of these passages.
-        k: How many are wanted in the end.
-        kept_scores: What may be among the k best, in no order. Shape (B, at least k + RUN).
-        kept_rows: Their row numbers.
+        errors: How far it may be off beside. Shape (B,).
+        limits: What the k-th best score is at least. Shape (B,).
+        lowest: Receives what a score is at least. Shape (B, at least counts + C).
+        highest: Receives what it is at most.
+        rows: Receives the row numbers.
         counts: How many are kept of each query. Shape (B,).
-        limits: What does not exceed it is not among the k best. Shape (B,), -inf at first.
     """
-    width = scores.shape[1]
-    full = kept_scores.shape[1] - RUN
-    for query in range(scores.shape[0]):
-        line = scores[query]
-        kept, rows = kept_scores[query], kept_rows[query]
-        limit = limits[query]
-        count = counts[query]
-        for start in range(0, width - width % RUN, RUN):
-            better = False
-            for place in range(start, start + RUN):
-                better |= line[place] > limit
-            if not better:
+    width = bits.shape[1]
+    behind, share_ = np.uint32(shift), np.float32(share)
+    for query in range(bits.shape[0]):
+        line, low, high, numbers = bits[query], lowest[query], highest[query], rows[query]
+        error, count = errors[query], counts[query]
+        # What is below it cannot reach the limit, also with a share of itself and the error added.
+        threshold = limits[query] - error
+        threshold = threshold / (1 + share_) if threshold > 0 else threshold / (1 - share_)
+        threshold -= np.abs(threshold) * np.float32(1e-6)
+        for start in range(0, width, RUN):
+            stop = min(start + RUN, width)
+            if stop - start == RUN and _all_below(line[start:stop], behind, threshold):
                 continue
-            if count > full:
-                limit = _shrink(kept[:count], rows[:count], k)
-                count = k
-            # Written always and counted if better: a branch here would be guessed wrong every time.
-            for place in range(start, start + RUN):
-                kept[count] = line[place]
-                rows[count] = first + place
-                count += line[place] > limit
-        for place in range(width - width % RUN, width):
-            if count > full:
-                limit = _shrink(kept[:count], rows[:count], k)
-                count = k
-            kept[count] = line[place]
-            rows[count] = first + place
-            count += line[place] > limit
-        limits[query] = limit
+            for place in range(start, stop):
+                score = np.uint32(np.uint32(line[place]) << behind).view(np.float32)
+                if score < threshold:
+                    continue
+                off = np.abs(score) * share_ + error
+                least, most = score - off, score + off
+                low[count] = least if least == least else -np.inf
+                high[count] = most if most == most else np.inf
+                numbers[count] = first + place
+                count += 1
         counts[query] = count
 
 
+@numba.njit(nogil=True)
+def _all_below(bits: Any, behind: Any, threshold: Any) -> Any:
+    # A loop of 64 becomes vector instructions, one of 32 is written out 32 times. What is no number, where sums
+    # overflow, is not below.
+    below = True
+    for place in range(RUN):
+        below &= np.uint32(np.uint32(bits[place]) << behind).view(np.float32) < threshold
+    return below
+
+
 @compiled
-def cut(k: int, kept_scores: NDArray[np.float32], kept_rows: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
-    """Bring the k best of what is kept to the front; the arguments are those of `keep_best`."""
+def thin_out(
+    k: int,
+    most: int,
+    lowest: NDArray[np.float32],
+    highest: NDArray[np.float32],
+    rows: NDArray[np.uint32],
+    counts: NDArray[np.int64],
+    limits: NDArray[np.float32],
+) -> None:
+    """Drop what cannot be among the k best, of queries that keep more than `most`; see `keep` for the arrays."""
     for query in range(len(counts)):
-        if counts[query] > k:
-            _shrink(kept_scores[query, : counts[query]], kept_rows[query, : counts[query]], k)
-            counts[query] = k
+        count = counts[query]
+        if count <= most:
+            continue
+        low, high, numbers = lowest[query], highest[query], rows[query]
+        limit = _reached_by(low[:count], k, limits[query])
+        limits[query] = limit
+        kept = 0
+        for place in range(count):
+            least, greatest, number = low[place], high[place], numbers[place]
+            low[kept], high[kept], numbers[kept] = least, greatest, number
+            kept += greatest >= limit
+        counts[query] = kept
 
 
 @numba.njit(nogil=True)
-def _shrink(scores: Any, rows: Any, k: int) -> Any:
-    """Bring the k best to the front, of equal ones the first rows, and return the least score of them."""
-    # Hoare's selection, by score and then by row, so that which of many equal ones stay does not depend on the way.
-    low, high = 0, len(scores) - 1
-    while low < high:
-        pivot, pivot_row = scores[(low + high) // 2], rows[(low + high) // 2]
-        left, right = low, high
-        while left <= right:
-            while scores[left] > pivot or (scores[left] == pivot and rows[left] < pivot_row):
-                left += 1
-            while scores[right] < pivot or (scores[right] == pivot and rows[right] > pivot_row):
-                right -= 1
-            if left <= right:
-                scores[left], scores[right] = scores[right], scores[left]
-                rows[left], rows[right] = rows[right], rows[left]
-                left += 1
-                right -= 1
-        if k - 1 <= right:
-            high = right
-        elif k - 1 >= left:
-            low = left
-        else:
+def _reached_by(scores: Any, k: int, limit: Any) -> Any:
+    """Return a limit, no lower than the one given, that at least k of the scores reach, and few more.
+
+    Halving an interval takes a pass over the scores each time, but without a branch that could be guessed wrong.
+    """
+    best = limit
+    for place in range(len(scores)):
+        best = max(best, scores[place])
+    low, high = _place_of(limit), _place_of(best)
+    for _ in range(_HALVINGS):
+        if high - low <= 1:
             break
-    least = scores[0]
-    for place in range(1, k):
-        least = min(least, scores[place])
-    return least
+        middle = (low + high) // 2
+        tried = _number_at(middle)
+        reached = 0
+        for place in range(len(scores)):
+            reached += scores[place] >= tried
+        if reached >= k:
+            low = middle
+        else:
+            high = middle
+    return max(limit, _number_at(low))
+
+
+@numba.njit(nogil=True)
+def _place_of(number: Any) -> Any:
+    """Return the place of a float32 among all of them in their order."""
+    bits = np.int64(np.float32(number).view(np.int32))
+    return bits if bits >= 0 else -(bits & np.int64(0x7FFFFFFF))
+
+
+@numba.njit(nogil=True)
+def _number_at(place: Any) -> Any:
+    bits = place if place >= 0 else -place | np.int64(0x80000000)
+    return np.uint32(bits).view(np.float32)
 
 
 @compiled

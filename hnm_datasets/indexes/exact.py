@@ -8,6 +8,8 @@ the batch in their last digits.
 
 from __future__ import annotations
 
+import functools
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,74 +19,168 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.indexes import dense_kernels
 from hnm_datasets.indexes.base import Hits
+from hnm_datasets.indexes.bounds import BLOCK, OUTPUT, Blocks, as_asked, as_products, bounds_of_exact, widths
 from hnm_datasets.runtime.workers import in_worker, single_threaded_torch, threads
 
-#: Queries of a thread's turn and passages of a block: their scores stay in the second-level cache.
+#: Queries of a thread's turn: with the passages of a block, their scores stay in the second-level cache.
 _TURN = 512
-_BLOCK = 512
 #: The same for a GPU, whose scores of a block take a gigabyte.
 _TURN_ON_DEVICE = 2048
 _BLOCK_ON_DEVICE = 131_072
-#: A matrix product rounds differently from one batch to the next. That many more are found than asked for, scored
-#: again in one way, and cut, so that rounding does not decide who is in.
+#: A matrix product on a GPU rounds differently from one batch to the next. That many more are found than asked for,
+#: scored again in one way, and cut, so that rounding does not decide who is in.
 _SLACK = 16
 #: Bytes that a thread may keep of candidates.
 _KEPT = 1 << 26
 
 
-def search(queries: NDArray[np.float32], vectors: NDArray[Any], k: int, similarity: str) -> Hits:
-    """Return the k best vectors of each query.
+def search(
+    queries: NDArray[np.float32], vectors: NDArray[Any], k: int, similarity: str, blocks: Blocks | None = None
+) -> Hits:
+    """Return the k best vectors of each query, of equal ones the first.
 
     Args:
         queries: Shape (B, D).
         vectors: Shape (N, D), float32 or float16.
         k: Places per query.
         similarity: `"cosine"` (of vectors that have length 1), `"dot"` or `"euclidean"`.
+        blocks: What `Blocks.of` says of the vectors; None: it is asked now.
 
     Returns:
         Rows and scores of shape (B, k), see `Hits`; the score of a euclidean search is the negative distance.
     """
     import torch
 
-    wanted = min(k + _SLACK, len(vectors))
+    wanted = min(k, len(vectors))
     rows = np.empty((len(queries), k), dtype=np.int64)
     scores = np.empty((len(queries), k), dtype=np.float32)
     if torch.cuda.is_available() and not in_worker():
+        wanted = min(k + _SLACK, len(vectors))
         for start in range(0, len(queries), _TURN_ON_DEVICE):
             part = slice(start, start + _TURN_ON_DEVICE)
             found = _found_on_device(queries[part], vectors, wanted, similarity, "cuda")
             counts = np.full(len(found), wanted)
             rank(queries[part], vectors, found, counts, similarity, rows[part], scores[part])
         return Hits(rows, scores)
-    capacity = 2 * wanted + 8 * dense_kernels.RUN
-    size = max(1, min(_TURN, _KEPT // (8 * capacity), -(-len(queries) // threads())))
-    halves = _half_squares(vectors) if similarity == "euclidean" else None
+    if blocks is None:
+        blocks = Blocks.of(vectors, similarity)
+    rounded = has_fast_bfloat16()
+    size = max(1, min(_TURN, _KEPT // _Kept.nbytes_of(1, wanted), -(-len(queries) // threads())))
 
     def turn(start: int) -> None:
-        own = queries[start : start + size]
-        asked = torch.from_numpy(own)
-        kept_scores = np.empty((len(own), capacity), dtype=np.float32)
-        kept_rows = np.empty((len(own), capacity), dtype=np.uint32)
-        counts = np.zeros(len(own), dtype=np.int64)
-        limits = np.full(len(own), -np.inf, dtype=np.float32)
-        buffer = torch.empty(len(own), min(_BLOCK, len(vectors)))
-        for first in range(0, len(vectors), _BLOCK):
-            block = np.asarray(vectors[first : first + _BLOCK], dtype=np.float32)
-            product = buffer[:, : len(block)]
-            if halves is None:
-                torch.mm(asked, torch.from_numpy(block).T, out=product)
-            else:
-                # The nearest are those with the largest q·x - |x|²/2.
-                offset = torch.from_numpy(halves[first : first + _BLOCK])
-                torch.addmm(offset, asked, torch.from_numpy(block).T, beta=-1, out=product)
-            dense_kernels.keep_best(product.numpy(), first, wanted, kept_scores, kept_rows, counts, limits)
-        dense_kernels.cut(wanted, kept_scores, kept_rows, counts)
         part = slice(start, start + size)
-        rank(own, vectors, kept_rows, counts, similarity, rows[part], scores[part])
+        found = _found(queries[part], vectors, wanted, similarity, blocks, rounded=rounded)
+        rank(queries[part], vectors, found.rows, found.counts, similarity, rows[part], scores[part])
 
     with single_threaded_torch(), ThreadPoolExecutor(threads()) as pool:
         list(pool.map(turn, range(0, len(queries), size)))
     return Hits(rows, scores)
+
+
+class _Kept:
+    """The passages that may be among the best of B queries.
+
+    Attributes:
+        lowest: What the score of each is at least, see `bounds`. Shape (B, capacity).
+        highest: What it is at most.
+        rows: Their row numbers.
+        counts: How many there are of each query. Shape (B,).
+        limits: What the k-th best score is at least. Shape (B,).
+    """
+
+    def __init__(self, queries: int, k: int) -> None:
+        self.k, self.room = k, _room(k)
+        shape = (queries, self.room + BLOCK)
+        self.lowest, self.highest = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+        self.rows = np.empty(shape, dtype=np.uint32)
+        self.counts = np.zeros(queries, dtype=np.int64)
+        self.limits = np.full(queries, -np.inf, dtype=np.float32)
+
+    def add(self, bits: NDArray[Any], shift: int, share: float, first: int, errors: NDArray[np.float32]) -> None:
+        """Keep what may be among the k best of the passages from the row `first` on; see `dense_kernels.keep`."""
+        dense_kernels.keep(
+            bits, shift, share, first, errors, self.limits, self.lowest, self.highest, self.rows, self.counts
+        )
+
+    @staticmethod
+    def nbytes_of(queries: int, k: int) -> int:
+        """Return the bytes that it takes."""
+        return 12 * queries * (_room(k) + BLOCK)
+
+    def thin_out(self, most: int) -> None:
+        """Drop what cannot be among the k best, of the queries that keep more than `most`."""
+        dense_kernels.thin_out(self.k, most, self.lowest, self.highest, self.rows, self.counts, self.limits)
+
+
+def _room(k: int) -> int:
+    return 4 * k + 128
+
+
+def _found(
+    queries: NDArray[np.float32], vectors: NDArray[Any], k: int, similarity: str, blocks: Blocks, *, rounded: bool
+) -> _Kept:
+    """Return all passages that may be among the k best of each query, by bounds of their scores."""
+    import torch
+
+    dtype, share, shift = (torch.bfloat16, OUTPUT, 16) if rounded else (torch.float32, 0.0, 0)
+    kept = _Kept(len(queries), k)
+    asked = torch.from_numpy(as_asked(queries, similarity)).to(dtype)
+    errors = widths(queries, blocks, similarity, rounded=rounded)
+    block_buffer = torch.empty(BLOCK, asked.shape[1], dtype=dtype)
+    buffer = torch.empty(len(queries), BLOCK, dtype=dtype)
+    for number, first in enumerate(range(0, len(vectors), BLOCK)):
+        kept.thin_out(2 * k + 64)
+        crowded = np.flatnonzero(kept.counts > kept.room)
+        if len(crowded):
+            _settle(kept, crowded, queries[crowded], vectors, similarity)
+        block = as_products(np.asarray(vectors[first : first + BLOCK], dtype=np.float32), similarity)
+        factors, product = block_buffer[: len(block)], buffer[:, : len(block)]
+        torch.mm(asked, factors.copy_(torch.from_numpy(block)).T, out=product)
+        bits = product.view(torch.uint16 if rounded else torch.uint32).numpy()
+        kept.add(bits, shift, share, first, errors[:, number])
+    kept.thin_out(k)
+    return kept
+
+
+def _settle(
+    kept: _Kept, which: NDArray[np.int64], queries: NDArray[np.float32], vectors: NDArray[Any], similarity: str
+) -> None:
+    """Score what is kept of some queries exactly and leave the k best: bounds alone did not tell them apart."""
+    rows = np.empty((len(which), kept.k), dtype=np.int64)
+    scores = np.empty((len(which), kept.k), dtype=np.float32)
+    rank(queries, vectors, kept.rows[which], kept.counts[which], similarity, rows, scores)
+    lowest, highest = bounds_of_exact(queries, scores, similarity)
+    kept.rows[which, : kept.k] = rows
+    kept.lowest[which, : kept.k], kept.highest[which, : kept.k] = lowest, highest
+    kept.counts[which] = kept.k
+    kept.limits[which] = np.maximum(kept.limits[which], lowest.min(axis=1))
+
+
+@functools.cache
+def has_fast_bfloat16() -> bool:
+    """Return whether this processor multiplies bfloat16 faster than float32, and sums up in float32.
+
+    It is measured in some milliseconds. The answer of a search is the same either way.
+    """
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(256, 256, generator=random) for _ in range(2))
+    rounded = left.bfloat16(), right.bfloat16()
+    exact = rounded[0].double() @ rounded[1].double().T
+    with single_threaded_torch():
+        seconds = {}
+        for dtype, (one, other) in {"float32": (left, right), "bfloat16": rounded}.items():
+            out = torch.empty(256, 256, dtype=one.dtype)
+            turns = []
+            for _ in range(4):
+                start = time.perf_counter()
+                torch.mm(one, other.T, out=out)
+                turns.append(time.perf_counter() - start)
+            seconds[dtype] = min(turns)
+    # A build that sums up in bfloat16 would break the bound.
+    off = (out.double() - exact).abs() <= OUTPUT * exact.abs() + 1e-3
+    return bool(off.all()) and seconds["bfloat16"] < 0.75 * seconds["float32"]
 
 
 def _found_on_device(
@@ -165,11 +261,3 @@ def score(
         vectors = np.asarray(vectors[used], dtype=np.float32)
     dense_kernels.score_lists(queries, vectors, lists.offsets, rows, similarity == "euclidean", scores)
     return scores
-
-
-def _half_squares(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    halves = np.empty(len(vectors), dtype=np.float32)
-    for first in range(0, len(vectors), _BLOCK):
-        block = np.asarray(vectors[first : first + _BLOCK], dtype=np.float32)
-        halves[first : first + _BLOCK] = np.einsum("ij,ij->i", block, block) / 2
-    return halves
