@@ -47,7 +47,7 @@ def ask(kind: str, embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
     # Compile the loops and start the threads.
     found = exact.search(queries, queries, DEPTH, "cosine").rows
     counts = np.full(len(found), DEPTH)
-    exact.rank(queries, queries, found, counts, "cosine", np.empty_like(found), np.empty(found.shape, np.float32))
+    exact.rank(queries, queries, found, counts, found.shape[1], "cosine")
     faiss.knn(queries, queries, DEPTH)
     gc.collect()
     before = memory_of(process)

@@ -253,12 +253,9 @@ class DenseIndex:
             # After a fork the parent's threads are gone, and the cores belong to the other workers as well.
             faiss.omp_set_num_threads(1)
         _, found = index.search(queries, wanted)
-        rows = np.empty((len(queries), k), dtype=np.int64)
-        scores = np.empty((len(queries), k), dtype=np.float32)
         # Where FAISS found no more it says -1, at the end of the line.
         counts = (found >= 0).sum(axis=1)
-        exact.rank(queries, self._vectors, found, counts, self.embeddings.similarity, rows, scores)
-        return self._in_corpus(Hits(rows, scores))
+        return self._in_corpus(exact.rank(queries, self._vectors, found, counts, k, self.embeddings.similarity))
 
     def _in_corpus(self, hits: Hits) -> Hits:
         """Number the rows of a part as the corpus does."""

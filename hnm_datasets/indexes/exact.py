@@ -17,19 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged
-from hnm_datasets.indexes import dense_kernels
+from hnm_datasets.indexes import dense_kernels, device_search
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bounds import BLOCK, OUTPUT, Blocks, as_asked, as_products, bounds_of_exact, widths
 from hnm_datasets.runtime.workers import in_worker, single_threaded_torch, threads
 
 #: Queries of a thread's turn: with the passages of a block, their scores stay in the second-level cache.
 _TURN = 512
-#: The same for a GPU, whose scores of a block take a gigabyte.
-_TURN_ON_DEVICE = 2048
-_BLOCK_ON_DEVICE = 131_072
-#: A matrix product on a GPU rounds differently from one batch to the next. That many more are found than asked for,
-#: scored again in one way, and cut, so that rounding does not decide who is in.
-_SLACK = 16
+#: Queries that a thread ranks at a time.
+_RANKED = 128
 #: Bytes that a thread may keep of candidates.
 _KEPT = 1 << 26
 
@@ -51,30 +47,61 @@ def search(
     """
     import torch
 
-    wanted = min(k, len(vectors))
-    rows = np.empty((len(queries), k), dtype=np.int64)
-    scores = np.empty((len(queries), k), dtype=np.float32)
-    if torch.cuda.is_available() and not in_worker():
-        wanted = min(k + _SLACK, len(vectors))
-        for start in range(0, len(queries), _TURN_ON_DEVICE):
-            part = slice(start, start + _TURN_ON_DEVICE)
-            found = _found_on_device(queries[part], vectors, wanted, similarity, "cuda")
-            counts = np.full(len(found), wanted)
-            rank(queries[part], vectors, found, counts, similarity, rows[part], scores[part])
-        return Hits(rows, scores)
-    if blocks is None:
-        blocks = Blocks.of(vectors, similarity)
-    rounded = has_fast_bfloat16()
-    size = max(1, min(_TURN, _KEPT // _Kept.nbytes_of(1, wanted), -(-len(queries) // threads())))
+    blocks = Blocks.of(vectors, similarity) if blocks is None else blocks
+    on_gpu = torch.cuda.is_available() and not in_worker()
+    rounded = not on_gpu and has_fast_bfloat16()
+    hits = Hits(np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float32))
 
-    def turn(start: int) -> None:
-        part = slice(start, start + size)
-        found = _found(queries[part], vectors, wanted, similarity, blocks, rounded=rounded)
-        rank(queries[part], vectors, found.rows, found.counts, similarity, rows[part], scores[part])
+    def turn(which: NDArray[np.int64]) -> None:
+        own = queries[which]
+        found = _found(own, vectors, min(k, len(vectors)), similarity, blocks, rounded=rounded)
+        hits.rows[which], hits.scores[which] = rank(own, vectors, found.rows, found.counts, k, similarity)
 
     with single_threaded_torch(), ThreadPoolExecutor(threads()) as pool:
-        list(pool.map(turn, range(0, len(queries), size)))
-    return Hits(rows, scores)
+        left = np.arange(len(queries))
+        if on_gpu:
+            left = search_on_device(queries, vectors, similarity, blocks, "cuda", hits, pool)
+        size = max(1, min(_TURN, _KEPT // _Kept.nbytes_of(1, k), -(-len(left) // threads())))
+        list(pool.map(turn, (left[start : start + size] for start in range(0, len(left), size))))
+    return hits
+
+
+def search_on_device(
+    queries: NDArray[np.float32],
+    vectors: NDArray[Any],
+    similarity: str,
+    blocks: Blocks,
+    device: str,
+    hits: Hits,
+    pool: ThreadPoolExecutor,
+) -> NDArray[np.int64]:
+    """Search on a device of torch, and return the numbers of the queries that it could not answer for sure."""
+    k = hits.rows.shape[1]
+    unsure = [np.empty(0, dtype=np.int64)]
+    for start in range(0, len(queries), device_search.TURN):
+        part = slice(start, start + device_search.TURN)
+        found = device_search.find(queries[part], vectors, min(k, len(vectors)), similarity, blocks, device)
+        unsure.append(start + np.flatnonzero(~found.sure))
+        _rank_in_parts(queries[part], vectors, found, similarity, Hits(hits.rows[part], hits.scores[part]), pool)
+    return np.concatenate(unsure)
+
+
+def _rank_in_parts(
+    queries: NDArray[np.float32],
+    vectors: NDArray[Any],
+    found: device_search.Found,
+    similarity: str,
+    hits: Hits,
+    pool: ThreadPoolExecutor,
+) -> None:
+    """Rank what a device found by all threads, into `hits`."""
+
+    def turn(first: int) -> None:
+        part = slice(first, first + _RANKED)
+        counts, k = found.counts[part], hits.rows.shape[1]
+        hits.rows[part], hits.scores[part] = rank(queries[part], vectors, found.rows[part], counts, k, similarity)
+
+    list(pool.map(turn, range(0, len(queries), _RANKED)))
 
 
 class _Kept:
@@ -146,9 +173,7 @@ def _settle(
     kept: _Kept, which: NDArray[np.int64], queries: NDArray[np.float32], vectors: NDArray[Any], similarity: str
 ) -> None:
     """Score what is kept of some queries exactly and leave the k best: bounds alone did not tell them apart."""
-    rows = np.empty((len(which), kept.k), dtype=np.int64)
-    scores = np.empty((len(which), kept.k), dtype=np.float32)
-    rank(queries, vectors, kept.rows[which], kept.counts[which], similarity, rows, scores)
+    rows, scores = rank(queries, vectors, kept.rows[which], kept.counts[which], kept.k, similarity)
     lowest, highest = bounds_of_exact(queries, scores, similarity)
     kept.rows[which, : kept.k] = rows
     kept.lowest[which, : kept.k], kept.highest[which, : kept.k] = lowest, highest
@@ -183,61 +208,35 @@ def has_fast_bfloat16() -> bool:
     return bool(off.all()) and seconds["bfloat16"] < 0.75 * seconds["float32"]
 
 
-def _found_on_device(
-    queries: NDArray[np.float32], vectors: NDArray[Any], wanted: int, similarity: str, device: str
-) -> NDArray[np.int64]:
-    """Return the row numbers of the `wanted` best vectors of each query, in no order, found by a device of torch.
-
-    The vectors pass through the device in blocks, so it needs memory for two blocks and their scores.
-    """
-    import torch
-
-    asked = torch.from_numpy(queries).to(device)
-    best = torch.empty(len(queries), 0, device=device)
-    rows = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
-    for first in range(0, len(vectors), _BLOCK_ON_DEVICE):
-        block = torch.from_numpy(np.asarray(vectors[first : first + _BLOCK_ON_DEVICE])).to(device).float()
-        scores = asked @ block.T
-        if similarity == "euclidean":
-            scores -= block.square().sum(dim=1) / 2
-        scores, places = scores.topk(min(wanted, len(block)), dim=1)
-        best, rows = torch.cat([best, scores], dim=1), torch.cat([rows, places + first], dim=1)
-        best, order = best.topk(min(wanted, best.shape[1]), dim=1)
-        rows = rows.gather(1, order)
-    return np.asarray(rows.cpu().numpy())
-
-
 def rank(
     queries: NDArray[np.float32],
     vectors: NDArray[Any],
     found: NDArray[np.int64] | NDArray[np.uint32],
     counts: NDArray[np.int64],
+    k: int,
     similarity: str,
-    rows: NDArray[np.int64],
-    scores: NDArray[np.float32],
-) -> None:
-    """Score what was found exactly and write the best of it, best first, into `rows` and `scores`.
+) -> Hits:
+    """Score what was found exactly, and return the k best of it, best first, of equal ones the first.
 
     Args:
         queries: Shape (B, D).
         vectors: Shape (N, D).
         found: Row numbers in any order. Shape (B, F).
         counts: How many of them count, in each line. Shape (B,).
+        k: Places per query.
         similarity: As for `search`.
-        rows: Receives row numbers. Shape (B, K).
-        scores: Receives scores. Shape (B, K).
     """
+    rows, scores = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float32)
     if vectors.dtype == np.float32:
         dense_kernels.rank(queries, vectors, found, counts, similarity == "euclidean", rows, scores)
-        return
+        return Hits(rows, scores)
     counted = np.arange(found.shape[1]) < counts[:, None]
     used, places = np.unique(found[counted].astype(np.int64), return_inverse=True)
     local = np.zeros(found.shape, dtype=np.int64)
     local[counted] = places
     vectors = np.asarray(vectors[used], dtype=np.float32)
     dense_kernels.rank(queries, vectors, local, counts, similarity == "euclidean", rows, scores)
-    if len(used):
-        rows[...] = np.where(rows >= 0, used[rows], -1)
+    return Hits(np.where(rows >= 0, used[rows], -1) if len(used) else rows, scores)
 
 
 def score(

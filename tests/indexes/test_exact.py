@@ -1,12 +1,15 @@
 """Exact search by quick products and bounds finds what scoring every pair exactly finds, to the bit."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm_datasets.indexes import exact
+from hnm_datasets.indexes import device_search, exact
+from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bounds import BLOCK, OUTPUT, Blocks, as_asked, as_products, widths
 
 SIMILARITIES = ["cosine", "dot", "euclidean"]
@@ -19,10 +22,8 @@ def unit(vectors):
 
 def every_pair(queries, vectors, k, similarity):
     """Score every pair as `rank` does, without a bound."""
-    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     found = np.tile(np.arange(len(vectors)), (len(queries), 1))
-    exact.rank(queries, vectors, found, np.full(len(queries), len(vectors)), similarity, rows, scores)
-    return rows, scores
+    return exact.rank(queries, vectors, found, np.full(len(queries), len(vectors)), k, similarity)
 
 
 def assert_exact(queries, vectors, k, similarity, monkeypatch):
@@ -32,6 +33,13 @@ def assert_exact(queries, vectors, k, similarity, monkeypatch):
         found = exact.search(queries, vectors, k, similarity)
         np.testing.assert_array_equal(found.rows, rows)
         np.testing.assert_array_equal(found.scores.view(np.uint32), scores.view(np.uint32))
+    blocks, hits = Blocks.of(vectors, similarity), Hits(np.full_like(rows, -2), np.zeros_like(scores))
+    with ThreadPoolExecutor(2) as pool:
+        unsure = exact.search_on_device(queries, vectors, similarity, blocks, "cpu", hits, pool)
+    sure = np.setdiff1d(np.arange(len(queries)), unsure)
+    np.testing.assert_array_equal(hits.rows[sure], rows[sure])
+    np.testing.assert_array_equal(hits.scores[sure].view(np.uint32), scores[sure].view(np.uint32))
+    return len(sure)
 
 
 def ties(random, vectors):
@@ -149,3 +157,10 @@ def test_few_are_scored_again():
     for rounded, most in ((True, 300), (False, 101)):
         kept = exact._found(queries, vectors, 100, "cosine", blocks, rounded=rounded)
         assert 100 <= kept.counts.min() <= kept.counts.max() <= most
+
+
+def test_a_device_is_sure_of_nearly_all(monkeypatch):
+    monkeypatch.setattr(device_search, "_PART", 4 * BLOCK)
+    random = np.random.default_rng(0)
+    vectors, queries = random.normal(size=(5000, 64)), random.normal(size=(50, 64))
+    assert assert_exact(unit(queries), unit(vectors), 20, "cosine", monkeypatch) == 50
