@@ -12,7 +12,7 @@ numbers that add up to |x|²/2, of which the second is what bfloat16 takes away 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,13 @@ class Blocks:
         norms: The largest norm. Shape (blocks,).
         errors: The largest norm of what rounding to bfloat16 takes away. Shape (blocks,).
         largest: The largest norm of the vectors alone, without what `as_products` adds. Shape (blocks,).
+        on_device: What `device_search` keeps of the vectors on a device.
     """
 
     norms: NDArray[np.float64]
     errors: NDArray[np.float64]
     largest: NDArray[np.float64]
+    on_device: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, vectors: NDArray[Any], similarity: str) -> Blocks:

@@ -35,7 +35,8 @@ def find(
 ) -> Found:
     """Find what may be among the k best vectors of each query.
 
-    The vectors pass through the device in parts, so it needs memory for a part and its scores.
+    The vectors pass through the device in parts, so it needs memory for a part and its scores. Where all of them take
+    little of its memory, they stay there with `blocks`, for the next batch.
 
     Args:
         queries: Shape (B, D).
@@ -54,8 +55,8 @@ def find(
     lowest, rows = highest, highest.long()
     with _sums_in_float32():
         for first in range(0, len(vectors), _PART):
-            part = as_products(np.asarray(vectors[first : first + _PART], dtype=np.float32), similarity)
-            scores = (asked @ torch.from_numpy(part).to(device).bfloat16().T).float()
+            part = _part(vectors, first, similarity, blocks, device)
+            scores = (asked @ part.T).float()
             own = errors[:, first // BLOCK : first // BLOCK + -(-len(part) // BLOCK)]
             off = scores.abs().mul_(OUTPUT)
             for number in range(own.shape[1]):
@@ -71,6 +72,21 @@ def find(
     # They are in the order of `highest`.
     counts = (~(highest < reached)).sum(dim=1)
     return Found(*(np.asarray(part.cpu().numpy()) for part in (rows, counts, sure)))
+
+
+def _part(vectors: NDArray[Any], first: int, similarity: str, blocks: Blocks, device: str) -> Any:
+    """Return the factors of the part that begins with the row `first`, in bfloat16 on the device."""
+    import torch
+
+    if (device, first) in blocks.on_device:
+        return blocks.on_device[device, first]
+    part = as_products(np.asarray(vectors[first : first + _PART], dtype=np.float32), similarity)
+    tensor = torch.from_numpy(part).to(device).bfloat16()
+    free = torch.cuda.mem_get_info(device)[0] if device != "cpu" else 0
+    # Left to others are three quarters of what is free.
+    if len(vectors) * tensor.element_size() * tensor.shape[1] < free / 4:
+        blocks.on_device[device, first] = tensor
+    return tensor
 
 
 @contextlib.contextmanager
