@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -200,12 +201,15 @@ def machine() -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """Return the commit, marked if the library differs from it."""
+    """Return the commit, marked if the library differs from it; "unknown" in a copy of the files alone."""
+    if not shutil.which("git"):
+        return "unknown"
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
 
-    return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", "../hnm_datasets") else "")
+    commit = git("rev-parse", "HEAD") or "unknown"
+    return commit + ("-dirty" if git("status", "--porcelain", "--", "../hnm_datasets") else "")
 
 
 # ---- Markdown ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""The benchmark of a GPU runs on a CPU too, so that it works on the day when there is a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+#: In a process that has no FAISS, as the benchmark promises.
+RUN = "import runpy, sys; sys.modules['faiss'] = None; sys.path.insert(0, {folder!r}); sys.argv = sys.argv[1:]; " \
+      "runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    """The folder of a transformer of random weights, kept in half precision."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=32).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(folder)
+    model = SentenceTransformer(modules=[Transformer(str(folder)), Pooling(16)], device="cpu")
+    model.half().save_pretrained(str(folder / "whole"))
+    return folder / "whole"
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory):
+    """A part of the embedded sample in BEIR's form."""
+    from hnm_datasets import load_sample
+
+    folder = tmp_path_factory.mktemp("set")
+    (folder / "qrels").mkdir()
+    corpus, queries = load_sample()
+    queries = queries.select(range(30))
+    pairs = [
+        (query, passage)
+        for query, ids in zip(queries["query_id"], queries["positive_ids"], strict=True)
+        for passage in ids
+    ]
+    ids = sorted({passage for _, passage in pairs})
+    passages = zip(ids, corpus.texts(corpus.rows(ids)).to_pylist(), strict=True)
+    files = {
+        "corpus.jsonl": [json.dumps({"_id": name, "title": "", "text": text}) for name, text in passages],
+        "queries.jsonl": [json.dumps({"_id": row["query_id"], "text": row["query"]}) for row in queries],
+        "qrels/train.tsv": ["query-id\tcorpus-id\tscore", *(f"{query}\t{passage}\t1" for query, passage in pairs)],
+    }
+    for name, lines in files.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu_without_faiss(tmp_path, tiny_model, small_set):
+    script = BENCHMARKS / "gpu.py"
+    options = ["--model", tiny_model, "--out", tmp_path, "--repeats", 1, "--dimensions", 24, "--vectors", 900]
+    options += ["--queries", 40, "--bits", 600, "--texts", 40, "--batches", 8, 16, "--steps", 3, "--batch", 16]
+    command = [sys.executable, "-c", RUN.format(folder=str(BENCHMARKS)), script, small_set, *options]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / f"gpu-{small_set.name}.json").read_text())
+    assert list(found) == ["search", "bits", "embed", "refresh", "cached"]
+    assert all("no GPU" in part["found"]["device"] for part in found.values())
+    assert [one["k"] for one in found["search"]["found"]["rows"]] == [10, 100]
+    assert all(one["searches"] == 12 for one in found["bits"]["found"]["rows"])
+    assert [one["batch"] for one in found["embed"]["found"]["rows"]] == [8, 16]
+    for one in found["refresh"]["found"]["rows"]:
+        assert len(one["history"]) >= 2
+        assert one["history"][0]["replaced"] > 0
+    plain, cached = (one["losses"] for one in found["cached"]["found"]["rows"])
+    assert plain == pytest.approx(cached, rel=1e-3)
+    assert (tmp_path / f"gpu-{small_set.name}.md").read_text().count("because there is no GPU") == len(found)
+
+
+def test_hits_that_differ_in_one_bit_are_refused(monkeypatch):
+    import numpy as np
+
+    from hnm_datasets.indexes.base import Hits
+
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_search
+
+    expected = Hits(np.array([[3, 1]]), np.array([[0.5, 0.25]], dtype=np.float32))
+    off = Hits(expected.rows, np.nextafter(expected.scores, np.float32([1, 0.25])))
+    gpu_search.check_same(expected, expected, "equal")
+    with pytest.raises(RuntimeError, match=r"moved: 1 of 2 hits differ .* query 0 at rank 1"):
+        gpu_search.check_same(off, expected, "moved")
