@@ -99,7 +99,7 @@ def count_clusters(
     if not total:
         return None
     rate = false_of_query.sum() / total
-    # Where nothing varies, nothing tells how alike a query's negatives are: each query counts once.
+    # Where nothing varies, it is not known how alike a query's negatives are: each query counts once.
     size = float(len(of_query))
     if len(of_query) > 1 and 0 < rate < 1:
         clustered = len(of_query) / (len(of_query) - 1) * np.sum((false_of_query - rate * of_query) ** 2) / total**2

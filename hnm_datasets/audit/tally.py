@@ -46,7 +46,7 @@ class Tally:
         negatives: Of how many queries each passage is a negative.
         positives: How often each passage is a positive.
         judged_false: Negatives that were judged relevant.
-        teacher_false: Negatives that the teacher takes for relevant.
+        teacher_false: Negatives that the teacher calls relevant.
         scores: By scorer.
         sources: How many negatives each source found.
     """
@@ -249,7 +249,7 @@ def mean_of_rows(values: NDArray[np.float64], side: Side) -> NDArray[np.float64]
 def false_by_teacher(
     rows: QueryRows, teacher: str, threshold: float | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Tell which negatives a teacher takes for relevant, and of which it says anything. Shape (P,) each.
+    """Return which negatives a teacher calls relevant, and of which it says anything. Shape (P,) each.
 
     Args:
         rows: Rows with the teacher's scores.

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterable, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -238,7 +238,19 @@ def _is_library(module: str | None) -> bool:
     if path is None:
         # Modules that are built into Python; what is typed into an interpreter has no file either.
         return module != "__main__"
-    return path.startswith(_LIBRARIES) or "site-packages" in path or "dist-packages" in path
+    if path.startswith(_LIBRARIES) or "site-packages" in path or "dist-packages" in path:
+        return True
+    names = (module or "").split(".")
+    place = Path(path).parent if Path(path).stem == "__init__" else Path(path)
+    return len(place.parents) > len(names) and _is_installed(place.parents[len(names) - 1], names[0])
+
+
+@functools.cache
+def _is_installed(folder: Path, package: str) -> bool:
+    """Return whether a distribution in this folder has the package among its files, as after `pip install --target`."""
+    own = re.compile(rf"^{re.escape(package)}[/.]", re.MULTILINE)
+    records = folder.glob("*.dist-info/RECORD")
+    return any(own.search(record.read_text(encoding="utf-8", errors="replace")) for record in records)
 
 
 def _is_imported(value: Any) -> bool:

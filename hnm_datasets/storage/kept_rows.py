@@ -119,7 +119,7 @@ class _Hasher(io.RawIOBase):
 
 
 def _write(rows: Dataset, file: pa.NativeFile) -> None:
-    # The metadata of a table also tells which process made it.
+    # The metadata of a table also names the process that made it.
     schema = rows.features.arrow_schema
     with file, pa.ipc.new_stream(file, schema) as stream:
         for table in rows.with_format("arrow").iter(_BATCH):

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib
 import pickle
 import re
 import subprocess
@@ -200,3 +201,23 @@ def test_digests_are_the_same_in_other_processes():
         for seed in ("1", "2")
     }
     assert len(found) == 1
+
+
+def test_packages_of_a_target_folder_are_told_by_name(tmp_path, monkeypatch):
+    """`pip install --target` puts packages into any folder, beside the records of what it installed."""
+    for package, value in (("installed_elsewhere", 1), ("written_here", 1)):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+        (tmp_path / package / "part.py").write_text(f"def answer():\n    return {value}\n")
+    record = tmp_path / "installed_elsewhere-1.0.dist-info" / "RECORD"
+    record.parent.mkdir()
+    record.write_text("installed_elsewhere/__init__.py,,\ninstalled_elsewhere/part.py,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    digests = {}
+    for package in ("installed_elsewhere", "written_here"):
+        part = importlib.import_module(f"{package}.part")
+        digests[package] = describe(part.answer)
+        exec(compile("def answer():\n    return 2\n", part.__file__, "exec"), part.__dict__)
+        assert (describe(part.answer) == digests[package]) == (package == "installed_elsewhere")
+        monkeypatch.delitem(sys.modules, f"{package}.part")
+        monkeypatch.delitem(sys.modules, package)
