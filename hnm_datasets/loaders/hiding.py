@@ -26,6 +26,7 @@ from hnm_datasets.columns import (
 from hnm_datasets.corpus.questions import question_codes
 from hnm_datasets.loaders.columns import with_column, with_ids_as_texts
 from hnm_datasets.loaders.pooling import pool_positives
+from hnm_datasets.missing_columns import check_column
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.kept_rows import kept_rows
 
@@ -74,6 +75,7 @@ def hide_positives(rows: Rows, keep: int = 1, *, seed: int = 0) -> tuple[Dataset
             f"{_NAME}: the rows have {NEGATIVE_IDS!r}, which were mined while all positives were known. Hide positives "
             f"first and mine then, or remove the columns 'negative_*'."
         )
+    check_column(_NAME, POSITIVE_IDS, rows.column_names)
     if QUERY in rows.column_names:
         # The judgments must name what other rows know of a question, too.
         rows = pool_positives(rows)

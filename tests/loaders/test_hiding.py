@@ -98,7 +98,7 @@ def test_mined_rows_and_wrong_options_are_refused():
         hide_positives(rows, keep=0)
     with pytest.raises(TypeError, match="IterableDataset"):
         hide_positives(rows.to_iterable_dataset())
-    with pytest.raises(KeyError, match="positive_ids"):
+    with pytest.raises(KeyError, match="hide_positives needs the column 'positive_ids'"):
         hide_positives(rows.remove_columns("positive_ids"))
     with pytest.raises(KeyError, match="query"):
         hide_positives(rows.select_columns(["positive_ids"]))
