@@ -6,54 +6,34 @@ contribution to the passage's score, computed once when the index is built, so t
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import Stemmer
-from datasets.utils import tqdm
-from filelock import Timeout
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import Ragged, offsets_of
+from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.indexes import bm25_kernels
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25_analyzer import STOP_WORDS, Analyzer, checked_pattern, language_of
-from hnm_datasets.indexes.bm25_counts import Counts, Statistics, TokenCounter
+from hnm_datasets.indexes.bm25_building import CountedTokens
+from hnm_datasets.indexes.bm25_files import Postings, open_constants, open_vocabulary
 from hnm_datasets.indexes.bm25_tokens import Tokens, Vocabulary
-from hnm_datasets.indexes.bm25_weights import RARITY, SATURATION
+from hnm_datasets.indexes.bm25_weights import METHODS, Formula
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.indexes.tokenizers import FunctionTokenizer, SubwordTokenizer, Tokenizer, named_tokenizer
 from hnm_datasets.runtime.workers import threads
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size
-from hnm_datasets.storage.manifest import is_complete
-from hnm_datasets.storage.mapped import append_array, open_array, save_array
 from hnm_datasets.storage.opened import Opened
-from hnm_datasets.storage.tables import KeyTable
-
-#: Goes into every index's fingerprint; raise it when the files or the scores change.
-_FORMAT = 3
-
-
-_CHUNK = 20_000
-
 
 #: Queries that one thread searches at a time: few enough that threads end together, many enough that a buffer pays.
 _QUERIES = 64
-
-
-#: Postings weighed at a time, which bounds the memory of building.
-_POSTINGS = 1 << 20
-
-
-_METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 
 
 @dataclass(frozen=True)
@@ -103,6 +83,16 @@ class BM25Index:
         ['richter-scale', 'tsunamis', 'plate-boundaries']
         >>> BM25Index(corpus, tokenizer=str.split, tokenizer_fingerprint="spaces-1").search(["magma"], k=1).rows.shape
         (1, 1)
+
+        The same index, opened by bm25s:
+
+        >>> import bm25s
+        >>> retriever = bm25s.BM25.load(index.folder, mmap=True)
+        >>> index.tokenize(["what causes earthquakes?"])
+        [['what', 'caus', 'earthquak']]
+        >>> found, scores = retriever.retrieve(index.tokenize(["what causes earthquakes?"]), k=3, show_progress=False)
+        >>> corpus.ids(found[0]).to_pylist()
+        ['richter-scale', 'tsunamis', 'plate-boundaries']
     """
 
     corpus: Corpus
@@ -121,7 +111,7 @@ class BM25Index:
         name = type(self).__name__
         check_corpus(name, self.corpus)
         values = {
-            "method": checks.one_of(name, "method", self.method, _METHODS),
+            "method": checks.one_of(name, "method", self.method, METHODS),
             "k1": checks.real_number(name, "k1", self.k1),
             "b": checks.real_number(name, "b", self.b),
             "delta": checks.real_number(name, "delta", self.delta),
@@ -146,16 +136,7 @@ class BM25Index:
     def fingerprint(self) -> str:
         """32 hexadecimal digits that depend on the corpus, the options, and the lists and stemmer behind them."""
         options = {"options": [self.method, self.k1, self.b, self.delta]}
-        return fingerprint({"kind": "bm25"} | self._tokens_of(self.shard) | options)
-
-    def _tokens_of(self, shard: tuple[int, int] | None) -> dict[str, Any]:
-        """Return everything that the tokens of a shard of the corpus depend on."""
-        content = {
-            "format": _FORMAT,
-            "corpus": self.corpus.fingerprint,
-            "tokens": self.analyzer.content,
-        }
-        return content if shard is None else content | {"shard": list(shard)}
+        return fingerprint({"kind": "bm25"} | self._counted.content(self.shard) | options)
 
     @property
     def analyzer(self) -> Analyzer:
@@ -170,8 +151,16 @@ class BM25Index:
     @property
     def nbytes(self) -> int:
         """The size in bytes of the files that a search maps."""
+        return folder_size(self.folder, "*.npy")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the index, which `bm25s.BM25.load` opens too, unless it is of a shard; built first if need be.
+
+        bm25s takes queries as `tokenize` returns them. Never change its files.
+        """
         self.prepare()
-        return folder_size(cache_root() / "bm25" / self.fingerprint)
+        return cache_root() / "bm25" / self.fingerprint
 
     def prepare(self) -> None:
         """Build the index and keep it in the cache directory, unless it is there; the first search does the same."""
@@ -182,15 +171,27 @@ class BM25Index:
         _OPENED.forget(self.fingerprint)
         _VOCABULARIES.forget(self.fingerprint)
 
+    def tokenize(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the tokens of texts as strings, in order, which bm25s' `retrieve` and `get_scores` take.
+
+        Args:
+            texts: B texts.
+        """
+        self._check_texts("texts", texts)
+        return self.analyzer.tokenize(texts)
+
     def encode(self, queries: Sequence[str]) -> Tokens:
-        """Return the tokens of queries, which `search` and `score` take in place of texts.
+        """Return the known tokens of queries, which `search` and `score` take in place of texts.
 
         Args:
             queries: B texts.
         """
-        if isinstance(queries, str):
-            raise TypeError(f"{type(self).__name__}: queries must be a list of texts, got one: pass [{queries!r}].")
+        self._check_texts("queries", queries)
         return _open_vocabulary(self).tokens_of(queries)
+
+    def _check_texts(self, name: str, texts: object) -> None:
+        if isinstance(texts, str):
+            raise TypeError(f"{type(self).__name__}: {name} must be a list of texts, got one: pass [{texts!r}].")
 
     def search(self, queries: Sequence[str] | Tokens, k: int) -> Hits:
         """Return the k best passages of each query.
@@ -268,108 +269,35 @@ class BM25Index:
         )
         return scores
 
-    # ---- building ------------------------------------------------------------------------------------------------
+    # ---- files ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _counted(self) -> CountedTokens:
+        return CountedTokens(self.corpus, self.analyzer, self.shard)
+
+    @property
+    def _formula(self) -> Formula:
+        return Formula(self.method, self.k1, self.b, self.delta)
 
     def _build(self, folder: Path) -> None:
-        counted = self._counted(self.rows) if self.shard is None else Counts.open(self._counts_of(self.shard[0]))
-        all_ = Statistics.of([counted]) if self.shard is None else Statistics.open(self._statistics())
-        # A token that this shard lacks has no postings; other shards have them.
-        frequencies = np.zeros(len(all_.frequencies), dtype=np.int64)
-        frequencies[all_.vocabulary.find(counted.vocabulary)] = np.diff(counted.starts)
-        # Only a corpus of nothing but stop words has a mean length of 0, and it has no postings to divide for.
-        relative_lengths = counted.lengths / (all_.tokens / all_.passages or 1.0)
-        rarity = RARITY[self.method](all_.passages, all_.frequencies.astype(np.float64))
-        saturation = SATURATION[self.method]
-        floor = saturation(np.zeros(1), np.ones(1), self.k1, self.b, self.delta)[0]
-        owners = np.repeat(np.arange(len(frequencies), dtype=np.int32), frequencies)
-        with append_array(folder, "weights", np.dtype(np.float32)) as append:
-            for start in range(0, len(owners), _POSTINGS):
-                chunk = slice(start, start + _POSTINGS)
-                lengths_here = relative_lengths[counted.postings[chunk]]
-                counts = counted.counts[chunk].astype(np.float64)
-                saturated = saturation(counts, lengths_here, self.k1, self.b, self.delta)
-                append(rarity[owners[chunk]] * (saturated - floor))
-        save_array(folder, "starts", offsets_of(frequencies))
-        save_array(folder, "postings", counted.postings)
-        save_array(folder, "extras", (rarity * floor).astype(np.float32))
-        if self.shard is None:
-            all_.vocabulary.save(folder, "vocabulary")
-
-    def _counted(self, rows: range) -> Counts:
-        """Count how often each passage holds each token."""
-        words_of, counter = self.analyzer.words(), TokenCounter(self.analyzer.tokens)
-        with tqdm(total=len(rows), desc="Indexing passages (BM25)", unit=" passages") as bar:
-            for chunk in self.corpus.iter_texts(_CHUNK, rows):
-                counter.add([words_of(text) for text in chunk.to_pylist()])
-                bar.update(len(chunk))
-        return counter.counts()
-
-    def _counts_of(self, number: int, timeout: float = -1) -> Path:
-        """Return the folder of the counts of one shard, made once; another method or k1 needs no others."""
-        assert self.shard is not None
-        shard = (number, self.shard[1])
-        name = fingerprint({"kind": "bm25-counts"} | self._tokens_of(shard))
-        return build_once(
-            cache_root() / "bm25-counts",
-            name,
-            lambda folder: self._counted(rows_of_shard(shard, len(self.corpus))).save(folder),
-            timeout=timeout,
-        )
-
-    def _statistics(self) -> Path:
-        """Return the folder of the counts of all shards together, made once."""
-        assert self.shard is not None
-        own, shards = self.shard
-        content = {"kind": "bm25-statistics", "shards": shards}
-        name = fingerprint(content | self._tokens_of(None))
-
-        def build(folder: Path) -> None:
-            Statistics.of([Counts.open(self._counts_of(shard)) for shard in range(shards)]).save(folder)
-
-        parent = cache_root() / "bm25-statistics"
-        if not is_complete(parent / name):
-            # The lock of the statistics is held while they are made: a process that waits for it could be counting.
-            # Each process begins with its own shard and skips those that others count, so that they share the work.
-            for step in range(shards):
-                with contextlib.suppress(Timeout):
-                    self._counts_of((own + step) % shards, timeout=0)
-            for shard in range(shards):
-                self._counts_of(shard)
-        return build_once(parent, name, build)
+        self._counted.write_index(folder, self._formula)
 
 
 # ---- opened files ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _IndexFiles:
-    """The memory-mapped postings of one index."""
-
-    starts: NDArray[np.int64]
-    postings: NDArray[np.int32]
-    weights: NDArray[np.float32]
-
-
-_OPENED: Opened[_IndexFiles] = Opened()
+_OPENED: Opened[Postings] = Opened()
 _VOCABULARIES: Opened[Vocabulary] = Opened()
 
 
-def _open(index: BM25Index) -> _IndexFiles:
-    def opened() -> _IndexFiles:
-        index.prepare()
-        folder = cache_root() / "bm25" / index.fingerprint
-        arrays: Any = {name: open_array(folder, name) for name in ("starts", "postings", "weights")}
-        return _IndexFiles(**arrays)
-
-    return _OPENED.get(index.fingerprint, opened)
+def _open(index: BM25Index) -> Postings:
+    return _OPENED.get(index.fingerprint, lambda: Postings.open(index.folder))
 
 
 def _open_vocabulary(index: BM25Index) -> Vocabulary:
     def opened() -> Vocabulary:
-        index.prepare()
-        folder = cache_root() / "bm25" / index.fingerprint
-        table = KeyTable.open(folder if index.shard is None else index._statistics(), "vocabulary")
-        constants: Any = open_array(folder, "extras")
-        return Vocabulary(table, constants, index.analyzer)
+        folder = index.folder
+        table = open_vocabulary(folder if index.shard is None else index._counted.statistics())
+        return Vocabulary(table, open_constants(folder, index._formula, len(table.rows)), index.analyzer)
 
     return _VOCABULARIES.get(index.fingerprint, opened)

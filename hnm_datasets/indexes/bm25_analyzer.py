@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import bm25s.stopwords
@@ -124,6 +125,14 @@ class Analyzer:
         stop_words = self._stop_words()
         stems = words if self.stemmer is None else Stemmer.Stemmer(self.stemmer).stemWords(words)
         return ["" if compared(word) in stop_words else compared(stem) for word, stem in zip(words, stems, strict=True)]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the tokens of each text, without stop words."""
+        words_of = self.words()
+        found = [words_of(text) for text in texts]
+        words = list(dict.fromkeys(chain.from_iterable(found)))
+        token_of = dict(zip(words, self.tokens(words), strict=True))
+        return [[token for word in one if (token := token_of[word])] for one in found]
 
     def _stop_words(self) -> frozenset[str]:
         words = self.stopwords or ()

@@ -84,8 +84,8 @@ class TokenCounter:
         self.chunks.append((np.diff(summed.indptr), summed.indices, summed.data))
         self.lengths.append(np.bincount(owners, minlength=len(sizes)))
 
-    def counts(self) -> Counts:
-        """Return what was counted, by token; it is given away and not held on to."""
+    def counts(self) -> tuple[Counts, list[str]]:
+        """Return what was counted, by token, and the tokens; the counts are given away and not held on to."""
         distinct = list(self.tokens)
         # In the order of their digests, which is that of a table of them and does not depend on what else there is.
         digests = digest_strings(distinct)
@@ -106,7 +106,7 @@ class TokenCounter:
             bm25_kernels.place(first, sizes, places[tokens], numbers, free, postings, counts)
             first += len(sizes)
         lengths = np.concatenate([np.empty(0, np.int64), *self.lengths]).astype(np.float64)
-        return Counts(starts, postings, counts, lengths, digests[order])
+        return Counts(starts, postings, counts, lengths, digests[order]), [distinct[token] for token in order.tolist()]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 _Numbers = NDArray[np.float64]
 
+METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 
-RARITY: dict[str, Callable[[int, _Numbers], _Numbers]] = {
+_RARITY: dict[str, Callable[[int, _Numbers], _Numbers]] = {
     "lucene": lambda N, n: np.log(1 + (N - n + 0.5) / (n + 0.5)),
     "robertson": lambda N, n: np.log(np.maximum((N - n + 0.5) / (n + 0.5), 1)),
     "atire": lambda N, n: np.log(N / n),
@@ -27,10 +29,33 @@ def _classic(f: _Numbers, l: _Numbers, k1: float, b: float, delta: float) -> _Nu
     return f / (k1 * (1 - b + b * l) + f) if k1 else (f > 0).astype(np.float64)
 
 
-SATURATION: dict[str, Callable[[_Numbers, _Numbers, float, float, float], _Numbers]] = {
+_SATURATION: dict[str, Callable[[_Numbers, _Numbers, float, float, float], _Numbers]] = {
     "lucene": _classic,
     "robertson": _classic,
     "atire": lambda f, l, k1, b, delta: (k1 + 1) * _classic(f, l, k1, b, delta),
     "bm25l": lambda f, l, k1, b, delta: (k1 + 1) * (f / (1 - b + b * l) + delta) / (k1 + f / (1 - b + b * l) + delta),
     "bm25+": lambda f, l, k1, b, delta: (k1 + 1) * _classic(f, l, k1, b, delta) + delta,
 }
+
+
+@dataclass(frozen=True)
+class Formula:
+    """One of the formulas with its parameters; see `BM25Index` for them."""
+
+    method: str
+    k1: float
+    b: float
+    delta: float
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether passages score for tokens that they lack: a constant for each query, which is kept separately."""
+        return self.method in ("bm25l", "bm25+")
+
+    def rarity(self, passages: int, frequencies: NDArray[np.int64]) -> _Numbers:
+        """Return how much each token counts, given in how many of the passages it is. Shape (V,)."""
+        return _RARITY[self.method](passages, frequencies.astype(np.float64))
+
+    def saturation(self, counts: _Numbers, lengths: _Numbers) -> _Numbers:
+        """Return how much counts in passages of a length, relative to the mean, count. Shape (P,)."""
+        return _SATURATION[self.method](counts, lengths, self.k1, self.b, self.delta)

@@ -102,6 +102,6 @@ def _remove_leftovers(parent: Path, own: str) -> None:
                 shutil.rmtree(stale, ignore_errors=True)
 
 
-def folder_size(folder: Path) -> int:
+def folder_size(folder: Path, pattern: str = "*") -> int:
     """Return the bytes of the files of a folder."""
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return sum(path.stat().st_size for path in folder.glob(pattern))

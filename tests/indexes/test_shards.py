@@ -20,6 +20,8 @@ from hnm_datasets import BM25Index, Corpus, DenseIndex
 from hnm_datasets.indexes import bm25 as bm25_module
 from hnm_datasets.indexes import dense as dense_module
 from hnm_datasets.indexes.base import Hits
+from hnm_datasets.indexes.bm25_building import CountedTokens
+from hnm_datasets.indexes.bm25_counts import Counts
 from hnm_datasets.indexes.shards import merged_hits, rows_of_shard
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.mapped import open_array, release, save_array
@@ -171,7 +173,7 @@ def test_shards_are_found_again_without_counting(fresh, monkeypatch):
     def fail(*_):
         raise RuntimeError("counted again")
 
-    monkeypatch.setattr(BM25Index, "_counted", fail)
+    monkeypatch.setattr(CountedTokens, "count", fail)
     forget_what_is_open(monkeypatch)
     for i, expected in enumerate(built):
         index = BM25Index(corpus, shard=(i, 3))
@@ -197,7 +199,7 @@ def test_what_is_built_needs_the_counts_no_more(fresh, monkeypatch):
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-    monkeypatch.setattr(BM25Index, "_counted", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr(CountedTokens, "count", lambda *_: pytest.fail("counted again"))
     for shard in shards:
         shard.prepare()
         shard.close()
@@ -220,7 +222,7 @@ def test_closing_unmaps_the_files_of_one_index(fresh):
     shards[0].close()
     assert [name in maps.read_text() for name in names] == [False, True]
     assert (shards[0].search(["word1"], 1).rows >= 0).all()
-    assert shards[0].nbytes == sum(path.stat().st_size for path in (cache_root() / "bm25" / names[0]).iterdir())
+    assert shards[0].nbytes == sum(path.stat().st_size for path in (cache_root() / "bm25" / names[0]).glob("*.npy"))
 
 
 def test_building_a_shard_holds_no_other(fresh, monkeypatch):
@@ -231,14 +233,14 @@ def test_building_a_shard_holds_no_other(fresh, monkeypatch):
     whole.prepare()
     index.prepare()
     read = []
-    opened = bm25_module.Counts.open
+    opened = Counts.open
 
     def watched(folder):
         read.append(folder.name)
         return opened(folder)
 
-    monkeypatch.setattr(bm25_module.Counts, "open", watched)
-    monkeypatch.setattr(BM25Index, "_counted", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr(Counts, "open", watched)
+    monkeypatch.setattr(CountedTokens, "count", lambda *_: pytest.fail("counted again"))
     other = BM25Index(corpus, shard=(3, 16))
     tracemalloc.start()
     other.prepare()
@@ -255,9 +257,10 @@ SCRIPT = """
 import sys, time
 import datasets
 from hnm_datasets import BM25Index, Corpus
+from hnm_datasets.indexes.bm25_building import CountedTokens
 datasets.disable_progress_bars()
 corpus = Corpus(sys.argv[1])
-counted = BM25Index._counted
+counted = CountedTokens.count
 def slowly(self, rows):
     begin = time.monotonic()
     print("counts", rows.start, flush=True)
@@ -265,7 +268,7 @@ def slowly(self, rows):
     found = counted(self, rows)
     print("counted", rows.start, begin, time.monotonic(), flush=True)
     return found
-BM25Index._counted = slowly
+CountedTokens.count = slowly
 print("ready", flush=True)
 sys.stdin.readline()
 BM25Index(corpus, shard=(int(sys.argv[2]), 6)).prepare()

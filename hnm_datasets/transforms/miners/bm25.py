@@ -94,9 +94,7 @@ class BM25Negatives(Miner):
 
     def _warn_of_unknown_words(self, queries: list[str]) -> None:
         index: Any = self._bm25.shards[0] if isinstance(self._bm25, ShardedIndex) else self._bm25
-        words_of = index.analyzer.words()
-        tokens = [index.analyzer.tokens(words_of(query)) for query in queries]
-        with_tokens = sum(any(found) for found in tokens)
+        with_tokens = sum(map(bool, index.tokenize(queries)))
         tell_once(
             logger,
             "BM25Negatives: unknown words",

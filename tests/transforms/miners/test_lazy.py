@@ -25,6 +25,7 @@ from hnm_datasets import (
     FuseNegatives,
     ShardedIndex,
 )
+from hnm_datasets.indexes.bm25_building import CountedTokens
 from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.storage.folders import cache_root
 
@@ -167,8 +168,8 @@ def test_prepare_builds_once(corpus, rows, model, make, monkeypatch):
         assert sorted(passages) == sorted(corpus.texts(np.arange(SIZE)).to_pylist())
     else:
         assert passages == []
-    for name in ("_build", "_counted"):
-        monkeypatch.setattr(BM25Index, name, lambda *_: pytest.fail("built again"))
+    for owner, name in ((BM25Index, "_build"), (CountedTokens, "count")):
+        monkeypatch.setattr(owner, name, lambda *_: pytest.fail("built again"))
     again = make(corpus, model)
     again.prepare()
     again(rows[:])

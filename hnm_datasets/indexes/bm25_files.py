@@ -1,0 +1,115 @@
+"""The folder of a BM25 index: the files that bm25s defines, and a table of the tokens that is mapped, not parsed.
+
+`bm25s.BM25.load(folder, mmap=True)` opens it. To parse its vocabulary takes a second for a million tokens; a search
+reads the table instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets.indexes.bm25_weights import Formula
+from hnm_datasets.storage.mapped import append_array, open_array, save_array
+from hnm_datasets.storage.tables import KeyTable
+
+_STARTS, _POSTINGS, _WEIGHTS = "indptr.csc.index", "indices.csc.index", "data.csc.index"
+_CONSTANTS = "nonoccurrence_array.index"
+_TABLE = "vocabulary"
+
+
+@dataclass(frozen=True)
+class Postings:
+    """The memory-mapped postings of one index.
+
+    Attributes:
+        starts: Where each token's postings begin and end; after the tokens comes the empty one of bm25s, which has
+            none. Shape (V + 2,).
+        postings: The rows that hold each token, ascending. Shape (P,).
+        weights: What the token adds to each such row's score. Shape (P,).
+    """
+
+    starts: NDArray[np.int64]
+    postings: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def open(cls, folder: Path) -> Postings:
+        """Map the files of an index."""
+        arrays: Any = (open_array(folder, name) for name in (_STARTS, _POSTINGS, _WEIGHTS))
+        return cls(*arrays)
+
+
+@contextmanager
+def writing_postings(
+    folder: Path, starts: NDArray[np.int64], postings: NDArray[np.int32]
+) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """Write `Postings`; yields what takes the next piece of the weights.
+
+    Args:
+        folder: Where to.
+        starts: Where the postings of each of the V tokens begin and end. Shape (V + 1,).
+        postings: Shape (P,).
+    """
+    # For a query without a known token, bm25s looks up the empty token.
+    save_array(folder, _STARTS, np.append(starts, starts[-1]))
+    save_array(folder, _POSTINGS, postings)
+    with append_array(folder, _WEIGHTS, np.dtype(np.float32)) as append:
+        yield append
+
+
+def save_formula(folder: Path, formula: Formula, passages: int, constants: NDArray[np.floating]) -> None:
+    """Write what the weights are.
+
+    Args:
+        folder: Where to.
+        formula: How they were computed.
+        passages: How many are indexed.
+        constants: What each token adds to the scores of all passages, where the formula has constants. Shape (V,).
+    """
+    if formula.has_constants:
+        save_array(folder, _CONSTANTS, np.append(constants, 0).astype(np.float32))
+    options = asdict(formula) | {
+        "idf_method": formula.method,
+        "dtype": "float32",
+        "int_dtype": "int32",
+        "num_docs": passages,
+        "version": bm25s.__version__,
+        "backend": "numpy",
+    }
+    (folder / "params.index.json").write_text(json.dumps(options, indent=4))
+
+
+def open_constants(folder: Path, formula: Formula, tokens: int) -> NDArray[np.float32]:
+    """Map what each of the V tokens adds to the scores of all passages. Shape (V,)."""
+    if not formula.has_constants:
+        return np.zeros(tokens, dtype=np.float32)
+    constants: Any = open_array(folder, _CONSTANTS)
+    return constants[:tokens]  # type: ignore[no-any-return]
+
+
+def save_vocabulary(folder: Path, table: KeyTable, tokens: list[str]) -> None:
+    """Write which number each token has: for bm25s, and as a table.
+
+    Args:
+        folder: Where to.
+        table: The numbers by the digests of the tokens.
+        tokens: The V tokens, in the order of their numbers.
+    """
+    table.save(folder, _TABLE)
+    numbers = dict(zip([*tokens, ""], range(len(tokens) + 1), strict=True))
+    with (folder / "vocab.index.json").open("w", encoding="utf-8") as file:
+        json.dump(numbers, file, ensure_ascii=False)
+
+
+def open_vocabulary(folder: Path) -> KeyTable:
+    """Map the table of the tokens."""
+    return KeyTable.open(folder, _TABLE)
