@@ -215,6 +215,20 @@ def flatten_lists(array: pa.Array) -> Ragged[pa.Array]:
     return Ragged(offsets, array.flatten())
 
 
+def string_buffers(strings: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return where each string begins and ends, shape (B + 1,), and all their bytes, both read-only.
+
+    A compiled loop is compiled once for arrays that can be written and once for those that cannot; Arrow's are either.
+    """
+    strings = strings.cast(pa.large_string())
+    _, ends, data = strings.buffers()
+    offsets = np.frombuffer(ends, dtype=np.int64)[strings.offset :][: len(strings) + 1]
+    # No string, no bytes: Arrow may leave the buffer out.
+    content = np.frombuffer(b"" if data is None else data, dtype=np.uint8)
+    offsets.flags.writeable = content.flags.writeable = False
+    return offsets, content
+
+
 def list_array(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
     """Make the Arrow list column that `datasets` writes as `List(...)`."""
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)

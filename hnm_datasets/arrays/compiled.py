@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import multiprocessing
 import os
 import stat
 import tempfile
@@ -15,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import multiprocess
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, NullCache
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +44,38 @@ def compiled(function: F) -> F:
         6
     """
     dispatcher: Any = numba.njit(nogil=True)(function)
-    with contextlib.suppress(RuntimeError):
+    try:
         dispatcher._cache = _cache_of(function)
+    except RuntimeError:
+        dispatcher._cache = _NoCache()
     return dispatcher  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _tell(how_often: str) -> None:
+    """Say why the first call takes longer, once a process, but not in each worker of a pool."""
+    if any(module.parent_process() is not None for module in (multiprocessing, multiprocess)):
+        return
+    logger.warning("Compiling loops, which takes some seconds, %s.", how_often)
+
+
+class _NoCache(NullCache):  # type: ignore[misc]
+    """Keeps nothing."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> None:
+        """Find nothing."""
+        _tell("in each process: set NUMBA_CACHE_DIR to a folder of your own to keep them")
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
     """Numba's cache, without which a loop runs as well."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return compiled code, None where there is none yet."""
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            _tell("once on this machine")
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep compiled code, unless the disk is full."""
@@ -87,7 +114,6 @@ def _private_folder() -> Path | None:
     if usable:
         logger.info("Compiled loops are kept in %s; set NUMBA_CACHE_DIR to keep them elsewhere.", folder)
         return folder
-    logger.info("Each process compiles its loops: set NUMBA_CACHE_DIR to a folder of your own to keep them.")
     return None
 
 

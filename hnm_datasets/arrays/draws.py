@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.compiled import compiled
+from hnm_datasets.arrays.selection import bring_smallest
 
 
 @numba.njit
@@ -65,7 +66,7 @@ def sample_mask(
                 uniform = keyed_uniform(keys[row], seed + stratum * 1_000_003, place - start)
                 free = strata[stratum, place] and not keep[place]
                 noisy[place - start] = log_weights[place] - np.log(-np.log(uniform)) if free else -np.inf
-            bar = np.partition(noisy, len(noisy) - n)[len(noisy) - n]
+            bar = -bring_smallest(-noisy, len(noisy), n)
             drawn = 0
             for place in range(start, stop):
                 # Weights so far apart that all but the largest are nothing can leave several at the bar.

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.arrow import string_buffers
 from hnm_datasets.corpus.text_kernels import fold_ascii
 from hnm_datasets.storage.digests import digest_slices, digest_strings
 
@@ -95,13 +96,11 @@ def normalized_digests(texts: pa.Array | Sequence[str]) -> NDArray[np.uint64]:
         texts = pa.array(texts, pa.large_string())
     if not len(texts):
         return np.empty((0, 2), dtype=np.uint64)
-    texts = texts.cast(pa.large_string())
-    _, offsets, data = texts.buffers()
-    starts = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    starts, data = string_buffers(texts)
     # For ASCII, Python's str methods would take twenty times as long.
     folded = np.empty(starts[-1] - starts[0], dtype=np.uint8)
     ends, is_ascii = np.empty(len(texts), dtype=np.int64), np.empty(len(texts), dtype=bool)
-    fold_ascii(np.frombuffer(data or b"", dtype=np.uint8), starts, folded, ends, is_ascii)
+    fold_ascii(data, starts, folded, ends, is_ascii)
     digests = digest_slices(folded, ends)
     if not is_ascii.all():
         others = texts.filter(pa.array(~is_ascii)).to_pylist()

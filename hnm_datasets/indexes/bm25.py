@@ -25,6 +25,7 @@ from hnm_datasets.indexes.bm25_building import CountedTokens
 from hnm_datasets.indexes.bm25_files import Postings, open_constants, open_vocabulary
 from hnm_datasets.indexes.bm25_tokens import Tokens, Vocabulary
 from hnm_datasets.indexes.bm25_weights import METHODS, Formula
+from hnm_datasets.indexes.keys import hits_of
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.indexes.tokenizers import FunctionTokenizer, SubwordTokenizer, Tokenizer, named_tokenizer
 from hnm_datasets.runtime.workers import threads
@@ -221,11 +222,11 @@ class BM25Index:
         tokens = queries if isinstance(queries, Tokens) else self.encode(queries)
         # The threads have no cache folder of their own: they get opened files.
         files, passages = _open(self), len(self.rows)
-        rows = np.empty((len(tokens), k), dtype=np.int64)
-        scores = np.empty((len(tokens), k), dtype=np.float32)
+        hits = Hits(np.empty((len(tokens), k), dtype=np.int64), np.empty((len(tokens), k), dtype=np.float32))
 
         def search_chunk(start: int) -> None:
             stop = min(start + _QUERIES, len(tokens))
+            keys = np.empty((stop - start, k), dtype=np.uint64)
             bm25_kernels.search(
                 files.starts,
                 files.postings,
@@ -233,15 +234,15 @@ class BM25Index:
                 tokens.lists.offsets[start : stop + 1],
                 tokens.lists.values,
                 passages,
-                rows[start:stop],
-                scores[start:stop],
+                keys,
             )
+            hits.rows[start:stop], hits.scores[start:stop] = hits_of(keys, k)
 
         with ThreadPoolExecutor(threads()) as pool:
             list(pool.map(search_chunk, range(0, len(tokens), _QUERIES)))
         if self.rows.start:
-            rows[rows >= 0] += self.rows.start
-        return Hits(rows, scores), tokens.constants
+            hits.rows[hits.rows >= 0] += self.rows.start
+        return hits, tokens.constants
 
     def score(self, queries: Sequence[str] | Tokens, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Return the score of certain passages of each query, the same to the bit as `search` gives them.

@@ -6,13 +6,13 @@ have run once, a process that forks, as `Dataset.map(num_proc=...)` does, dies i
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.compiled import compiled
+from hnm_datasets.arrays.selection import bring_smallest
+from hnm_datasets.indexes.keys import NO_KEY, key_of
 
 #: Rows whose largest sum is found together form a block. The rows of a block are _LANES apart, so that the largest sums
 #: of neighboring blocks are found at once; a tile is _LANES such blocks.
@@ -21,27 +21,16 @@ _LANES = 64
 _TILE = _BLOCK * _LANES
 #: A query that touches less than this part of the passages follows its postings again instead of reading all sums.
 _FEW = 64
-_ROW = np.uint64(0xFFFFFFFF)
 
 
-@numba.njit
-def _key(bits: Any, row: Any) -> Any:
-    """Return a number that is smaller for a better score, and of equal scores for the lower row.
-
-    Scores are not negative, and such floats have the order of their bits.
-    """
-    return (np.uint64(~np.uint32(bits)) << np.uint64(32)) | np.uint64(row)
-
-
-@numba.njit
-def _cut(keys: NDArray[np.uint64], count: int, k: int) -> Any:
-    """Bring the k smallest keys to the front and return the largest of them."""
-    keys[:k] = np.partition(keys[:count], k - 1)[:k]
-    return keys[k - 1]
-
-
-@numba.njit
-def _pick_from_all(bits: NDArray[np.int32], maxima: NDArray[np.int32], k: int, keys: NDArray[np.uint64]) -> int:
+@numba.njit(nogil=True)
+def _pick_from_all(
+    bits: NDArray[np.int32],
+    maxima: NDArray[np.int32],
+    block_keys: NDArray[np.uint64],
+    k: int,
+    keys: NDArray[np.uint64],
+) -> int:
     """Find the rows of the largest sums, given the sums' bits; return how many keys there are.
 
     The k-th largest of the blocks' maxima is a bar that at least k rows reach, so all blocks below it are skipped.
@@ -55,25 +44,28 @@ def _pick_from_all(bits: NDArray[np.int32], maxima: NDArray[np.int32], k: int, k
                 largest[lane] = max(largest[lane], found[lane])
     bar = np.int32(1)
     if len(maxima) > k:
-        bar = max(bar, np.partition(maxima, len(maxima) - k)[len(maxima) - k])
-    count, limit = 0, ~np.uint64(0)
+        for block in range(len(maxima)):
+            block_keys[block] = key_of(np.uint32(maxima[block]), np.uint32(block))
+        best = np.uint32(bring_smallest(block_keys, len(maxima), k))
+        bar = max(bar, maxima[best])
+    count, limit = 0, NO_KEY
     for block in range(len(maxima)):
         if maxima[block] < bar:
             continue
         if count > len(keys) - _BLOCK:
-            limit = _cut(keys, count, k)
+            limit = bring_smallest(keys, count, k)
             count = k
         first = block // _LANES * _TILE + block % _LANES
         for row in range(first, first + _TILE, _LANES):
             if bits[row] >= bar:
-                key = _key(bits[row], row)
+                key = key_of(np.uint32(bits[row]), row)
                 if key < limit:
                     keys[count] = key
                     count += 1
     return count
 
 
-@numba.njit
+@numba.njit(nogil=True)
 def _pick_from_postings(
     bits: NDArray[np.int32],
     starts: NDArray[np.int64],
@@ -83,15 +75,15 @@ def _pick_from_postings(
     keys: NDArray[np.uint64],
 ) -> int:
     """Do what `_pick_from_all` does by the postings of the tokens alone, and set the sums to zero."""
-    count, limit = 0, ~np.uint64(0)
+    count, limit = 0, NO_KEY
     for token in tokens:
         for row in postings[starts[token] : starts[token + 1]]:
             if bits[row] > 0:
-                key = _key(bits[row], row)
+                key = key_of(np.uint32(bits[row]), row)
                 bits[row] = 0
                 if key < limit:
                     if count == len(keys):
-                        limit = _cut(keys, count, k)
+                        limit = bring_smallest(keys, count, k)
                         count = k
                     keys[count] = key
                     count += 1
@@ -106,10 +98,9 @@ def search(
     offsets: NDArray[np.int64],
     tokens: NDArray[np.int64],
     n_passages: int,
-    out_rows: NDArray[np.int64],
-    out_scores: NDArray[np.float32],
+    out: NDArray[np.uint64],
 ) -> None:
-    """Find the best passages of each query: highest score first, among equal scores the lowest row first.
+    """Find the best passages of each query.
 
     Args:
         starts: Where each token's postings begin and end. Shape (V + 1,).
@@ -118,15 +109,14 @@ def search(
         offsets: Where each query's tokens begin and end. Shape (B + 1,).
         tokens: The queries' tokens. Shape (T,).
         n_passages: The number of passages, N.
-        out_rows: Filled with rows, beyond the last found with -1. Shape (B, K).
-        out_scores: Filled with scores, without what all of a query get on top, beyond the last found with -inf. Shape
+        out: Filled with their keys, for `hits_of`; their scores are without what all of a query get on top. Shape
             (B, K).
     """
     tiles = (n_passages + _TILE - 1) // _TILE
     sums = np.zeros(tiles * _TILE, dtype=np.float32)
     bits = sums.view(np.int32)
-    maxima = np.empty(tiles * _LANES, dtype=np.int32)
-    k = out_rows.shape[1]
+    maxima, block_keys = np.empty(tiles * _LANES, dtype=np.int32), np.empty(tiles * _LANES, dtype=np.uint64)
+    k = out.shape[1]
     # As many again as are wanted: they are cut to k not often.
     keys = np.empty(2 * k + 8 * _BLOCK, dtype=np.uint64)
     for query in range(len(offsets) - 1):
@@ -139,16 +129,14 @@ def search(
                 # An unsigned index spares the test for a negative one.
                 sums[np.uint32(found[place])] += added[place]
         if touched > n_passages // _FEW:
-            count = _pick_from_all(bits, maxima, k, keys)
+            count = _pick_from_all(bits, maxima, block_keys, k, keys)
             sums[:] = 0
         else:
             count = _pick_from_postings(bits, starts, postings, own, k, keys)
-        best = np.sort(keys[:count])[:k]
-        rows, score_bits = out_rows[query], out_scores[query].view(np.int32)
-        for place in range(len(best)):
-            rows[place] = best[place] & _ROW
-            score_bits[place] = ~np.uint32(best[place] >> np.uint64(32))
-        rows[len(best) :], out_scores[query, len(best) :] = -1, -np.inf
+        if count > k:
+            bring_smallest(keys, count, k)
+        for place in range(k):
+            out[query, place] = keys[place] if place < count else NO_KEY
 
 
 @compiled

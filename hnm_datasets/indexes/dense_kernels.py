@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.compiled import compiled
+from hnm_datasets.indexes.keys import NO_KEY, key_of
 
 #: Scores looked at together; most such runs hold nothing better than what is kept already.
 RUN = 64
 #: Of the interval in which the k-th best score is looked for.
 _HALVINGS = 20
-_MAGNITUDE = np.uint32(0x7FFFFFFF)
 
 
 @compiled
@@ -145,16 +145,15 @@ def _number_at(place: Any) -> Any:
 
 
 @compiled
-def rank(
+def score_found(
     queries: NDArray[np.float32],
     vectors: NDArray[np.float32],
     found: NDArray[np.int64] | NDArray[np.uint32],
     counts: NDArray[np.int64],
     euclidean: bool,
-    rows: NDArray[np.int64],
-    scores: NDArray[np.float32],
+    keys: NDArray[np.uint64],
 ) -> None:
-    """Score what a search found, the same way for all batches, and put the best first, equal ones in corpus order.
+    """Score what a search found, the same way for all batches.
 
     Args:
         queries: Shape (B, D).
@@ -162,29 +161,18 @@ def rank(
         found: Row numbers. Shape (B, F).
         counts: How many of them count, in each line. Shape (B,).
         euclidean: Score by the negative distance, else by the dot product.
-        rows: Receives the best row numbers, -1 where there is none. Shape (B, K).
-        scores: Receives their scores, -inf where there is none. Shape (B, K).
+        keys: Filled with keys of scores and rows, for `hits_of`. Shape (B, at least the largest of `counts`).
     """
-    order = np.empty(found.shape[1], dtype=np.uint64)
     exact = np.empty(1, dtype=np.float32)
     bits = exact.view(np.uint32)
     for query in range(len(queries)):
-        count = counts[query]
-        for place in range(count):
+        for place in range(keys.shape[1]):
+            if place >= counts[query]:
+                keys[query, place] = NO_KEY
+                continue
             row = found[query, place]
             exact[0] = _score(queries[query], vectors[row], euclidean)
-            # A better score has the smaller first half, the lower row the smaller second half.
-            first = bits[0] if bits[0] >> np.uint32(31) else ~bits[0] & _MAGNITUDE
-            order[place] = (np.uint64(first) << np.uint64(32)) | np.uint64(row)
-        best = np.sort(order[:count])
-        for place in range(rows.shape[1]):
-            if place >= count:
-                rows[query, place], scores[query, place] = -1, -np.inf
-                continue
-            rows[query, place] = best[place] & np.uint64(0xFFFFFFFF)
-            first = np.uint32(best[place] >> np.uint64(32))
-            bits[0] = first if first >> np.uint32(31) else ~first & _MAGNITUDE
-            scores[query, place] = exact[0]
+            keys[query, place] = key_of(bits[0], row)
 
 
 @compiled

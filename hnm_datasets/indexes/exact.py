@@ -20,6 +20,7 @@ from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.indexes import dense_kernels, device_search
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bounds import BLOCK, OUTPUT, Blocks, as_asked, as_products, bounds_of_exact, widths
+from hnm_datasets.indexes.keys import hits_of
 from hnm_datasets.runtime.workers import in_worker, single_threaded_torch, threads
 
 #: Queries of a thread's turn: with the passages of a block, their scores stay in the second-level cache.
@@ -154,14 +155,14 @@ def _found(
     asked = torch.from_numpy(as_asked(queries, similarity)).to(dtype)
     errors = widths(queries, blocks, similarity, rounded=rounded)
     block_buffer = torch.empty(BLOCK, asked.shape[1], dtype=dtype)
-    buffer = torch.empty(len(queries), BLOCK, dtype=dtype)
+    buffer = torch.empty(len(queries) * BLOCK, dtype=dtype)
     for number, first in enumerate(range(0, len(vectors), BLOCK)):
         kept.thin_out(2 * k + 64)
         crowded = np.flatnonzero(kept.counts > kept.room)
         if len(crowded):
             _settle(kept, crowded, queries[crowded], vectors, similarity)
         block = as_products(np.asarray(vectors[first : first + BLOCK], dtype=np.float32), similarity)
-        factors, product = block_buffer[: len(block)], buffer[:, : len(block)]
+        factors, product = block_buffer[: len(block)], buffer[: len(queries) * len(block)].view(len(queries), -1)
         torch.mm(asked, factors.copy_(torch.from_numpy(block)).T, out=product)
         bits = product.view(torch.uint16 if rounded else torch.uint32).numpy()
         kept.add(bits, shift, share, first, errors[:, number])
@@ -226,17 +227,17 @@ def rank(
         k: Places per query.
         similarity: As for `search`.
     """
-    rows, scores = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float32)
-    if vectors.dtype == np.float32:
-        dense_kernels.rank(queries, vectors, found, counts, similarity == "euclidean", rows, scores)
-        return Hits(rows, scores)
-    counted = np.arange(found.shape[1]) < counts[:, None]
-    used, places = np.unique(found[counted].astype(np.int64), return_inverse=True)
-    local = np.zeros(found.shape, dtype=np.int64)
-    local[counted] = places
-    vectors = np.asarray(vectors[used], dtype=np.float32)
-    dense_kernels.rank(queries, vectors, local, counts, similarity == "euclidean", rows, scores)
-    return Hits(np.where(rows >= 0, used[rows], -1) if len(used) else rows, scores)
+    used = None
+    if vectors.dtype != np.float32:
+        counted = np.arange(found.shape[1]) < counts[:, None]
+        used, places = np.unique(found[counted].astype(np.int64), return_inverse=True)
+        found = np.zeros(found.shape, dtype=np.int64)
+        found[counted] = places
+        vectors = np.asarray(vectors[used], dtype=np.float32)
+    keys = np.empty((len(queries), counts.max(initial=0)), dtype=np.uint64)
+    dense_kernels.score_found(queries, vectors, found, counts, similarity == "euclidean", keys)
+    hits = hits_of(keys, k)
+    return hits if used is None or not len(used) else Hits(np.where(hits.rows >= 0, used[hits.rows], -1), hits.scores)
 
 
 def score(

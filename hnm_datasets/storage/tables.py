@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hnm_datasets.arrays.arrow import string_buffers
 from hnm_datasets.arrays.ragged import first_of_runs
 from hnm_datasets.runtime.workers import threads
 from hnm_datasets.storage import table_kernels as key_kernels
@@ -112,7 +113,7 @@ class IdTable:
         """
         # Half empty at most, so that a look-up takes one or two steps.
         slots = np.zeros(1 << int(2 * len(ids)).bit_length(), dtype=np.int64)
-        first, second = key_kernels.fill(slots, *_buffers(ids))
+        first, second = key_kernels.fill(slots, *string_buffers(ids))
         if second >= 0:
             raise RepeatedIdError(first, second)
         return cls(slots, ids)
@@ -129,7 +130,7 @@ class IdTable:
     def find(self, asked: pa.Array) -> NDArray[np.int64]:
         """Return the row number of each string, -1 where the column has none. Shape (B,)."""
         found = np.empty(len(asked), dtype=np.int64)
-        own, (offsets, data) = _buffers(self.ids), _buffers(asked)
+        own, (offsets, data) = string_buffers(self.ids), string_buffers(asked)
 
         def look_up(start: int) -> None:
             part = slice(start, start + _LOOKUPS)
@@ -149,12 +150,3 @@ class RepeatedIdError(ValueError):
     def __init__(self, first: int, second: int) -> None:
         super().__init__(f"Rows {first} and {second} have the same id.")
         self.first, self.second = first, second
-
-
-def _buffers(strings: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Return where each string begins and ends, shape (B + 1,), and all their bytes."""
-    strings = strings.cast(pa.large_string())
-    _, ends, data = strings.buffers()
-    offsets = np.frombuffer(ends, dtype=np.int64)[strings.offset :][: len(strings) + 1]
-    # No string, no bytes: Arrow may leave the buffer out.
-    return offsets, np.frombuffer(b"" if data is None else data, dtype=np.uint8)

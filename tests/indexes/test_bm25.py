@@ -15,6 +15,7 @@ from hnm_datasets import BM25Index, Corpus, load_sample
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.indexes import bm25 as bm25_module
 from hnm_datasets.indexes import bm25_kernels
+from hnm_datasets.indexes.keys import hits_of
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.manifest import is_complete
 from hnm_datasets.storage.opened import Opened
@@ -258,11 +259,12 @@ def test_the_best_of_large_corpora_are_those_of_a_stable_sort(passages, k):
         rng.integers(1, values, size).astype(np.float32) for size, values in zip(sizes, [2, 4, 9, 2], strict=True)
     ]
     queries = [[0], [1], [2], [3], [0, 1, 2], [2, 2, 3], []]
-    rows, scores = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float32)
+    keys = np.empty((len(queries), k), dtype=np.uint64)
     offsets, tokens = offsets_of([len(query) for query in queries]), np.concatenate(queries).astype(np.int64)
     bm25_kernels.search(
-        offsets_of(sizes), np.concatenate(postings), np.concatenate(weights), offsets, tokens, passages, rows, scores
+        offsets_of(sizes), np.concatenate(postings), np.concatenate(weights), offsets, tokens, passages, keys
     )
+    rows, scores = hits_of(keys, k)
     for number, query in enumerate(queries):
         sums = np.zeros(passages, dtype=np.float32)
         for token in query:
