@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bm25s
 import datasets
 import faiss
 import numpy as np
@@ -143,6 +144,14 @@ def subwords() -> Any:
     return BM25Negatives(corpus, k=5, index=BM25Index(corpus, tokenizer=tokenizer))(QUERIES)
 
 
+def imported() -> Any:
+    corpus = made(PLAIN)
+    retriever = bm25s.BM25(method="bm25+")
+    texts = corpus.texts(np.arange(len(corpus))).to_pylist()
+    retriever.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+    return BM25Negatives(corpus, k=5, index=BM25Index.from_bm25s(corpus, retriever))(QUERIES)
+
+
 def live() -> Any:
     rows = live_negatives(Dataset.from_dict(MINED), made(PLAIN), n=2)
     return rows[:]
@@ -243,6 +252,7 @@ def all_kinds(root: Path) -> dict[str, Kind]:
         "shingles": Kind(("shingles/*/*",), lambda: DropNearDuplicates(made(PLAIN), threshold=0.4)(MINED)),
         "bm25": Kind(("bm25/*/*",), lambda: BM25Negatives(made(PLAIN), k=5)(QUERIES)),
         "bm25, sharded": Kind(("bm25/*/*", "bm25-counts/*/*", "bm25-statistics/*/*"), sharded),
+        "bm25, imported": Kind(("bm25-imported/*/*",), imported),
         "bm25, subwords": Kind(("tokenizers/*/*",), subwords),
         "embeddings": Kind(
             ("embeddings/*/*", "embeddings/*/shards/*"),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Unpack
 
+import bm25s
 import numpy as np
 import Stemmer
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ from hnm_datasets.indexes.bm25_building import CountedTokens
 from hnm_datasets.indexes.bm25_files import Postings, open_constants, open_vocabulary
 from hnm_datasets.indexes.bm25_tokens import Tokens, Vocabulary
 from hnm_datasets.indexes.bm25_weights import METHODS, Formula
+from hnm_datasets.indexes.bm25s_analyzer import Bm25sAnalyzer, TokenOptions, token_options
+from hnm_datasets.indexes.bm25s_import import OWNER, BuiltIndex, kept_folder, opened, sampled_rows
 from hnm_datasets.indexes.keys import hits_of
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.indexes.tokenizers import FunctionTokenizer, SubwordTokenizer, Tokenizer, named_tokenizer
@@ -107,6 +111,8 @@ class BM25Index:
     shard: tuple[int, int] | None = None
     tokenizer: Tokenizer | FunctionTokenizer | SubwordTokenizer | None = None
     tokenizer_fingerprint: str | None = None
+    #: The name of the copy that `from_bm25s` made.
+    imported: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -130,19 +136,70 @@ class BM25Index:
         checked_pattern(name, self.token_pattern, self.tokenizer)
         values["tokenizer"] = named_tokenizer(name, self.tokenizer, self.tokenizer_fingerprint)
         values["shard"] = checked_shard(name, self.shard, len(self.corpus))
-        for field, value in values.items():
-            object.__setattr__(self, field, value)
+        for option, value in values.items():
+            object.__setattr__(self, option, value)
+
+    @classmethod
+    def from_bm25s(cls, corpus: Corpus, index: bm25s.BM25 | str | Path, **options: Unpack[TokenOptions]) -> BM25Index:
+        """Take an index that bm25s has built, to mine with its scores.
+
+        The index is copied into the cache directory once, under a name made of its content. The formula and the
+        vocabulary come from it. bm25s does not save how texts became tokens, so the options say it, and they are
+        checked: up to 1,000 passages must have the tokens that the index has for them.
+
+        Args:
+            corpus: The passages that were indexed: row i of the index is passage i of the corpus.
+            index: A `bm25s.BM25`, the folder that its `save` wrote, or its Hub id. Nothing is ever unpickled.
+            **options: How texts become tokens, as in `bm25s.tokenize`: `token_pattern` finds the words of the text in
+                lower case, `stopwords` are dropped, and `stemmer`, a Snowball language, stems the others. `tokenizer`
+                replaces the pattern: a Hugging Face tokenizer, or a function, which gets the text as it is and needs
+                `tokenizer_fingerprint`. It may also be a `bm25s.tokenization.Tokenizer`, which sets all options; if it
+                splits or stems with a function of its own, it needs `tokenizer_fingerprint` too. Defaults: the stop
+                words and the stemmer of a `Tokenizer` that was saved in the folder; otherwise English stop words and
+                no stemmer, as in `bm25s.tokenize`, and with a `tokenizer` neither.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or it holds no index.
+            TypeError: An argument is something else, or an option is unknown.
+            ValueError: The index does not fit the corpus or the options, is damaged, or a tokenizer has no name.
+
+        Example:
+            >>> import bm25s, Stemmer
+            >>> from hnm_datasets import BM25Negatives, load_sample
+            >>> corpus, queries = load_sample("earthquakes")
+            >>> texts = corpus.texts(np.arange(len(corpus))).to_pylist()
+            >>> retriever = bm25s.BM25(method="bm25+", k1=1.2)
+            >>> tokens = bm25s.tokenize(texts, stemmer=Stemmer.Stemmer("english"), show_progress=False)
+            >>> retriever.index(tokens, show_progress=False)
+            >>> index = BM25Index.from_bm25s(corpus, retriever, stemmer="english")
+            >>> mined = queries.map(BM25Negatives(corpus, k=2, index=index), batched=True)
+            >>> mined[0]["negative_ids"]
+            ['richter-scale', 'tsunamis']
+        """
+        check_corpus(OWNER, corpus)
+        retriever, folder = opened(index)
+        texts = corpus.texts(sampled_rows(corpus)).to_pylist()
+        formula = {name: getattr(retriever, name) for name in ("method", "k1", "b", "delta")}
+        made = cls(corpus, **formula, **token_options(OWNER, options, folder, texts))
+        built = BuiltIndex.of(retriever, made._formula, "the retriever" if folder is None else str(index))
+        object.__setattr__(made, "imported", built.name)
+        built.check_corpus(corpus, made.analyzer)
+        built.keep()
+        return made
 
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that depend on the corpus, the options, and the lists and stemmer behind them."""
-        options = {"options": [self.method, self.k1, self.b, self.delta]}
-        return fingerprint({"kind": "bm25"} | self._counted.content(self.shard) | options)
+        content = {"kind": "bm25", "options": [self.method, self.k1, self.b, self.delta]}
+        if self.imported is not None:
+            content["imported"] = self.imported
+        return fingerprint(content | self._counted.content(self.shard))
 
     @property
     def analyzer(self) -> Analyzer:
         """What turns texts into tokens."""
-        return Analyzer(self.stemmer, self.stopwords, self.token_pattern, self.tokenizer)  # type: ignore[arg-type]
+        kind = Analyzer if self.imported is None else Bm25sAnalyzer
+        return kind(self.stemmer, self.stopwords, self.token_pattern, self.tokenizer)  # type: ignore[arg-type]
 
     @property
     def rows(self) -> range:
@@ -160,12 +217,13 @@ class BM25Index:
 
         bm25s takes queries as `tokenize` returns them. Never change its files.
         """
-        self.prepare()
-        return cache_root() / "bm25" / self.fingerprint
+        if self.imported is not None:
+            return kept_folder(self.imported)
+        return build_once(cache_root() / "bm25", self.fingerprint, self._build)
 
     def prepare(self) -> None:
         """Build the index and keep it in the cache directory, unless it is there; the first search does the same."""
-        build_once(cache_root() / "bm25", self.fingerprint, self._build)
+        _ = self.folder
 
     def close(self) -> None:
         """Let go of the files; the next search opens them again."""
@@ -299,6 +357,6 @@ def _open_vocabulary(index: BM25Index) -> Vocabulary:
     def opened() -> Vocabulary:
         folder = index.folder
         table = open_vocabulary(folder if index.shard is None else index._counted.statistics())
-        return Vocabulary(table, open_constants(folder, index._formula, len(table.rows)), index.analyzer)
+        return Vocabulary(table, open_constants(folder, index._formula), index.analyzer)
 
     return _VOCABULARIES.get(index.fingerprint, opened)

@@ -66,7 +66,8 @@ class CountedTokens:
         if self.shard is None:
             counts, tokens = self.count(range(len(self.corpus)))
             statistics = Statistics.of([counts])
-            save_vocabulary(folder, statistics.vocabulary, tokens)
+            # The tokens are in the order of their numbers, and the last is the empty one of bm25s.
+            save_vocabulary(folder, statistics.vocabulary, {token: i for i, token in enumerate([*tokens, ""])})
             del tokens
         else:
             counts, statistics = Counts.open(self.counts_of(self.shard[0])), Statistics.open(self.statistics())

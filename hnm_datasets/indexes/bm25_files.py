@@ -7,7 +7,7 @@ reads the table instead.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,11 @@ from hnm_datasets.storage.tables import KeyTable
 
 _STARTS, _POSTINGS, _WEIGHTS = "indptr.csc.index", "indices.csc.index", "data.csc.index"
 _CONSTANTS = "nonoccurrence_array.index"
+_VOCABULARY, _OPTIONS = "vocab.index.json", "params.index.json"
+#: The names of the files that every index of bm25s has.
+INDEX_FILES = (*(f"{name}.npy" for name in (_STARTS, _POSTINGS, _WEIGHTS)), _VOCABULARY, _OPTIONS)
+#: That of a formula with constants has one more.
+CONSTANTS_FILE = f"{_CONSTANTS}.npy"
 _TABLE = "vocabulary"
 
 
@@ -66,7 +71,9 @@ def writing_postings(
         yield append
 
 
-def save_formula(folder: Path, formula: Formula, passages: int, constants: NDArray[np.floating]) -> None:
+def save_formula(
+    folder: Path, formula: Formula, passages: int, constants: NDArray[np.floating], rarity_method: str | None = None
+) -> None:
     """Write what the weights are.
 
     Args:
@@ -74,40 +81,40 @@ def save_formula(folder: Path, formula: Formula, passages: int, constants: NDArr
         formula: How they were computed.
         passages: How many are indexed.
         constants: What each token adds to the scores of all passages, where the formula has constants. Shape (V,).
+        rarity_method: The method whose rarity of tokens counts; None: that of the formula.
     """
     if formula.has_constants:
         save_array(folder, _CONSTANTS, np.append(constants, 0).astype(np.float32))
     options = asdict(formula) | {
-        "idf_method": formula.method,
+        "idf_method": rarity_method or formula.method,
         "dtype": "float32",
         "int_dtype": "int32",
         "num_docs": passages,
         "version": bm25s.__version__,
         "backend": "numpy",
     }
-    (folder / "params.index.json").write_text(json.dumps(options, indent=4))
+    (folder / _OPTIONS).write_text(json.dumps(options, indent=4))
 
 
-def open_constants(folder: Path, formula: Formula, tokens: int) -> NDArray[np.float32]:
-    """Map what each of the V tokens adds to the scores of all passages. Shape (V,)."""
+def open_constants(folder: Path, formula: Formula) -> NDArray[np.float32]:
+    """Map what each of the tokens adds to the scores of all passages. Shape (V + 1,)."""
     if not formula.has_constants:
-        return np.zeros(tokens, dtype=np.float32)
+        return np.zeros(len(open_array(folder, _STARTS)) - 1, dtype=np.float32)
     constants: Any = open_array(folder, _CONSTANTS)
-    return constants[:tokens]  # type: ignore[no-any-return]
+    return constants  # type: ignore[no-any-return]
 
 
-def save_vocabulary(folder: Path, table: KeyTable, tokens: list[str]) -> None:
-    """Write which number each token has: for bm25s, and as a table.
+def save_vocabulary(folder: Path, table: KeyTable, vocabulary: Mapping[str, int]) -> None:
+    """Write which number each token has.
 
     Args:
         folder: Where to.
-        table: The numbers by the digests of the tokens.
-        tokens: The V tokens, in the order of their numbers.
+        table: The numbers of the tokens that texts have, by their digests.
+        vocabulary: The numbers of all tokens, for bm25s.
     """
     table.save(folder, _TABLE)
-    numbers = dict(zip([*tokens, ""], range(len(tokens) + 1), strict=True))
-    with (folder / "vocab.index.json").open("w", encoding="utf-8") as file:
-        json.dump(numbers, file, ensure_ascii=False)
+    with (folder / _VOCABULARY).open("w", encoding="utf-8") as file:
+        json.dump(vocabulary, file, ensure_ascii=False)
 
 
 def open_vocabulary(folder: Path) -> KeyTable:

@@ -35,7 +35,11 @@ class FunctionTokenizer:
 
     def tokens(self, text: str) -> list[str]:
         """Cut one text."""
-        found = self.function(normal_text(text))
+        return self.tokens_as_is(normal_text(text))
+
+    def tokens_as_is(self, text: str) -> list[str]:
+        """Cut one text, whose case and Unicode form the function decides on."""
+        found = self.function(text)
         if not isinstance(found, (list, tuple)) or not all(isinstance(token, str) for token in found):
             shown = repr(found)
             raise TypeError(

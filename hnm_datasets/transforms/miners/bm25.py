@@ -34,8 +34,9 @@ class BM25Negatives(Miner):
         k: Candidates per query. Mine deep (50 to 200) and let filters and samplers choose.
         exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
             with groups.
-        index: The index to search, a `BM25Index` or a `ShardedIndex` of such; by default `BM25Index(corpus)`, built
-            once, on first use, and kept in the cache directory.
+        index: The index to search, a `BM25Index` or a `ShardedIndex` of such, or one that bm25s has built, by
+            `BM25Index.from_bm25s`; by default `BM25Index(corpus)`, built once, on first use, and kept in the cache
+            directory.
 
     Columns read:
         `query`, `positive_ids`; `query_id` for error messages, if there.
