@@ -55,6 +55,8 @@ class BM25Index:
     characters that can be words. `tokenizer` takes a segmenter in place of them. The default stemmer and stop words are
     English and leave other scripts alone; set both for other languages in Latin script.
 
+    The index is a folder that bm25s opens, see `folder`, and `from_bm25s` takes one that bm25s has built.
+
     Args:
         corpus: The passages.
         method: The formula: `"lucene"` (the default, as Elasticsearch and Pyserini score), `"robertson"`, `"atire"`,

@@ -23,7 +23,7 @@ from hnm_datasets.indexes.bm25_weights import Formula
 from hnm_datasets.indexes.bm25s_analyzer import TOKENIZER_FILES
 from hnm_datasets.storage.digests import digest_strings, fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
-from hnm_datasets.storage.json_values import typed
+from hnm_datasets.storage.json_values import is_encodable, typed
 from hnm_datasets.storage.manifest import check_complete
 from hnm_datasets.storage.tables import KeyTable
 
@@ -80,7 +80,7 @@ class BuiltIndex:
                 np.asarray(retriever.scores["data"]).astype(np.float32, copy=False),
                 np.asarray(constants).astype(np.float32, copy=False),
                 # An index of numbers has numbers for tokens, until it is saved.
-                typed(dict[str, int], {str(token): int(own) for token, own in retriever.vocab_dict.items()}, "vocab"),
+                {str(token): int(number) for token, number in retriever.vocab_dict.items()},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{OWNER}: {source} has no complete index of bm25s: {error}.") from None
@@ -99,8 +99,10 @@ class BuiltIndex:
             return "its arrays have lengths that do not fit together"
         if not self.vocabulary:
             return "it has no vocabulary; bm25s loads it with load_vocab=True"
-        if max(self.vocabulary.values()) > tokens:
+        if min(self.vocabulary.values()) < 0 or max(self.vocabulary.values()) > tokens:
             return "its vocabulary has tokens without postings"
+        if not is_encodable("".join(self.vocabulary)):
+            return "its vocabulary has halves of characters"
         is_first = np.zeros(postings + 1, dtype=bool)
         is_first[self.starts] = True
         for part in _parts(postings):

@@ -50,7 +50,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
         _require(is_count, "a count", value, where)
         return value
     if kind is str:
-        _require(isinstance(value, str) and _is_encodable(value), "a text", value, where)
+        _require(isinstance(value, str) and is_encodable(value), "a text", value, where)
         return value
     _require(isinstance(value, kind), {bool: "true or false", types.NoneType: "null"}[kind], value, where)
     return value
@@ -86,9 +86,9 @@ def _fields(kind: Any, value: Any, where: str) -> Any:
     return kind(**{name: typed(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     """Return whether a text has no halves of characters, which JSON can hold and no file in UTF-8."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _require(holds: bool, what: str, value: Any, where: str) -> None:

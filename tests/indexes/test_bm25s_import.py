@@ -10,6 +10,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import Stemmer
+import tokenizers
 from bm25s.tokenization import Tokenizer
 from datasets import Dataset
 from hypothesis import given, settings
@@ -136,6 +137,17 @@ def test_an_index_of_lists_of_words():
         corpus_of(texts), retriever, tokenizer=lambda text: text.split("|"), tokenizer_fingerprint="bars-1"
     )
     assert index.search(["Plates|x", "plates"], 3).rows.tolist() == [[0, 2, -1], [1, -1, -1]]
+
+
+def test_an_index_of_subwords():
+    vocabulary = {"[UNK]": 0, "plate": 1, "##s": 2, "wave": 3}
+    subwords = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    subwords.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    texts = ["plates plate", "waves"]
+    retriever = bm25s.BM25()
+    retriever.index([subwords.encode(text).tokens for text in texts], **QUIET)
+    index = BM25Index.from_bm25s(corpus_of(texts), retriever, tokenizer=subwords)
+    assert index.search(["plate", "waves"], 2).rows.tolist() == [[0, -1], [1, 0]]
 
 
 def test_passages_without_words_are_no_answers():
@@ -353,6 +365,8 @@ DAMAGES = {
     "pickled": (damage_array("data", pickled), "cannot be read: Array can't be memory-mapped"),
     "a token too many": (damage_json("vocab", lambda text: text[:-1] + ', "b": 99}'), "tokens without postings"),
     "no number": (damage_json("vocab", lambda text: text[:-1] + ', "b": "c"}'), "no complete index"),
+    "a token before": (damage_json("vocab", lambda text: text[:-1] + ', "b": -1}'), "tokens without postings"),
+    "half a character": (damage_json("vocab", lambda text: text[:-1] + ', "\\ud800": 0}'), "halves of characters"),
     "a list": (damage_json("vocab", lambda text: "[]"), "cannot be read"),
     "no vocabulary": (damage_json("vocab", lambda text: "{}"), "load_vocab=True"),
     "half a vocabulary": (damage_json("vocab", lambda text: text[: len(text) // 2]), "cannot be read"),
