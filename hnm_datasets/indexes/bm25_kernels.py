@@ -6,6 +6,8 @@ have run once, a process that forks, as `Dataset.map(num_proc=...)` does, dies i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +21,37 @@ from hnm_datasets.indexes.keys import NO_KEY, key_of
 _BLOCK = 64
 _LANES = 64
 _TILE = _BLOCK * _LANES
+#: Groups of blocks per wanted row, among whose largest sums the bar is chosen: few of the best rows share a group.
+_GROUPS = 8
 #: A query that touches less than this part of the passages follows its postings again instead of reading all sums.
 _FEW = 64
 
 
 @numba.njit(nogil=True)
+def _bar(maxima: NDArray[np.int32], k: int, groups: NDArray[np.int32], keys: NDArray[np.uint64]) -> Any:
+    """Return a number above 0 that k rows reach if as many have such sums, given the largest sums of blocks of rows.
+
+    It is the k-th largest among the maxima of groups of blocks: to choose it among all blocks took a third of a search.
+    """
+    if len(groups) <= k:
+        return np.int32(1)
+    groups[:] = 0
+    for first in range(0, len(maxima), len(groups)):
+        part = maxima[first : first + len(groups)]
+        for group in range(len(part)):
+            groups[group] = max(groups[group], part[group])
+    for group in range(len(groups)):
+        keys[group] = key_of(np.uint32(groups[group]), np.uint32(group))
+    return max(np.int32(1), groups[np.uint32(bring_smallest(keys, len(groups), k))])
+
+
+@numba.njit(nogil=True)
 def _pick_from_all(
-    bits: NDArray[np.int32],
-    maxima: NDArray[np.int32],
-    block_keys: NDArray[np.uint64],
-    k: int,
-    keys: NDArray[np.uint64],
+    bits: NDArray[np.int32], maxima: NDArray[np.int32], groups: NDArray[np.int32], k: int, keys: NDArray[np.uint64]
 ) -> int:
     """Find the rows of the largest sums, given the sums' bits; return how many keys there are.
 
-    The k-th largest of the blocks' maxima is a bar that at least k rows reach, so all blocks below it are skipped.
+    At least k rows reach the bar, if there are as many, so all blocks below it are skipped.
     """
     for tile in range(len(maxima) // _LANES):
         largest = maxima[tile * _LANES : (tile + 1) * _LANES]
@@ -42,12 +60,7 @@ def _pick_from_all(
             found = bits[line * _LANES : (line + 1) * _LANES]
             for lane in range(_LANES):
                 largest[lane] = max(largest[lane], found[lane])
-    bar = np.int32(1)
-    if len(maxima) > k:
-        for block in range(len(maxima)):
-            block_keys[block] = key_of(np.uint32(maxima[block]), np.uint32(block))
-        best = np.uint32(bring_smallest(block_keys, len(maxima), k))
-        bar = max(bar, maxima[best])
+    bar = _bar(maxima, k, groups, keys)
     count, limit = 0, NO_KEY
     for block in range(len(maxima)):
         if maxima[block] < bar:
@@ -115,10 +128,10 @@ def search(
     tiles = (n_passages + _TILE - 1) // _TILE
     sums = np.zeros(tiles * _TILE, dtype=np.float32)
     bits = sums.view(np.int32)
-    maxima, block_keys = np.empty(tiles * _LANES, dtype=np.int32), np.empty(tiles * _LANES, dtype=np.uint64)
-    k = out.shape[1]
+    maxima, k = np.empty(tiles * _LANES, dtype=np.int32), out.shape[1]
+    groups = np.empty(min(len(maxima), _GROUPS * k), dtype=np.int32)
     # As many again as are wanted: they are cut to k not often.
-    keys = np.empty(2 * k + 8 * _BLOCK, dtype=np.uint64)
+    keys = np.empty(max(2 * k + 8 * _BLOCK, len(groups)), dtype=np.uint64)
     for query in range(len(offsets) - 1):
         own = tokens[offsets[query] : offsets[query + 1]]
         touched = 0
@@ -129,7 +142,7 @@ def search(
                 # An unsigned index spares the test for a negative one.
                 sums[np.uint32(found[place])] += added[place]
         if touched > n_passages // _FEW:
-            count = _pick_from_all(bits, maxima, block_keys, k, keys)
+            count = _pick_from_all(bits, maxima, groups, k, keys)
             sums[:] = 0
         else:
             count = _pick_from_postings(bits, starts, postings, own, k, keys)
