@@ -60,6 +60,8 @@ logger = logging.getLogger(__name__)
 
 _FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
 _STRATEGIES = ("top", "random")
+#: Queries whose texts are in memory at once: far more would take longer, for memory that is new to the process.
+_WRITTEN = 4096
 
 
 def mine_hard_negatives(
@@ -246,11 +248,11 @@ def mine_hard_negatives(
         )
         of = by if output_scores else False
         shape = shape_of(passages, output_format, num_negatives, of, with_positives=include_positives)
-        options: dict[str, Any] = {"batched": True, "batch_size": faiss_batch_size}
         with clock() as spent:
             mined = rows.with_format("arrow").map(
                 Mined(tuple(steps), tuple(_filter(limit, value, by) for limit, value in limits.items()), sampler, by),
-                **options,
+                batched=True,
+                batch_size=faiss_batch_size,
                 desc="Mining hard negatives",
             )
         if verbose:
@@ -261,7 +263,8 @@ def mine_hard_negatives(
         with _unlogged_missing():
             made = mined.remove_columns(COUNTS).map(
                 Chain((shape, Renamed(output_format, anchor, positive, num_negatives, output_scores))),
-                **options,
+                batched=True,
+                batch_size=min(faiss_batch_size, _WRITTEN),
                 desc="Writing texts",
             )
     if verbose:
