@@ -117,10 +117,22 @@ class Watch(threading.Thread):
 # ---- a process of its own for each measurement -------------------------------------------------------------------
 
 
-def start_child(function: Callable[..., Any], cache: Path, options: dict[str, Any], **streams: Any) -> Any:
-    """Start a process that calls a function of the script, with a cache folder of its own."""
+def start_child(
+    function: Callable[..., Any], cache: Path, options: dict[str, Any], compiled: Path | None = None, **streams: Any
+) -> Any:
+    """Start a process that calls a function of the script, with a cache folder of its own.
+
+    Args:
+        function: The function.
+        cache: The cache folder of `datasets`.
+        options: What the function is given.
+        compiled: The folder of compiled code; None: the usual one.
+        streams: As `subprocess.Popen` takes them.
+    """
     words = [sys.executable, sys.argv[0], "--child", function.__name__, json.dumps(options, default=str)]
     environment = os.environ | {"HF_DATASETS_CACHE": str(cache)}
+    if compiled is not None:
+        environment["NUMBA_CACHE_DIR"] = str(compiled)
     return subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, text=True, **streams)
 
 
@@ -135,12 +147,14 @@ def answer_parent() -> bool:
     return True
 
 
-def in_child(function: Callable[..., Any], cache: Path, *, watch: bool = False, **options: Any) -> dict[str, Any]:
+def in_child(
+    function: Callable[..., Any], cache: Path, *, watch: bool = False, compiled: Path | None = None, **options: Any
+) -> dict[str, Any]:
     """Call a function in a fresh process; with `watch`, add the peak memory of its `measured` block to its answer."""
     memory: dict[str, int] = {}
     with (
         tempfile.TemporaryFile("w+") as errors,
-        start_child(function, cache, options, stdout=subprocess.PIPE, stderr=errors) as child,
+        start_child(function, cache, options, compiled, stdout=subprocess.PIPE, stderr=errors) as child,
     ):
         while (line := child.stdout.readline()) == "begin\n":
             process, looks = psutil.Process(child.pid), itertools.count()
