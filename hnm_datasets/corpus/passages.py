@@ -353,7 +353,7 @@ class Corpus:
         """Return what `find_texts` does, given the texts' `normalized_digests`. Shape (B, 2) → (B,)."""
         return self._files.by_text.find(digests)
 
-    def find_copies(self, texts: Sequence[str]) -> NDArray[np.int64]:
+    def find_copies(self, texts: Sequence[str] | pa.Array) -> NDArray[np.int64]:
         """Return the `copy_codes` of the passages with such a text, with their titles or without, or -1. Shape (B,)."""
         return self.find_copies_of(normalized_digests(texts))
 

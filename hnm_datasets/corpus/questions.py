@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets.corpus.text import is_blank, normalized_digests
-from hnm_datasets.storage.tables import KeyTable
+from hnm_datasets.storage.digests import distinct_digests
 
 
 def question_codes(queries: Iterable[pa.Array]) -> NDArray[np.int64]:
@@ -31,4 +31,5 @@ def question_codes(queries: Iterable[pa.Array]) -> NDArray[np.int64]:
     if not parts:
         return np.empty(0, dtype=np.int64)
     digests, blank = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return np.where(blank, np.arange(len(digests)), KeyTable.from_digests(digests).find(digests))
+    first, numbers = distinct_digests(digests)
+    return np.where(blank, np.arange(len(digests)), first[numbers])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.corpus.copies import Copies
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
 from hnm_datasets.rows import Rows, dataset_of
-from hnm_datasets.storage.digests import ColumnsHasher, digest_strings, fingerprint
+from hnm_datasets.storage.digests import ColumnsHasher, digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.mapped import open_strings, save_array, save_strings
 from hnm_datasets.storage.tables import IdTable, KeyTable, RepeatedIdError
 
@@ -56,14 +56,11 @@ class Source:
         self.columns = columns
         self.dataset = dataset.select_columns(list(dict.fromkeys(columns.values()))).with_format("arrow")
 
-    def chunks(self) -> Iterator[dict[str, pa.Array]]:
-        """Yield the checked columns, some rows at a time."""
+    def chunks(self, parts: Collection[str]) -> Iterator[dict[str, pa.Array]]:
+        """Yield checked columns, some rows at a time."""
         seen = 0
         for table in self.dataset.iter(chunk_size(self.dataset.data)):
-            yield {
-                part: self._checked(part, table[name].combine_chunks(), table, seen)
-                for part, name in self.columns.items()
-            }
+            yield {part: self._checked(part, table[self.columns[part]].combine_chunks(), table, seen) for part in parts}
             seen += len(table)
 
     def _checked(self, part: str, array: pa.Array, table: pa.Table, seen: int) -> pa.Array:
@@ -105,7 +102,7 @@ class Source:
     def fingerprint(self) -> str:
         """Name the passages by their content."""
         hasher = ColumnsHasher(self.columns)
-        for chunk in self.chunks():
+        for chunk in self.chunks(self.columns):
             for part, array in chunk.items():
                 hasher.update(part, array)
         return fingerprint({"kind": "corpus", "format": _FORMAT, "columns": hasher.digests()})
@@ -113,7 +110,7 @@ class Source:
     def save(self, folder: Path) -> None:
         """Write the files of the corpus."""
         for part in self.columns:
-            save_strings(folder, part, (chunk[part] for chunk in self.chunks()))
+            save_strings(folder, part, (chunk[part] for chunk in self.chunks((part,))))
         ids = open_strings(folder, "ids")
         try:
             IdTable.of(ids).save(folder, "by_id")
@@ -127,7 +124,8 @@ class Source:
         digests = _text_digests(titles, texts)
         by_text = KeyTable.from_digests(digests)
         by_text.save(folder, "by_text")
-        text_codes = by_text.find(digests)
+        first, numbers = distinct_digests(digests)
+        text_codes = first[numbers]
         save_array(folder, "text_codes", text_codes)
         if titles is not None:
             has_both = pc.invert(pc.or_(is_blank(titles), is_blank(texts))).to_numpy(zero_copy_only=False)
@@ -136,8 +134,8 @@ class Source:
             groups = open_strings(folder, "groups")
             digests = _in_chunks(digest_strings, groups)
             alone = pc.equal(groups, "").to_numpy(zero_copy_only=False)
-            codes = KeyTable.from_digests(digests).find(digests)
-            save_array(folder, "group_codes", np.where(alone, np.arange(len(groups)), codes))
+            first, numbers = distinct_digests(digests)
+            save_array(folder, "group_codes", np.where(alone, np.arange(len(groups)), first[numbers]))
 
 
 def chunk_size(rows: pa.Array | datasets.table.Table) -> int:

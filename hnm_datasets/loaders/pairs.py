@@ -18,7 +18,7 @@ from hnm_datasets.corpus.text import is_blank
 from hnm_datasets.loaders.columns import check_new, with_column, with_ids_as_texts
 from hnm_datasets.loaders.pooling import pool_positives
 from hnm_datasets.rows import Rows, dataset_of
-from hnm_datasets.storage.digests import digest_strings
+from hnm_datasets.storage.digests import digest_strings, hexadecimals
 from hnm_datasets.terminal import printable
 
 
@@ -83,16 +83,15 @@ def from_pairs(
     others = dataset.remove_columns(list({query_column, positive_column}))
     check_new(others, (QUERY, POSITIVE_IDS), "from_pairs")
     positives = texts[positive_column].cast(pa.string())
-    distinct_texts = pc.unique(
-        positives if passages is None else pa.concat_arrays([_further_passages(passages), positives])
-    )
-    ids = pa.array([f"{digest:016x}" for digest in digest_strings(distinct_texts.to_pylist())[:, 0].tolist()])
-    corpus = Corpus.from_dataset(pa.table({"id": ids, "text": distinct_texts}))
+    further = pa.array([], pa.string()) if passages is None else _further_passages(passages)
+    all_texts = pa.concat_arrays([further, positives]).dictionary_encode()
+    ids = hexadecimals(digest_strings(all_texts.dictionary.to_pylist())[:, 0])
+    corpus = Corpus.from_dataset(pa.table({"id": ids, "text": all_texts.dictionary}))
     queries = texts[query_column].dictionary_encode()
     codes = pd.DataFrame(
         {
             "query": queries.indices.to_numpy(),
-            "passage": pc.index_in(positives, value_set=distinct_texts).to_numpy(),
+            "passage": all_texts.indices[len(further) :].to_numpy(),
         }
     )
     first = np.flatnonzero(~codes["query"].duplicated().to_numpy())

@@ -70,7 +70,7 @@ def pool_positives(rows: Rows) -> Dataset:
     questions = question_codes([batch.strings(QUERY)])
     own = batch.id_lists(POSITIVE_IDS)
     if not batch.has(KNOWN_POSITIVE_IDS):
-        if len(np.unique(questions)) == len(questions):
+        if np.array_equal(questions, np.arange(len(questions))):
             return kept_rows(rows)
         return kept_rows(with_column(rows, KNOWN_POSITIVE_IDS, _known_elsewhere(batch, questions, own, None)))
     known = batch.id_lists(KNOWN_POSITIVE_IDS)

@@ -31,7 +31,7 @@ from hnm_datasets.models.encoders import Encoder, bad_vectors, shortened
 from hnm_datasets.models.handles import EmbeddingModel
 from hnm_datasets.runtime.interrupts import check_wanted, interruptible
 from hnm_datasets.runtime.timing import clocked
-from hnm_datasets.storage.digests import digest_strings, fingerprint
+from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.manifest import fault, finish, is_complete, is_finished, unfinish
 from hnm_datasets.storage.mapped import allocate, create_array, map_next, read_header
 from hnm_datasets.storage.writing import writing, written_aside
@@ -368,6 +368,6 @@ def _first_rows(corpus: Passages) -> NDArray[np.int64]:
     members = np.flatnonzero(np.isin(codes, codes[codes != first]))
     if len(members):
         digests = digest_strings(corpus.texts(members).to_pylist())
-        _, where, back = np.unique(digests, axis=0, return_index=True, return_inverse=True)
-        first[members] = members[where[back.reshape(-1)]]
+        where, back = distinct_digests(digests)
+        first[members] = members[where[back]]
     return first

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.models.handles import EmbeddingModel, LoadedModel, ModelHandle, load_model
 from hnm_datasets.runtime.timing import clocked
-from hnm_datasets.storage.digests import digest_strings, fingerprint
+from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.results import Results
@@ -119,10 +119,9 @@ class Encoder(ModelHandle):
             RuntimeError: The model was changed since, or cannot be used in this process.
             ValueError: A vector is zero, NaN or infinite; the message shows the text.
         """
-        digests, back = np.unique(digest_strings(texts), axis=0, return_inverse=True)
-        back = back.reshape(-1)
-        first = np.empty(len(digests), dtype=np.int64)
-        first[back[::-1]] = np.arange(len(texts))[::-1]
+        digests = digest_strings(texts)
+        first, back = distinct_digests(digests)
+        digests = digests[first]
         results = self._results()
         known, rows = results.find(digests)
         if known.all():
@@ -144,10 +143,12 @@ class Encoder(ModelHandle):
                     f"under the same fingerprint. Give the new vectors another name: fingerprint='...'."
                 )
             results.add(digests[missing], fresh)
-            if not known.any():
-                rows = np.empty((len(digests), fresh.shape[1]), dtype=np.float32)
-            rows[missing] = fresh
-        return rows[back]
+            if len(missing) == len(rows):
+                rows = fresh
+            else:
+                rows[missing] = fresh
+        # Most often every text is another one, and then this would copy all vectors.
+        return rows if len(rows) == len(texts) else rows[back]
 
     def encode(self, texts: Sequence[str], pool: Any = None) -> NDArray[np.float32]:
         """Encode texts as they are, without the store.

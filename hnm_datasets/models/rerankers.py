@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.models.handles import LoadedModel, ModelHandle, PairModel, load_model, token_counts
-from hnm_datasets.storage.digests import digest_strings, fingerprint
+from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.results import Results
 
@@ -107,7 +107,8 @@ class Reranker(ModelHandle):
         self.check_unchanged()
         digests = digest_strings(passages.to_pylist())
         keys = _pair_keys(digest_strings(queries)[lists.owners], digests[lists.values])
-        distinct, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        first, back = distinct_digests(keys)
+        distinct = keys[first]
         results = self._results()
         known, found = results.find(distinct)
         scores = found[:, 0] if known.any() else np.empty(len(distinct), dtype=np.float32)
@@ -125,7 +126,7 @@ class Reranker(ModelHandle):
                     results.add(distinct[missing[part]], fresh[:, None])
                     scores[missing[part]] = fresh
                     bar.update(len(part))
-        return scores[back.reshape(-1)]
+        return scores[back]
 
     def _lengths(
         self,

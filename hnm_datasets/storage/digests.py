@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    pass
 
 
 def fingerprint(configuration: Mapping[str, Any]) -> str:
@@ -63,6 +60,43 @@ def digest_slices(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[n
     view = data.data
     cuts = [0, *ends.tolist()]
     return _numbers_of([xxhash.xxh3_128_digest(view[start:end]) for start, end in itertools.pairwise(cuts)])
+
+
+def distinct_digests(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the distinct ones among digests.
+
+    Args:
+        digests: Shape (B, 2).
+
+    Returns:
+        Where each distinct digest first comes, ascending, shape (D,), and the number of each digest among them, shape
+        (B,).
+
+    Example:
+        >>> first, numbers = distinct_digests(digest_strings(["plate", "wave", "plate", "ridge"]))
+        >>> first.tolist(), numbers.tolist()
+        ([0, 1, 3], [0, 1, 0, 2])
+    """
+    keys = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(16), len(digests), [None, pa.py_buffer(np.ascontiguousarray(digests))]
+    ).dictionary_encode()
+    numbers = keys.indices.to_numpy().astype(np.int64)
+    first = np.empty(len(keys.dictionary), dtype=np.int64)
+    # Of several writes to one place the last counts.
+    first[numbers[::-1]] = np.arange(len(numbers))[::-1]
+    return first, numbers
+
+
+def hexadecimals(numbers: NDArray[np.uint64]) -> pa.StringArray:
+    """Write numbers as 16 hexadecimal digits each. Shape (B,) → (B,).
+
+    Example:
+        >>> hexadecimals(np.array([255], dtype=np.uint64)).to_pylist()
+        ['00000000000000ff']
+    """
+    digits = pa.py_buffer(numbers.astype(">u8").tobytes().hex().encode())
+    ends = pa.py_buffer(np.arange(0, len(digits) + 1, 16, dtype=np.int32))
+    return pa.StringArray.from_buffers(len(numbers), ends, digits)
 
 
 def _numbers_of(digests: list[bytes]) -> NDArray[np.uint64]:

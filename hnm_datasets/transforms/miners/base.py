@@ -67,13 +67,13 @@ class MiningRows(NamedTuple):
             KeyError: A positive or judged negative is not in the corpus.
             ValueError: A query is empty.
         """
-        queries: list[str] = batch.queries().to_pylist()
+        queries = batch.queries()
         known = batch.known_positives_in(corpus)
         positives = batch.rows_in(POSITIVE_IDS, corpus) if batch.has(KNOWN_POSITIVE_IDS) else known
         codes = np.insert(corpus.copy_codes[known.values], known.offsets[1:], corpus.find_copies(queries))
         excluded = Ragged(offsets_of(known.lengths + 1), codes)
         judged = batch.rows_in(JUDGED_NEGATIVE_IDS, corpus) if JUDGED_NEGATIVE_IDS in columns else None
-        return cls(queries, batch.row_keys(), positives, known, excluded, judged)
+        return cls(queries.to_pylist(), batch.row_keys(), positives, known, excluded, judged)
 
 
 @dataclass(frozen=True)
