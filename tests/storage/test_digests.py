@@ -11,7 +11,14 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnm_datasets.storage.digests import ColumnsHasher, digest_slices, digest_strings, fingerprint
+from hnm_datasets.storage.digests import (
+    ColumnsHasher,
+    digest_slices,
+    digest_strings,
+    distinct_digests,
+    fingerprint,
+    hexadecimals,
+)
 
 TEXTS = st.lists(st.text(max_size=12), max_size=20)
 
@@ -136,3 +143,19 @@ def test_columns_are_hashed_apart():
     # In whatever order the columns come.
     assert digests_of({"text": ["one", "two"]}, {"id": ["a", "b"]}) == digests
     assert digests_of({}) == digests_of({"id": [], "text": []})
+
+
+def test_distinct_digests_are_those_of_both_numbers_in_the_order_in_which_they_come():
+    # Some share the first 64 bits, some the others.
+    digests = np.random.default_rng(0).integers(0, 3, (200, 2)).astype(np.uint64)
+    first, numbers = distinct_digests(digests)
+    assert (digests[first][numbers] == digests).all()
+    assert len(first) == len(set(map(tuple, digests.tolist())))
+    assert first.tolist() == [digests.tolist().index(digests[place].tolist()) for place in first]
+    assert (np.diff(first) > 0).all()
+
+
+def test_hexadecimals_are_those_of_python():
+    numbers = np.array([0, 1, 2**64 - 1, 0xABCDEF], dtype=np.uint64)
+    assert hexadecimals(numbers).to_pylist() == [f"{number:016x}" for number in numbers.tolist()]
+    assert len(hexadecimals(numbers[:0])) == 0
