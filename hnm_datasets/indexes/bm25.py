@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.corpus.passages import Corpus, check_corpus
-from hnm_datasets.indexes import bm25_kernels
+from hnm_datasets.indexes import bm25_kernels, bm25_skipping
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25_analyzer import STOP_WORDS, Analyzer, checked_pattern, language_of
 from hnm_datasets.indexes.bm25_building import CountedTokens
@@ -231,6 +231,7 @@ class BM25Index:
         """Let go of the files; the next search opens them again."""
         _OPENED.forget(self.fingerprint)
         _VOCABULARIES.forget(self.fingerprint)
+        bm25_skipping.close_bounds(self.fingerprint)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[str]]:
         """Return the tokens of texts as strings, in order, which bm25s' `retrieve` and `get_scores` take.
@@ -282,20 +283,18 @@ class BM25Index:
         tokens = queries if isinstance(queries, Tokens) else self.encode(queries)
         # The threads have no cache folder of their own: they get opened files.
         files, passages = _open(self), len(self.rows)
+        skips = k > 0 and passages >= bm25_skipping.PASSAGES_PER_HIT * k
+        bounds = bm25_skipping.open_bounds(self.fingerprint, files, passages) if skips else None
         hits = Hits(np.empty((len(tokens), k), dtype=np.int64), np.empty((len(tokens), k), dtype=np.float32))
 
         def search_chunk(start: int) -> None:
             stop = min(start + _QUERIES, len(tokens))
             keys = np.empty((stop - start, k), dtype=np.uint64)
-            bm25_kernels.search(
-                files.starts,
-                files.postings,
-                files.weights,
-                tokens.lists.offsets[start : stop + 1],
-                tokens.lists.values,
-                passages,
-                keys,
-            )
+            asked = tokens.lists.offsets[start : stop + 1], tokens.lists.values
+            if bounds is None:
+                bm25_kernels.search(files.starts, files.postings, files.weights, *asked, passages, keys)
+            else:
+                bm25_skipping.search(files, *asked, passages, bounds, keys)
             hits.rows[start:stop], hits.scores[start:stop] = hits_of(keys, k)
 
         with ThreadPoolExecutor(threads()) as pool:

@@ -1,0 +1,108 @@
+"""Searching large corpora without reading all postings: the files that it takes, and when it is worth it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.ragged import Ragged, offsets_of, take_lists
+from hnm_datasets.indexes import bm25_kernels, bm25_skipping_kernels
+from hnm_datasets.indexes.bm25_files import Postings
+from hnm_datasets.indexes.bm25_skipping_kernels import BLOCK, LEVELS, TILE, Bounds
+from hnm_datasets.storage.folders import build_once, cache_root
+from hnm_datasets.storage.mapped import open_array, save_array
+from hnm_datasets.storage.opened import Opened
+
+#: Goes into the names of the folders; raise it when the files change.
+_FORMAT = 1
+#: Passages per hit from which on it is faster than reading all postings.
+PASSAGES_PER_HIT = 20_000
+#: A token in this part of the passages has bounds for blocks, which take at most half the bytes of its postings.
+_MOST_FREQUENT = 16
+#: Postings that a token needs to have segments, and the most that a segment has on average.
+_FREQUENT, _SEGMENT = 512, 64
+
+_OPENED: Opened[Bounds] = Opened()
+
+
+def bounds_of(postings: Postings, passages: int) -> Bounds:
+    """Find the frequent tokens of an index and the bounds of their weights.
+
+    Args:
+        postings: Those of the index.
+        passages: How many are indexed.
+    """
+    frequencies = np.diff(postings.starts)
+    tokens = np.flatnonzero(frequencies >= _FREQUENT)
+    # Of each a slice of its own: `reduceat` would read all postings.
+    pairs = zip(postings.starts[tokens].tolist(), postings.starts[tokens + 1].tolist(), strict=True)
+    tops = np.array([postings.weights[start:stop].max() for start, stop in pairs], dtype=np.float32)
+    shifts = np.maximum(np.log2(_SEGMENT * passages / frequencies[tokens]), 0).astype(np.uint8)
+    offsets = offsets_of(((passages - 1) >> shifts.astype(np.int64)) + 2)
+    lined = frequencies[tokens] >= passages / _MOST_FREQUENT
+    blocks = -(-passages // (BLOCK * TILE)) * TILE
+    unit = float(tops[lined].max(initial=0) or tops.max(initial=0) or 1) / (LEVELS - 1)
+    bounds = Bounds(
+        tokens,
+        tops,
+        shifts,
+        offsets,
+        np.empty(offsets[-1], dtype=np.int32),
+        np.where(lined, np.cumsum(lined) - 1, -1).astype(np.int32),
+        np.zeros((int(lined.sum()), blocks), dtype=np.uint8),
+        np.array([unit]),
+    )
+    bm25_skipping_kernels.measure(postings.starts, postings.postings, postings.weights, bounds)
+    return bounds
+
+
+def open_bounds(name: str, postings: Postings, passages: int) -> Bounds:
+    """Map the bounds of an index, which are made on first use and kept in the cache directory.
+
+    Args:
+        name: The fingerprint of the index.
+        postings: Those of the index.
+        passages: How many are indexed.
+    """
+
+    def build(folder: Path) -> None:
+        for field, array in bounds_of(postings, passages)._asdict().items():
+            save_array(folder, field, array)
+
+    def opened() -> Bounds:
+        folder = build_once(cache_root() / "bm25-bounds", f"{name}-{_FORMAT}", build)
+        arrays: Any = (open_array(folder, field) for field in Bounds._fields)
+        return Bounds(*arrays)
+
+    return _OPENED.get(name, opened)
+
+
+def close_bounds(name: str) -> None:
+    """Let go of the bounds of an index."""
+    _OPENED.forget(name)
+
+
+def search(
+    postings: Postings,
+    offsets: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    passages: int,
+    bounds: Bounds,
+    out: NDArray[np.uint64],
+) -> None:
+    """Find the best passages of each query, the same as `bm25_kernels.search`, whose arguments these are."""
+    tokens, offsets = tokens[offsets[0] : offsets[-1]], offsets - offsets[0]
+    places = np.searchsorted(bounds.tokens, tokens)
+    known = np.append(bounds.tokens, -1)[places] == tokens
+    done = np.empty(len(out), dtype=np.bool_)
+    index = (postings.starts, postings.postings, postings.weights)
+    bm25_skipping_kernels.search(*index, offsets, tokens, passages, bounds, np.where(known, places, -1), out, done)
+    rest = np.flatnonzero(~done)
+    if len(rest):
+        left = take_lists(Ragged(offsets, tokens), rest)
+        keys = np.empty((len(rest), out.shape[1]), dtype=np.uint64)
+        bm25_kernels.search(*index, left.offsets, left.values, passages, keys)
+        out[rest] = keys
