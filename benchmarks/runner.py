@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 #: Packages whose versions are noted, where they are installed.
 PACKAGES = (
     "bm25s", "datasets", "faiss-cpu", "matplotlib", "numba", "numpy", "pyarrow", "rank_bm25", "sentence-transformers",
-    "torch", "transformers",
+    "tantivy", "torch", "transformers",
 )  # fmt: skip
 
 
