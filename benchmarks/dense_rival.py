@@ -77,9 +77,11 @@ def instrumented(side: str, model: Any, spent: dict[str, float]) -> Callable[...
     """Return one side's function, which adds the seconds inside encoding and search to `spent`."""
     if side == "ours":
         from hnm_datasets.indexes import exact
+        from hnm_datasets.models.embedding_job import EmbeddingJob
         from hnm_datasets.models.encoders import Encoder
 
         Encoder.encode = clocked(spent, "encode", Encoder.encode)
+        EmbeddingJob._encoded = clocked(spent, "encode", EmbeddingJob._encoded)
         exact.search = clocked(spent, "search", exact.search)
         return lambda *args, **options: hnm.mine_hard_negatives(*args, **options, verbose=False)
     import faiss

@@ -278,7 +278,9 @@ class Corpus:
             model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
                 (B, D).
             prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
-            batch_size: Passages per forward pass; passages of similar length go together.
+            batch_size: Of the longest passages, how many a transformer encodes at a time on a GPU; of shorter ones it
+                takes more. On a CPU it takes some hundreds of tokens at a time. 1: always a single passage. Other
+                models: passages per forward pass.
             dtype: `"float32"`, or `"float16"` for half the disk and memory and scores to three digits.
             devices: Run a process of the model on each of these, such as `["cuda:0", "cuda:1"]` or `["cpu", "cpu"]`;
                 None: the model works here, where it is. (With `devices`, a script needs `if __name__ == "__main__":`.)

@@ -144,7 +144,7 @@ def mine_hard_negatives(
         include_positives: Leave the positives among the candidates, for reranking sets; the format is then `"n-tuple"`.
         output_format: `"triplet"`, `"n-tuple"`, `"labeled-pair"` or `"labeled-list"`.
         output_scores: Write the scores too: `scores` of the positive and the negatives, or in place of the labels.
-        batch_size: Texts per forward pass.
+        batch_size: Texts per forward pass, see `Corpus.embed`.
         faiss_batch_size: Queries that are mined at a time.
         use_faiss: Ignored: the search is exact and in blocks either way.
         use_multi_process: Encode the passages in several processes: one per GPU, or four on the CPU; or a list of

@@ -205,11 +205,9 @@ class Description:
 
 def combined(*parts: bytes) -> bytes:
     """Make one digest of several; their number and lengths count."""
-    hasher = xxhash.xxh3_128()
-    for part in parts:
-        hasher.update(len(part).to_bytes(8, "little"))
-        hasher.update(part)
-    return hasher.digest()
+    return xxhash.xxh3_128_digest(
+        b"".join([item for part in parts for item in (len(part).to_bytes(8, "little"), part)])
+    )
 
 
 def _are_simple(values: Iterable[object]) -> bool:

@@ -229,29 +229,22 @@ class EmbeddingJob:
             return False
 
     def _encoded(self, shard: int, pool: Any, bar: Any) -> NDArray[Any]:
-        """Encode the distinct passages of a shard, long ones first, so that a batch has texts of one length."""
+        """Encode the distinct passages of a shard."""
         rows = np.asarray(self.rows(shard))
         start, first = rows[0], self.first_rows[rows]
         distinct = np.flatnonzero(first == rows)
         texts = self.corpus.texts(rows[distinct]).to_pylist()
-        order = np.argsort([-len(text) for text in texts], kind="stable")
-        size = self.encoder.group_size if pool is None else len(texts)
-        pieces = []
-        for begin in range(0, len(order), max(1, size)):
+        whole = np.empty((0, 0), dtype=self.dtype)
+        for places, vectors in self.encoder.parts(texts, pool):
             check_wanted()
-            chosen = order[begin : begin + size]
-            vectors = self.encoder.encode([texts[place] for place in chosen], pool)
             with np.errstate(over="ignore"):
                 kept = vectors.astype(self.dtype)
-            self._check(vectors, kept, rows[distinct[chosen]])
-            pieces.append(kept)
-            bar.update(len(chosen))
+            self._check(vectors, kept, rows[distinct[places]])
+            if not len(whole):
+                whole = np.zeros((len(rows), vectors.shape[1]), dtype=self.dtype)
+            whole[distinct[places]] = kept
+            bar.update(len(places))
         bar.update(len(rows) - len(distinct))
-        if not pieces:
-            return np.empty((0, 0), dtype=self.dtype)
-        encoded = np.concatenate(pieces)
-        whole = np.zeros((len(rows), encoded.shape[1]), dtype=self.dtype)
-        whole[distinct[order]] = encoded
         repeated = np.flatnonzero((first != rows) & (first >= start))
         whole[repeated] = whole[first[repeated] - start]
         return whole

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.models.handles import EmbeddingModel, LoadedModel, ModelHandle, load_model
+from hnm_datasets.models.token_batches import GROUP, encode_groups, reads_tokens
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.folders import cache_root
@@ -26,7 +27,7 @@ _TASKS = ("query", "document")
 #: Prompts that a model may bring for each task, in the order in which sentence-transformers looks for them.
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 #: Static embeddings are looked up and averaged, nothing is padded: large batches only save overhead.
-_STATIC_BATCH = 1024
+_STATIC_BATCH = 2048
 
 
 class Encoder(ModelHandle):
@@ -39,7 +40,9 @@ class Encoder(ModelHandle):
         prompt: The text before each text; None: the model's own prompt for the task, if it has one.
         normalize: Scale vectors to length 1; None: if the similarity is cosine.
         similarity: `"cosine"`, `"dot"` or `"euclidean"`; None: the model's own, and cosine for a function.
-        batch_size: Texts per forward pass. (At least 1,024 for static embeddings, which know no padding.)
+        batch_size: Of the longest texts, how many a transformer encodes at a time on a GPU; of shorter ones it takes
+            more. On a CPU it takes some hundreds of tokens at a time. 1: always a single text. For other models: texts
+            per forward pass, at least 2,048 for static embeddings.
         fingerprint: For a function: a name that changes whenever its vectors do.
 
     Attributes:
@@ -150,39 +153,79 @@ class Encoder(ModelHandle):
         # Most often every text is another one, and then this would copy all vectors.
         return rows if len(rows) == len(texts) else rows[back]
 
-    def encode(self, texts: Sequence[str], pool: Any = None) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode texts as they are, without the store.
 
         Args:
             texts: B texts.
-            pool: Worker processes of the model, see `pool`.
 
         Returns:
             Shape (B, D).
         """
         loaded = self.loaded
         if loaded.is_function:
-            found = loaded.model([self.prompt + text for text in texts])
-            vectors = np.asarray(found, dtype=np.float32)
-            if vectors.ndim != 2 or len(vectors) != len(texts):
-                raise ValueError(
-                    f"The embedding function must return an array of shape ({len(texts)}, D) for {len(texts)} texts, "
-                    f"got {vectors.shape}."
-                )
-            return _normalized(vectors) if self.normalize else vectors
+            return self._answers(loaded, texts)
+        parts = list(self._parts(loaded, texts, None))
+        vectors = np.empty((len(texts), parts[0][1].shape[1] if parts else 0), dtype=np.float32)
+        for places, part in parts:
+            vectors[places] = part
+        return vectors
+
+    def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Encode texts a part at a time, long ones first, so that progress is seen and batches are of like lengths.
+
+        Args:
+            texts: B texts.
+            pool: Worker processes of the model, see `pool`.
+
+        Yields:
+            Places of texts, of shape (P,), and their vectors, of shape (P, D).
+        """
+        yield from self._parts(self.loaded, texts, pool)
+
+    def _parts(
+        self, loaded: LoadedModel, texts: Sequence[str], pool: Any
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        by_tokens = not loaded.is_function and pool is None and self.batch_size > 1 and reads_tokens(loaded.model)
+        batch_size = max(self.batch_size, _STATIC_BATCH) if _is_static(loaded) else self.batch_size
+        if pool is not None:
+            size = len(texts)
+        elif by_tokens:
+            size = max(GROUP, batch_size)
+        else:
+            size = batch_size if _is_static(loaded) else 16 * batch_size
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        places = [order[start : start + size] for start in range(0, len(order), max(1, size))]
+        groups = [[texts[place] for place in part] for part in places]
+        if loaded.is_function:
+            yield from zip(places, (self._answers(loaded, group) for group in groups), strict=True)
+            return
         with loaded.in_use() as model:
-            encode = model.encode_query if self.task == "query" else model.encode_document
-            vectors = np.asarray(
-                encode(
-                    list(texts),
-                    prompt=self.prompt,
-                    batch_size=max(self.batch_size, _STATIC_BATCH) if _is_static(loaded) else self.batch_size,
-                    show_progress_bar=False,
-                    # In half precision torch's lengths are off by some thousandths, and with them every cosine.
-                    normalize_embeddings=self.normalize and str(model.dtype) == "torch.float32",
-                    pool=pool,
-                ),
-                dtype=np.float32,
+            method = model.encode_query if self.task == "query" else model.encode_document
+            # In half precision torch's lengths are off by some thousandths, and with them every cosine.
+            scaled = self.normalize and str(model.dtype) == "torch.float32"
+
+            def encode(group: list[str]) -> NDArray[np.float32]:
+                options = {"show_progress_bar": False, "normalize_embeddings": scaled, "pool": pool}
+                found = method(group, prompt=self.prompt, batch_size=batch_size, **options)
+                return np.asarray(found, dtype=np.float32)
+
+            if by_tokens:
+                vectors = encode_groups(
+                    model, groups, encode, task=self.task, prompt=self.prompt, batch_size=batch_size, normalize=scaled
+                )
+            else:
+                vectors = map(encode, groups)
+            for part, found in zip(places, vectors, strict=True):
+                yield part, _normalized(found) if self.normalize else found
+
+    def _answers(self, loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return what the function gives. Shape (B, D)."""
+        vectors = np.asarray(loaded.model([self.prompt + text for text in texts]), dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise ValueError(
+                f"The embedding function must return an array of shape ({len(texts)}, D) for {len(texts)} texts, "
+                f"got {vectors.shape}."
             )
         return _normalized(vectors) if self.normalize else vectors
 
@@ -203,11 +246,6 @@ class Encoder(ModelHandle):
         """Delete the vectors that are kept on disk, because nobody will ask for them again."""
         _RESULTS.forget(self.fingerprint)
         shutil.rmtree(cache_root() / "vectors" / self.fingerprint, ignore_errors=True)
-
-    @property
-    def group_size(self) -> int:
-        """How many texts to encode at a time so that batches are full and progress is seen."""
-        return _STATIC_BATCH if _is_static(self.loaded) else 16 * self.batch_size
 
     def _results(self) -> Results:
         return _RESULTS.get(self.fingerprint, lambda: Results("vectors", self.fingerprint))
@@ -240,10 +278,14 @@ def shortened(text: str) -> str:
 def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale vectors to length 1 where they are not, to the precision of float32."""
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scaled = (vectors / lengths[:, None]).astype(np.float32)
     # Vectors that torch has scaled keep their bits.
-    return np.where((np.abs(lengths - 1) > 1e-5)[:, None], scaled, vectors)
+    others = np.flatnonzero(~(np.abs(lengths - 1) <= 1e-5))
+    if not len(others):
+        return vectors
+    scaled = vectors.copy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scaled[others] = (vectors[others] / lengths[others, None]).astype(np.float32)
+    return scaled
 
 
 def _own_prompt(loaded: LoadedModel, task: str) -> str:

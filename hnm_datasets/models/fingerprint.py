@@ -151,7 +151,7 @@ def model_digests(model: torch.nn.Module) -> ModelDigests:
     return ModelDigests(combined(*description.weights), settings, combined(tokens or b"", answers))
 
 
-def quick_digests(model: torch.nn.Module, *, with_tokens: bool = True) -> ModelDigests:
+def quick_digests(model: torch.nn.Module) -> ModelDigests:
     """Describe a model so that a change in this process is noticed, without reading the weights.
 
     A tensor is told by its address, its version and some of its numbers: writing through `.data`, as adapters and
@@ -159,19 +159,26 @@ def quick_digests(model: torch.nn.Module, *, with_tokens: bool = True) -> ModelD
     """
     description = _ModelDescription(quick=True)
     settings = description.digest(model)
-    tokens = _tokens(model, description, long=False) if with_tokens else None
+    tokens = _tokens(model, description, long=False)
     return ModelDigests(combined(*description.weights), settings, tokens or b"")
+
+
+def quick_settings(model: torch.nn.Module) -> bytes:
+    """Describe the settings alone, as in `quick_digests`."""
+    return _ModelDescription(quick=True, with_weights=False).digest(model)
 
 
 class _ModelDescription(Description):
     """A description that knows modules, configurations and tokenizers.
 
     Attributes:
-        weights: The digests of the parameters and saved buffers, in the order of the modules.
+        with_weights: Whether parameters and saved buffers are read.
+        weights: Their digests, in the order of the modules.
     """
 
-    def __init__(self, *, quick: bool) -> None:
+    def __init__(self, *, quick: bool, with_weights: bool = True) -> None:
         super().__init__(quick=quick)
+        self.with_weights = with_weights
         self.weights: list[bytes] = []
         self._filters: dict[type, frozenset[str]] = {}
 
@@ -226,7 +233,7 @@ class _ModelDescription(Description):
                 continue
             if name in module._non_persistent_buffers_set:  # made by the class; some are made again for long texts
                 parts.append(self.digest(tensor))
-            else:
+            elif self.with_weights:
                 self.weights.append(combined(name.encode(), self.digest(tensor)))
         for name, child in module._modules.items():
             parts += [name.encode(), self.digest(child)]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.models.fingerprint import ModelDigests, model_digests, quick_digests
+from hnm_datasets.models.fingerprint import ModelDigests, model_digests, quick_digests, quick_settings
 from hnm_datasets.runtime.workers import in_worker
 from hnm_datasets.storage.digests import fingerprint
 
@@ -103,7 +103,7 @@ class LoadedModel:
         """Give the model to use; changes that its use makes, such as a table that a layer fills, keep its name."""
         yield self.model
         if self._seen is not None and self._digests is not None:
-            settings = quick_digests(self.model, with_tokens=False).settings
+            settings = quick_settings(self.model)
             if settings != self._seen.settings:
                 self._digests = self._digests._replace(settings=model_digests(self.model).settings)
                 self._seen = self._seen._replace(settings=settings)

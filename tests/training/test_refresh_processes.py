@@ -234,13 +234,13 @@ from hnm_datasets.storage.folders import cache_root
 
 embedding_job._SHARD = 16
 rank, root = int(os.environ["RANK"]), Path(os.environ["ROOT"])
-encoded, encode = [], Encoder.encode
+encoded, parts = [], Encoder.parts
 
 def counted(self, texts, *arguments, **options):
     encoded.extend(texts)
-    return encode(self, texts, *arguments, **options)
+    return parts(self, texts, *arguments, **options)
 
-Encoder.encode = counted
+Encoder.parts = counted
 
 
 class Watch(TrainerCallback):

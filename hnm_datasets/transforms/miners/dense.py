@@ -49,7 +49,7 @@ class DenseNegatives(Miner):
         index: The index to search; by default `DenseIndex(corpus.embed(model, prompt=prompt))`: exact search over
             embeddings that are made once, on first use. With other options:
             `DenseIndex(corpus.embed(model), "HNSW32")`.
-        batch_size: Texts per forward pass.
+        batch_size: Texts per forward pass, see `Corpus.embed`.
         fingerprint: For a function: a name that changes whenever its vectors do.
 
     Columns read:

@@ -31,7 +31,7 @@ class BiEncoderScores(Scorer):
         query_prompt: The text before each query; None: the model's own prompt for queries, if it has one.
         prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
         embeddings: The vectors of the whole corpus by the model, to look them up; `prompt` is then theirs.
-        batch_size: Texts per forward pass.
+        batch_size: Texts per forward pass, see `Corpus.embed`.
         fingerprint: For a function: a name that changes whenever its vectors do.
 
     Columns read:
