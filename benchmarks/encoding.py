@@ -40,8 +40,8 @@ FEW = (1, 5, 20)
 
 
 def load_model(run: Run) -> SentenceTransformer:
-    """Load the model by its path or Hub id; "minilm": from the package that brings its weights."""
-    return make_model("minilm") if run.model == "minilm" else SentenceTransformer(run.model)
+    """Load the model in float32, by its path or Hub id; "minilm": from the package that brings its weights."""
+    return make_model("minilm") if run.model == "minilm" else SentenceTransformer(run.model).float()
 
 
 def real_texts(run: Run, count: int, queries: float) -> list[str]:

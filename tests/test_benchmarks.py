@@ -81,6 +81,18 @@ def test_the_benchmark_of_a_gpu_runs_on_a_cpu_without_faiss(tmp_path, tiny_model
     assert (tmp_path / f"gpu-{small_set.name}.md").read_text().count("because there is no GPU") == len(found)
 
 
+def test_the_benchmark_of_encoding_runs(tmp_path, tiny_model, small_set):
+    options = ["--model", tiny_model, "--out", tmp_path, "--repeats", 1, "--texts", 12, "--sizes", 8, 32]
+    options += ["--parts", "mixed", "few"]
+    command = [sys.executable, BENCHMARKS / "encoding.py", small_set, *options]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / f"encoding-{small_set.name}.json").read_text())
+    assert list(found["mixed"]["found"]["seconds"]) == ["Encoder", "corpus.embed", "8", "32"]
+    assert [one["texts"] for one in found["few"]["found"]] == [1, 5, 20]
+
+
 def test_hits_that_differ_in_one_bit_are_refused(monkeypatch):
     import numpy as np
 

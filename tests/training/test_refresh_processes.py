@@ -234,13 +234,13 @@ from hnm_datasets.storage.folders import cache_root
 
 embedding_job._SHARD = 16
 rank, root = int(os.environ["RANK"]), Path(os.environ["ROOT"])
-encoded, parts = [], Encoder.parts
+encoded, parts = [], Encoder._parts
 
-def counted(self, texts, *arguments, **options):
+def counted(self, loaded, texts, *arguments, **options):
     encoded.extend(texts)
-    return parts(self, texts, *arguments, **options)
+    return parts(self, loaded, texts, *arguments, **options)
 
-Encoder.parts = counted
+Encoder._parts = counted
 
 
 class Watch(TrainerCallback):
