@@ -18,6 +18,7 @@ from runner import SEED, Run, table
 from hnm_datasets.indexes import device_search, exact
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bounds import Blocks
+from hnm_datasets.indexes.candidates import Known
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -40,7 +41,7 @@ class Searched(NamedTuple):
     unsure: float
 
 
-def search_on_device(queries: Any, vectors: Any, k: int, similarity: str, blocks: Blocks) -> Searched:
+def search_on_device(queries: Any, vectors: Any, k: int, similarity: str, known: Known) -> Searched:
     """Search as on a machine with a GPU; where there is none, the CPU does what the GPU would."""
     spent: dict[str, float] = {}
     unsure: list[int] = []
@@ -58,14 +59,14 @@ def search_on_device(queries: Any, vectors: Any, k: int, similarity: str, blocks
         patch.object(exact, "search_on_device", watched),
         patch.object(device_search, "find", clocked(spent, "device", device_search.find)),
     ):
-        hits = exact.search(queries, vectors, k, similarity, blocks)
+        hits = exact.search(queries, vectors, k, similarity, known)
     return Searched(hits, spent["device"], sum(unsure) / len(queries))
 
 
-def search_on_cpu(queries: Any, vectors: Any, k: int, similarity: str, blocks: Blocks) -> Hits:
+def search_on_cpu(queries: Any, vectors: Any, k: int, similarity: str, known: Known) -> Hits:
     """Search as on a machine without a GPU."""
     with patch.object(torch.cuda, "is_available", return_value=False):
-        return exact.search(queries, vectors, k, similarity, blocks)
+        return exact.search(queries, vectors, k, similarity, known)
 
 
 def search_by_torch(queries: torch.Tensor, vectors: torch.Tensor, k: int) -> list[torch.Tensor]:
@@ -105,11 +106,12 @@ def search(run: Run) -> list[dict[str, Any]]:
     found = []
     for dimension in run.dimensions:
         vectors, queries = clustered(run.vectors, dimension, 1), clustered(run.queries, dimension, 2)
-        blocks_s, blocks = timed(lambda vectors=vectors: Blocks.of(vectors, "cosine"), run.repeats)
+        blocks_s, _ = timed(lambda vectors=vectors: Blocks.of(vectors, "cosine"), run.repeats)
+        known = Known(vectors, "cosine")
         for warm_up in (search_on_device, search_on_cpu):
-            warm_up(queries[:COMPARED], vectors, 1, "cosine", blocks)
+            warm_up(queries[:COMPARED], vectors, 1, "cosine", known)
         for k in DEPTHS:
-            asked = (vectors, k, "cosine", blocks)
+            asked = (vectors, k, "cosine", known)
             ours, searched = timed(partial(search_on_device, queries, *asked), run.repeats)
             cpu, expected = timed(partial(search_on_cpu, queries[:COMPARED], *asked), run.repeats)
             check_same(searched.hits, expected, f"{len(vectors)} vectors of {dimension} dimensions, k = {k}")
@@ -188,9 +190,9 @@ def bits(run: Run) -> list[dict[str, Any]]:
         searches, unsure = 0, []
         for similarity, dtype in ((one, dtype) for one in SIMILARITIES for dtype in ("float32", "float16")):
             vectors = (unit(plain) if similarity == "cosine" else plain).astype(dtype)
-            blocks = Blocks.of(vectors, similarity)
+            known = Known(vectors, similarity)
             for k in DEPTHS:
-                asked = (queries, vectors, k, similarity, blocks)
+                asked = (queries, vectors, k, similarity, known)
                 searched = search_on_device(*asked)
                 check_same(searched.hits, search_on_cpu(*asked), f"{name}, {size} {dtype}, {similarity}, k = {k}")
                 searches += 1

@@ -107,36 +107,64 @@ def widths(queries: NDArray[np.float32], blocks: Blocks, similarity: str, *, rou
         Shape (B, blocks); infinite where sums may be.
     """
     asked, lost = (norms[:, None] for norms in norms_of(as_asked(queries, similarity)))
-    # The sums of the product, and those of the exact score.
-    share = 2 * (queries.shape[1] + 16) * _UNIT
-    found = share * asked * blocks.norms
+    found = exact_widths(asked, blocks.norms, queries.shape[1])
     if rounded:
+        share = _share(queries.shape[1])
         found += (1 + share) * (lost * blocks.norms + (asked + lost) * blocks.errors)
-    overflows = (asked + 1) * (blocks.norms + 1) > _LARGEST
     if similarity == "euclidean":
         # The squares of the exact distance are summed up, and the root of it is rounded too.
         squares = (asked + blocks.largest) ** 2
-        found += share * squares
-        overflows |= squares > _LARGEST
-    found += queries.shape[1] * _SMALLEST * (1 + asked + blocks.norms)
-    found[overflows] = np.inf
+        found += _share(queries.shape[1]) * squares
+        found[squares > _LARGEST] = np.inf
     # Rounded up.
     return np.asarray(found * (1 + 2.0**-20), dtype=np.float32)
 
 
+def exact_widths(asked: NDArray[np.float64], norms: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:
+    """Return how far sums of products in float32, the exact score's among them, may be from the true product.
+
+    Args:
+        asked: The norms of queries. Shape (B, 1).
+        norms: The norms of passages. Shape (blocks,).
+        dimension: How many numbers are summed up.
+
+    Returns:
+        Shape (B, blocks); infinite where sums may be.
+    """
+    # The sums of the product, and those of the exact score.
+    found = _share(dimension) * asked * norms + dimension * _SMALLEST * (1 + asked + norms)
+    found[(asked + 1) * (norms + 1) > _LARGEST] = np.inf
+    return found
+
+
+def _share(dimension: int) -> float:
+    return 2 * (dimension + 16) * _UNIT
+
+
 def bounds_of_exact(
-    queries: NDArray[np.float32], scores: NDArray[np.float32], similarity: str
+    queries: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    similarity: str,
+    constants: NDArray[np.float64],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return what products that stand for exact scores are at least and at most. Shapes (B, D), (B, K)."""
-    if similarity == "euclidean":
-        squares = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)[:, None]
-        distances = np.square(scores, dtype=np.float64)
-        middle, off = (squares - distances) / 2, 2.0**-20 * (squares + distances)
-        # Infinite distances stay so.
-        with np.errstate(over="ignore", invalid="ignore"):
-            lowest, highest = (middle - off).astype(np.float32), (middle + off).astype(np.float32)
-    else:
-        lowest, highest = scores.copy(), scores.copy()
+    """Return what products that stand for exact scores are at least and at most.
+
+    Args:
+        queries: Shape (B, D).
+        scores: Exact ones. Shape (B, K).
+        similarity: As for `widths`.
+        constants: What the products lack of each query's scores. Shape (B,).
+    """
+    # Infinite scores stay so.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if similarity == "euclidean":
+            squares = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)[:, None]
+            distances = np.square(scores, dtype=np.float64)
+            middle, off = (squares - distances) / 2, 2.0**-20 * (squares + distances)
+        else:
+            middle = scores - constants[:, None]
+            off = np.where(constants[:, None] == 0, 0, 2.0**-23 * np.abs(middle))
+        lowest, highest = (middle - off).astype(np.float32), (middle + off).astype(np.float32)
     # Where sums overflow, a score may be no number.
     lowest[np.isnan(lowest)], highest[np.isnan(highest)] = -np.inf, np.inf
     return lowest, highest

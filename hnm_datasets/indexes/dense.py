@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.corpus.passages import Corpus
-from hnm_datasets.indexes import exact
+from hnm_datasets.indexes import exact, quantized
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.indexes.bounds import Blocks
+from hnm_datasets.indexes.candidates import Known, is_whole
+from hnm_datasets.indexes.quick import quick_products
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.runtime.timing import clocked
@@ -40,6 +42,8 @@ _TRAINING_PER_LIST = 64
 #: Queries whose recall is measured.
 _SAMPLE = 1000
 _FILE = "index.faiss"
+#: Vectors of fewer numbers in all are rounded by each process, in some hundredths of a second.
+_SMALL = 1 << 24
 #: FAISS on a GPU finds no more than that.
 _MOST_ON_GPU = 2048
 
@@ -48,8 +52,9 @@ _MOST_ON_GPU = 2048
 class DenseIndex:
     """Search the embeddings of a corpus, exactly or through an approximate FAISS index.
 
-    `"Flat"`, the default, is exact: it reads the memory-mapped embeddings as they are, so it needs no building and no
-    memory of its own; where there is a GPU, it is searched there. Any other factory string makes that FAISS index once,
+    `"Flat"`, the default, is exact: it reads the memory-mapped embeddings as they are. On processors that multiply
+    bytes quickly, the first search of many writes their numbers in a byte each, a quarter of their size; where there
+    is a GPU, they are searched there. Any other factory string makes that FAISS index once,
     keeps it under the `datasets` cache directory and opens it memory-mapped (or on the GPUs, by a FAISS that has them);
     what it finds is scored again from the embeddings, so that scores are exact and comparable whatever the index.
     Vectors are compared by the similarity of the embeddings.
@@ -132,29 +137,43 @@ class DenseIndex:
     @property
     def nbytes(self) -> int:
         """The bytes of the files that a search maps."""
-        if self.is_exact:
-            return self._vectors.nbytes
         self.prepare()
-        return folder_size(cache_root() / "dense" / self._built)
+        own = self._vectors.nbytes if self.is_exact else 0
+        return own + (folder_size(self._folder) if self._has_folder else 0)
 
     def prepare(self) -> None:
-        """Build the FAISS index and keep it in the cache directory, unless it is there; the first search does the same.
+        """Build the index and keep it in the cache directory, unless it is there; the first search does the same.
 
-        The exact index needs no building.
+        Of an exact index of many vectors these are their numbers in a byte each, where they speed up a search: by the
+        cosine or the dot product, on a processor that multiplies bytes quickly.
         """
-        if not self.is_exact:
+        if self._has_folder:
             with clocked("index"):
                 build_once(cache_root() / "dense", self._built, self._build)
 
     def close(self) -> None:
         """Let go of the index and of what was read of the vectors; the next search opens them again."""
         _OPENED.forget(self.fingerprint)
-        _BLOCKS.forget(self.fingerprint)
+        _KNOWN.forget(self.fingerprint)
         release(self._vectors)
 
     @property
     def _vectors(self) -> NDArray[Any]:
         return self.embeddings.vectors[self.rows.start : self.rows.stop]
+
+    @property
+    def _folder(self) -> Path:
+        return cache_root() / "dense" / self._built
+
+    @property
+    def _has_folder(self) -> bool:
+        return not self.is_exact or self._is_quantized
+
+    @property
+    def _is_quantized(self) -> bool:
+        if not self.is_exact or exact.is_on_gpu() or len(self.rows) * self.embeddings.dimension < _SMALL:
+            return False
+        return is_whole(self.embeddings.similarity, self.embeddings.dimension, quick_products())
 
     @property
     def _built(self) -> str:
@@ -216,8 +235,8 @@ class DenseIndex:
     def discard(self) -> None:
         """Delete the index and its vectors, for example those of a model in the middle of its training."""
         _OPENED.forget(self.fingerprint)
-        _BLOCKS.forget(self.fingerprint)
-        shutil.rmtree(cache_root() / "dense" / self._built, ignore_errors=True)
+        _KNOWN.forget(self.fingerprint)
+        shutil.rmtree(self._folder, ignore_errors=True)
         self.embeddings.discard()
 
     def search_shard(self, queries: NDArray[np.float32], k: int) -> tuple[Hits, None]:
@@ -239,8 +258,12 @@ class DenseIndex:
 
     def _search_exact(self, queries: NDArray[np.float32], k: int) -> Hits:
         vectors, similarity = self._vectors, self.embeddings.similarity
-        blocks = _BLOCKS.get(self.fingerprint, lambda: Blocks.of(vectors, similarity))
-        return exact.search(queries, vectors, k, similarity, blocks)
+
+        def known() -> Known:
+            self.prepare()
+            return Known(vectors, similarity, self._folder if self._is_quantized else None)
+
+        return exact.search(queries, vectors, k, similarity, _KNOWN.get(self.fingerprint, known))
 
     def _search_approximate(self, queries: NDArray[np.float32], k: int) -> Hits:
         import faiss
@@ -266,16 +289,22 @@ class DenseIndex:
     # ---- building ------------------------------------------------------------------------------------------------
 
     def _build(self, folder: Path) -> None:
+        name = "whole numbers" if self.is_exact else self.factory
+        with tqdm(total=len(self.rows), desc=f"Indexing vectors ({name})", unit=" passages") as bar:
+            for added in quantized.write(self._vectors, folder) if self.is_exact else self._write_faiss(folder):
+                bar.update(added)
+
+    def _write_faiss(self, folder: Path) -> Iterator[int]:
+        """Build a FAISS index, and yield how many vectors were added after each block."""
         import faiss
 
         index = self._empty_index()
         self._check_options(index)
         if not index.is_trained:
             index.train(self._training_vectors(index))
-        with tqdm(total=len(self.rows), desc=f"Indexing vectors ({self.factory})", unit=" passages") as bar:
-            for block in self.embeddings.blocks(self.rows):
-                index.add(block)
-                bar.update(len(block))
+        for block in self.embeddings.blocks(self.rows):
+            index.add(block)
+            yield len(block)
         try:
             faiss.write_index(index, str(folder / _FILE))
         except RuntimeError as error:
@@ -349,7 +378,7 @@ def _reason(error: RuntimeError) -> str:
 
 
 #: What exact searches know of the vectors beside themselves.
-_BLOCKS: Opened[Blocks] = Opened()
+_KNOWN: Opened[Known] = Opened()
 
 #: The index in memory or mapped, and its copy on the GPUs, if there are any.
 _OPENED: Opened[tuple[Any, Any]] = Opened()
@@ -360,7 +389,7 @@ def _open(index: DenseIndex) -> tuple[Any, Any]:
         import faiss
 
         index.prepare()
-        path = cache_root() / "dense" / index._built / _FILE
+        path = index._folder / _FILE
         found = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
         index._set_search_options(found)
         on_gpus = faiss.get_num_gpus() > 0 and not in_worker()

@@ -55,7 +55,7 @@ def keep(
         threshold -= np.abs(threshold) * np.float32(1e-6)
         for start in range(0, width, RUN):
             stop = min(start + RUN, width)
-            if stop - start == RUN and _all_below(line[start:stop], behind, threshold):
+            if stop - start == RUN and not _not_below(line[start:stop], behind, threshold):
                 continue
             for place in range(start, stop):
                 score = np.uint32(np.uint32(line[place]) << behind).view(np.float32)
@@ -70,14 +70,65 @@ def keep(
         counts[query] = count
 
 
+@compiled
+def keep_whole(
+    products: NDArray[np.int32],
+    scales: NDArray[np.float64],
+    first: int,
+    errors: NDArray[np.float32],
+    limits: NDArray[np.float32],
+    lowest: NDArray[np.float32],
+    highest: NDArray[np.float32],
+    rows: NDArray[np.uint32],
+    counts: NDArray[np.int64],
+) -> None:
+    """Do what `keep` does for products of whole numbers.
+
+    Args:
+        products: Shape (B, C).
+        scales: What a unit stands for, for each query. Shape (B,).
+        first: As for `keep`, as is all that follows.
+        errors: How far it may be off.
+        limits: What the k-th best score is at least.
+        lowest: Receives what a score is at least.
+        highest: Receives what it is at most.
+        rows: Receives the row numbers.
+        counts: How many are kept of each query.
+    """
+    width = products.shape[1]
+    for query in range(products.shape[0]):
+        line, low, high, numbers = products[query], lowest[query], highest[query], rows[query]
+        scale, error, count = scales[query], errors[query], counts[query]
+        # Rounded down, and cut to what a product can be.
+        threshold = np.int32(max(min(np.floor((limits[query] - error) / scale), 2.0**31 - 1), -(2.0**31)))
+        for start in range(0, width, RUN):
+            stop = min(start + RUN, width)
+            if stop - start == RUN and not _reached(line[start:stop], threshold):
+                continue
+            for place in range(start, stop):
+                if line[place] >= threshold:
+                    score = line[place] * scale
+                    low[count], high[count] = score - error, score + error
+                    numbers[count] = first + place
+                    count += 1
+        counts[query] = count
+
+
 @numba.njit(nogil=True)
-def _all_below(bits: Any, behind: Any, threshold: Any) -> Any:
-    # A loop of 64 becomes vector instructions, one of 32 is written out 32 times. What is no number, where sums
-    # overflow, is not below.
-    below = True
+def _not_below(bits: Any, behind: Any, threshold: Any) -> Any:
+    # What is no number, where sums overflow, is not below. Counting becomes vector instructions, in loops of 64.
+    found = 0
     for place in range(RUN):
-        below &= np.uint32(np.uint32(bits[place]) << behind).view(np.float32) < threshold
-    return below
+        found += not np.uint32(np.uint32(bits[place]) << behind).view(np.float32) < threshold
+    return found
+
+
+@numba.njit(nogil=True)
+def _reached(products: Any, threshold: Any) -> Any:
+    found = 0
+    for place in range(RUN):
+        found += products[place] >= threshold
+    return found
 
 
 @compiled
@@ -148,9 +199,10 @@ def _number_at(place: Any) -> Any:
 def score_found(
     queries: NDArray[np.float32],
     vectors: NDArray[np.float32],
-    found: NDArray[np.int64] | NDArray[np.uint32],
+    found: NDArray[np.int64],
     counts: NDArray[np.int64],
     euclidean: bool,
+    rows_at_once: int,
     keys: NDArray[np.uint64],
 ) -> None:
     """Score what a search found, the same way for all batches.
@@ -158,21 +210,26 @@ def score_found(
     Args:
         queries: Shape (B, D).
         vectors: Shape (N, D).
-        found: Row numbers. Shape (B, F).
+        found: Row numbers, ascending. Shape (B, F).
         counts: How many of them count, in each line. Shape (B,).
         euclidean: Score by the negative distance, else by the dot product.
+        rows_at_once: Passages that are scored for all queries before the next ones, while a cache holds them.
         keys: Filled with keys of scores and rows, for `hits_of`. Shape (B, at least the largest of `counts`).
     """
     exact = np.empty(1, dtype=np.float32)
     bits = exact.view(np.uint32)
+    places = np.zeros(len(queries), dtype=np.int64)
+    for start in range(0, len(vectors), rows_at_once):
+        for query in range(len(queries)):
+            place, count = places[query], counts[query]
+            while place < count and found[query, place] < start + rows_at_once:
+                row = found[query, place]
+                exact[0] = _score(queries[query], vectors[row], euclidean)
+                keys[query, place] = key_of(bits[0], row)
+                place += 1
+            places[query] = place
     for query in range(len(queries)):
-        for place in range(keys.shape[1]):
-            if place >= counts[query]:
-                keys[query, place] = NO_KEY
-                continue
-            row = found[query, place]
-            exact[0] = _score(queries[query], vectors[row], euclidean)
-            keys[query, place] = key_of(bits[0], row)
+        keys[query, counts[query] :] = NO_KEY
 
 
 @compiled

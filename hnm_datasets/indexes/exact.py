@@ -8,8 +8,6 @@ the batch in their last digits.
 
 from __future__ import annotations
 
-import functools
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,22 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged
-from hnm_datasets.indexes import dense_kernels, device_search
+from hnm_datasets.indexes import candidates, dense_kernels, device_search
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.indexes.bounds import BLOCK, OUTPUT, Blocks, as_asked, as_products, bounds_of_exact, widths
+from hnm_datasets.indexes.bounds import Blocks
+from hnm_datasets.indexes.candidates import Known
+from hnm_datasets.indexes.kept import Kept
 from hnm_datasets.indexes.keys import hits_of
+from hnm_datasets.indexes.quick import quick_products
 from hnm_datasets.runtime.workers import in_worker, single_threaded_torch, threads
 
-#: Queries of a thread's turn: with the passages of a block, their scores stay in the second-level cache.
-_TURN = 512
+#: Queries of a thread's turn: what they found is scored together, so the more, the less is read.
+_TURN = 1024
 #: Queries that a thread ranks at a time.
 _RANKED = 128
 #: Bytes that a thread may keep of candidates.
 _KEPT = 1 << 26
+#: Bytes of passages that are scored together.
+_SCORED = 1 << 21
 
 
 def search(
-    queries: NDArray[np.float32], vectors: NDArray[Any], k: int, similarity: str, blocks: Blocks | None = None
+    queries: NDArray[np.float32], vectors: NDArray[Any], k: int, similarity: str, known: Known | None = None
 ) -> Hits:
     """Return the k best vectors of each query, of equal ones the first.
 
@@ -41,30 +44,41 @@ def search(
         vectors: Shape (N, D), float32 or float16.
         k: Places per query.
         similarity: `"cosine"` (of vectors that have length 1), `"dot"` or `"euclidean"`.
-        blocks: What `Blocks.of` says of the vectors; None: it is asked now.
+        known: What an earlier search found out of the vectors; None: nothing.
 
     Returns:
         Rows and scores of shape (B, k), see `Hits`; the score of a euclidean search is the negative distance.
     """
-    import torch
-
-    blocks = Blocks.of(vectors, similarity) if blocks is None else blocks
-    on_gpu = torch.cuda.is_available() and not in_worker()
-    rounded = not on_gpu and has_fast_bfloat16()
+    known = Known(vectors, similarity) if known is None else known
+    on_gpu = is_on_gpu()
+    # What a GPU leaves is not worth rounding all vectors to bytes.
+    products = quick_products() - {"int8"} if on_gpu else quick_products()
     hits = Hits(np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float32))
+    most = min(k, len(vectors))
 
     def turn(which: NDArray[np.int64]) -> None:
         own = queries[which]
-        found = _found(own, vectors, min(k, len(vectors)), similarity, blocks, rounded=rounded)
+
+        def rank_some(some: NDArray[np.int64], rows: NDArray[Any], counts: NDArray[np.int64]) -> Hits:
+            return rank(own[some], vectors, rows, counts, most, similarity)
+
+        found = candidates.find(own, known, most, products, rank_some)
         hits.rows[which], hits.scores[which] = rank(own, vectors, found.rows, found.counts, k, similarity)
 
     with single_threaded_torch(), ThreadPoolExecutor(threads()) as pool:
         left = np.arange(len(queries))
         if on_gpu:
-            left = search_on_device(queries, vectors, similarity, blocks, "cuda", hits, pool)
-        size = max(1, min(_TURN, _KEPT // _Kept.nbytes_of(1, k), -(-len(left) // threads())))
+            left = search_on_device(queries, vectors, similarity, known.blocks, "cuda", hits, pool)
+        size = max(1, min(_TURN, _KEPT // Kept.nbytes_of(1, k), -(-len(left) // threads())))
         list(pool.map(turn, (left[start : start + size] for start in range(0, len(left), size))))
     return hits
+
+
+def is_on_gpu() -> bool:
+    """Return whether searches of this process run on a GPU."""
+    import torch
+
+    return torch.cuda.is_available() and not in_worker()
 
 
 def search_on_device(
@@ -105,110 +119,6 @@ def _rank_in_parts(
     list(pool.map(turn, range(0, len(queries), _RANKED)))
 
 
-class _Kept:
-    """The passages that may be among the best of B queries.
-
-    Attributes:
-        lowest: What the score of each is at least, see `bounds`. Shape (B, capacity).
-        highest: What it is at most.
-        rows: Their row numbers.
-        counts: How many there are of each query. Shape (B,).
-        limits: What the k-th best score is at least. Shape (B,).
-    """
-
-    def __init__(self, queries: int, k: int) -> None:
-        self.k, self.room = k, _room(k)
-        shape = (queries, self.room + BLOCK)
-        self.lowest, self.highest = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
-        self.rows = np.empty(shape, dtype=np.uint32)
-        self.counts = np.zeros(queries, dtype=np.int64)
-        self.limits = np.full(queries, -np.inf, dtype=np.float32)
-
-    def add(self, bits: NDArray[Any], shift: int, share: float, first: int, errors: NDArray[np.float32]) -> None:
-        """Keep what may be among the k best of the passages from the row `first` on; see `dense_kernels.keep`."""
-        dense_kernels.keep(
-            bits, shift, share, first, errors, self.limits, self.lowest, self.highest, self.rows, self.counts
-        )
-
-    @staticmethod
-    def nbytes_of(queries: int, k: int) -> int:
-        """Return the bytes that it takes."""
-        return 12 * queries * (_room(k) + BLOCK)
-
-    def thin_out(self, most: int) -> None:
-        """Drop what cannot be among the k best, of the queries that keep more than `most`."""
-        dense_kernels.thin_out(self.k, most, self.lowest, self.highest, self.rows, self.counts, self.limits)
-
-
-def _room(k: int) -> int:
-    return 4 * k + 128
-
-
-def _found(
-    queries: NDArray[np.float32], vectors: NDArray[Any], k: int, similarity: str, blocks: Blocks, *, rounded: bool
-) -> _Kept:
-    """Return all passages that may be among the k best of each query, by bounds of their scores."""
-    import torch
-
-    dtype, share, shift = (torch.bfloat16, OUTPUT, 16) if rounded else (torch.float32, 0.0, 0)
-    kept = _Kept(len(queries), k)
-    asked = torch.from_numpy(as_asked(queries, similarity)).to(dtype)
-    errors = widths(queries, blocks, similarity, rounded=rounded)
-    block_buffer = torch.empty(BLOCK, asked.shape[1], dtype=dtype)
-    buffer = torch.empty(len(queries) * BLOCK, dtype=dtype)
-    for number, first in enumerate(range(0, len(vectors), BLOCK)):
-        kept.thin_out(2 * k + 64)
-        crowded = np.flatnonzero(kept.counts > kept.room)
-        if len(crowded):
-            _settle(kept, crowded, queries[crowded], vectors, similarity)
-        block = as_products(np.asarray(vectors[first : first + BLOCK], dtype=np.float32), similarity)
-        factors, product = block_buffer[: len(block)], buffer[: len(queries) * len(block)].view(len(queries), -1)
-        torch.mm(asked, factors.copy_(torch.from_numpy(block)).T, out=product)
-        bits = product.view(torch.uint16 if rounded else torch.uint32).numpy()
-        kept.add(bits, shift, share, first, errors[:, number])
-    kept.thin_out(k)
-    return kept
-
-
-def _settle(
-    kept: _Kept, which: NDArray[np.int64], queries: NDArray[np.float32], vectors: NDArray[Any], similarity: str
-) -> None:
-    """Score what is kept of some queries exactly and leave the k best: bounds alone did not tell them apart."""
-    rows, scores = rank(queries, vectors, kept.rows[which], kept.counts[which], kept.k, similarity)
-    lowest, highest = bounds_of_exact(queries, scores, similarity)
-    kept.rows[which, : kept.k] = rows
-    kept.lowest[which, : kept.k], kept.highest[which, : kept.k] = lowest, highest
-    kept.counts[which] = kept.k
-    kept.limits[which] = np.maximum(kept.limits[which], lowest.min(axis=1))
-
-
-@functools.cache
-def has_fast_bfloat16() -> bool:
-    """Return whether this processor multiplies bfloat16 faster than float32, and sums up in float32.
-
-    It is measured in some milliseconds. The answer of a search is the same either way.
-    """
-    import torch
-
-    random = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(256, 256, generator=random) for _ in range(2))
-    rounded = left.bfloat16(), right.bfloat16()
-    exact = rounded[0].double() @ rounded[1].double().T
-    with single_threaded_torch():
-        seconds = {}
-        for dtype, (one, other) in {"float32": (left, right), "bfloat16": rounded}.items():
-            out = torch.empty(256, 256, dtype=one.dtype)
-            turns = []
-            for _ in range(4):
-                start = time.perf_counter()
-                torch.mm(one, other.T, out=out)
-                turns.append(time.perf_counter() - start)
-            seconds[dtype] = min(turns)
-    # A build that sums up in bfloat16 would break the bound.
-    off = (out.double() - exact).abs() <= OUTPUT * exact.abs() + 1e-3
-    return bool(off.all()) and seconds["bfloat16"] < 0.75 * seconds["float32"]
-
-
 def rank(
     queries: NDArray[np.float32],
     vectors: NDArray[Any],
@@ -227,15 +137,17 @@ def rank(
         k: Places per query.
         similarity: As for `search`.
     """
+    capacity = counts.max(initial=0)
+    counted = np.arange(capacity) < counts[:, None]
+    found = np.sort(np.where(counted, found[:, :capacity], np.iinfo(np.uint32).max).astype(np.int64), axis=1)
     used = None
     if vectors.dtype != np.float32:
-        counted = np.arange(found.shape[1]) < counts[:, None]
-        used, places = np.unique(found[counted].astype(np.int64), return_inverse=True)
-        found = np.zeros(found.shape, dtype=np.int64)
+        used, places = np.unique(found[counted], return_inverse=True)
         found[counted] = places
         vectors = np.asarray(vectors[used], dtype=np.float32)
-    keys = np.empty((len(queries), counts.max(initial=0)), dtype=np.uint64)
-    dense_kernels.score_found(queries, vectors, found, counts, similarity == "euclidean", keys)
+    keys = np.empty((len(queries), capacity), dtype=np.uint64)
+    at_once = max(1, _SCORED // (4 * vectors.shape[1]))
+    dense_kernels.score_found(queries, vectors, found, counts, similarity == "euclidean", at_once, keys)
     hits = hits_of(keys, k)
     return hits if used is None or not len(used) else Hits(np.where(hits.rows >= 0, used[hits.rows], -1), hits.scores)
 

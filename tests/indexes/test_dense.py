@@ -290,6 +290,25 @@ def test_an_index_that_was_cut_short_is_built_again(tmp_path, monkeypatch):
     assert (again.search(QUERIES, 5).scores[:, 0] == before.scores[:, 0]).mean() > 0.9
 
 
+def test_an_exact_index_of_many_vectors_writes_their_numbers_in_a_byte_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(dense_module, "_SMALL", 0)
+    for module in (dense_module, exact):
+        monkeypatch.setattr(module, "quick_products", lambda: frozenset({"int8"}))
+    index = DenseIndex(embedded())
+    queries, vectors = QUERIES, index.embeddings.vectors
+    index.prepare()
+    (folder,) = (path for path in (cache_root() / "dense").iterdir() if path.is_dir())
+    assert (folder / "vectors.npy").stat().st_size < vectors.nbytes / 3
+    assert index.nbytes > vectors.nbytes + vectors.size
+    expected = exact.search(queries, vectors, 9, "cosine")
+    found = index.search(queries, 9)
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    index.discard()
+    assert not folder.exists()
+
+
 def test_the_exact_index_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     index = DenseIndex(embedded(size=20))

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from hnm_datasets.indexes import device_search, exact
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bounds import BLOCK, OUTPUT, Blocks, as_asked, as_products, widths
+from hnm_datasets.indexes.candidates import Known, find
+from hnm_datasets.indexes.quantized import Quantized, write
+from hnm_datasets.indexes.quick import quick_products
 
 SIMILARITIES = ["cosine", "dot", "euclidean"]
 
@@ -28,8 +31,8 @@ def every_pair(queries, vectors, k, similarity):
 
 def assert_exact(queries, vectors, k, similarity, monkeypatch):
     rows, scores = every_pair(queries, vectors, k, similarity)
-    for fast in (True, False):
-        monkeypatch.setattr(exact, "has_fast_bfloat16", lambda fast=fast: fast)
+    for quick in ({"int8", "bfloat16"}, {"bfloat16"}, set()):
+        monkeypatch.setattr(exact, "quick_products", lambda quick=quick: quick)
         found = exact.search(queries, vectors, k, similarity)
         np.testing.assert_array_equal(found.rows, rows)
         np.testing.assert_array_equal(found.scores.view(np.uint32), scores.view(np.uint32))
@@ -81,7 +84,7 @@ CHANGES = [ties, near_ties, zeros, denormal, outliers, one_sign, constant]
 @given(
     seed=st.integers(0, 2**32 - 1),
     size=st.integers(1, 2 * BLOCK + 300),
-    dimension=st.sampled_from([1, 2, 5, 16, 65]),
+    dimension=st.sampled_from([1, 2, 8, 16, 65]),
     k=st.sampled_from([1, 3, 10, 60]),
     similarity=st.sampled_from(SIMILARITIES),
     dtype=st.sampled_from(["float32", "float16"]),
@@ -150,13 +153,99 @@ def test_products_are_within_the_bound(seed, dimension, similarity, changes, rou
         assert (allowed < 0.02 * scale).all(), "a bound that holds for everything excludes nothing"
 
 
-def test_few_are_scored_again():
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dimension=st.sampled_from([1, 3, 64, 300]),
+    changes=st.lists(st.sampled_from(CHANGES), max_size=2),
+    shift=st.sampled_from([0, 1, 100]),
+)
+def test_products_of_whole_numbers_are_within_the_bound(seed, dimension, changes, shift):
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(70, dimension)).astype(np.float32)
+    for change in changes:
+        change(random, vectors)
+    vectors += np.float32(shift)
+    queries = random.normal(size=(5, dimension)).astype(np.float32)
+    quantized = Quantized.of(vectors)
+    asked = quantized.ask(queries)
+    products = asked.vectors.astype(np.int64) @ quantized.vectors.astype(np.int64).T
+    scores = asked.constants[:, None] + asked.scales[:, None] * quantized.scales[0] * products
+    exactly = every_pair(queries, vectors, len(vectors), "dot")
+    expected = np.empty_like(scores)
+    np.put_along_axis(expected, exactly.rows, exactly.scores.astype(np.float64), axis=1)
+    assert (np.abs(scores - expected) <= asked.widths).all()
+    if not changes and dimension >= 64 and not shift:
+        scale = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(vectors, axis=1).max()
+        assert (asked.widths < 0.04 * scale).all(), "a bound that holds for everything excludes nothing"
+
+
+def test_the_same_is_read_from_a_folder(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(2 * BLOCK + 3, 5)).astype(np.float16)
+    assert sum(write(vectors, tmp_path)) == len(vectors)
+    made, opened = Quantized.of(vectors), Quantized.open(tmp_path)
+    for name in ("vectors", "mean", "scales", "errors", "norms", "lengths"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(opened, name))
+
+
+def candidates_of(queries, vectors, k, quick):
+    known = Known(vectors, "cosine")
+
+    def rank(which, rows, counts):
+        return exact.rank(queries[which], vectors, rows, counts, k, "cosine")
+
+    return find(queries, known, k, quick, rank), known
+
+
+def clustered(random, size, dimension, centers):
+    return unit(centers[random.integers(len(centers), size=size)] + random.normal(size=(size, dimension)))
+
+
+@pytest.mark.parametrize(
+    ("quick", "most"), [({"int8", "bfloat16"}, 400), ({"bfloat16"}, 220), (set(), 101)], ids=["int8", "bf16", "fp32"]
+)
+def test_few_are_scored_again(quick, most):
     random = np.random.default_rng(0)
-    vectors, queries = unit(random.normal(size=(20_000, 128))), unit(random.normal(size=(20, 128)))
-    blocks = Blocks.of(vectors, "cosine")
-    for rounded, most in ((True, 300), (False, 101)):
-        kept = exact._found(queries, vectors, 100, "cosine", blocks, rounded=rounded)
-        assert 100 <= kept.counts.min() <= kept.counts.max() <= most
+    centers = random.normal(size=(40, 128)) * 2
+    vectors, queries = (clustered(random, size, 128, centers) for size in (20_000, 20))
+    kept, _ = candidates_of(queries, vectors, 100, quick)
+    assert 100 <= kept.counts.min() <= kept.counts.mean() <= most
+
+
+def test_vectors_that_point_in_one_direction_are_told_apart():
+    random = np.random.default_rng(0)
+    centers = random.normal(size=(40, 128)) * 4 + 40 * random.normal(size=128)
+    vectors, queries = (clustered(random, size, 128, centers) for size in (20_000, 20))
+    assert (vectors[:50] @ vectors[:50].T).min() > 0.95
+    widths_ = Quantized.of(vectors).ask(queries).widths.max(axis=1)
+    # Products in bfloat16 keep what all of them have in common.
+    assert (widths_ < widths(queries, Blocks.of(vectors, "cosine"), "cosine", rounded=True).max(axis=1)).all()
+
+
+def test_where_whole_numbers_tell_nothing_apart_others_are_taken():
+    random = np.random.default_rng(0)
+    vectors = unit(random.normal(size=(20_000, 64)))
+    # Numbers that are far larger than the others leave no digits to these.
+    vectors[:, 0] = random.choice([-9, 9], size=len(vectors))
+    queries = unit(random.normal(size=(20, 64)))
+    queries[:, 0] = 0
+    _, known = candidates_of(queries, vectors, 10, {"int8", "bfloat16"})
+    assert known.quantized.is_poor.is_set()
+
+
+def test_the_quick_products_of_this_machine_are_right_and_known():
+    assert quick_products() <= {"int8", "bfloat16"}
+    quick_products.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(torch, "_int_mm")
+        assert "int8" not in quick_products()
+    quick_products.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        # As instructions do that add pairs of products in 16 bits.
+        cut = lambda one, other, out: out.copy_((one.long() @ other.long()).clamp(-(2**15), 2**15 - 1))  # noqa: E731
+        patch.setattr(torch, "_int_mm", cut)
+        assert "int8" not in quick_products()
+    quick_products.cache_clear()
 
 
 def test_a_device_is_sure_of_nearly_all(monkeypatch):
