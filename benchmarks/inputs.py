@@ -143,11 +143,12 @@ class NumberedVectors:
 
     Args:
         kind: `"random"` unit vectors, or `"clustered"` around 1,000 random centers.
+        dimension: Numbers of each.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.fingerprint = f"numbered-{kind}-1"
+    def __init__(self, kind: str, dimension: int = DIMENSION) -> None:
+        self.kind, self.dimension = kind, dimension
+        self.fingerprint = f"numbered-{kind}-{dimension}"
 
     def __call__(self, texts: list[str]) -> NDArray[np.float32]:
         """Encode texts."""
@@ -155,20 +156,20 @@ class NumberedVectors:
 
     def vectors(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the vectors of numbers."""
-        found = np.empty((len(numbers), DIMENSION), dtype=np.float32)
+        found = np.empty((len(numbers), self.dimension), dtype=np.float32)
         for block in np.unique(numbers // _BLOCK):
             here = numbers // _BLOCK == block
-            found[here] = _block(self.kind, int(block))[numbers[here] % _BLOCK]
+            found[here] = _block(self.kind, self.dimension, int(block))[numbers[here] % _BLOCK]
         return found
 
 
 @lru_cache(maxsize=4)
-def _block(kind: str, block: int) -> NDArray[np.float32]:
+def _block(kind: str, dimension: int, block: int) -> NDArray[np.float32]:
     rng = np.random.default_rng([1, block])
-    vectors = _unit(rng.standard_normal((_BLOCK, DIMENSION), dtype=np.float32))
+    vectors = _unit(rng.standard_normal((_BLOCK, dimension), dtype=np.float32))
     if kind == "random":
         return vectors
-    centers = _unit(np.random.default_rng(0).standard_normal((CLUSTERS, DIMENSION), dtype=np.float32))
+    centers = _unit(np.random.default_rng(0).standard_normal((CLUSTERS, dimension), dtype=np.float32))
     return _unit(centers[rng.integers(0, CLUSTERS, _BLOCK)] + NOISE * vectors)
 
 
@@ -176,9 +177,9 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def query_vectors(kind: str, count: int) -> NDArray[np.float32]:
+def query_vectors(kind: str, count: int, dimension: int = DIMENSION) -> NDArray[np.float32]:
     """Return vectors of numbers that no passage has. Shape (B, D)."""
-    return NumberedVectors(kind).vectors(QUERIES + np.arange(count))
+    return NumberedVectors(kind, dimension).vectors(QUERIES + np.arange(count))
 
 
 def embed(kind: str, size: int) -> dict[str, Any]:
