@@ -383,9 +383,9 @@ def show_dimensions(found: list[dict[str, Any]]) -> str:
     quick = ", ".join(found[0]["quick"]) or "float32 alone"
     return (
         f"{found[0]['asked']:,} queries, ours in batches of {WAYS['ours']:,}, FAISS flat by the faster of `faiss.knn` "
-        f"and `IndexFlatIP` in batches of {WAYS['faiss.knn']:,}; the least seconds of each, and ours over FAISS. Products "
-        f"that are quick on this processor: {quick}. Target: 0.5 where bfloat16 is quick. Rounding is done once per "
-        "index.\n\n" + table("Vectors|Passages|Dimensions|k|FAISS|Ours|… by bfloat16|… by float32|Rounding", rows)
+        f"and `IndexFlatIP` in batches of {WAYS['faiss.knn']:,}; the least seconds of each, and ours over FAISS. "
+        f"Quick on this processor: {quick}. Target: 0.5 where bfloat16 is quick. Rounding is done once per index.\n\n"
+        + table("Vectors|Passages|Dimensions|k|FAISS|Ours|… by bfloat16|… by float32|Rounding", rows)
     )
 
 

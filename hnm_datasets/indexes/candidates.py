@@ -17,6 +17,8 @@ from hnm_datasets.indexes.quick import whole_products
 
 #: Queries of a product: with the passages of a block, their scores stay in the second-level cache.
 _PART = 512
+#: How often each kind of products is tried: in the first turns, all threads compile and read what is not yet in memory.
+_TRIES = 4
 #: Numbers that a vector needs for products of whole numbers.
 _FEWEST = 8
 
@@ -35,6 +37,7 @@ class Known:
 
     def __init__(self, vectors: NDArray[Any], similarity: str, quantized: Path | None = None) -> None:
         self.vectors, self.similarity, self._folder = vectors, similarity, quantized
+        self._seconds: dict[tuple[str, int], list[float]] = {}
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -46,6 +49,23 @@ class Known:
         """The vectors in whole numbers."""
         return Quantized.of(self.vectors) if self._folder is None else Quantized.open(self._folder)
 
+    def way(self, k: int, products: frozenset[str]) -> str:
+        """Return by which products to search: each is tried some times, then the quickest is taken.
+
+        Those of bytes leave more passages in doubt than others, how many depends on the vectors and on k.
+        """
+        whole = is_whole(self.similarity, self.vectors.shape[1], products)
+        ways = ["int8"] * whole + ["bfloat16" if "bfloat16" in products else "float32"]
+        tried = {way: self._seconds.get((way, k.bit_length()), []) for way in ways}
+        fewest = min(ways, key=lambda way: len(tried[way]))
+        return fewest if len(tried[fewest]) < _TRIES else min(ways, key=lambda way: min(tried[way]))
+
+    def note(self, way: str, k: int, seconds: float) -> None:
+        """Take down how long a query took."""
+        tried = self._seconds.setdefault((way, k.bit_length()), [])
+        if len(tried) < _TRIES:
+            tried.append(seconds)
+
 
 def is_whole(similarity: str, dimension: int, products: frozenset[str]) -> bool:
     """Return whether scores of this similarity are compared by products of whole numbers, where these are quick."""
@@ -54,37 +74,30 @@ def is_whole(similarity: str, dimension: int, products: frozenset[str]) -> bool:
     return "int8" in products and similarity != "euclidean" and dimension >= _FEWEST
 
 
-def find(queries: NDArray[np.float32], known: Known, k: int, products: frozenset[str], rank: Rank) -> Kept:
+def find(queries: NDArray[np.float32], known: Known, k: int, way: str, rank: Rank) -> Kept:
     """Find all passages that may be among the k best of each query.
 
     Args:
         queries: Shape (B, D).
         known: The vectors.
         k: At most N.
-        products: Which are quick, see `quick_products`.
+        way: By which products: `"int8"`, `"bfloat16"` or `"float32"`.
         rank: Scores what bounds alone do not tell apart.
     """
-    if is_whole(known.similarity, queries.shape[1], products) and not known.quantized.is_poor.is_set():
-        kept = _by_whole_numbers(queries, known, k, rank)
-        if kept is not None:
-            return kept
-        # These vectors are all alike, or some of their numbers are far larger than others.
-        known.quantized.is_poor.set()
-    return _by_floats(queries, known, k, rank, rounded="bfloat16" in products)
+    if way == "int8":
+        return _by_whole_numbers(queries, known, k, rank)
+    return _by_floats(queries, known, k, rank, rounded=way == "bfloat16")
 
 
-def _by_whole_numbers(queries: NDArray[np.float32], known: Known, k: int, rank: Rank) -> Kept | None:
-    """Do it by products of whole numbers; None: too many passages are left in doubt."""
+def _by_whole_numbers(queries: NDArray[np.float32], known: Known, k: int, rank: Rank) -> Kept:
+    """Do it by products of whole numbers."""
     import torch
 
     kept, quantized, asked = Kept(len(queries), k), known.quantized, known.quantized.ask(queries)
     numbers, products = torch.from_numpy(asked.vectors), torch.empty(_PART * BLOCK, dtype=torch.int32)
     factors = np.empty((BLOCK, queries.shape[1]), dtype=np.int8)
     for number, first in enumerate(range(0, len(quantized.vectors), BLOCK)):
-        crowded = kept.crowded()
-        if len(crowded) > len(queries) // 2:
-            return None
-        _settle(kept, crowded, queries, known.similarity, asked.constants, rank)
+        _settle(kept, kept.crowded(), queries, known.similarity, asked.constants, rank)
         block = quantized.vectors[first : first + BLOCK]
         # What is mapped is read-only, which torch knows no tensors for.
         factors[: len(block)] = block
@@ -97,9 +110,6 @@ def _by_whole_numbers(queries: NDArray[np.float32], known: Known, k: int, rank: 
             scales = asked.scales[part] * quantized.scales[number]
             kept.add_whole(part, out.numpy(), scales, first, asked.widths[part, number])
     kept.thin_out(k)
-    if kept.counts.mean() > 3 * k + len(quantized.vectors) / 100:
-        # The next ones are found sooner by products in bfloat16.
-        quantized.is_poor.set()
     return kept
 
 

@@ -8,6 +8,7 @@ the batch in their last digits.
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +31,8 @@ _TURN = 1024
 _RANKED = 128
 #: Bytes that a thread may keep of candidates.
 _KEPT = 1 << 26
+#: Queries from which on it tells something how long they took.
+_TIMED = 64
 #: Bytes of passages that are scored together.
 _SCORED = 1 << 21
 
@@ -62,8 +65,11 @@ def search(
         def rank_some(some: NDArray[np.int64], rows: NDArray[Any], counts: NDArray[np.int64]) -> Hits:
             return rank(own[some], vectors, rows, counts, most, similarity)
 
-        found = candidates.find(own, known, most, products, rank_some)
+        start, way = time.perf_counter(), known.way(most, products)
+        found = candidates.find(own, known, most, way, rank_some)
         hits.rows[which], hits.scores[which] = rank(own, vectors, found.rows, found.counts, k, similarity)
+        if len(own) >= _TIMED:
+            known.note(way, most, (time.perf_counter() - start) / len(own))
 
     with single_threaded_torch(), ThreadPoolExecutor(threads()) as pool:
         left = np.arange(len(queries))

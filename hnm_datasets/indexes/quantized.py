@@ -12,9 +12,8 @@ as wide, and twice as many passages have to be scored again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +61,6 @@ class Quantized:
         errors: The largest norm of what rounding takes away. Shape (blocks,).
         norms: The largest norm of what is left. Shape (blocks,).
         lengths: The largest norm of a vector itself. Shape (blocks,).
-        is_poor: Set when the bounds leave too many passages in doubt.
     """
 
     vectors: NDArray[np.int8]
@@ -71,7 +69,6 @@ class Quantized:
     errors: NDArray[np.float64]
     norms: NDArray[np.float64]
     lengths: NDArray[np.float64]
-    is_poor: threading.Event = field(default_factory=threading.Event, compare=False)
 
     @classmethod
     def of(cls, vectors: NDArray[Any]) -> Quantized:

@@ -188,27 +188,23 @@ def test_the_same_is_read_from_a_folder(tmp_path):
         np.testing.assert_array_equal(getattr(made, name), getattr(opened, name))
 
 
-def candidates_of(queries, vectors, k, quick):
-    known = Known(vectors, "cosine")
-
+def candidates_of(queries, vectors, k, way):
     def rank(which, rows, counts):
         return exact.rank(queries[which], vectors, rows, counts, k, "cosine")
 
-    return find(queries, known, k, quick, rank), known
+    return find(queries, Known(vectors, "cosine"), k, way, rank)
 
 
 def clustered(random, size, dimension, centers):
     return unit(centers[random.integers(len(centers), size=size)] + random.normal(size=(size, dimension)))
 
 
-@pytest.mark.parametrize(
-    ("quick", "most"), [({"int8", "bfloat16"}, 400), ({"bfloat16"}, 220), (set(), 101)], ids=["int8", "bf16", "fp32"]
-)
-def test_few_are_scored_again(quick, most):
+@pytest.mark.parametrize(("way", "most"), [("int8", 400), ("bfloat16", 220), ("float32", 101)])
+def test_few_are_scored_again(way, most):
     random = np.random.default_rng(0)
     centers = random.normal(size=(40, 128)) * 2
     vectors, queries = (clustered(random, size, 128, centers) for size in (20_000, 20))
-    kept, _ = candidates_of(queries, vectors, 100, quick)
+    kept = candidates_of(queries, vectors, 100, way)
     assert 100 <= kept.counts.min() <= kept.counts.mean() <= most
 
 
@@ -222,15 +218,34 @@ def test_vectors_that_point_in_one_direction_are_told_apart():
     assert (widths_ < widths(queries, Blocks.of(vectors, "cosine"), "cosine", rounded=True).max(axis=1)).all()
 
 
-def test_where_whole_numbers_tell_nothing_apart_others_are_taken():
+def test_each_way_is_tried_and_then_the_quickest_is_taken():
+    known, quick = Known(np.zeros((5, 8), dtype=np.float32), "cosine"), frozenset({"int8", "bfloat16"})
+    seconds, taken = {"int8": iter([9.0, 8.0, 1.0, 3.0]), "bfloat16": iter([2.0, 2.0, 2.0, 2.0])}, []
+    for _ in range(8):
+        taken.append(known.way(10, quick))
+        known.note(taken[-1], 10, next(seconds[taken[-1]]))
+    assert taken.count("int8") == taken.count("bfloat16") == 4
+    # The first calls compile.
+    assert known.way(10, quick) == "int8"
+    known.note("int8", 10, 99.0)
+    assert known.way(10, quick) == "int8"
+    assert known.way(100, quick) == "int8"
+    assert known.way(10, frozenset()) == "float32"
+    assert Known(known.vectors, "euclidean").way(10, quick) == "bfloat16"
+    assert Known(np.zeros((5, 1), dtype=np.float32), "dot").way(10, quick) == "bfloat16"
+
+
+@pytest.mark.parametrize("way", ["int8", "bfloat16", "float32"])
+def test_numbers_that_leave_no_digits_to_others(way):
     random = np.random.default_rng(0)
-    vectors = unit(random.normal(size=(20_000, 64)))
-    # Numbers that are far larger than the others leave no digits to these.
+    vectors = unit(random.normal(size=(3000, 64)))
     vectors[:, 0] = random.choice([-9, 9], size=len(vectors))
     queries = unit(random.normal(size=(20, 64)))
     queries[:, 0] = 0
-    _, known = candidates_of(queries, vectors, 10, {"int8", "bfloat16"})
-    assert known.quantized.is_poor.is_set()
+    kept = candidates_of(queries, vectors, 10, way)
+    rows, _ = every_pair(queries, vectors, 10, "cosine")
+    for line, (found, count) in enumerate(zip(kept.rows, kept.counts, strict=True)):
+        assert set(rows[line]) <= set(found[:count].tolist())
 
 
 def test_the_quick_products_of_this_machine_are_right_and_known():
