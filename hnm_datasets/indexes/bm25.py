@@ -251,9 +251,12 @@ class BM25Index:
         self._check_texts("queries", queries)
         return _open_vocabulary(self).tokens_of(queries)
 
-    def _check_texts(self, name: str, texts: object) -> None:
+    def _check_texts(self, name: str, texts: Sequence[str]) -> None:
         if isinstance(texts, str):
             raise TypeError(f"{type(self).__name__}: {name} must be a list of texts, got one: pass [{texts!r}].")
+        other = next(((place, text) for place, text in enumerate(texts) if not isinstance(text, str)), None)
+        if other is not None:
+            raise TypeError(f"{type(self).__name__}: {name}[{other[0]}] must be a text, got {other[1]!r}.")
 
     def search(self, queries: Sequence[str] | Tokens, k: int) -> Hits:
         """Return the k best passages of each query.

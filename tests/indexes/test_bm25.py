@@ -248,6 +248,17 @@ def test_every_option_is_in_the_fingerprint():
     assert BM25Index(corpus_of(["plates move", "waves"])).fingerprint != BM25Index(corpus).fingerprint
 
 
+@pytest.mark.parametrize("other", [3, None, b"plates", ["plates"]])
+def test_what_is_no_text_is_refused_by_its_place(other):
+    index = BM25Index(load_sample("earthquakes")[0])
+    with pytest.raises(TypeError, match=r"BM25Index: queries\[1\] must be a text, got "):
+        index.encode(["plates", other])
+    with pytest.raises(TypeError, match=r"BM25Index: queries\[1\] must be a text, got "):
+        index.search(["plates", other], 2)
+    with pytest.raises(TypeError, match=r"BM25Index: texts\[0\] must be a text, got "):
+        index.tokenize([other, "plates"])
+
+
 @pytest.mark.parametrize("passages", [1, 63, 4096, 4097, 30_000])
 @pytest.mark.parametrize("k", [1, 7, 300, 5000])
 def test_the_best_of_large_corpora_are_those_of_a_stable_sort(passages, k):
