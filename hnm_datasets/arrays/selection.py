@@ -1,6 +1,6 @@
 """Choosing the smallest numbers of an array, in compiled loops.
 
-Numba takes seconds to compile its own `np.partition` and `np.sort`, and some hundredths of one for this.
+Numba takes far longer to compile its own `np.partition` and `np.sort`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _FEW = 64
 def _bar(maxima: NDArray[np.int32], k: int, groups: NDArray[np.int32], keys: NDArray[np.uint64]) -> Any:
     """Return a number above 0 that k rows reach if as many have such sums, given the largest sums of blocks of rows.
 
-    It is the k-th largest among the maxima of groups of blocks: to choose it among all blocks took a third of a search.
+    It is the k-th largest among the maxima of groups of blocks: to choose it among all blocks takes much of a search.
     """
     if len(groups) <= k:
         return np.int32(1)

@@ -42,7 +42,7 @@ _TRAINING_PER_LIST = 64
 #: Queries whose recall is measured.
 _SAMPLE = 1000
 _FILE = "index.faiss"
-#: Vectors of fewer numbers in all are rounded by each process, in some hundredths of a second.
+#: Vectors of fewer numbers in all are rounded by each process, in a fraction of a second.
 _SMALL = 1 << 24
 #: FAISS on a GPU finds no more than that.
 _MOST_ON_GPU = 2048

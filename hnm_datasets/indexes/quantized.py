@@ -6,8 +6,8 @@ The sums of Q·X are exact, so the score is within ‖q‖·‖x - μ - s·X‖ 
 all passages, so it does not count in a comparison of them; without it, models whose vectors all point in one direction
 would have errors as wide as the differences of their scores.
 
-Processors multiply bytes twice as fast as bfloat16, and there is half as much to read; but the bound is some five times
-as wide, and twice as many passages have to be scored again.
+Processors multiply bytes faster than bfloat16, and there is half as much to read; but the bound is several times as
+wide, so more passages have to be scored again.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _rounded(block: NDArray[np.float32], mean: NDArray[np.float32]) -> tuple[NDA
 def _scale(largest: Any) -> Any:
     """Return what a unit stands for, given the largest number that it has to reach."""
     scale = np.float32(largest) / np.float32(_LARGEST)
-    # What is smaller would not be a number that every processor takes for one.
+    # Some processors take smaller numbers for zero.
     return np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1))
 
 
