@@ -1,6 +1,7 @@
 """How does mining scale with the corpus: building, searching, memory, one process against two, and Ray?
 
     python benchmarks/scale.py --sizes 10000 100000 1000000
+    python benchmarks/scale.py --sizes 10000 100000 1000000 10000000 --parts scale --kept FOLDER
 
 Passages are 50 words drawn from a vocabulary whose frequencies fall as those of a language do, without its 50 most
 frequent words, as stop words are left out anyway; a query is eight words of one passage. Vectors of 64 dimensions are
@@ -11,21 +12,24 @@ made from numbers, around 1,000 centers, in place of a model. Parts (`--parts`),
   `Dataset.map` in this process (all cores), in one worker and in two (a core each), and through Ray Data with one and
   two workers. Memory of all processes together: what is anonymous, and what they share counted once (PSS). The time
   is split into starting (the same workers asked for two rows) and searching (the index alone asked the same, here).
+  Corpora of more than a million passages are measured once, in this process alone, and BM25 in shards of 2,500,000.
 - encode: passages a second that MiniLM encodes here (needs the `offline` extra).
 - stream: `--streamed` queries to Parquet shards, killed and started again, with the memory along the way.
 
-Each measurement runs in a fresh process after a small warm-up. `placement.py` computes from the results what larger
+Each measurement runs in a fresh process after a small warm-up. With `--kept`, all that was built and measured stays in
+a folder: killed and started again, the run goes on. `placement.py` computes from the results what larger
 corpora need.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +41,6 @@ from measuring import (
     MIB,
     Watch,
     in_child,
-    in_turns,
     measured,
     memory_of,
     memory_together,
@@ -55,6 +58,8 @@ KIND = "clustered"
 BATCHED = 250
 #: What the words of the stream are drawn from.
 FIRST_STREAMED = 10**9
+#: Corpora of more passages are measured once, and BM25 in shards of so many at most.
+LARGE, SHARD = 10**6, 2_500_000
 
 
 # ---- build -------------------------------------------------------------------------------------------------------
@@ -69,12 +74,23 @@ def corpus(folder: str, size: int) -> dict[str, Any]:
     return {"seconds": spent["total"], "bytes": disk("corpora"), "corpus": made.fingerprint}
 
 
-def bm25(corpus: str) -> dict[str, Any]:
+def bm25(corpus: str, size: int) -> dict[str, Any]:
     small, _ = hnm.load_sample("earthquakes")
     hnm.BM25Index(small).prepare()
     with measured() as spent:
-        hnm.BM25Index(hnm.Corpus(corpus)).prepare()
-    return {"seconds": spent["total"], "bytes": disk("bm25")}
+        bm25_index(hnm.Corpus(corpus), size).prepare()
+    return {"seconds": spent["total"], "bytes": disk("bm25"), "shards": shards_of(size)}
+
+
+def bm25_index(corpus: hnm.Corpus, size: int) -> hnm.BM25Index | hnm.ShardedIndex:
+    shards = shards_of(size)
+    if shards == 1:
+        return hnm.BM25Index(corpus)
+    return hnm.ShardedIndex([hnm.BM25Index(corpus, shard=(number, shards)) for number in range(shards)])
+
+
+def shards_of(size: int) -> int:
+    return 1 if size <= LARGE else -(-size // SHARD)
 
 
 def embed(corpus: str) -> dict[str, Any]:
@@ -99,15 +115,31 @@ def dense_options(size: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def once(folder: Path, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what an earlier run measured, or measure it."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        aside = path.with_suffix(".aside")
+        aside.write_text(json.dumps(measure(), default=float))
+        aside.rename(path)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def prepared(size: int, cache: Path, folder: Path) -> dict[str, Any]:
     """Build everything for a size, with what it cost."""
-    made = {"corpus": in_child(corpus, cache, watch=True, folder=folder, size=size)}
-    for name, function in (("bm25", bm25), ("embed", embed)):
-        made[name] = in_child(function, cache, watch=True, corpus=made["corpus"]["corpus"])
+
+    def built(name: str, function: Callable[..., Any], **options: Any) -> dict[str, Any]:
+        return once(folder, name, lambda: in_child(function, cache, watch=True, **options))
+
+    made = {"corpus": built("corpus", corpus, folder=folder, size=size)}
+    name = made["corpus"]["corpus"]
+    made |= {"bm25": built("bm25", bm25, corpus=name, size=size), "embed": built("embed", embed, corpus=name)}
     for name, options in dense_options(size).items():
         if options:
             task = {"embeddings": made["embed"]["embeddings"], "options": options}
-            made[name] = in_child(build, cache, watch=True, **task) | in_child(recall, cache, **task)
+            made[name] = built(name, build, **task)
+            made[name] |= once(folder, f"{name}-recall", partial(in_child, recall, cache, **task))
     return made
 
 
@@ -133,7 +165,7 @@ def step_of(source: str, size: int, corpus: str, embeddings: str) -> tuple[Any, 
     """Return the class of a miner and its arguments."""
     passages_ = hnm.Corpus(corpus)
     if source == "bm25":
-        return hnm.BM25Negatives, {"corpus": passages_, "k": K}
+        return hnm.BM25Negatives, {"corpus": passages_, "k": K, "index": bm25_index(passages_, size)}
     model = NumberedVectors(KIND)
     index = hnm.DenseIndex(hnm.Embeddings(embeddings), **dense_options(size)[source])
     dense = {"corpus": passages_, "model": model, "k": K, "index": index, "fingerprint": model.fingerprint}
@@ -162,10 +194,9 @@ def mine(folder: str, source: str, workers: int | None, ray_workers: int | None,
         mined = map_(rows, BATCHED)
     if workers is None:
         texts = rows["query"][:]
-        index = arguments.get("index") or hnm.BM25Index(arguments["corpus"])
-        asked = NumberedVectors(KIND)(texts) if "index" in arguments else texts
+        asked = texts if source == "bm25" else NumberedVectors(KIND)(texts)
         batches = [asked[start : start + BATCHED] for start in range(0, len(rows), BATCHED)]
-        parts["search"] = seconds_of(lambda: [index.search(batch, K) for batch in batches])
+        parts["search"] = seconds_of(lambda: [arguments["index"].search(batch, K) for batch in batches])
     return {"seconds": spent["total"], "rows": len(mined), **parts, **peak}
 
 
@@ -195,21 +226,24 @@ WAYS = {"map": (None, None), "1 worker": (1, None), "2 workers": (2, None), "Ray
 def scale(run: Run) -> list[dict[str, Any]]:
     found = []
     for size in run.sizes:
-        cache, folder = run.scratch / f"cache-{size}", run.scratch / str(size)
-        folder.mkdir(parents=True)
+        place = run.kept or run.scratch
+        cache, folder = place / f"cache-{size}", place / str(size)
+        folder.mkdir(parents=True, exist_ok=True)
         made = prepared(size, cache, folder)
         where = {"corpus": made["corpus"]["corpus"], "embeddings": made["embed"]["embeddings"]}
         asked = [*itertools.product(("bm25", "ivf"), WAYS), ("compressed", "map"), ("exact", "map")]
-        tasks = {}
-        for source, way in asked:
+        if size > LARGE:
+            asked = [(source, way) for source, way in asked if way == "map"]
+        mined: dict[str, dict[str, list[Any]]] = {}
+        for turn, (source, way) in itertools.product(range(1 if size > LARGE else run.repeats), asked):
             workers, ray_workers = WAYS[way]
             task = {"folder": folder, "size": size, "source": source, "workers": workers, "ray_workers": ray_workers}
-            tasks[source, way] = partial(in_child, mine, cache, **task, **where)
-        mined: dict[str, dict[str, list[Any]]] = {}
-        for (source, way), runs in in_turns(tasks, run.repeats).items():
-            mined.setdefault(source, {})[way] = runs
+            name = f"mined-{source}-{way.replace(', ', '-').replace(' ', '-')}-{turn}"
+            answer = once(folder, name, partial(in_child, mine, cache, **task, **where))
+            mined.setdefault(source, {}).setdefault(way, []).append(answer)
         found.append({"size": size, "made": made, "mined": mined})
-        shutil.rmtree(cache)
+        if not run.kept:
+            shutil.rmtree(cache)
     return found
 
 
@@ -220,6 +254,7 @@ def show_scale(found: list[dict[str, Any]]) -> str:
         for what, made in one["made"].items():
             memory, per = made["memory"].get("anonymous", 0) / MIB, made["bytes"] / size
             recall = f"{made['recall']:.3f}" if "recall" in made else None
+            what += f", {made['shards']} shards" if made.get("shards", 1) > 1 else ""
             built.append((size, what, f"{made['seconds']:.1f}", f"{memory:,.0f}", f"{per:,.0f}", recall))
         for source, ways in one["mined"].items():
             times = {way: spread_of([run["seconds"] for run in runs]) for way, runs in ways.items()}
@@ -320,5 +355,9 @@ if __name__ == "__main__":
             "encode": Part("Encoding", lambda run: in_child(encode, run.scratch), show_encode),
             "stream": Part("A stream", stream, show_stream),
         },
-        {"sizes": option([10_000], "numbers of passages"), "streamed": option(200_000, "queries of the stream")},
+        {
+            "sizes": option([10_000], "numbers of passages"),
+            "streamed": option(200_000, "queries of the stream"),
+            "kept": option(None, "a folder in which a run that was stopped goes on", Path),
+        },
     ).run()
