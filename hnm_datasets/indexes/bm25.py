@@ -211,7 +211,7 @@ class BM25Index:
     @property
     def nbytes(self) -> int:
         """The size in bytes of the files that a search maps."""
-        return folder_size(self.folder, "*.npy")
+        return folder_size(self.folder, "*.npy") + bm25_skipping.size_of_bounds(self.fingerprint)
 
     @property
     def folder(self) -> Path:

@@ -12,7 +12,7 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of, take_lists
 from hnm_datasets.indexes import bm25_kernels, bm25_skipping_kernels
 from hnm_datasets.indexes.bm25_files import Postings
 from hnm_datasets.indexes.bm25_skipping_kernels import BLOCK, LEVELS, TILE, Bounds
-from hnm_datasets.storage.folders import build_once, cache_root
+from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.mapped import open_array, save_array
 from hnm_datasets.storage.opened import Opened
 
@@ -73,11 +73,20 @@ def open_bounds(name: str, postings: Postings, passages: int) -> Bounds:
             save_array(folder, field, array)
 
     def opened() -> Bounds:
-        folder = build_once(cache_root() / "bm25-bounds", f"{name}-{_FORMAT}", build)
+        folder = build_once(_folder_of(name).parent, _folder_of(name).name, build)
         arrays: Any = (open_array(folder, field) for field in Bounds._fields)
         return Bounds(*arrays)
 
     return _OPENED.get(name, opened)
+
+
+def _folder_of(name: str) -> Path:
+    return cache_root() / "bm25-bounds" / f"{name}-{_FORMAT}"
+
+
+def size_of_bounds(name: str) -> int:
+    """Return the bytes of the bounds of an index; 0 before a search has made them."""
+    return folder_size(_folder_of(name), "*.npy")
 
 
 def close_bounds(name: str) -> None:

@@ -111,7 +111,9 @@ def test_the_bounds_are_made_once_and_only_where_they_pay(tmp_path, monkeypatch)
     monkeypatch.setattr(bm25_skipping, "PASSAGES_PER_HIT", 5)
     index.search(["plates"], 3)
     assert not folder.exists()
+    before = index.nbytes
     index.search(["plates"], 2)
+    assert index.nbytes == before + sum(path.stat().st_size for path in folder.glob("*/*.npy")) > before
     assert len(list(folder.glob("*/maxima.npy"))) == 1
     index.close()
     monkeypatch.setattr(bm25_skipping, "bounds_of", None)
