@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -16,22 +14,18 @@ from numpy.typing import NDArray
 
 from hnm_datasets.arrays.arrow import as_arrow, is_one_value
 from hnm_datasets.arrays.ids import as_ids
-from hnm_datasets.corpus.copies import CodeCounts, Copies
+from hnm_datasets.corpus.files import CorpusFiles, open_files
 from hnm_datasets.corpus.source import _CHUNK, Source, chunk_size
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
 from hnm_datasets.rows import Rows
 from hnm_datasets.runtime.interrupts import check_wanted
 from hnm_datasets.storage.folders import build_once, cache_root
-from hnm_datasets.storage.manifest import check_complete
-from hnm_datasets.storage.mapped import open_array, open_strings
-from hnm_datasets.storage.opened import Opened
-from hnm_datasets.storage.tables import IdTable, KeyTable
 
 if TYPE_CHECKING:
     from hnm_datasets.models.embeddings import Embeddings
     from hnm_datasets.models.handles import EmbeddingModel
 
-#: `id`, `text`, `title` and `group`; None for what it lacks.
+#: `id`, `text`, `title`, `group` and other columns that the corpus keeps; None for what it lacks.
 Passage: TypeAlias = dict[str, str | None]
 
 
@@ -45,7 +39,8 @@ class Corpus:
     A passage's text is its title and its text, joined by a space.
 
     Attributes:
-        fingerprint: 32 hexadecimal digits that depend on ids, texts, titles and groups, and on nothing else.
+        fingerprint: 32 hexadecimal digits that depend on ids, texts, titles, groups and other columns that were kept,
+            and on nothing else.
 
     Example:
         >>> from datasets import Dataset
@@ -70,6 +65,7 @@ class Corpus:
         text_column: str = "text",
         title_column: str | None = "title",
         group_column: str | None = "group",
+        columns: Sequence[str] = (),
     ) -> Corpus:
         """Make a corpus of a dataset with one passage per row.
 
@@ -84,13 +80,16 @@ class Corpus:
                 None: no titles.
             group_column: The column that names the document which a passage was cut from; null: a passage on its own.
                 By default the column `group` if there is one; None: no groups.
+            columns: Other columns to keep, such as a language or a site, for `SampleNegatives(per=...)`: strings or
+                whole numbers, which become strings; null is no value. They are a part of the fingerprint, so that
+                indexes and vectors of the passages with other columns are made again.
 
         Raises:
             KeyError: A named column does not exist.
             TypeError: The dataset is something else, or a column does not hold strings.
             ValueError: There is no passage, an id comes twice, or an id or text is null or empty.
         """
-        source = Source(dataset, id_column, text_column, title_column, group_column)
+        source = Source(dataset, id_column, text_column, title_column, group_column, columns)
         name = source.fingerprint()
         build_once(cache_root() / "corpora", name, source.save)
         return cls(name)
@@ -119,15 +118,16 @@ class Corpus:
 
     @property
     def columns(self) -> dict[str, pa.LargeStringArray]:
-        """The columns as `Corpus.from_dataset` takes them, memory-mapped: `id`, `text`, and `title`, `group` if any."""
-        files = self._files
-        columns = {"id": files.ids, "text": files.texts, "title": files.titles, "group": files.groups}
-        return {name: column for name, column in columns.items() if column is not None}
+        """The columns as `Corpus.from_dataset` takes them, memory-mapped: `id`, `text`, and `title`, `group` if any.
+
+        Then other columns that it keeps. What is null is empty here.
+        """
+        return {name: column for name, column in self._files.columns.items() if column is not None}
 
     # ---- passages ------------------------------------------------------------------------------------------------
 
     def __getitem__(self, which: str | int) -> Passage:
-        """Return one passage as `id`, `text`, `title` and `group`.
+        """Return one passage as `id`, `text`, `title`, `group` and other columns that the corpus keeps.
 
         Args:
             which: Its id, a string; or its row number, which counts from the end if it is negative.
@@ -162,24 +162,24 @@ class Corpus:
         return bool(self.find([passage_id])[0] >= 0)
 
     def _passages(self, rows: NDArray[np.integer]) -> Iterator[Passage]:
-        at, files = pa.array(rows), self._files
-        columns = {"id": files.ids, "text": files.texts, "title": files.titles, "group": files.groups}
-        names = list(columns)
+        at, columns = pa.array(rows), self._files.columns
         found = [pa.nulls(len(rows)) if column is None else column.take(at) for column in columns.values()]
         for values in zip(*(column.to_pylist() for column in found), strict=True):
-            passage = dict(zip(names, values, strict=True))
-            yield passage | {"group": passage["group"] or None}
+            passage = dict(zip(columns, values, strict=True))
+            yield passage | {name: passage[name] or None for name in self._files.may_lack}
 
     def to_dataset(self) -> Dataset:
         """Return the passages as a `Dataset`, whose columns are mapped from the files of the corpus and not copied.
 
-        Its columns are `id`, `text`, and `title` and `group` where the corpus has them; a passage without a title has
-        an empty one, a passage on its own the group null. `Corpus.from_dataset` makes the same corpus of it.
+        Its columns are `id`, `text`, and `title`, `group` and others where the corpus has them; a passage without a
+        title has an empty one, a passage on its own the group null. `Corpus.from_dataset` makes the same corpus of it,
+        if `columns` names the others again.
         """
         columns = dict(self.columns)
-        if (groups := columns.get("group")) is not None:
-            named = pc.not_equal(groups, "").buffers()[1]
-            columns["group"] = pa.LargeStringArray.from_buffers(len(groups), *groups.buffers()[1:], named)
+        for name in columns.keys() & self._files.may_lack:
+            values = columns[name]
+            named = pc.not_equal(values, "").buffers()[1]
+            columns[name] = pa.LargeStringArray.from_buffers(len(values), *values.buffers()[1:], named)
         return Dataset(pa.table(columns), fingerprint=self.fingerprint)
 
     def rows(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
@@ -339,6 +339,25 @@ class Corpus:
             )
         return self._files.group_codes
 
+    def value_codes(self, name: str) -> NDArray[np.int64]:
+        """Return the first row with the same value of a column; of `"group"`, the `group_codes`. Shape (N,).
+
+        Args:
+            name: `"group"`, or one of the `columns` that were kept when the corpus was made.
+
+        Raises:
+            KeyError: The corpus does not keep such a column.
+        """
+        if name == "group":
+            return self.group_codes
+        codes = self._files.value_codes
+        if name not in codes:
+            raise KeyError(
+                f"This corpus does not keep a column {name!r}, only {list(codes)} beside its texts. Make it again with "
+                f"it: Corpus.from_dataset(..., columns=[{name!r}])."
+            )
+        return codes[name]
+
     def copy_counts(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many passages have each of these `copy_codes`, 0 for -1. Shape (B,) → (B,)."""
         return self._files.copy_counts.passages(codes)
@@ -369,68 +388,11 @@ class Corpus:
         return np.where(rows < 0, -1, copies.codes[rows])
 
     @property
-    def _files(self) -> _CorpusFiles:
-        return _open(self.fingerprint)
+    def _files(self) -> CorpusFiles:
+        return open_files(self.fingerprint)
 
 
 def check_corpus(owner: str, corpus: object) -> None:
     """Raise a TypeError that names the step or index unless it was given a corpus."""
     if not isinstance(corpus, Corpus):
         raise TypeError(f"{owner}: corpus must be a Corpus, got {type(corpus).__name__}. See Corpus.from_dataset.")
-
-
-@dataclass(frozen=True)
-class _CorpusFiles:
-    """The memory-mapped files of one corpus."""
-
-    ids: pa.LargeStringArray
-    texts: pa.LargeStringArray
-    titles: pa.LargeStringArray | None
-    groups: pa.LargeStringArray | None
-    by_id: IdTable
-    by_text: KeyTable
-    text_codes: NDArray[np.int64]
-    copies: Copies | None
-    group_codes: NDArray[np.int64] | None
-
-    @property
-    def copy_codes(self) -> NDArray[np.int64]:
-        return self.text_codes if self.copies is None else self.copies.codes
-
-    @cached_property
-    def copy_counts(self) -> CodeCounts:
-        return CodeCounts.of(self.copy_codes)
-
-    @cached_property
-    def group_counts(self) -> CodeCounts:
-        assert self.group_codes is not None  # asked for by whoever has read the codes
-        return CodeCounts.of(self.group_codes)
-
-
-_OPENED: Opened[_CorpusFiles] = Opened()
-
-
-def _open(name: str) -> _CorpusFiles:
-    def opened() -> _CorpusFiles:
-        folder = cache_root() / "corpora" / name
-        check_complete(
-            folder,
-            f"The corpus {name}",
-            "Make the corpus again with Corpus.from_dataset: the same passages have the same name. A corpus is opened "
-            "from the datasets cache directory: HF_DATASETS_CACHE must be the same folder in every process.",
-        )
-        has_titles, has_groups = (folder / "titles.bytes").exists(), (folder / "groups.bytes").exists()
-        ids = open_strings(folder, "ids")
-        return _CorpusFiles(
-            ids=ids,
-            texts=open_strings(folder, "texts"),
-            titles=open_strings(folder, "titles") if has_titles else None,
-            groups=open_strings(folder, "groups") if has_groups else None,
-            by_id=IdTable.open(folder, "by_id", ids),
-            by_text=KeyTable.open(folder, "by_text"),
-            text_codes=open_array(folder, "text_codes"),  # type: ignore[arg-type]
-            copies=Copies.open(folder) if has_titles else None,
-            group_codes=open_array(folder, "group_codes") if has_groups else None,  # type: ignore[arg-type]
-        )
-
-    return _OPENED.get(name, opened)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ from hnm_datasets.storage.tables import IdTable, KeyTable, RepeatedIdError
 #: Goes into every corpus's fingerprint; raise it when the files or the meaning of a passage's text change.
 _FORMAT = 5
 _OWNER = "Corpus.from_dataset"
+#: The columns that every corpus may have, in the order in which it gives them.
+PARTS = {"ids": "id", "texts": "text", "titles": "title", "groups": "group"}
+#: What the files of other columns are called, with a number; their names are in `COLUMNS`.
+COLUMN = "column"
+COLUMNS = "columns.json"
 
 _CHUNK = 20_000
 
@@ -35,7 +41,9 @@ _CHUNK_BYTES = 1 << 26
 class Source:
     """A dataset of passages, checked while it is read."""
 
-    def __init__(self, dataset: Rows, id_: str, text: str, title: str | None, group: str | None) -> None:
+    def __init__(
+        self, dataset: Rows, id_: str, text: str, title: str | None, group: str | None, others: Sequence[str] = ()
+    ) -> None:
         dataset = dataset_of(dataset, _OWNER, "dataset")
         optional = {"titles": (title, "title"), "groups": (group, "group")}
         columns = {"ids": id_, "texts": text}
@@ -51,6 +59,8 @@ class Source:
                     f"The corpus has no column {name!r} for the {part}, only {dataset.column_names}. Name it: "
                     f"Corpus.from_dataset(dataset, {part[:-1]}_column=...)."
                 )
+        self.others = _checked_others(others, dataset.column_names)
+        columns |= {f"{COLUMN}_{place}": name for place, name in enumerate(self.others)}
         if len(dataset) == 0:
             raise ValueError("The corpus is empty: it needs at least one passage.")
         self.columns = columns
@@ -65,7 +75,8 @@ class Source:
 
     def _checked(self, part: str, array: pa.Array, table: pa.Table, seen: int) -> pa.Array:
         name = self.columns[part]
-        if part in ("ids", "groups"):
+        may_lack = part == "groups" or part.startswith(COLUMN)
+        if part == "ids" or may_lack:
             array = as_ids(array, f"the corpus's column {name!r}", _OWNER, lambda row: f"row {seen + row}")
         if pa.types.is_null(array.type):
             array = array.cast(pa.string())
@@ -75,7 +86,7 @@ class Source:
                 f"The corpus's column {name!r} must hold strings, got {type_name(array.type)}. Cast it: "
                 f"dataset.cast_column({name!r}, Value('string'))."
             )
-        if part in ("titles", "groups"):
+        if part == "titles" or may_lack:
             return pc.fill_null(array, "")
         if array.null_count:
             row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
@@ -105,7 +116,8 @@ class Source:
         for chunk in self.chunks(self.columns):
             for part, array in chunk.items():
                 hasher.update(part, array)
-        return fingerprint({"kind": "corpus", "format": _FORMAT, "columns": hasher.digests()})
+        others = {"others": self.others} if self.others else {}
+        return fingerprint({"kind": "corpus", "format": _FORMAT, "columns": hasher.digests(), **others})
 
     def save(self, folder: Path) -> None:
         """Write the files of the corpus."""
@@ -131,11 +143,33 @@ class Source:
             has_both = pc.invert(pc.or_(is_blank(titles), is_blank(texts))).to_numpy(zero_copy_only=False)
             Copies.of(_text_digests(None, texts), has_both, by_text, text_codes).save(folder)
         if "groups" in self.columns:
-            groups = open_strings(folder, "groups")
-            digests = _in_chunks(digest_strings, groups)
-            alone = pc.equal(groups, "").to_numpy(zero_copy_only=False)
-            first, numbers = distinct_digests(digests)
-            save_array(folder, "group_codes", np.where(alone, np.arange(len(groups)), first[numbers]))
+            alone = pc.equal(open_strings(folder, "groups"), "").to_numpy(zero_copy_only=False)
+            save_array(folder, "group_codes", np.where(alone, np.arange(len(alone)), _first_rows(folder, "groups")))
+        for part in self.columns:
+            if part.startswith(COLUMN):
+                save_array(folder, f"{part}_codes", _first_rows(folder, part))
+        if self.others:
+            (folder / COLUMNS).write_text(json.dumps(self.others))
+
+
+def _checked_others(names: Sequence[str], there: list[str]) -> list[str]:
+    """Return the names of other columns to keep, in an order that does not depend on how they were given."""
+    if isinstance(names, str):
+        raise TypeError(f"{_OWNER}: columns must be a list of names, got one name: pass [{names!r}].")
+    for name in names:
+        if name not in there:
+            raise KeyError(f"{_OWNER}: columns names {name!r}, and the corpus has only the columns {there}.")
+        if name in PARTS.values():
+            raise ValueError(
+                f"{_OWNER}: columns is for other columns than {name!r}, which {name}_column= chooses. Rename it."
+            )
+    return sorted(set(names))
+
+
+def _first_rows(folder: Path, name: str) -> NDArray[np.int64]:
+    """Return the first row with the same value of a column that was saved. Shape (N,)."""
+    first, numbers = distinct_digests(_in_chunks(digest_strings, open_strings(folder, name)))
+    return first[numbers]
 
 
 def chunk_size(rows: pa.Array | datasets.table.Table) -> int:

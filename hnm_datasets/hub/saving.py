@@ -26,6 +26,7 @@ from hnm_datasets import checks
 from hnm_datasets.audit.report import Audit
 from hnm_datasets.batch import Batch
 from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.source import PARTS
 from hnm_datasets.formats.base import Layout
 from hnm_datasets.formats.registry import recognize
 from hnm_datasets.hub.card import CARD, dataset_card, is_own, signed
@@ -161,7 +162,9 @@ def write_card(
         record["splits"][split]["rows"] = len(rows)
     corpus = None
     if record["corpus"] and record["corpus"]["included"]:
-        corpus = Corpus.from_dataset(load_rows(path / CORPUS, "train"))
+        passages = load_rows(path / CORPUS, "train")
+        kept = [name for name in record["corpus"]["columns"] if name not in PARTS.values()]
+        corpus = Corpus.from_dataset(passages, columns=kept)
         record["corpus"] |= {"fingerprint": corpus.fingerprint, "passages": len(corpus), "columns": [*corpus.columns]}
     record = write_record(path, record, secrets)
     return _write_card(path, record, splits, configs_of(record, _first(splits).features), corpus, secrets)

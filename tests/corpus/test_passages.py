@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnm_datasets import Corpus
-from hnm_datasets.corpus import passages as corpus_module
+from hnm_datasets.corpus import files as corpus_files
 from hnm_datasets.corpus.source import Source
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.manifest import DamagedFolderError, is_complete
@@ -197,7 +197,7 @@ def test_unknown_ids():
 @pytest.mark.parametrize("name", ["texts.bytes", "ids.offsets", "text_codes.npy", "manifest.json"])
 def test_a_truncated_file_is_noticed_and_rebuilt(tmp_path, monkeypatch, name):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(corpus_module, "_OPENED", Opened())
+    monkeypatch.setattr(corpus_files, "_OPENED", Opened())
     corpus = Corpus.from_dataset(small())
     folder = folder_of(corpus)
     assert is_complete(folder)

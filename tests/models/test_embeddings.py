@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from hnm_datasets import Corpus
-from hnm_datasets.corpus import passages as corpus_module
+from hnm_datasets.corpus import files as corpus_files
 from hnm_datasets.models import embedding_job
 from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.models.encoders import Encoder
@@ -33,7 +33,7 @@ SHARD = 24
 @pytest.fixture(autouse=True)
 def _own_cache_and_small_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(corpus_module, "_OPENED", Opened())
+    monkeypatch.setattr(corpus_files, "_OPENED", Opened())
     monkeypatch.setattr(embedding_job, "_SHARD", SHARD)
 
 
