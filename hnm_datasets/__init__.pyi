@@ -37,6 +37,7 @@ from .transforms.filters.margins import RelativeMargin as RelativeMargin
 from .transforms.filters.threshold import TeacherThreshold as TeacherThreshold
 from .transforms.filters.known_positives import DropKnownPositives as DropKnownPositives
 from .transforms.filters.near_duplicates import DropNearDuplicates as DropNearDuplicates
+from .transforms.filters.positive_similarity import PositiveSimilarity as PositiveSimilarity
 from .audit.calibration import calibrate_margin as calibrate_margin
 from .audit.calibration import calibrate_threshold as calibrate_threshold
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,13 +15,10 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.corpus.shingles import open_shingles
-from hnm_datasets.runtime.workers import threads
 from hnm_datasets.transforms.base import CandidateFilter
 from hnm_datasets.transforms.filters.kernels import drop_near_duplicates
 from hnm_datasets.transforms.filters.reasons import compared
-
-#: Rows that one thread compares at a time.
-_ROWS = 64
+from hnm_datasets.transforms.similarity import in_parts
 
 
 @dataclass(frozen=True)
@@ -84,22 +80,21 @@ class DropNearDuplicates(CandidateFilter):
         shingles, passages = open_shingles(self.corpus), len(self.corpus)
         keep = np.empty(len(negatives.values), dtype=bool)
 
-        def compare(start: int) -> None:
-            rows = slice(start, start + _ROWS + 1)
+        def compare(rows: slice) -> None:
+            ends = slice(rows.start, rows.stop + 1)
             drop_near_duplicates(
                 shingles.offsets,
                 shingles.values,
                 passages,
-                positives.offsets[rows],
+                positives.offsets[ends],
                 positives.values,
-                negatives.offsets[rows],
+                negatives.offsets[ends],
                 negatives.values,
                 self.threshold,
                 keep,
             )
 
-        with ThreadPoolExecutor(threads()) as pool:
-            list(pool.map(compare, range(0, len(negatives), _ROWS)))
+        in_parts(compare, len(negatives))
         return keep
 
     def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:

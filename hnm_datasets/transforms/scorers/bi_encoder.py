@@ -15,6 +15,7 @@ from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.models.handles import load_model
 from hnm_datasets.models.query_encoders import check_same_model, query_encoder
 from hnm_datasets.transforms.scorers.base import Scorer
+from hnm_datasets.transforms.similarity import check_embeddings
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,7 @@ class BiEncoderScores(Scorer):
         step = type(self).__name__
         self._set(batch_size=checks.whole_number(step, "batch_size", self.batch_size, low=1))
         if self.embeddings is not None:
-            if not isinstance(self.embeddings, Embeddings):
-                raise TypeError(
-                    f"{step}: embeddings must be Embeddings, got {type(self.embeddings).__name__}. Make them with "
-                    f"corpus.embed(model)."
-                )
-            if self.embeddings.corpus_fingerprint != self.corpus.fingerprint:
-                raise ValueError(f"{step}: the embeddings are of another corpus. Pass corpus.embed(model) of this one.")
+            check_embeddings(step, self.corpus, self.embeddings)
         loaded = load_model(
             self.model.documents if isinstance(self.model, _BiEncoder) else self.model, self.fingerprint
         )

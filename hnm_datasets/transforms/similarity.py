@@ -1,0 +1,83 @@
+"""What steps compare passages by: the vectors of a model, or the runs of words that two texts share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.shingles import open_shingles
+from hnm_datasets.models.embeddings import Embeddings
+from hnm_datasets.runtime.workers import threads
+
+#: Rows that one thread compares at a time.
+_ROWS = 64
+_NO_VECTORS = np.empty((0, 0), dtype=np.float32)
+_NO_OFFSETS, _NO_SHINGLES = np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.uint32)
+for _array in (_NO_VECTORS, _NO_OFFSETS, _NO_SHINGLES):
+    # As mapped files are: loops are compiled for either.
+    _array.setflags(write=False)
+
+
+def check_embeddings(step: str, corpus: Corpus, embeddings: object) -> None:
+    """Raise an error that names the step unless these are the embeddings of this corpus."""
+    if not isinstance(embeddings, Embeddings):
+        raise TypeError(
+            f"{step}: embeddings must be Embeddings, got {type(embeddings).__name__}. Make them with "
+            f"corpus.embed(model)."
+        )
+    if embeddings.corpus_fingerprint != corpus.fingerprint:
+        raise ValueError(f"{step}: the embeddings are of another corpus. Pass corpus.embed(model) of this one.")
+
+
+class Compared(NamedTuple):
+    """What `alike` compares passages by.
+
+    Attributes:
+        vectors: Shape (N, D); (0, 0): compare texts.
+        shingle_offsets: See `Shingles`.
+        shingles: See `Shingles`.
+        passages: N.
+    """
+
+    vectors: NDArray[np.float32]
+    shingle_offsets: NDArray[np.int64]
+    shingles: NDArray[np.uint32]
+    passages: int
+
+
+def compared_by(
+    corpus: Corpus, embeddings: Embeddings | None, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Compared]:
+    """Return the number of each passage in what it is compared by, and the latter.
+
+    Args:
+        corpus: The passages.
+        embeddings: Their vectors; None: compare texts.
+        rows: The rows of P passages in the corpus. Shape (P,).
+    """
+    if embeddings is None:
+        shingles = open_shingles(corpus)
+        return rows, Compared(_NO_VECTORS, shingles.offsets, shingles.values, len(corpus))
+    vectors = embeddings.vectors
+    if vectors.dtype != np.float32:
+        used, rows = np.unique(rows, return_inverse=True)
+        vectors = np.asarray(vectors[used], dtype=np.float32)
+    vectors = vectors.view()
+    vectors.setflags(write=False)
+    return rows, Compared(vectors, _NO_OFFSETS, _NO_SHINGLES, len(corpus))
+
+
+def in_parts(work: Callable[[slice], None], rows: int) -> None:
+    """Do something with all rows of a batch, some at a time, by all threads.
+
+    Args:
+        work: Is given the rows.
+        rows: How many there are.
+    """
+    with ThreadPoolExecutor(threads()) as pool:
+        list(pool.map(work, (slice(start, min(start + _ROWS, rows)) for start in range(0, rows, _ROWS))))
