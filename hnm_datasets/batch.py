@@ -32,6 +32,12 @@ from hnm_datasets.runtime.ray_batches import holds_arrays, table_of_arrays
 from hnm_datasets.runtime.workers import in_ray_worker
 from hnm_datasets.storage.digests import digest_strings
 
+#: What a null score means, and the way out.
+_WITHOUT_SCORE = (
+    " A source that scores only what it finds, such as a search engine, knows none of other passages. Score the rows "
+    "with BiEncoderScores or CrossEncoderScores, whose scores by='teacher' chooses, or filter such rows out."
+)
+
 
 class PassageIds(Protocol):
     """What a batch must know of a corpus to look ids up: `Corpus` is one."""
@@ -230,11 +236,12 @@ class Batch:
             raise TypeError(
                 f"{self.step}: the column {name!r} must be lists of numbers, got {type_name(lists.values.type)}."
             )
+        way_out = _WITHOUT_SCORE if name.endswith("_scores") else ""
         if lists.values.null_count:
-            self._refuse(name, lists, lists.values.is_null().to_numpy(zero_copy_only=False), "holds a null")
+            self._refuse(name, lists, lists.values.is_null().to_numpy(zero_copy_only=False), "holds a null", way_out)
         values = lists.values.to_numpy(zero_copy_only=False)
         if values.dtype.kind == "f":
-            self._refuse(name, lists, np.isnan(values), "holds a NaN")
+            self._refuse(name, lists, np.isnan(values), "holds a NaN", way_out)
         return Ragged(lists.offsets, values)
 
     def scores(self, name: str, *, finite: bool = False) -> Ragged[NDArray[np.generic]]:
@@ -326,10 +333,10 @@ class Batch:
             )
         return flatten_lists(array)
 
-    def _refuse(self, name: str, lists: Ragged[pa.Array], bad: NDArray[np.bool_], what: str) -> None:
+    def _refuse(self, name: str, lists: Ragged[pa.Array], bad: NDArray[np.bool_], what: str, way_out: str = "") -> None:
         if bad.any():
             row = int(lists.owners[np.flatnonzero(bad)[0]])
-            raise ValueError(f"{self.step}: the column {name!r} {what} in {self.describe(row)}.")
+            raise ValueError(f"{self.step}: the column {name!r} {what} in {self.describe(row)}.{way_out}")
 
     # ---- row keys ------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from hnm_datasets import (
     RelativeMargin,
     SampleNegatives,
     ScoreBand,
+    SearchNegatives,
     SortNegatives,
     TeacherThreshold,
     ToLabeledLists,
@@ -50,6 +51,18 @@ def sample_rows():
 
 def shared_words(pairs):
     return [len(set(query.lower().split()) & set(passage.lower().split())) for query, passage in pairs]
+
+
+def search_by_bm25(corpus):
+    index = BM25Index(corpus)
+
+    def search(queries, depth):
+        hits = index.search(index.encode(queries), depth)
+        there = [rows >= 0 for rows in hits.rows]
+        ids = [corpus.ids(rows[own]).to_pylist() for rows, own in zip(hits.rows, there, strict=True)]
+        return ids, [scores[own] for scores, own in zip(hits.scores, there, strict=True)]
+
+    return search
 
 
 def transforms(corpus, model):
@@ -77,6 +90,7 @@ def transforms(corpus, model):
         "fuse": FuseNegatives(
             {"bm25": BM25Negatives(corpus, k=6), "dense": DenseNegatives(corpus, model, k=4)}, method="interleave", k=7
         ),
+        "search": SearchNegatives(corpus, search_by_bm25(corpus), k=6, fingerprint="bm25-1"),
         "judged": JudgedNegatives(corpus, BM25Negatives(corpus), k=3),
         "fuse-judged": FuseNegatives(
             {"judged": JudgedNegatives(corpus, DenseNegatives(corpus, model)), "bm25": BM25Negatives(corpus, k=6)},
@@ -121,6 +135,7 @@ NAMES = (
     "dense",
     "dense-options",
     "fuse",
+    "search",
     "judged",
     "fuse-judged",
     "bi-encoder",
@@ -167,7 +182,7 @@ def prepare(model):
     def rows_for(name):
         if name.endswith("judged"):
             return judged
-        if name.startswith(("bm25", "random", "dense", "fuse")):
+        if name.startswith(("bm25", "random", "dense", "fuse", "search")):
             return rows
         return fused if name == "by-source" else mined
 

@@ -232,3 +232,13 @@ def string_buffers(strings: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uin
 def list_array(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
     """Make the Arrow list column that `datasets` writes as `List(...)`."""
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
+
+
+def score_array(scores: NDArray[np.float32]) -> pa.Array:
+    """Return scores as an Arrow array with null for NaN.
+
+    Example:
+        >>> score_array(np.array([0.5, np.nan], dtype=np.float32)).to_pylist()
+        [0.5, None]
+    """
+    return pa.array(scores, from_pandas=True)

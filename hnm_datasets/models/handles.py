@@ -254,10 +254,7 @@ class ModelHandle:
             self._loaded = next((one for one in named if one.is_unchanged()), None)
         if self._loaded is None:
             if self.source is None:
-                raise RuntimeError(
-                    f"The model {self.model_fingerprint} is not in this process, and it was passed as an object. For "
-                    f"processes that are spawned, pass the model's path or Hub id; each loads it once."
-                )
+                raise RuntimeError(self._not_here())
             self._loaded = load_model(self.source, None, pairs=self._pairs)
             if self._loaded.fingerprint != self.model_fingerprint:
                 raise RuntimeError(
@@ -265,6 +262,13 @@ class ModelHandle:
                 )
         self._loaded.check_usable()
         return self._loaded
+
+    def _not_here(self) -> str:
+        """Say that the model is of another process, and the way out."""
+        return (
+            f"The model {self.model_fingerprint} is not in this process, and it was passed as an object. For processes "
+            f"that are spawned, pass the model's path or Hub id; each loads it once."
+        )
 
     @property
     def name(self) -> str:

@@ -14,6 +14,12 @@ from hnm_datasets.training.generations import Generation
 from hnm_datasets.training.live_texts import LiveTexts
 
 
+def _is_scored(batch: Batch) -> bool:
+    """Return whether all candidates and positives have scores, which a search engine gives only to what it finds."""
+    names = (NEGATIVE_SCORES, POSITIVE_SCORES)
+    return all(batch.has(name) and not batch.lists(name).values.null_count for name in names)
+
+
 class RefreshTally:
     """Counts what a refresh finds."""
 
@@ -26,7 +32,7 @@ class RefreshTally:
 
     def of_miner(self, batch: Batch) -> None:
         """Rank the best positive of each query among the candidates of the first step."""
-        if not batch.has(NEGATIVE_SCORES) or not batch.has(POSITIVE_SCORES):
+        if not _is_scored(batch):
             return
         own: Ragged[Any] = batch.number_lists(POSITIVE_SCORES)
         others: Ragged[Any] = batch.number_lists(NEGATIVE_SCORES)
@@ -42,7 +48,7 @@ class RefreshTally:
     def of_rows(self, rows: NDArray[np.int64], batch: Batch) -> None:
         """Count what the steps left."""
         self.rows.append(rows)
-        if batch.has(NEGATIVE_SCORES) and batch.has(POSITIVE_SCORES):
+        if _is_scored(batch):
             others: Ragged[Any] = batch.number_lists(NEGATIVE_SCORES)
             best = _best(batch.number_lists(POSITIVE_SCORES))
             self.above += int((others.values > best[others.owners]).sum())

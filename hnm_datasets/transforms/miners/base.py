@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.arrow import list_array, score_array
 from hnm_datasets.arrays.ragged import Ragged, offsets_of, runs_within, slice_lists
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import (
@@ -25,6 +25,7 @@ from hnm_datasets.columns import (
     POSITIVE_IDS,
     POSITIVE_SCORES,
     QUERY,
+    QUERY_ID,
 )
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.indexes.base import Hits
@@ -45,6 +46,7 @@ class MiningRows(NamedTuple):
         known: The same, and then those of other rows with the same question.
         excluded_copies: The copy codes of what is no candidate: what is in `known`, and the query's own text.
         judged: The row numbers of each row's judged negatives; None where no source asks for them.
+        query_ids: Shape (B,); None where no source asks for them.
     """
 
     queries: list[str]
@@ -53,6 +55,7 @@ class MiningRows(NamedTuple):
     known: Ragged[NDArray[np.int64]]
     excluded_copies: Ragged[NDArray[np.int64]]
     judged: Ragged[NDArray[np.int64]] | None
+    query_ids: pa.Array | None
 
     @classmethod
     def read(cls, batch: Batch, corpus: Corpus, columns: Collection[str]) -> MiningRows:
@@ -61,7 +64,7 @@ class MiningRows(NamedTuple):
         Args:
             batch: The rows.
             corpus: The passages.
-            columns: What the miners read: judged negatives are looked up where they are among it.
+            columns: What the miners read: judged negatives and query ids are read where they are among it.
 
         Raises:
             KeyError: A positive or judged negative is not in the corpus.
@@ -73,7 +76,8 @@ class MiningRows(NamedTuple):
         codes = np.insert(corpus.copy_codes[known.values], known.offsets[1:], corpus.find_copies(queries))
         excluded = Ragged(offsets_of(known.lengths + 1), codes)
         judged = batch.rows_in(JUDGED_NEGATIVE_IDS, corpus) if JUDGED_NEGATIVE_IDS in columns else None
-        return cls(queries.to_pylist(), batch.row_keys(), positives, known, excluded, judged)
+        query_ids = batch.ids(QUERY_ID) if QUERY_ID in columns else None
+        return cls(queries.to_pylist(), batch.row_keys(), positives, known, excluded, judged, query_ids)
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,10 @@ class Miner(Transform):
             keys: 64 bits that identify each row. Shape (B,).
         """
 
+    def _encode_rows(self, rows: MiningRows) -> Any:
+        """Do what `_encode` does, for a source that goes by more than texts."""
+        return self._encode(rows.queries, rows.keys)
+
     @abstractmethod
     def _search(self, encoded: Any, which: NDArray[np.int64], depth: int) -> Hits:
         """Return the best passages of some queries.
@@ -182,7 +190,7 @@ class Miner(Transform):
             rows: B lists of row numbers, C in all.
 
         Returns:
-            Shape (C,), aligned with `rows.values`.
+            Shape (C,), aligned with `rows.values`; NaN, which is written as null, where the source has no score.
         """
 
     def find(self, rows: MiningRows, encoded: Any) -> Candidates:
@@ -203,13 +211,13 @@ class Miner(Transform):
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         rows = MiningRows.read(batch, self.corpus, self.input_columns)
-        encoded = self._encode(rows.queries, rows.keys)
+        encoded = self._encode_rows(rows)
         found = self.find(rows, encoded)
         source = pa.repeat(pa.scalar(self.source), len(found.rows))
-        positive_scores = pa.array(self._score(encoded, rows.positives))
+        positive_scores = score_array(self._score(encoded, rows.positives))
         return {
             NEGATIVE_IDS: list_array(found.offsets, self.corpus.ids(found.rows)),
-            NEGATIVE_SCORES: list_array(found.offsets, pa.array(found.scores)),
+            NEGATIVE_SCORES: list_array(found.offsets, score_array(found.scores)),
             NEGATIVE_RANKS: list_array(found.offsets, pa.array(found.ranks)),
             NEGATIVE_SOURCE: list_array(found.offsets, source),
             POSITIVE_SCORES: list_array(rows.positives.offsets, positive_scores),

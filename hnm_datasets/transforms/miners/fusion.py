@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.arrays.arrow import list_array, score_array
 from hnm_datasets.arrays.ragged import Ragged, first_of_runs, kept_offsets, offsets_of, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import (
@@ -38,7 +38,8 @@ class FuseNegatives(Transform):
     """Mine from several sources and merge what they find into one list per row.
 
     Each candidate keeps its rank in every source, and is scored by every source, also by those that did not find it,
-    so that margins and limits can go by any of them: `RelativeMargin(0.05, by="dense")`.
+    so that margins and limits can go by any of them: `RelativeMargin(0.05, by="dense")`. Search engines and runs score
+    only what they find; their other scores are null.
 
     Args:
         miners: The sources by name, all of one corpus, for example `{"bm25": BM25Negatives(corpus), "dense":
@@ -119,7 +120,7 @@ class FuseNegatives(Transform):
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         corpus = next(iter(self.miners.values())).corpus
         asked = MiningRows.read(batch, corpus, self.input_columns)
-        encoded = [miner._encode(asked.queries, asked.keys) for miner in self.miners.values()]
+        encoded = [miner._encode_rows(asked) for miner in self.miners.values()]
         found = [miner.find(asked, own) for miner, own in zip(self.miners.values(), encoded, strict=True)]
         fused = fuse(found, corpus.text_codes, self.method)
         within = positions_within(fused.offsets)
@@ -139,8 +140,8 @@ class FuseNegatives(Transform):
             scores[~known] = miner._score(encoded[number], unknown)
             of_positives = miner._score(encoded[number], asked.positives)
             columns[f"negative_{name}_ranks"] = list_array(offsets, pa.array(ranks[number]))
-            columns[score_column(name)] = list_array(offsets, pa.array(scores))
-            columns[score_column(name, of="positive")] = list_array(asked.positives.offsets, pa.array(of_positives))
+            columns[score_column(name)] = list_array(offsets, score_array(scores))
+            columns[score_column(name, of="positive")] = list_array(asked.positives.offsets, score_array(of_positives))
         return columns
 
 

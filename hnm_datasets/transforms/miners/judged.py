@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged, first_of_runs, kept_offsets, positions_within, runs_within, take_lists
-from hnm_datasets.columns import JUDGED_NEGATIVE_IDS, POSITIVE_IDS, QUERY
+from hnm_datasets.columns import JUDGED_NEGATIVE_IDS
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.transforms.miners.base import HITS, Miner, MiningRows
 from hnm_datasets.transforms.miners.search import Candidates
@@ -56,9 +56,10 @@ class JudgedNegatives(Miner):
         there.
 
     Columns written:
-        `negative_ids` (in the order of the retriever's scores), `negative_scores` (the retriever's), `negative_ranks`
-        (places in the retriever's list; `depth` + 1 for a passage that is not among its first `depth`),
-        `negative_source` (`"judged"`), `positive_scores` (the retriever's, aligned with `positive_ids`).
+        `negative_ids` (in the order of the retriever's scores), `negative_scores` (the retriever's; null, and last,
+        where a search engine did not find the passage), `negative_ranks` (places in the retriever's list; `depth` + 1
+        for a passage that is not among its first `depth`), `negative_source` (`"judged"`), `positive_scores` (the
+        retriever's, aligned with `positive_ids`).
 
     Raises:
         KeyError: A column is missing, or a judged negative is not in the corpus.
@@ -77,7 +78,6 @@ class JudgedNegatives(Miner):
         ([['c', 'b']], [[2, 1001]])
     """
 
-    input_columns: ClassVar[tuple[str, ...]] = (QUERY, POSITIVE_IDS, JUDGED_NEGATIVE_IDS)
     source: ClassVar[str] = "judged"
 
     retriever: Miner
@@ -95,6 +95,11 @@ class JudgedNegatives(Miner):
         if self.retriever.corpus != self.corpus:
             raise ValueError(f"{name}: the retriever is of another corpus. Make it of this corpus.")
         self._set(depth=checks.whole_number(name, "depth", self.depth, low=1))
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns that the retriever reads, and the judgments."""
+        return (*self.retriever.input_columns, JUDGED_NEGATIVE_IDS)
 
     def prepare(self) -> None:
         """Prepare the retriever."""
@@ -120,13 +125,17 @@ class JudgedNegatives(Miner):
         ranks = np.full(len(keys), self.depth + 1, dtype=np.int32)
         asked = np.flatnonzero(lists.lengths)
         for part in runs_within(np.full(len(asked), depth), HITS):
-            hits = self.retriever._search(encoded, asked[part], depth).rows
+            # A search engine's answer may be deeper.
+            hits = self.retriever._search(encoded, asked[part], depth).rows[:, :depth]
             line, column = np.nonzero(hits >= 0)
             there = asked[part][line] * size + hits[line, column]
             at = np.minimum(np.searchsorted(keys, there, sorter=order), len(keys) - 1)
             same = keys[order[at]] == there
             ranks[order[at[same]]] = column[same] + 1
         return ranks
+
+    def _encode_rows(self, rows: MiningRows) -> Any:
+        return self.retriever._encode_rows(rows)
 
     def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> Any:
         return self.retriever._encode(queries, keys)

@@ -14,6 +14,9 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.transforms.known import sorted_lists
 from hnm_datasets.transforms.miners.kernels import pick_candidates
 
+#: How many times the least number of gaps a first search expects at most.
+_MOST_GAPS = 3
+
 
 class Candidates(NamedTuple):
     """The candidates of B queries, best first, C in all.
@@ -21,7 +24,7 @@ class Candidates(NamedTuple):
     Attributes:
         offsets: Where each query's candidates begin and end. Shape (B + 1,).
         rows: Row numbers in the corpus. Shape (C,).
-        scores: The retriever's scores. Shape (C,).
+        scores: The retriever's scores, NaN where it has none. Shape (C,).
         ranks: 1-based places in the retriever's list, before anything was removed. Shape (C,).
     """
 
@@ -44,8 +47,8 @@ def mine_candidates(
     queries. Those that are short are searched again, twice as deep each time.
 
     Args:
-        search: Given the numbers of some queries and a depth, returns their hits. A deeper search must begin with the
-            answer of a shallower one.
+        search: Given the numbers of some queries and a depth, returns as many hits or more. A deeper search must begin
+            with the answer of a shallower one.
         corpus: The passages.
         k: Candidates per query.
         excluded_copies: Copy codes (`Corpus.copy_codes`) that are no candidates, per query.
@@ -91,14 +94,23 @@ def _gaps(k: int, corpus: Corpus, copies: Ragged[NDArray[np.int64]], groups: Rag
     A search of few queries can cost nearly as much as one of all, so one depth for all queries is best. Many copies of
     a positive say little of how many of them a search finds, hence the upper bound.
     """
-    least = max(8, k // 4)
+    least = _least_gaps(k)
     if not len(copies):
         return least
     counts = corpus.copy_counts(copies.values)
     excluded = np.bincount(copies.owners, weights=counts, minlength=len(copies))
     if groups is not None:
         excluded += np.bincount(groups.owners, weights=corpus.group_counts(groups.values), minlength=len(groups))
-    return int(np.clip(np.quantile(excluded, 0.9), least, 3 * least))
+    return int(np.clip(np.quantile(excluded, 0.9), least, _MOST_GAPS * least))
+
+
+def _least_gaps(k: int) -> int:
+    return max(8, k // 4)
+
+
+def first_depth(k: int) -> int:
+    """Return the depth that the first search for k candidates has at most, whatever the batch."""
+    return k + _MOST_GAPS * _least_gaps(k)
 
 
 def _assembled(found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]], n_queries: int) -> Candidates:
