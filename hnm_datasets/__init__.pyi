@@ -19,6 +19,7 @@ from .transforms.miners.dense import DenseNegatives as DenseNegatives
 from .transforms.miners.random import RandomNegatives as RandomNegatives
 from .transforms.miners.judged import JudgedNegatives as JudgedNegatives
 from .transforms.miners.search_engine import SearchNegatives as SearchNegatives
+from .transforms.miners.run import RunNegatives as RunNegatives
 from .transforms.miners.fusion import FuseNegatives as FuseNegatives
 from .drop_in.mining import mine_hard_negatives as mine_hard_negatives
 from .indexes.bm25 import BM25Index as BM25Index

@@ -12,11 +12,13 @@ from hnm_datasets.columns import (
     POSITIVE_IDS,
     POSITIVE_SCORES,
     QUERY,
+    QUERY_ID,
     score_column,
 )
 
 _MINE = "mine first, for example with .map(BM25Negatives(corpus), batched=True)"
 _MADE_BY = {
+    QUERY_ID: "rename the column of the queries' ids to 'query_id', or load the rows with load_beir",
     QUERY: "rename your column to 'query', or load the rows with load_beir or from_pairs",
     POSITIVE_IDS: "add it with attach_positives (from qrels) or load the rows with load_beir or from_pairs",
     JUDGED_NEGATIVE_IDS: "load judgments with load_beir, or add them with attach_positives; both write this column",

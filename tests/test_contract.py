@@ -26,6 +26,7 @@ from hnm_datasets import (
     RandomNegatives,
     RankWindow,
     RelativeMargin,
+    RunNegatives,
     SampleNegatives,
     ScoreBand,
     SearchNegatives,
@@ -65,6 +66,13 @@ def search_by_bm25(corpus):
     return search
 
 
+def run_of(corpus):
+    """Return a run of every other query of the sample."""
+    queries = load_sample()[1]["query_id"][::2]
+    ids = corpus.columns["id"].to_pylist()[:1000]
+    return {query: {one: -float(i) for i, one in enumerate(ids[n::97])} for n, query in enumerate(queries)}
+
+
 def transforms(corpus, model):
     return {
         "bm25": BM25Negatives(corpus, k=12),
@@ -91,6 +99,7 @@ def transforms(corpus, model):
             {"bm25": BM25Negatives(corpus, k=6), "dense": DenseNegatives(corpus, model, k=4)}, method="interleave", k=7
         ),
         "search": SearchNegatives(corpus, search_by_bm25(corpus), k=6, fingerprint="bm25-1"),
+        "run": RunNegatives(corpus, run_of(corpus), k=6),
         "judged": JudgedNegatives(corpus, BM25Negatives(corpus), k=3),
         "fuse-judged": FuseNegatives(
             {"judged": JudgedNegatives(corpus, DenseNegatives(corpus, model)), "bm25": BM25Negatives(corpus, k=6)},
@@ -136,6 +145,7 @@ NAMES = (
     "dense-options",
     "fuse",
     "search",
+    "run",
     "judged",
     "fuse-judged",
     "bi-encoder",
@@ -182,7 +192,7 @@ def prepare(model):
     def rows_for(name):
         if name.endswith("judged"):
             return judged
-        if name.startswith(("bm25", "random", "dense", "fuse", "search")):
+        if name.startswith(("bm25", "random", "dense", "fuse", "search", "run")):
             return rows
         return fused if name == "by-source" else mined
 
