@@ -31,11 +31,18 @@ def test_the_signature_is_theirs_with_two_options_more():
     ]
 
 
-@pytest.mark.parametrize("output_format", FORMATS)
+#: These in all formats, with scores and without; each of the others in two formats in turn.
+EVERYWHERE = ("plain", "corpus and margin")
+
+
 @pytest.mark.parametrize(
-    ("options", "output_scores"),
-    [pytest.param(OPTIONS[name], True, id=f"{name}, with scores") for name in OPTIONS]
-    + [pytest.param(OPTIONS[name], False, id=name) for name in ("plain", "relative margin", "corpus and margin")],
+    ("options", "output_format", "output_scores"),
+    [
+        pytest.param(OPTIONS[name], form, with_scores, id=f"{name}, {form}" + ", with scores" * with_scores)
+        for number, name in enumerate(OPTIONS)
+        for form in (FORMATS if name in EVERYWHERE else FORMATS[number % 2 :: 2])
+        for with_scores in ((True, False) if name in EVERYWHERE else (True,))
+    ],
 )
 def test_rows_are_theirs(pairs, sample_texts, static_model, options, output_format, output_scores):
     if options.get("corpus") is CORPUS:
