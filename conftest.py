@@ -63,6 +63,29 @@ def static_model(make_static_model):
 
 
 @pytest.fixture(scope="session")
+def make_sparse_model():
+    """Make a new SparseEncoder that gives each known word a weight of its own, by default from 0.5 to 2."""
+
+    def make(words, weights=None, **options):
+        import numpy as np
+        import torch
+        from sentence_transformers import SparseEncoder
+        from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(["[UNK]", *words])}, "[UNK]"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[UNK]")
+        if weights is None:
+            weights = np.random.default_rng(0).uniform(0.5, 2, len(words))
+        own = torch.tensor([0.0, *weights], dtype=torch.float32)
+        return SparseEncoder(modules=[SparseStaticEmbedding(fast, own)], device="cpu", **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_cross_encoder():
     """Write a cross-encoder of random weights, which costs nothing to run, to a new folder."""
 

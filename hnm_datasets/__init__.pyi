@@ -24,8 +24,10 @@ from .transforms.miners.fusion import FuseNegatives as FuseNegatives
 from .drop_in.mining import mine_hard_negatives as mine_hard_negatives
 from .indexes.bm25 import BM25Index as BM25Index
 from .indexes.dense import DenseIndex as DenseIndex
+from .indexes.sparse import SparseIndex as SparseIndex
 from .indexes.sharded import ShardedIndex as ShardedIndex
 from .models.embeddings import Embeddings as Embeddings
+from .models.sparse_embeddings import SparseEmbeddings as SparseEmbeddings
 
 # Score
 from .transforms.scorers.bi_encoder import BiEncoderScores as BiEncoderScores

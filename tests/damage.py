@@ -55,7 +55,7 @@ from hnm_datasets import (
     write_stream,
 )
 from hnm_datasets.arrays.ragged import Ragged
-from hnm_datasets.models import embedding_job
+from hnm_datasets.models import shard_job
 from hnm_datasets.storage.folders import cache_root, cache_root_at
 from hnm_datasets.training.generations import Generation, write_generation
 
@@ -389,7 +389,7 @@ class Trials:
     def __init__(self, place: Path, kinds: list[str] | None = None) -> None:
         self.place = place
         # Shards that are small enough for a passage to repeat one of an earlier shard.
-        embedding_job._SHARD = 32
+        shard_job.SHARD = 32
         datasets.disable_progress_bars()
         found = all_kinds(place / "names")
         self.kinds = {name: found[name] for name in kinds or found}

@@ -5,7 +5,7 @@ import sys
 import datasets
 import pytest
 
-from hnm_datasets.models import embedding_job
+from hnm_datasets.models import shard_job
 from hnm_datasets.storage import manifest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
@@ -17,7 +17,7 @@ def trials(tmp_path, monkeypatch):
     from damage import Trials
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setattr(embedding_job, "_SHARD", 32)
+    monkeypatch.setattr(shard_job, "SHARD", 32)
     return lambda *kinds: Trials(tmp_path, list(kinds))
 
 

@@ -23,7 +23,8 @@ from hnm_datasets.storage.folders import build_once, cache_root
 
 if TYPE_CHECKING:
     from hnm_datasets.models.embeddings import Embeddings
-    from hnm_datasets.models.handles import EmbeddingModel
+    from hnm_datasets.models.handles import EmbeddingModel, SparseModel
+    from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
 
 #: `id`, `text`, `title`, `group` and other columns that the corpus keeps; None for what it lacks.
 Passage: TypeAlias = dict[str, str | None]
@@ -307,6 +308,52 @@ class Corpus:
             devices=devices,
             normalize=normalize,
             similarity=similarity,
+            fingerprint=fingerprint,
+        )
+
+    def embed_sparse(
+        self,
+        model: SparseModel,
+        *,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        max_active_dims: int | None = None,
+        devices: Sequence[str] | None = None,
+        fingerprint: str | None = None,
+    ) -> SparseEmbeddings:
+        """Encode every passage with a sparse model, once, into memory-mapped terms and weights in the cache directory.
+
+        As with `embed`, a second call finds them there, an interrupted run resumes, passages with the same text are
+        encoded once, and several processes share the work. Weights may be negative. A passage without any is never
+        found.
+
+        Args:
+            model: A `SparseEncoder`, its path or Hub id, or a function from a list of texts to a matrix of shape
+                (B, V): of scipy, of torch, or an array.
+            prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
+            batch_size: Passages per forward pass; for SPLADE on a GPU as in `embed`.
+            max_active_dims: Keep this many of the largest weights of a passage, for a smaller index and a faster
+                search; None: as many as the model keeps.
+            devices: As in `embed`.
+            fingerprint: For a function: a name that changes whenever its answers do.
+
+        Returns:
+            The vectors, see `SparseEmbeddings`. They are compared by the dot product, or by the cosine if the model is.
+
+        Raises:
+            TypeError: `model` is something else.
+            ValueError: A weight is NaN, infinite or beyond 1e15, and the message names the passage; the model compares
+                by a distance; a function comes without `fingerprint`; an option is out of range.
+        """
+        from hnm_datasets.models.sparse_embedding_job import embed_passages_sparse
+
+        return embed_passages_sparse(
+            self,
+            model,
+            prompt=prompt,
+            batch_size=batch_size,
+            max_active_dims=max_active_dims,
+            devices=devices,
             fingerprint=fingerprint,
         )
 

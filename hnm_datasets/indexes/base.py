@@ -12,7 +12,7 @@ from hnm_datasets.arrays.ragged import Ragged
 if TYPE_CHECKING:
     from hnm_datasets.corpus.passages import Corpus
 
-#: The form of encoded queries: tokens for BM25, vectors of shape (B, D) for dense search.
+#: The form of encoded queries: tokens for BM25, vectors of shape (B, D) for dense search, terms and weights for sparse.
 Queries = TypeVar("Queries", contravariant=True)
 
 
@@ -31,7 +31,7 @@ class Hits(NamedTuple):
 class Index(Protocol[Queries]):
     """Searches a corpus. A deeper search begins with the answer of a shallower one.
 
-    `BM25Index`, `DenseIndex` and `ShardedIndex` satisfy it, and the miners use nothing else of an index.
+    `BM25Index`, `DenseIndex`, `SparseIndex` and `ShardedIndex` satisfy it, and the miners use nothing else of an index.
     """
 
     @property

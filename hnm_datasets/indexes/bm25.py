@@ -7,7 +7,6 @@ contribution to the passage's score, computed once when the index is built, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
@@ -29,16 +28,12 @@ from hnm_datasets.indexes.bm25_tokens import Tokens, Vocabulary
 from hnm_datasets.indexes.bm25_weights import METHODS, Formula
 from hnm_datasets.indexes.bm25s_analyzer import Bm25sAnalyzer, TokenOptions, token_options
 from hnm_datasets.indexes.bm25s_import import OWNER, BuiltIndex, kept_folder, opened, sampled_rows
-from hnm_datasets.indexes.keys import hits_of
+from hnm_datasets.indexes.search_threads import search_in_threads
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.indexes.tokenizers import FunctionTokenizer, SubwordTokenizer, Tokenizer, named_tokenizer
-from hnm_datasets.runtime.workers import threads
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.opened import Opened
-
-#: Queries that one thread searches at a time: few enough that threads end together, many enough that a buffer pays.
-_QUERIES = 64
 
 
 @dataclass(frozen=True)
@@ -288,23 +283,15 @@ class BM25Index:
         files, passages = _open(self), len(self.rows)
         skips = k > 0 and passages >= bm25_skipping.PASSAGES_PER_HIT * k
         bounds = bm25_skipping.open_bounds(self.fingerprint, files, passages) if skips else None
-        hits = Hits(np.empty((len(tokens), k), dtype=np.int64), np.empty((len(tokens), k), dtype=np.float32))
 
-        def search_chunk(start: int) -> None:
-            stop = min(start + _QUERIES, len(tokens))
-            keys = np.empty((stop - start, k), dtype=np.uint64)
-            asked = tokens.lists.offsets[start : stop + 1], tokens.lists.values
+        def search_some(some: slice, keys: NDArray[np.uint64]) -> None:
+            asked = tokens.lists.offsets[some.start : some.stop + 1], tokens.lists.values
             if bounds is None:
-                bm25_kernels.search(files.starts, files.postings, files.weights, *asked, passages, keys)
+                bm25_kernels.search(files.starts, files.postings, files.weights, *asked, None, passages, keys)
             else:
                 bm25_skipping.search(files, *asked, passages, bounds, keys)
-            hits.rows[start:stop], hits.scores[start:stop] = hits_of(keys, k)
 
-        with ThreadPoolExecutor(threads()) as pool:
-            list(pool.map(search_chunk, range(0, len(tokens), _QUERIES)))
-        if self.rows.start:
-            hits.rows[hits.rows >= 0] += self.rows.start
-        return hits, tokens.constants
+        return search_in_threads(search_some, len(tokens), k, self.rows.start), tokens.constants
 
     def score(self, queries: Sequence[str] | Tokens, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Return the score of certain passages of each query, the same to the bit as `search` gives them.

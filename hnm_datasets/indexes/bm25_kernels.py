@@ -1,4 +1,4 @@
-"""The loops of BM25, compiled by numba.
+"""The loops of inverted indexes, of BM25 and of sparse vectors, compiled by numba.
 
 They release the interpreter lock and are run from Python threads. Numba's own parallel loops are not used: after they
 have run once, a process that forks, as `Dataset.map(num_proc=...)` does, dies in the child.
@@ -91,9 +91,13 @@ def _pick_from_postings(
     count, limit = 0, NO_KEY
     for token in tokens:
         for row in postings[starts[token] : starts[token + 1]]:
-            if bits[row] > 0:
-                key = key_of(np.uint32(bits[row]), row)
-                bits[row] = 0
+            found = bits[row]
+            if found == 0:
+                continue
+            bits[row] = 0
+            # Negative sums have negative bits.
+            if found > 0:
+                key = key_of(np.uint32(found), row)
                 if key < limit:
                     if count == len(keys):
                         limit = bring_smallest(keys, count, k)
@@ -110,10 +114,11 @@ def search(
     weights: NDArray[np.float32],
     offsets: NDArray[np.int64],
     tokens: NDArray[np.int64],
+    factors: NDArray[np.float32] | None,
     n_passages: int,
     out: NDArray[np.uint64],
 ) -> None:
-    """Find the best passages of each query.
+    """Find the best passages of each query, of those whose sums are above 0.
 
     Args:
         starts: Where each token's postings begin and end. Shape (V + 1,).
@@ -121,6 +126,7 @@ def search(
         weights: What the token adds to each such row's score. Shape (P,).
         offsets: Where each query's tokens begin and end. Shape (B + 1,).
         tokens: The queries' tokens. Shape (T,).
+        factors: What the weights of each token are multiplied by. Shape (T,); None: by 1.
         n_passages: The number of passages, N.
         out: Filled with their keys, for `hits_of`; their scores are without what all of a query get on top. Shape
             (B, K).
@@ -135,12 +141,18 @@ def search(
     for query in range(len(offsets) - 1):
         own = tokens[offsets[query] : offsets[query + 1]]
         touched = 0
-        for token in own:
+        for number in range(len(own)):
+            token = own[number]
             found, added = postings[starts[token] : starts[token + 1]], weights[starts[token] : starts[token + 1]]
             touched += len(found)
-            for place in range(len(found)):
-                # An unsigned index spares the test for a negative one.
-                sums[np.uint32(found[place])] += added[place]
+            if factors is None:
+                for place in range(len(found)):
+                    # An unsigned index spares the test for a negative one.
+                    sums[np.uint32(found[place])] += added[place]
+            else:
+                factor = factors[offsets[query] + number]
+                for place in range(len(found)):
+                    sums[np.uint32(found[place])] += added[place] * factor
         if touched > n_passages // _FEW:
             count = _pick_from_all(bits, maxima, groups, k, keys)
             sums[:] = 0

@@ -113,5 +113,5 @@ def search(
     if len(rest):
         left = take_lists(Ragged(offsets, tokens), rest)
         keys = np.empty((len(rest), out.shape[1]), dtype=np.uint64)
-        bm25_kernels.search(*index, left.offsets, left.values, passages, keys)
+        bm25_kernels.search(*index, left.offsets, left.values, None, passages, keys)
         out[rest] = keys

@@ -18,12 +18,14 @@ from hnm_datasets.indexes.bm25_tokens import Tokens
 from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.indexes.shard_workers import search_in_actors, search_in_processes
 from hnm_datasets.indexes.shards import merged_hits
+from hnm_datasets.indexes.sparse import SparseIndex
 from hnm_datasets.runtime.workers import imported_ray, in_ray_worker, in_worker
 from hnm_datasets.storage.digests import fingerprint
 
 if TYPE_CHECKING:
     from hnm_datasets.corpus.passages import Corpus
     from hnm_datasets.models.embeddings import Embeddings
+    from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
 
 _RAY = "ray"
 
@@ -33,8 +35,8 @@ class ShardedIndex:
     """Search several indexes, each of a shard of one corpus, and merge their hits.
 
     The answer is that of one index of the whole corpus: for BM25 also the scores, because each shard knows the document
-    frequencies of all, and for exact dense search to the bit. Shards can be built by different processes or machines
-    that share the cache directory (`index.prepare()`); each is built once.
+    frequencies of all, and for exact dense and for sparse search to the bit. Shards can be built by different processes
+    or machines that share the cache directory (`index.prepare()`); each is built once.
 
     Args:
         shards: Indexes that differ in nothing but their `shard`, all of them:
@@ -60,7 +62,7 @@ class ShardedIndex:
         ['richter-scale', 'tsunamis', 'san-francisco-1906']
     """
 
-    shards: Sequence[BM25Index] | Sequence[DenseIndex]
+    shards: Sequence[BM25Index] | Sequence[DenseIndex] | Sequence[SparseIndex]
     memory: int | str | None = None
     workers: int | str | None = None
 
@@ -88,10 +90,10 @@ class ShardedIndex:
         return self.shards[0].corpus
 
     @property
-    def embeddings(self) -> Embeddings:
-        """The vectors of the corpus, of dense shards."""
+    def embeddings(self) -> Embeddings | SparseEmbeddings:
+        """The vectors of the corpus, of dense or sparse shards."""
         first = self.shards[0]
-        if not isinstance(first, DenseIndex):
+        if isinstance(first, BM25Index):
             raise AttributeError("A ShardedIndex of BM25 shards has no embeddings.")
         return first.embeddings
 
@@ -109,7 +111,7 @@ class ShardedIndex:
         """Return the tokens of queries, of BM25 shards; all shards share one vocabulary."""
         first = self.shards[0]
         if not isinstance(first, BM25Index):
-            raise AttributeError("A ShardedIndex of dense shards takes vectors, which need no encoding.")
+            raise AttributeError("A ShardedIndex of dense or sparse shards takes vectors, which need no encoding.")
         self._make_room(first)
         return first.encode(queries)
 
@@ -117,7 +119,7 @@ class ShardedIndex:
         """Return the k best passages of each query.
 
         Args:
-            queries: B texts or their tokens for BM25, or vectors of shape (B, D).
+            queries: B texts or their tokens for BM25, or B vectors as the shards take them.
             k: Hits per query.
 
         Returns:
@@ -139,7 +141,7 @@ class ShardedIndex:
         """Return the score of certain passages of each query, the same to the bit as `search` gives them.
 
         Args:
-            queries: B texts or their tokens for BM25, or vectors of shape (B, D).
+            queries: B texts or their tokens for BM25, or B vectors as the shards take them.
             rows: B lists of row numbers, C in all.
 
         Returns:
@@ -194,19 +196,21 @@ class ShardedIndex:
 _RECENT: dict[str, list[str]] = {}
 
 
-def is_index_of(kind: type[BM25Index] | type[DenseIndex], index: object) -> bool:
+def is_index_of(kind: type[BM25Index] | type[DenseIndex] | type[SparseIndex], index: object) -> bool:
     """Return whether this is an index of a kind, of the whole corpus or of all its shards."""
     if isinstance(index, ShardedIndex):
         return isinstance(index.shards[0], kind)
     return isinstance(index, kind)
 
 
-def _checked_shards(name: str, shards: Any) -> tuple[BM25Index, ...] | tuple[DenseIndex, ...]:
+def _checked_shards(name: str, shards: Any) -> tuple[BM25Index, ...] | tuple[DenseIndex, ...] | tuple[SparseIndex, ...]:
     if not isinstance(shards, Sequence) or not shards:
         raise TypeError(f"{name}: shards must be a list of indexes, such as [BM25Index(corpus, shard=(i, 16)) ...].")
     for shard in shards:
-        if not isinstance(shard, (BM25Index, DenseIndex)):
-            raise TypeError(f"{name}: each shard must be a BM25Index or a DenseIndex, got {type(shard).__name__}.")
+        if not isinstance(shard, (BM25Index, DenseIndex, SparseIndex)):
+            raise TypeError(
+                f"{name}: each shard must be a BM25Index, a DenseIndex or a SparseIndex, got {type(shard).__name__}."
+            )
         if shard.shard is None:
             raise ValueError(f"{name}: an index of the whole corpus is no shard; make each with shard=(i, n).")
     found = tuple(sorted(shards, key=lambda one: one.shard))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,71 @@ VECTORS = "vectors.npy"
 BLOCK = 65_536
 
 
-class Embeddings:
+class StoredVectors(ABC):
+    """What `Embeddings` and `SparseEmbeddings` have in common: vectors of a corpus, in a folder named by their content.
+
+    Attributes:
+        fingerprint: 32 hexadecimal digits that depend on the corpus, the model, the prompt and the options.
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.fingerprint == self.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __reduce__(self) -> tuple[type[StoredVectors], tuple[str]]:
+        return type(self), (self.fingerprint,)
+
+    @property
+    @abstractmethod
+    def _about(self) -> dict[str, Any]:
+        """What the vectors are of."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Unmap the vectors, for example before another process deletes them; the next use maps them again."""
+
+    @property
+    def similarity(self) -> str:
+        """How two vectors are compared: `"cosine"` (they have length 1), `"dot"` or `"euclidean"`."""
+        return str(self._about["similarity"])
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the vectors were scaled to length 1."""
+        return bool(self._about["normalize"])
+
+    @property
+    def model_fingerprint(self) -> str:
+        """The fingerprint of the model that made them."""
+        return str(self._about["model"])
+
+    @property
+    def prompt(self) -> str:
+        """The text that preceded each passage."""
+        return str(self._about["prompt"])
+
+    @property
+    def corpus_fingerprint(self) -> str:
+        """The fingerprint of the corpus."""
+        return str(self._about["corpus"])
+
+    @property
+    def are_made(self) -> bool:
+        """Whether all vectors are in the cache directory."""
+        return is_complete(embeddings_folder(self.fingerprint))
+
+    def discard(self) -> None:
+        """Delete the vectors, for example those of a model in the middle of its training."""
+        self.close()
+        shutil.rmtree(embeddings_folder(self.fingerprint), ignore_errors=True)
+
+
+class Embeddings(StoredVectors):
     """The vectors of a corpus under a model, memory-mapped. Make them with `Corpus.embed`.
 
     Embeddings pickle to their fingerprint alone and are opened from the cache directory where they are used.
@@ -41,9 +106,6 @@ class Embeddings:
         (True, 'dot')
     """
 
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-
     def __len__(self) -> int:
         return len(self.vectors)
 
@@ -56,15 +118,6 @@ class Embeddings:
             f"fingerprint={self.fingerprint!r})"
         )
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Embeddings) and other.fingerprint == self.fingerprint
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint)
-
-    def __reduce__(self) -> tuple[type[Embeddings], tuple[str]]:
-        return Embeddings, (self.fingerprint,)
-
     @property
     def vectors(self) -> NDArray[Any]:
         """The vectors in the order of the corpus. Shape (N, D), float32 or float16."""
@@ -76,43 +129,12 @@ class Embeddings:
         return int(self.vectors.shape[1])
 
     @property
-    def similarity(self) -> str:
-        """How two vectors are compared: `"cosine"` (they have length 1), `"dot"` or `"euclidean"`."""
-        return str(_open(self.fingerprint)[1]["similarity"])
-
-    @property
-    def normalize(self) -> bool:
-        """Whether the vectors were scaled to length 1."""
-        return bool(_open(self.fingerprint)[1]["normalize"])
-
-    @property
-    def model_fingerprint(self) -> str:
-        """The fingerprint of the model that made them."""
-        return str(_open(self.fingerprint)[1]["model"])
-
-    @property
-    def prompt(self) -> str:
-        """The text that preceded each passage."""
-        return str(_open(self.fingerprint)[1]["prompt"])
-
-    @property
-    def corpus_fingerprint(self) -> str:
-        """The fingerprint of the corpus."""
-        return str(_open(self.fingerprint)[1]["corpus"])
-
-    @property
-    def are_made(self) -> bool:
-        """Whether all vectors are in the cache directory."""
-        return is_complete(embeddings_folder(self.fingerprint))
+    def _about(self) -> dict[str, Any]:
+        return _open(self.fingerprint)[1]
 
     def close(self) -> None:
         """Unmap the vectors, for example before another process deletes them; the next use maps them again."""
         OPENED.forget(self.fingerprint)
-
-    def discard(self) -> None:
-        """Delete the vectors, for example those of a model in the middle of its training."""
-        self.close()
-        shutil.rmtree(embeddings_folder(self.fingerprint), ignore_errors=True)
 
     def blocks(self, rows: range | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield all vectors, or those of some rows, in order as float32, some 65,000 at a time."""

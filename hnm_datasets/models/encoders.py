@@ -30,7 +30,75 @@ _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 _STATIC_BATCH = 2048
 
 
-class Encoder(ModelHandle):
+class TextEncoder(ModelHandle):
+    """What `Encoder` and `SparseTextEncoder` have in common: a model with a task and a prompt, and a name for both.
+
+    Attributes:
+        fingerprint: 32 hexadecimal digits of the model, the prompt and the options.
+        task: `"query"` or `"document"`.
+        prompt: The text before each text.
+        batch_size: Texts per forward pass.
+        similarity: How two vectors are compared.
+        normalize: Whether vectors are scaled to length 1.
+    """
+
+    fingerprint: str
+    similarity: str
+    normalize: bool
+
+    def __init__(self, loaded: LoadedModel, task: str, prompt: str | None, batch_size: int) -> None:
+        super().__init__(loaded)
+        name = type(self).__name__
+        self.task = checks.one_of(name, "task", task, _TASKS)
+        self.prompt = _own_prompt(loaded, task) if prompt is None else prompt
+        if not isinstance(self.prompt, str):
+            raise TypeError(f"{name}: prompt must be a string or None, got {prompt!r}.")
+        self.batch_size = checks.whole_number(name, "batch_size", batch_size, low=1)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name}, {self.task!r}, prompt={self.prompt!r}, similarity={self.similarity!r})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (other.fingerprint, other.similarity) == (
+            self.fingerprint,
+            self.similarity,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.fingerprint, self.similarity))
+
+    @contextlib.contextmanager
+    def pool(self, devices: Sequence[str] | None) -> Iterator[Any]:
+        """Start a worker process of the model per device, as sentence-transformers does; None: none."""
+        loaded = self.loaded
+        if devices is None or loaded.is_function:
+            yield None
+            return
+        pool = loaded.model.start_multi_process_pool(list(devices))
+        try:
+            yield pool
+        finally:
+            loaded.model.stop_multi_process_pool(pool)
+
+    def discard(self) -> None:
+        """Delete the vectors that are kept on disk, because nobody will ask for them again."""
+        _RESULTS.forget(self.fingerprint)
+        shutil.rmtree(cache_root() / "vectors" / self.fingerprint, ignore_errors=True)
+
+    def _reads_tokens(self, loaded: LoadedModel, pool: Any) -> bool:
+        """Tell whether the model is given batches of tokens in place of texts."""
+        return not loaded.is_function and pool is None and self.batch_size > 1 and reads_tokens(loaded.model)
+
+
+def long_first(texts: Sequence[str], size: int) -> list[NDArray[np.int64]]:
+    """Return the places of texts in groups of a size, long ones first, so that batches are of like lengths."""
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    return [order[start : start + size] for start in range(0, len(order), max(1, size))]
+
+
+class Encoder(TextEncoder):
     """A model that encodes queries or documents, named by everything that determines its vectors.
 
     Args:
@@ -76,11 +144,7 @@ class Encoder(ModelHandle):
         fingerprint: str | None = None,
     ) -> None:
         own = load_model(model, fingerprint)
-        super().__init__(own)
-        self.task = checks.one_of("Encoder", "task", task, _TASKS)
-        self.prompt = _own_prompt(own, task) if prompt is None else prompt
-        if not isinstance(self.prompt, str):
-            raise TypeError(f"Encoder: prompt must be a string or None, got {prompt!r}.")
+        super().__init__(own, task, prompt, batch_size)
         if similarity is None:
             similarity = "cosine" if own.is_function else str(own.model.similarity_fn_name)
         if similarity not in SIMILARITIES:
@@ -92,20 +156,7 @@ class Encoder(ModelHandle):
         self.normalize = (
             similarity == "cosine" if normalize is None else checks.yes_or_no("Encoder", "normalize", normalize)
         )
-        self.batch_size = checks.whole_number("Encoder", "batch_size", batch_size, low=1)
         self.fingerprint = _fingerprint_of(self)
-
-    def __repr__(self) -> str:
-        return f"Encoder({self.name}, {self.task!r}, prompt={self.prompt!r}, similarity={self.similarity!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Encoder) and (other.fingerprint, other.similarity) == (
-            self.fingerprint,
-            self.similarity,
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.fingerprint, self.similarity))
 
     # ---- encoding ------------------------------------------------------------------------------------------------
 
@@ -186,7 +237,7 @@ class Encoder(ModelHandle):
     def _parts(
         self, loaded: LoadedModel, texts: Sequence[str], pool: Any
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        by_tokens = not loaded.is_function and pool is None and self.batch_size > 1 and reads_tokens(loaded.model)
+        by_tokens = self._reads_tokens(loaded, pool)
         batch_size = max(self.batch_size, _STATIC_BATCH) if _is_static(loaded) else self.batch_size
         if pool is not None:
             size = len(texts)
@@ -194,8 +245,7 @@ class Encoder(ModelHandle):
             size = max(GROUP, batch_size)
         else:
             size = batch_size if _is_static(loaded) else 16 * batch_size
-        order = np.argsort([-len(text) for text in texts], kind="stable")
-        places = [order[start : start + size] for start in range(0, len(order), max(1, size))]
+        places = long_first(texts, size)
         groups = [[texts[place] for place in part] for part in places]
         if loaded.is_function:
             yield from zip(places, (self._answers(loaded, group) for group in groups), strict=True)
@@ -228,24 +278,6 @@ class Encoder(ModelHandle):
                 f"got {vectors.shape}."
             )
         return _normalized(vectors) if self.normalize else vectors
-
-    @contextlib.contextmanager
-    def pool(self, devices: Sequence[str] | None) -> Iterator[Any]:
-        """Start a worker process of the model per device, as sentence-transformers does; None: none."""
-        loaded = self.loaded
-        if devices is None or loaded.is_function:
-            yield None
-            return
-        pool = loaded.model.start_multi_process_pool(list(devices))
-        try:
-            yield pool
-        finally:
-            loaded.model.stop_multi_process_pool(pool)
-
-    def discard(self) -> None:
-        """Delete the vectors that are kept on disk, because nobody will ask for them again."""
-        _RESULTS.forget(self.fingerprint)
-        shutil.rmtree(cache_root() / "vectors" / self.fingerprint, ignore_errors=True)
 
     def _results(self) -> Results:
         return _RESULTS.get(self.fingerprint, lambda: Results("vectors", self.fingerprint))

@@ -11,6 +11,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,14 +20,30 @@ from numpy.typing import NDArray
 from hnm_datasets.models.fingerprint import ModelDigests, model_digests, quick_digests, quick_settings
 from hnm_datasets.runtime.workers import in_worker
 from hnm_datasets.storage.digests import fingerprint
+from hnm_datasets.storage.json_files import read_object
 
 if TYPE_CHECKING:
-    from sentence_transformers import CrossEncoder, SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 
 #: A model, the path or Hub id of one, or any function from B texts to an array of shape (B, D).
 EmbeddingModel: TypeAlias = "SentenceTransformer | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
 #: A model, the path or Hub id of one, or any function from B (query, passage) pairs to B scores.
 PairModel: TypeAlias = "CrossEncoder | str | Callable[[list[tuple[str, str]]], Any] | LoadedModel | ModelHandle"
+#: A model, the path or Hub id of one, or any function from B texts to a sparse matrix of shape (B, V).
+SparseModel: TypeAlias = "SparseEncoder | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
+
+#: The classes of models that are loaded, and what a function in place of one does.
+_KINDS = {
+    "SentenceTransformer": "from texts to vectors",
+    "SparseEncoder": "from texts to a sparse matrix",
+    "CrossEncoder": "from (query, passage) pairs to scores",
+}
+#: What a model of another class is for.
+_USES = {
+    "SentenceTransformer": "Mine with it by DenseNegatives.",
+    "SparseEncoder": "Mine with it by SparseNegatives, or score with it by BiEncoderScores.",
+    "CrossEncoder": "Score with it by CrossEncoderScores.",
+}
 
 #: Texts that are tokenized at a time when tokens are counted, so that few are held.
 _TOKENIZED = 1024
@@ -113,17 +130,19 @@ class LoadedModel:
 _LOADED: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
 
 
-def load_model(model: EmbeddingModel | PairModel, name: str | None, *, pairs: bool = False) -> LoadedModel:
+def load_model(
+    model: EmbeddingModel | SparseModel | PairModel, name: str | None, *, kind: str = "SentenceTransformer"
+) -> LoadedModel:
     """Load a model by its path, if it is one, and name it.
 
     Args:
         model: A model, its path or Hub id, a function, or one that was loaded and named before.
         name: What names a function's answers.
-        pairs: A `CrossEncoder` is meant; else a `SentenceTransformer`.
+        kind: The class of model that is meant: `"SentenceTransformer"`, `"SparseEncoder"` or `"CrossEncoder"`.
 
     Raises:
         TypeError: `model` is something else.
-        ValueError: A function comes without a name, or a model with one.
+        ValueError: A function comes without a name, a model with one, or loading a path would add random weights.
     """
     if isinstance(model, ModelHandle):
         model = model.loaded
@@ -133,17 +152,17 @@ def load_model(model: EmbeddingModel | PairModel, name: str | None, *, pairs: bo
             return model
         model = model.model
     source = model if isinstance(model, str) else None
-    kinds: tuple[Any, ...] = ()
+    wanted: tuple[Any, ...] = ()
     # A function needs no sentence-transformers, which takes seconds to import.
     if source is not None or "sentence_transformers" in sys.modules or not callable(model):
-        from sentence_transformers import CrossEncoder, SentenceTransformer
+        import sentence_transformers
 
-        kinds = (CrossEncoder, SentenceTransformer) if pairs else (SentenceTransformer, CrossEncoder)
+        wanted = (getattr(sentence_transformers, kind),)
     if source is not None:
-        model = kinds[0](source)
-    if isinstance(model, kinds[:1]):
+        model = _read(source, kind, wanted[0])
+    if isinstance(model, wanted):
         if name is not None:
-            raise ValueError(f"A {kinds[0].__name__} is fingerprinted by its weights; leave fingerprint= out.")
+            raise ValueError(f"A {kind} is fingerprinted by its weights; leave fingerprint= out.")
         digests = model_digests(model)
         for known in list(_LOADED):
             if known.model is model and known.is_described_by(digests):
@@ -158,12 +177,35 @@ def load_model(model: EmbeddingModel | PairModel, name: str | None, *, pairs: bo
         loaded = LoadedModel(model, _function_fingerprint(name), is_function=True)
     else:
         raise TypeError(
-            f"model must be a {kinds[0].__name__}, its path or Hub id, or a function "
-            f"{'from (query, passage) pairs to scores' if pairs else 'from texts to vectors'}, got "
-            f"{type(model).__name__}.{_way_out(model, pairs)}"
+            f"model must be a {kind}, its path or Hub id, or a function {_KINDS[kind]}, got "
+            f"{type(model).__name__}.{_way_out(model, kind)}"
         )
     _LOADED.add(loaded)
     return loaded
+
+
+def saved_kind(source: str) -> str | None:
+    """Return the class of the model that sentence-transformers saved at a path or Hub id; None where it saved none."""
+    from sentence_transformers.util import load_file_path
+
+    path = load_file_path(source, "config_sentence_transformers.json")
+    return None if path is None else read_object(Path(path)).get("model_type", "SentenceTransformer")
+
+
+def _read(source: str, kind: str, wanted: Any) -> Any:
+    """Read a model, unless it is one of another class, to which sentence-transformers would add random weights."""
+    if kind == "CrossEncoder":
+        return wanted(source)
+    saved = saved_kind(source)
+    if saved is not None and saved != kind and {saved, kind} <= _KINDS.keys():
+        raise TypeError(f"The model at {source!r} is a {saved}, and a {kind} is wanted. {_USES[saved]}")
+    model = wanted(source)
+    if saved is None and any(type(module).__name__ == "SparseAutoEncoder" for module in model):
+        raise ValueError(
+            f"The model at {source!r} has no weights for sparse vectors, and SparseEncoder would draw them at random. "
+            f"Pass a model that was saved as a SparseEncoder, or one for masked language modeling."
+        )
+    return model
 
 
 def _is_model(model: object) -> bool:
@@ -174,12 +216,14 @@ def _is_model(model: object) -> bool:
     )
 
 
-def _way_out(model: object, pairs: bool) -> str:
+def _way_out(model: object, kind: str) -> str:
     if not _is_model(model):
         return ""
     if type(model).__module__.startswith("transformers."):
-        kind, what = ("CrossEncoder", "the scores") if pairs else ("SentenceTransformer", "the pooling")
+        what = "the scores" if kind == "CrossEncoder" else "the pooling"
         return f" {kind}(path) adds the tokenizer and {what}; save the model to that path first."
+    if kind != "CrossEncoder" and (use := _USES.get(type(model).__name__)):
+        return f" {use}"
     return " To use it all the same, wrap it in a function and name that: lambda texts: ..., fingerprint='...'."
 
 
@@ -223,7 +267,7 @@ class ModelHandle:
         source: The path or Hub id that the model was loaded from, if it was.
     """
 
-    _pairs = False
+    _kind = "SentenceTransformer"
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded: LoadedModel | None = loaded
@@ -255,7 +299,7 @@ class ModelHandle:
         if self._loaded is None:
             if self.source is None:
                 raise RuntimeError(self._not_here())
-            self._loaded = load_model(self.source, None, pairs=self._pairs)
+            self._loaded = load_model(self.source, None, kind=self._kind)
             if self._loaded.fingerprint != self.model_fingerprint:
                 raise RuntimeError(
                     f"The model at {self.source!r} has changed since the step was made. Make the step again."

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from hnm_datasets.models.embeddings import Embeddings
-from hnm_datasets.models.encoders import Encoder
+from hnm_datasets.models.embeddings import StoredVectors
+from hnm_datasets.models.encoders import Encoder, TextEncoder
 from hnm_datasets.models.handles import LoadedModel
+from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
+from hnm_datasets.models.sparse_encoders import SparseTextEncoder
 
 
-def query_encoder(model: LoadedModel, embeddings: Embeddings | Encoder, prompt: str | None, batch_size: int) -> Encoder:
-    """Make the encoder of queries whose vectors are compared with the embeddings of passages."""
+def query_encoder(
+    model: LoadedModel, documents: StoredVectors | TextEncoder, prompt: str | None, batch_size: int
+) -> TextEncoder:
+    """Make the encoder of queries whose vectors are compared with the vectors of passages."""
+    if isinstance(documents, (SparseEmbeddings, SparseTextEncoder)):
+        return SparseTextEncoder(
+            model,
+            "query",
+            prompt=prompt,
+            max_active_dims=documents.max_active_dims,
+            batch_size=batch_size,
+        )
     return Encoder(
         model,
         "query",
         prompt=prompt,
-        normalize=embeddings.normalize,
-        similarity=embeddings.similarity,
+        normalize=documents.normalize,
+        similarity=documents.similarity,
         batch_size=batch_size,
     )
 
 
-def check_same_model(step: str, encoder: Encoder, embeddings: Embeddings) -> None:
+def check_same_model(step: str, encoder: TextEncoder, embeddings: StoredVectors) -> None:
     """Raise a ValueError unless queries and passages are encoded by the same weights."""
     if encoder.model_fingerprint != embeddings.model_fingerprint:
+        is_sparse = isinstance(embeddings, SparseEmbeddings)
         raise ValueError(
             f"{step}: the embeddings are of another model, or of this one with other weights. Encode the corpus again "
-            f"with corpus.embed(model). (Two models, one for queries and one for passages, go into one "
-            f"SentenceTransformer with a Router module.)"
+            f"with corpus.{'embed_sparse' if is_sparse else 'embed'}(model). (Two models, one for queries and one for "
+            f"passages, go into one {'SparseEncoder' if is_sparse else 'SentenceTransformer'} with a Router module.)"
         )

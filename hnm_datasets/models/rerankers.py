@@ -53,7 +53,7 @@ class Reranker(ModelHandle):
         [1.0, 0.0]
     """
 
-    _pairs = True
+    _kind = "CrossEncoder"
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Reranker(ModelHandle):
         dtype: str | None = None,
         fingerprint: str | None = None,
     ) -> None:
-        own = load_model(model, fingerprint, pairs=True)
+        own = load_model(model, fingerprint, kind=self._kind)
         super().__init__(own)
         self.batch_size = checks.whole_number("Reranker", "batch_size", batch_size, low=1)
         self.activation = checks.one_of("Reranker", "activation", activation, _ACTIVATIONS)

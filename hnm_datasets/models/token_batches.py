@@ -27,17 +27,22 @@ R = TypeVar("R")
 
 
 def reads_tokens(model: Any) -> bool:
-    """Tell whether a `SentenceTransformer` can be given batches of tokens in place of texts.
+    """Tell whether a `SentenceTransformer` or `SparseEncoder` can be given batches of tokens in place of texts.
 
     It begins with a transformer that reads texts as its tokenizer gives them, all of it is on one device in this
-    process, and nobody changed how it encodes.
+    process, and nobody changed how it encodes. A `SparseEncoder` is of SPLADE's form.
     """
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer, SparseEncoder
     from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
 
     first, device = model[0], model.device
+    is_sparse = isinstance(model, SparseEncoder)
+    kind = SparseEncoder if is_sparse else SentenceTransformer
     return (
-        _is_unchanged(model, SentenceTransformer, "encode", "encode_query", "encode_document", "preprocess")
+        _is_unchanged(model, kind, "encode", "encode_query", "encode_document", "preprocess")
+        # Others may be told how many dimensions to keep.
+        and (not is_sparse or [type(module) for module in list(model)[1:]] == [SpladePooling])
         and isinstance(first, Transformer)
         and _is_unchanged(first, Transformer, "preprocess")
         and first.modalities == ["text"]
@@ -70,7 +75,7 @@ def encode_groups(
     """Encode groups of texts, each sorted into batches on its own.
 
     Args:
-        model: A `SentenceTransformer` that `reads_tokens`.
+        model: A model that `reads_tokens`.
         groups: Lists of texts. Best are some hundreds each, of about the same number of characters.
         encode: What encodes a group whose features are no plain tokens.
         task: `"query"` or `"document"`.
@@ -136,7 +141,7 @@ def _vectors(model: Any, passes: ForwardPasses, tokens: Tokens, normalize: bool)
     import torch
     from sentence_transformers.util import truncate_embeddings
 
-    vectors = truncate_embeddings(passes.embeddings(tokens), model.truncate_dim)
+    vectors = truncate_embeddings(passes.embeddings(tokens), getattr(model, "truncate_dim", None))
     with torch.inference_mode():
         if normalize:
             vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -30,59 +32,77 @@ _SEGMENTS = 32
 _NAME = re.compile(r"[0-9a-f]{32}\.npy")
 
 
-class Results:
-    """Rows of float32 numbers by 128-bit key, in a folder under the cache directory.
+class SegmentOf(Protocol):
+    """One file of a store: a table of keys, and what belongs to them."""
+
+    @property
+    def table(self) -> KeyTable:
+        """The place of each key's rows."""
+
+
+#: What is kept of B keys.
+Rows = TypeVar("Rows")
+Segment = TypeVar("Segment", bound=SegmentOf)
+
+
+class Store(ABC, Generic[Rows, Segment]):
+    """What belongs to 128-bit keys, in a folder under the cache directory.
 
     Args:
         kind: The plural noun of what is kept, such as `"vectors"`.
-        name: The fingerprint of what computed the rows.
-
-    Example:
-        >>> from hnm_datasets.storage.digests import digest_strings
-        >>> results = Results("vectors", "example")
-        >>> results.add(digest_strings(["a", "b"]), np.float32([[1, 2], [3, 4]]))
-        >>> known, rows = results.find(digest_strings(["b", "c"]))
-        >>> known.tolist(), rows[0].tolist()
-        ([True, False], [3.0, 4.0])
+        name: The fingerprint of what computed it.
     """
 
     def __init__(self, kind: str, name: str) -> None:
         self._folder = cache_root() / kind / name
-        self._segments: dict[str, _Segment] = {}
+        self._segments: dict[str, Segment] = {}
         #: Names of damaged segments, which a read-only folder keeps.
         self._damaged: set[str] = set()
 
-    def find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    @abstractmethod
+    def _find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], Rows]:
+        """Look up keys, of shape (B, 2), in the segments that are open; see `find`."""
+
+    @abstractmethod
+    def _arrays(self, rows: Rows) -> tuple[NDArray[Any], ...]:
+        """Return what is written of rows."""
+
+    @abstractmethod
+    def _open(self, path: Path) -> Segment:
+        """Map a segment; a ValueError or OSError if it is none."""
+
+    @abstractmethod
+    def _content(self, segments: list[Segment]) -> Rows:
+        """Return the rows of segments one after another, each in the order of its keys."""
+
+    def find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], Rows]:
         """Look rows up.
 
         Args:
             keys: Digests of shape (B, 2).
 
         Returns:
-            Which keys are known, shape (B,), and their rows, shape (B, D); what stands in the rows of unknown keys has
-            no meaning. D is 0 in an empty store.
+            Which keys are known, shape (B,), and what belongs to them; what stands in place of unknown keys has no
+            meaning.
         """
         known, rows = self._find(keys)
         if not known.all() and self._refresh():
             known, rows = self._find(keys)
         return known, rows
 
-    def _find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        known = np.zeros(len(keys), dtype=bool)
-        width = next((segment.rows.shape[1] for segment in self._segments.values()), 0)
-        rows = np.empty((len(keys), width), dtype=np.float32)
+    def _places(self, keys: NDArray[np.uint64]) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield segments that have some of the keys: which ones, and the places of their rows."""
+        pending = np.arange(len(keys))
         for segment in self._segments.values():
-            pending = np.flatnonzero(~known)
             if not len(pending):
                 break
             places = segment.table.find(keys[pending])
             here = places >= 0
-            rows[pending[here]] = segment.rows[places[here]]
-            known[pending[here]] = True
-        return known, rows
+            yield segment, pending[here], places[here]
+            pending = pending[~here]
 
-    def add(self, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
-        """Keep rows. Shapes (B, 2) and (B, D); D is the same in all calls.
+    def add(self, keys: NDArray[np.uint64], rows: Rows) -> None:
+        """Keep what belongs to keys, of shape (B, 2).
 
         Raises:
             FolderWriteError: There is no room for them, or no right to write.
@@ -91,9 +111,9 @@ class Results:
         if len(self._segments) > _SEGMENTS:
             self._merge()
 
-    def _write(self, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
+    def _write(self, keys: NDArray[np.uint64], rows: Rows) -> None:
         table = KeyTable.from_digests(keys)
-        parts = (table.high, table.low, table.rows, np.asarray(rows, dtype=np.float32))
+        parts = (table.high, table.low, table.rows, *self._arrays(rows))
         aside = self._folder / ".segment.tmp"
         with writing(self._folder, sum(part.nbytes for part in parts)):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +128,7 @@ class Results:
                 sync(self._folder)
         # Another process may have merged it already.
         with contextlib.suppress(FileNotFoundError):
-            self._segments[path.name] = _Segment.open(path)
+            self._segments[path.name] = self._open(path)
 
     def _refresh(self) -> bool:
         """Open what other processes have written; tell whether there was anything."""
@@ -127,7 +147,7 @@ class Results:
                         self._remove(path)
                         continue
                     fresh[path.name] = state
-                self._segments[path.name] = _Segment.open(path)
+                self._segments[path.name] = self._open(path)
         if fresh:
             there = {path.name for path in paths}
             kept = {name: state for name, state in stamp.states.items() if name in there and stamp.is_settled(name)}
@@ -147,12 +167,14 @@ class Results:
             with FileLock(self._folder / "merge.lock").acquire(timeout=0):
                 names = {path.name for path in self._folder.glob("*.npy")}
                 self._segments = {name: segment for name, segment in self._segments.items() if name in names}
-                by_size = sorted(self._segments, key=lambda name: len(self._segments[name].rows))
+                by_size = sorted(self._segments, key=lambda name: len(self._segments[name].table.rows))
                 small = by_size[: max(2, len(by_size) * 3 // 4)]
                 if len(small) < _SEGMENTS // 2:
                     return
-                keys, rows = zip(*(self._segments[name].content() for name in small), strict=True)
-                self._write(np.concatenate(keys), np.concatenate(rows))
+                segments = [self._segments[name] for name in small]
+                tables = [segment.table for segment in segments]
+                keys = [np.stack([table.high, table.low], axis=1) for table in tables]
+                self._write(np.concatenate(keys), self._content(segments))
                 for name in small:
                     (self._folder / name).unlink(missing_ok=True)
                     del self._segments[name]
@@ -162,28 +184,58 @@ class Results:
 
 
 class _Segment(NamedTuple):
-    """One file of a store: a table of keys and the rows, both memory-mapped, so that a large store takes no memory."""
+    """A table of keys and the rows, both memory-mapped, so that a large store takes no memory."""
 
     table: KeyTable
     rows: NDArray[np.float32]
 
-    @classmethod
-    def open(cls, path: Path) -> _Segment:
-        """Map a segment; a ValueError or OSError if it is none."""
+
+class Results(Store[NDArray[np.float32], _Segment]):
+    """Rows of float32 numbers by 128-bit key, all of one length D.
+
+    Example:
+        >>> from hnm_datasets.storage.digests import digest_strings
+        >>> results = Results("vectors", "example")
+        >>> results.add(digest_strings(["a", "b"]), np.float32([[1, 2], [3, 4]]))
+        >>> known, rows = results.find(digest_strings(["b", "c"]))
+        >>> known.tolist(), rows[0].tolist()
+        ([True, False], [3.0, 4.0])
+    """
+
+    def _find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Return rows of shape (B, D); D is 0 in an empty store."""
+        known = np.zeros(len(keys), dtype=bool)
+        width = next((segment.rows.shape[1] for segment in self._segments.values()), 0)
+        rows = np.empty((len(keys), width), dtype=np.float32)
+        for segment, which, places in self._places(keys):
+            rows[which] = segment.rows[places]
+            known[which] = True
+        return known, rows
+
+    def _arrays(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        return (np.asarray(rows, dtype=np.float32),)
+
+    def _open(self, path: Path) -> _Segment:
         with path.open("rb") as file:
-            high, low, places = _mapped(file, "<u8", 1), _mapped(file, "<u8", 1), _mapped(file, "<i8", 1)
-            rows = _mapped(file, "<f4", 2)
-        if not len(high) == len(low) == len(places) <= len(rows):
+            table, rows = mapped_table(file), mapped(file, "<f4", 2)
+        if len(table.rows) > len(rows):
             raise ValueError(f"{path} is not a segment of a store.")
-        return cls(KeyTable(high, low, places), rows)
+        return _Segment(table, rows)
 
-    def content(self) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """Return all keys and their rows."""
-        return np.stack([self.table.high, self.table.low], axis=1), self.rows[self.table.rows]
+    def _content(self, segments: list[_Segment]) -> NDArray[np.float32]:
+        return np.concatenate([segment.rows[segment.table.rows] for segment in segments])
 
 
-def _mapped(file: BinaryIO, dtype: str, ndim: int) -> NDArray[Any]:
-    """Map the array that begins where the file stands, and move to its end."""
+def mapped_table(file: BinaryIO) -> KeyTable:
+    """Map the table of keys that begins where a file stands, and move to its end."""
+    high, low, places = mapped(file, "<u8", 1), mapped(file, "<u8", 1), mapped(file, "<i8", 1)
+    if not len(high) == len(low) == len(places):
+        raise ValueError("The table of keys is damaged.")
+    return KeyTable(high, low, places)
+
+
+def mapped(file: BinaryIO, dtype: Any, ndim: int) -> NDArray[Any]:
+    """Map the array that begins where a file stands, and move to its end."""
     array = map_next(file)
     if array.dtype != np.dtype(dtype) or array.ndim != ndim:
         raise ValueError(f"The array is {array.dtype} with shape {array.shape}, expected {dtype} of {ndim} dimensions.")

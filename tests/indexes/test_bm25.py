@@ -273,7 +273,7 @@ def test_the_best_of_large_corpora_are_those_of_a_stable_sort(passages, k):
     keys = np.empty((len(queries), k), dtype=np.uint64)
     offsets, tokens = offsets_of([len(query) for query in queries]), np.concatenate(queries).astype(np.int64)
     bm25_kernels.search(
-        offsets_of(sizes), np.concatenate(postings), np.concatenate(weights), offsets, tokens, passages, keys
+        offsets_of(sizes), np.concatenate(postings), np.concatenate(weights), offsets, tokens, None, passages, keys
     )
     rows, scores = hits_of(keys, k)
     for number, query in enumerate(queries):

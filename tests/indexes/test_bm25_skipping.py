@@ -38,7 +38,7 @@ def bounds_of(postings, passages):
 
 def exhaustive(postings, offsets, tokens, passages, k):
     keys = np.empty((len(offsets) - 1, k), dtype=np.uint64)
-    bm25_kernels.search(postings.starts, postings.postings, postings.weights, offsets, tokens, passages, keys)
+    bm25_kernels.search(postings.starts, postings.postings, postings.weights, offsets, tokens, None, passages, keys)
     return np.sort(keys, axis=1)
 
 

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from hnm_datasets import BM25Index, DenseIndex, ShardedIndex
+from hnm_datasets import BM25Index, DenseIndex, ShardedIndex, SparseIndex
 from hnm_datasets.indexes.base import Index, ShardIndex
 
 
@@ -26,8 +26,8 @@ def test_the_protocols_ask_for_what_the_miners_use():
 
 @pytest.mark.parametrize(
     ("kind", "protocol"),
-    [(BM25Index, ShardIndex), (DenseIndex, ShardIndex), (ShardedIndex, Index)],
-    ids=["BM25Index", "DenseIndex", "ShardedIndex"],
+    [(BM25Index, ShardIndex), (DenseIndex, ShardIndex), (SparseIndex, ShardIndex), (ShardedIndex, Index)],
+    ids=["BM25Index", "DenseIndex", "SparseIndex", "ShardedIndex"],
 )
 def test_every_index_has_what_its_protocol_asks_for(kind, protocol):
     options = {field.name for field in dataclasses.fields(kind)}

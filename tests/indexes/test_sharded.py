@@ -337,7 +337,7 @@ def shards_of(*places, **options):
         ),
         (list, TypeError, "shards must be a list"),
         (lambda: iter(shards_of((0, 1))), TypeError, "shards must be a list"),
-        (lambda: ["bm25"], TypeError, "each shard must be a BM25Index or a DenseIndex, got str"),
+        (lambda: ["bm25"], TypeError, "each shard must be a BM25Index, a DenseIndex or a SparseIndex, got str"),
     ],
 )
 def test_shards_are_checked(make, error, match):

@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 
 from hnm_datasets import Corpus
 from hnm_datasets.corpus import files as corpus_files
-from hnm_datasets.models import embedding_job
+from hnm_datasets.models import embedding_job, shard_job
 from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.storage.digests import digest_strings
@@ -34,7 +34,7 @@ SHARD = 24
 def _own_cache_and_small_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(corpus_files, "_OPENED", Opened())
-    monkeypatch.setattr(embedding_job, "_SHARD", SHARD)
+    monkeypatch.setattr(shard_job, "SHARD", SHARD)
 
 
 def corpus_of(texts):
@@ -197,7 +197,7 @@ def test_vectors_do_not_depend_on_shards_and_repetitions(tmp_path_factory, texts
         return answer(texts)
 
     with pytest.MonkeyPatch.context() as patch, cache_root_at(tmp_path_factory.mktemp("cache")):
-        patch.setattr(embedding_job, "_SHARD", shard)
+        patch.setattr(shard_job, "SHARD", shard)
         vectors = embed(corpus_of(texts), model, dtype=dtype).vectors
         np.testing.assert_array_equal(vectors, answer(texts).astype(np.float32).astype(dtype))
         assert sorted(seen) == sorted(set(texts))

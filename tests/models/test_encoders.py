@@ -476,7 +476,7 @@ def test_models_of_other_kinds_are_refused_by_name(tmp_path, save_bert):
     path = save_bert(tmp_path / "bert", BertForMaskedLM)
     sparse = SparseEncoder(modules=[Transformer(path, transformer_task="fill-mask"), SpladePooling()], device="cpu")
     for other, wanted in (
-        (sparse, r"got SparseEncoder\. To use it all the same, wrap it in a function"),
+        (sparse, r"got SparseEncoder\. Mine with it by SparseNegatives"),
         (sparse[0], r"got Transformer\. To use it all the same, wrap it in a function"),
         (
             AutoModel.from_pretrained(path),

@@ -27,7 +27,7 @@ def cross_encoder_path(tmp_path, make_cross_encoder):
 
 
 class PairHandle(ModelHandle):
-    _pairs = True
+    _kind = "CrossEncoder"
 
 
 # ---- loading ---------------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def test_a_path_is_loaded(tmp_path, static_model, cross_encoder_path):
     assert isinstance(loaded.model, SentenceTransformer)
     assert loaded.source == str(tmp_path / "model")
     assert loaded.fingerprint == model_fingerprint(static_model)
-    pairs = load_model(cross_encoder_path, None, pairs=True)
+    pairs = load_model(cross_encoder_path, None, kind="CrossEncoder")
     assert isinstance(pairs.model, CrossEncoder)
     assert pairs.source == cross_encoder_path
 
@@ -82,27 +82,28 @@ def test_a_model_with_a_name_is_refused(static_model, cross_encoder_path):
     with pytest.raises(ValueError, match="A SentenceTransformer is fingerprinted by its weights; leave fingerprint="):
         load_model(static_model, "mine")
     with pytest.raises(ValueError, match="A CrossEncoder is fingerprinted by its weights; leave fingerprint="):
-        load_model(cross_encoder_path, "mine", pairs=True)
+        load_model(cross_encoder_path, "mine", kind="CrossEncoder")
 
 
 @pytest.mark.parametrize(
-    ("pairs", "wanted"),
+    ("kind", "wanted"),
     [
-        (False, "model must be a SentenceTransformer, its path or Hub id, or a function from texts to vectors, got"),
-        (True, r"model must be a CrossEncoder, its path or Hub id, or a function from \(query, passage\) pairs to sco"),
+        ("SentenceTransformer", "a SentenceTransformer, its path or Hub id, or a function from texts to vectors, got"),
+        ("SparseEncoder", "a SparseEncoder, its path or Hub id, or a function from texts to a sparse matrix, got"),
+        ("CrossEncoder", r"a CrossEncoder, its path or Hub id, or a function from \(query, passage\) pairs to scores"),
     ],
 )
-def test_anything_else_is_refused(pairs, wanted):
+def test_anything_else_is_refused(kind, wanted):
     for value in (5, None, ["path"]):
         with pytest.raises(TypeError, match=wanted):
-            load_model(value, None, pairs=pairs)
+            load_model(value, None, kind=kind)
         with pytest.raises(TypeError, match=f"got {type(value).__name__}"):
-            load_model(value, "name", pairs=pairs)
+            load_model(value, "name", kind=kind)
 
 
 def test_the_other_kind_of_model_is_refused_though_it_can_be_called(static_model, cross_encoder_path):
     with pytest.raises(TypeError, match=r"must be a CrossEncoder.* got SentenceTransformer"):
-        load_model(static_model, "name", pairs=True)
+        load_model(static_model, "name", kind="CrossEncoder")
     with pytest.raises(TypeError, match=r"must be a SentenceTransformer.* got CrossEncoder"):
         load_model(CrossEncoder(cross_encoder_path), "name")
 
@@ -244,7 +245,7 @@ def test_another_model_at_the_path_is_refused(tmp_path, model):
 
 
 def test_a_handle_of_pairs_loads_a_cross_encoder_again(cross_encoder_path):
-    pickled = pickle.dumps(PairHandle(load_model(cross_encoder_path, None, pairs=True)))
+    pickled = pickle.dumps(PairHandle(load_model(cross_encoder_path, None, kind="CrossEncoder")))
     gc.collect()
     assert isinstance(pickle.loads(pickled).loaded.model, CrossEncoder)
 
@@ -285,7 +286,7 @@ def test_a_forked_worker_cannot_use_a_gpu(model):
 
 
 def test_tokens_are_counted_up_to_the_limit(cross_encoder_path):
-    loaded = load_model(cross_encoder_path, None, pairs=True)
+    loaded = load_model(cross_encoder_path, None, kind="CrossEncoder")
     texts = ["a b c", "", "a " * 50, "x"]
     assert token_counts(loaded, texts).tolist() == [3, 0, 32, 1]
     # More than are tokenized at a time.

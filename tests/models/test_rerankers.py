@@ -233,7 +233,7 @@ def test_a_model_of_several_outputs_is_refused(model):
     model.model.config.num_labels = 3
     assert model.num_labels == 3
     with pytest.raises(ValueError, match="The cross-encoder has 3 outputs per pair, and a teacher must have one"):
-        Reranker(load_model(model, None, pairs=True))
+        Reranker(load_model(model, None, kind="CrossEncoder"))
 
 
 @pytest.mark.parametrize("answer", [lambda pairs: [1.0], lambda pairs: [[1.0, 2.0]] * len(pairs), lambda pairs: 1.0])

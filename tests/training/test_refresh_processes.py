@@ -228,11 +228,11 @@ from sentence_transformers.sentence_transformer import SentenceTransformerTraini
 from transformers import TrainerCallback
 from hnm_datasets import BM25Negatives, DenseNegatives
 from hnm_datasets import FollowEpochs, HardNegativesRankingLoss, RefreshNegatives, live_negatives
-from hnm_datasets.models import embedding_job
+from hnm_datasets.models import shard_job
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.storage.folders import cache_root
 
-embedding_job._SHARD = 16
+shard_job.SHARD = 16
 rank, root = int(os.environ["RANK"]), Path(os.environ["ROOT"])
 encoded, parts = [], Encoder._parts
 

@@ -8,21 +8,17 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets import checks
-from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.dense import DenseIndex
-from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
+from hnm_datasets.indexes.sharded import ShardedIndex
 from hnm_datasets.models.embedding_job import EmbeddingJob
-from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.models.encoders import Encoder
-from hnm_datasets.models.handles import LoadedModel, load_model
-from hnm_datasets.models.query_encoders import check_same_model, query_encoder
-from hnm_datasets.transforms.miners.base import Miner
+from hnm_datasets.models.handles import LoadedModel, ModelHandle
+from hnm_datasets.transforms.miners.model import ModelNegatives
 
 
 @dataclass(frozen=True)
-class DenseNegatives(Miner):
+class DenseNegatives(ModelNegatives):
     """Mine dense negatives: passages that an embedding model ranks high and that are not known to be relevant.
 
     With the model that is being trained these are the hardest negatives for it (Xiong et al. 2020, *Approximate Nearest
@@ -79,80 +75,23 @@ class DenseNegatives(Miner):
     """
 
     source: ClassVar[str] = "dense"
+    index_kind = DenseIndex
+    model_kind = "SentenceTransformer"
+    embed = "corpus.embed"
 
-    model: Any
     _: KW_ONLY
-    query_prompt: str | None = None
-    prompt: str | None = None
     index: DenseIndex | ShardedIndex | None = None
-    batch_size: int = 32
-    fingerprint: str | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set(batch_size=checks.whole_number("DenseNegatives", "batch_size", self.batch_size, low=1))
-        if self.index is not None and not is_index_of(DenseIndex, self.index):
-            raise TypeError(
-                f"DenseNegatives: index must be a DenseIndex, or a ShardedIndex of such, got "
-                f"{type(self.index).__name__}. Make one of the embeddings: DenseIndex(corpus.embed(model))."
-            )
-        loaded = load_model(self.model, self.fingerprint)
-        documents: Encoder | Embeddings
-        if self.index is None or self._is_default_index(loaded):
-            documents = Encoder(loaded, "document", prompt=self.prompt, batch_size=self.batch_size)
-            self._set(index=DenseIndex(EmbeddingJob(self.corpus, documents).embeddings))
-            encoder = query_encoder(loaded, documents, self.query_prompt, self.batch_size)
-        else:
-            documents = self._dense.embeddings
-            if not documents.are_made:
-                raise ValueError(
-                    "DenseNegatives: the embeddings of the index are not in the cache directory, or not those of this "
-                    "corpus, model and prompt. Make them with corpus.embed(model), or pass index=None."
-                )
-            if self._dense.corpus != self.corpus:
-                raise ValueError(
-                    "DenseNegatives: the index is of another corpus. Pass DenseIndex(corpus.embed(model)) of this "
-                    "corpus."
-                )
-            if self.prompt not in (None, documents.prompt):
-                raise ValueError(
-                    f"DenseNegatives: the passages of the index were encoded with the prompt {documents.prompt!r}, not "
-                    f"{self.prompt!r}. Leave prompt= out, or pass DenseIndex(corpus.embed(model, prompt=...))."
-                )
-            encoder = query_encoder(loaded, documents, self.query_prompt, self.batch_size)
-            check_same_model("DenseNegatives", encoder, documents)
-        # From here on the encoder stands for the model and its prompt: it pickles to their fingerprints.
-        self._set(model=encoder, query_prompt=encoder.prompt, prompt=documents.prompt)
-
-    def _is_default_index(self, loaded: LoadedModel) -> bool:
-        """Return whether the index is the one that the step makes itself: it may not be embedded yet."""
-        if not isinstance(self.index, DenseIndex) or self.index != DenseIndex(self.index.embeddings):
-            return False
-        documents = Encoder(loaded, "document", prompt=self.prompt, batch_size=self.batch_size)
-        return self.index.embeddings == EmbeddingJob(self.corpus, documents).embeddings
-
-    @property
-    def _dense(self) -> DenseIndex | ShardedIndex:
-        assert self.index is not None  # set in __post_init__
-        return self.index
-
-    def prepare(self) -> None:
-        """Encode the corpus, unless its embeddings are in the cache directory, and build the index."""
-        if isinstance(self.index, DenseIndex) and not self.index.embeddings.are_made:
-            documents = Encoder(self.model, "document", prompt=self.prompt, batch_size=self.batch_size)
-            job = EmbeddingJob(self.corpus, documents)
-            # Embeddings with other options are not made here; the search says what to do where they are missing.
-            if job.embeddings == self.index.embeddings:
-                job.ensure()
-        self._dense.prepare()
+    def _job(self, model: LoadedModel | ModelHandle) -> EmbeddingJob:
+        return EmbeddingJob(self.corpus, Encoder(model, "document", prompt=self.prompt, batch_size=self.batch_size))
 
     def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> NDArray[np.float32]:
         encoder: Encoder = self.model
+        if queries:
+            return encoder.vectors(queries)
         # A function that is asked nothing does not know the length of its vectors.
-        return encoder.vectors(queries) if queries else np.empty((0, self._dense.embeddings.dimension), np.float32)
+        vectors: Any = self._vectors
+        return np.empty((0, vectors.dimension), np.float32)
 
     def _search(self, encoded: NDArray[np.float32], which: NDArray[np.int64], depth: int) -> Hits:
-        return self._dense.search(encoded[which], depth)
-
-    def _score(self, encoded: NDArray[np.float32], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        return self._dense.score(encoded, rows)
+        return self._index.search(encoded[which], depth)

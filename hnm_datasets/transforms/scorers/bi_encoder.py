@@ -11,7 +11,7 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.indexes import exact
 from hnm_datasets.models.embeddings import Embeddings
-from hnm_datasets.models.encoders import Encoder
+from hnm_datasets.models.encoders import Encoder, TextEncoder
 from hnm_datasets.models.handles import load_model
 from hnm_datasets.models.query_encoders import check_same_model, query_encoder
 from hnm_datasets.transforms.scorers.base import Scorer
@@ -98,5 +98,5 @@ class BiEncoderScores(Scorer):
 class _BiEncoder:
     """One model with its prompts for queries and documents."""
 
-    queries: Encoder
-    documents: Encoder
+    queries: TextEncoder
+    documents: TextEncoder

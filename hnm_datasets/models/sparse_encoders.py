@@ -1,0 +1,219 @@
+"""Sparse models as functions from texts to terms and weights, named by what determines them.
+
+The vectors of queries, and of single passages, are kept on disk by text, so that no text is encoded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets import checks
+from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.models.encoders import TextEncoder, long_first, shortened
+from hnm_datasets.models.handles import LoadedModel, SparseModel, load_model
+from hnm_datasets.models.sparse_vectors import ENTRY, SparseVectors, joined, sparse_vectors
+from hnm_datasets.models.token_batches import GROUP, encode_groups
+from hnm_datasets.runtime.timing import clocked
+from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
+from hnm_datasets.storage.list_results import ListResults
+from hnm_datasets.storage.opened import Opened
+
+#: How sparse vectors are compared.
+_SIMILARITIES = ("dot", "cosine")
+
+
+class SparseTextEncoder(TextEncoder):
+    """A model that gives the terms of queries or documents weights, named by everything that determines them.
+
+    Args:
+        model: A `SparseEncoder`; its path or Hub id, which is loaded here, and again in each spawned worker; or a
+            function from a list of texts to a sparse matrix of shape (B, V).
+        task: `"query"` or `"document"`: which of the model's prompts, and of its routes, is used.
+        prompt: The text before each text; None: the model's own prompt for the task, if it has one.
+        max_active_dims: Keep this many of the largest weights of a text; None: as many as the model keeps.
+        batch_size: Texts per forward pass.
+        fingerprint: For a function: a name that changes whenever its answers do.
+
+    Raises:
+        TypeError: `model` is something else.
+        ValueError: An option is out of range, a function comes without `fingerprint=`, or the model's similarity is
+            neither the dot product nor the cosine.
+
+    Example:
+        >>> def count_letters(texts):
+        ...     return [[text.count("a"), text.count("e"), 0] for text in texts]
+        >>> encoder = SparseTextEncoder(count_letters, "query", fingerprint="letters-1")
+        >>> vectors = encoder.vectors(["a plate", "the sea", "why"])
+        >>> vectors.offsets.tolist(), vectors.terms.tolist(), vectors.weights.tolist()
+        ([0, 2, 4, 4], [0, 1, 0, 1], [2.0, 1.0, 1.0, 2.0])
+    """
+
+    _kind = "SparseEncoder"
+
+    def __init__(
+        self,
+        model: SparseModel,
+        task: str,
+        *,
+        prompt: str | None = None,
+        max_active_dims: int | None = None,
+        batch_size: int = 32,
+        fingerprint: str | None = None,
+    ) -> None:
+        own = load_model(model, fingerprint, kind=self._kind)
+        super().__init__(own, task, prompt, batch_size)
+        self.similarity = "dot" if own.is_function else str(own.model.similarity_fn_name)
+        if self.similarity not in _SIMILARITIES:
+            raise ValueError(
+                f"The model compares vectors by the similarity {self.similarity!r}, and an inverted index by the dot "
+                f"product or the cosine. If the model was trained for one of them, set it: "
+                f"model.similarity_fn_name = 'dot'."
+            )
+        # The cosine is the dot product of vectors of length 1.
+        self.normalize = self.similarity == "cosine"
+        if max_active_dims is None and not own.is_function:
+            max_active_dims = own.model.max_active_dims
+        if max_active_dims is not None:
+            max_active_dims = checks.whole_number(type(self).__name__, "max_active_dims", max_active_dims, low=1)
+        self.max_active_dims = max_active_dims
+        self.fingerprint = _fingerprint_of(self)
+
+    def vectors(self, texts: Sequence[str]) -> SparseVectors:
+        """Encode texts, each distinct one once, and keep the vectors on disk for the next time.
+
+        Args:
+            texts: B texts.
+
+        Raises:
+            RuntimeError: The model was changed since, or cannot be used in this process.
+            ValueError: A weight is NaN, infinite or beyond all measure; the message shows the text.
+        """
+        digests = digest_strings(texts)
+        first, back = distinct_digests(digests)
+        digests = digests[first]
+        results = self._results()
+        known, rows = results.find(digests)
+        vectors = SparseVectors.of_entries(rows.offsets, rows.values)
+        if known.all():
+            self.check_unchanged()
+            return vectors.take(back)
+        missing = np.flatnonzero(~known)
+        with clocked("encode"):
+            fresh = self.encode([texts[place] for place in first[missing]])
+        if (bad := fresh.bad()) is not None:
+            raise ValueError(
+                f"The model gives a NaN, infinite or huge weight for the text {shortened(texts[first[missing[bad]]])}. "
+                f"Filter such texts out, or check the model: NaN often comes from float16 weights on data that "
+                f"overflow them."
+            )
+        results.add(digests[missing], Ragged(fresh.offsets, fresh.entries()))
+        places = np.arange(len(known))
+        places[missing] = len(known) + np.arange(len(missing))
+        return joined([vectors, fresh]).take(places[back])
+
+    def encode(self, texts: Sequence[str]) -> SparseVectors:
+        """Encode texts as they are, without the store."""
+        parts = list(self.parts(texts))
+        places = np.concatenate([np.empty(0, dtype=np.int64), *(places for places, _ in parts)])
+        return joined([vectors for _, vectors in parts]).take(np.argsort(places))
+
+    def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], SparseVectors]]:
+        """Encode texts a part at a time, long ones first, so that progress is seen and batches are of like lengths.
+
+        Args:
+            texts: B texts.
+            pool: Worker processes of the model, see `pool`.
+
+        Yields:
+            Places of texts, of shape (P,), and their vectors.
+        """
+        loaded = self.loaded
+        by_tokens = self._reads_tokens(loaded, pool)
+        size = max(GROUP, self.batch_size) if by_tokens else 16 * self.batch_size
+        places = long_first(texts, len(texts) if pool is not None else size)
+        groups = [[texts[place] for place in part] for part in places]
+        for part, vectors in zip(places, self._encoded(loaded, groups, by_tokens, pool), strict=True):
+            if len(vectors) != len(part):
+                raise ValueError(
+                    f"The function must return a matrix of shape ({len(part)}, V) for {len(part)} texts, got "
+                    f"{len(vectors)} rows."
+                )
+            if self.max_active_dims is not None:
+                vectors = vectors.strongest(self.max_active_dims)
+            yield part, vectors.normalized() if self.normalize and vectors.bad() is None else vectors
+
+    def _encoded(
+        self, loaded: LoadedModel, groups: list[list[str]], by_tokens: bool, pool: Any
+    ) -> Iterator[SparseVectors]:
+        """Yield what the model makes of each group."""
+        if loaded.is_function:
+            for group in groups:
+                yield sparse_vectors(loaded.model([self.prompt + text for text in group]))
+            return
+        import torch
+
+        with loaded.in_use() as model:
+            method = model.encode_query if self.task == "query" else model.encode_document
+            options = {"prompt": self.prompt, "batch_size": self.batch_size, "show_progress_bar": False}
+
+            def encode(group: list[str]) -> Any:
+                return method(
+                    group,
+                    **options,
+                    max_active_dims=self.max_active_dims,
+                    # Rows of a sparse tensor are slow to put together again; those of a whole shard are too large.
+                    convert_to_sparse_tensor=pool is not None,
+                    pool=pool,
+                )
+
+            def encode_dense(group: list[str]) -> NDArray[np.float32]:
+                found: NDArray[np.float32] = encode(group).float().cpu().numpy()
+                return found
+
+            if by_tokens:
+                yield from map(
+                    sparse_vectors,
+                    encode_groups(
+                        model,
+                        groups,
+                        encode_dense,
+                        task=self.task,
+                        prompt=self.prompt,
+                        batch_size=self.batch_size,
+                        normalize=False,
+                    ),
+                )
+            elif pool is None:
+                yield from map(sparse_vectors, map(encode, groups))
+            else:
+                # Torch warns of sparse tensors from other processes unless it is told whether to check them.
+                with torch.sparse.check_sparse_tensor_invariants(enable=True):  # type: ignore[no-untyped-call]
+                    yield from map(sparse_vectors, map(encode, groups))
+
+    def discard(self) -> None:
+        """Delete the vectors that are kept on disk, because nobody will ask for them again."""
+        _RESULTS.forget(self.fingerprint)
+        super().discard()
+
+    def _results(self) -> ListResults:
+        return _RESULTS.get(self.fingerprint, lambda: ListResults("vectors", self.fingerprint, ENTRY))
+
+
+def _fingerprint_of(encoder: SparseTextEncoder) -> str:
+    return fingerprint(
+        {
+            "kind": "sparse-encoder",
+            "model": encoder.model_fingerprint,
+            "task": encoder.task,
+            "prompt": encoder.prompt,
+            "normalize": encoder.normalize,
+            "max_active_dims": encoder.max_active_dims,
+        }
+    )
+
+
+_RESULTS: Opened[ListResults] = Opened()

@@ -1,0 +1,74 @@
+"""Results that are lists of unequal length, such as sparse vectors, kept as `Results` are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets.arrays.ragged import Ragged, first_positions, offsets_of
+from hnm_datasets.storage.results import Store, mapped, mapped_table
+from hnm_datasets.storage.tables import KeyTable
+
+
+class _Segment(NamedTuple):
+    """A table of keys and their lists, all memory-mapped."""
+
+    table: KeyTable
+    offsets: NDArray[np.int64]
+    values: NDArray[Any]
+
+
+class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
+    """Lists of values by 128-bit key, in a folder under the cache directory.
+
+    Args:
+        kind: The plural noun of what is kept, such as `"vectors"`.
+        name: The fingerprint of what computed the lists.
+        dtype: What a value is.
+
+    Example:
+        >>> from hnm_datasets.storage.digests import digest_strings
+        >>> results = ListResults("vectors", "lists", np.dtype("<i4"))
+        >>> results.add(digest_strings(["a", "b"]), Ragged(np.array([0, 1, 3]), np.int32([5, 6, 7])))
+        >>> known, lists = results.find(digest_strings(["b", "c"]))
+        >>> known.tolist(), lists.offsets.tolist(), lists.values.tolist()
+        ([True, False], [0, 2, 2], [6, 7])
+    """
+
+    def __init__(self, kind: str, name: str, dtype: np.dtype[Any]) -> None:
+        super().__init__(kind, name)
+        self._dtype = dtype
+
+    def _find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], Ragged[NDArray[np.generic]]]:
+        known, lengths = np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=np.int64)
+        found = list(self._places(keys))
+        for segment, which, places in found:
+            known[which] = True
+            lengths[which] = segment.offsets[places + 1] - segment.offsets[places]
+        offsets = offsets_of(lengths)
+        values = np.empty(offsets[-1], dtype=self._dtype)
+        for segment, which, places in found:
+            at = first_positions(offsets[which], lengths[which])
+            values[at] = segment.values[first_positions(segment.offsets[places], lengths[which])]
+        return known, Ragged(offsets, values)
+
+    def _arrays(self, rows: Ragged[NDArray[np.generic]]) -> tuple[NDArray[Any], ...]:
+        return rows.offsets, np.asarray(rows.values, dtype=self._dtype)
+
+    def _open(self, path: Path) -> _Segment:
+        with path.open("rb") as file:
+            table, offsets, values = mapped_table(file), mapped(file, "<i8", 1), mapped(file, self._dtype, 1)
+        if len(table.rows) >= len(offsets) or offsets[-1] != len(values):
+            raise ValueError(f"{path} is not a segment of a store.")
+        return _Segment(table, offsets, values)
+
+    def _content(self, segments: list[_Segment]) -> Ragged[NDArray[np.generic]]:
+        lengths = [np.diff(segment.offsets)[segment.table.rows] for segment in segments]
+        values = [
+            segment.values[first_positions(segment.offsets[segment.table.rows], own)]
+            for segment, own in zip(segments, lengths, strict=True)
+        ]
+        return Ragged(offsets_of(np.concatenate(lengths)), np.concatenate(values))
