@@ -6,6 +6,7 @@ __version__: str
 from .corpus.passages import Corpus as Corpus
 from .loaders.beir import load_beir as load_beir
 from .loaders.pairs import from_pairs as from_pairs
+from .loaders.mined import from_mined as from_mined
 from .loaders.qrels import attach_positives as attach_positives
 from .loaders.pooling import pool_positives as pool_positives
 from .loaders.hiding import hide_positives as hide_positives

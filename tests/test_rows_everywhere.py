@@ -23,12 +23,14 @@ MINED = {
 ASKED = {name: MINED[name] for name in ("query_id", "query")}
 QUERIES = {name: MINED[name] for name in ("query_id", "query", "positive_ids")}
 PAIRS = {"query": ["a?", "b?"], "answer": ["A.", "B."]}
+TRIPLETS = {"query": ["a?", "b?"], "positive": ["A.", "B."], "negative": ["B.", "C."]}
 PASSAGES = {"id": ["0", "1", "2", "3"], "text": TEXTS}
 QRELS = {"query_id": ["q0", "q1"], "corpus_id": ["2", "1"], "score": [1, 1]}
 #: Each parameter of rows: columns that it may have, and what is made of them.
 CALLS = {
     ("Corpus.from_dataset", "dataset"): (PASSAGES, lambda rows, corpus, folder: Corpus.from_dataset(rows)),
     ("from_pairs", "dataset"): (PAIRS, lambda rows, corpus, folder: hnm.from_pairs(rows)[1][:]),
+    ("from_mined", "dataset"): (TRIPLETS, lambda rows, corpus, folder: hnm.from_mined(rows)[1][:]),
     ("attach_positives", "queries"): (ASKED, lambda rows, corpus, folder: hnm.attach_positives(rows, QRELS)[:]),
     ("attach_positives", "qrels"): (QRELS, lambda rows, corpus, folder: hnm.attach_positives(ASKED, rows)[:]),
     ("pool_positives", "rows"): (QUERIES, lambda rows, corpus, folder: hnm.pool_positives(rows)[:]),

@@ -21,7 +21,7 @@ from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.corpus.text import passage_texts
 from hnm_datasets.formats import msmarco
 from hnm_datasets.formats.base import Format, Layout, QueryRows, Side
-from hnm_datasets.formats.fields import text_array
+from hnm_datasets.formats.fields import id_array, text_array
 from hnm_datasets.formats.mined import MINED
 from hnm_datasets.formats.registry import FORMATS, recognize
 from hnm_datasets.rows import Rows, dataset_of
@@ -195,7 +195,7 @@ class _Conversion:
     def __getstate__(self) -> dict[str, Any]:
         # For the fingerprint of the result. The dataset that is mapped has a fingerprint of its own.
         names, to = (self.layout.format.name, *self.layout.names), self.target.name
-        return {"version": 1, "from": names, "to": to, "corpus": self.corpus, "width": self.width}
+        return {"version": 2, "from": names, "to": to, "corpus": self.corpus, "width": self.width}
 
     def _group(self) -> None:
         """Find the rows of each query."""
@@ -316,7 +316,8 @@ class _Conversion:
     def _with_ids(self, part: str, side: Side, queries: pa.Array) -> Side:
         """Name passages by the corpus's ids."""
         corpus, texts = _given(self.corpus), text_array(side)
-        found = np.full(len(side), -1, dtype=np.int64) if side.ids is None else corpus.find(side.ids)
+        # Without ids by the hash that names it in a corpus of texts, so that of two spellings each is found.
+        found = corpus.find(id_array(side))
         unknown = np.flatnonzero(found < 0)
         found[unknown] = corpus.find_texts(texts.take(pa.array(unknown)).to_pylist())
         if (found < 0).any():

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from hnm_datasets import Corpus, attach_positives, convert, from_pairs, pool_positives
+from hnm_datasets import Corpus, attach_positives, convert, from_mined, from_pairs, pool_positives
 
 FORMS = {
     "pandas": pd.DataFrame,
@@ -27,7 +27,9 @@ TRIPLETS = {"anchor": ["a?", "a?"], "positive": ["A.", "A."], "negative": ["B.",
 
 def answers(make):
     corpus, rows = from_pairs(make(PAIRS))
+    mined_corpus, mined = from_mined(make(TRIPLETS))
     return {
+        "from_mined": (mined_corpus, mined[:], mined.features),
         "from_pairs": (corpus, rows[:], rows.features, rows._fingerprint),
         "Corpus.from_dataset": Corpus.from_dataset(make(PASSAGES)),
         "attach_positives": attach_positives(make(QUERIES), make(QRELS))[:],
