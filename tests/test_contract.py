@@ -125,6 +125,11 @@ def transforms(corpus, model):
         "by-source": SampleNegatives({"bm25": 2, "random": 3}, seed=1),
         "by-rank": SampleNegatives({(1, 4): 1, (5, 12): 3}, seed=1),
         "by-band": SampleNegatives({(0, 8): 2, (5, 30): 2}, bands="score", strategy="softmax", seed=1),
+        "per-group": SampleNegatives(1, per="group", corpus=corpus, seed=1),
+        "diverse": SampleNegatives(
+            4, strategy="softmax", diversity=4.0, corpus=corpus, embeddings=corpus.embed(model), seed=1
+        ),
+        "diverse-texts": SampleNegatives({(1, 4): 1, (5, 12): 3}, diversity=20, corpus=corpus),
         "triplets": ToTriplets(corpus, n=3),
         "tuples": ToNTuples(corpus, n=2, positives="random", seed=5),
         "pairs": ToLabeledPairs(corpus, n=3),
@@ -168,6 +173,9 @@ NAMES = (
     "by-source",
     "by-rank",
     "by-band",
+    "per-group",
+    "diverse",
+    "diverse-texts",
     "triplets",
     "tuples",
     "pairs",

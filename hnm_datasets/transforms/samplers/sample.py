@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -17,11 +17,15 @@ from hnm_datasets.arrays.draws import sample_mask
 from hnm_datasets.arrays.ragged import Ragged, kept_offsets, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_RANKS, score_column, score_name
-from hnm_datasets.transforms.base import CandidateFilter, Ordered
+from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.corpus.shingles import open_shingles
+from hnm_datasets.models.embeddings import Embeddings
+from hnm_datasets.transforms.base import CandidateFilter
 from hnm_datasets.transforms.filters.limits import span, within
+from hnm_datasets.transforms.samplers.kernels import diverse_mask
+from hnm_datasets.transforms.samplers.strata import Stratum, by_value, checked_counts
+from hnm_datasets.transforms.similarity import check_embeddings, compared_by, in_parts
 
-#: A source by name, or the lowest and highest value of a band.
-_Stratum = str | tuple[float, float]
 _STRATEGIES = ("uniform", "softmax", "simans")
 
 
@@ -84,7 +88,7 @@ class SampleNegatives(CandidateFilter):
         n: Candidates per row; or a number per source that `FuseNegatives` merged, `{"bm25": 2, "dense": 3}`; or per
             band, both ends included, `{(1, 10): 2, (11, math.inf): 4}`. They are served in this order, and what two
             sources found counts for the first that draws it. One that has too few gives all it has; no other makes up
-            for it.
+            for it. With `per` a number of each value, or a number per value, `{"en": 2, "de": 3}`.
         bands: The values that bands are ranges of: `"rank"`, `"score"` (the retriever's), or a teacher's name.
         strategy: `"uniform"` draws each with the same chance; `"softmax"` with a chance in proportion to
             exp(score / temperature); `"simans"` in proportion to exp(-a·(s⁻ - s⁺ - b)²), which favors candidates that
@@ -98,6 +102,17 @@ class SampleNegatives(CandidateFilter):
         a: For `"simans"`: how sharply the chance falls with the distance, in the units of the score squared; the
             paper's default is 1 for dot products, and cosines need some 100.
         b: For `"simans"`: where the chance is highest, below (negative) or above the positive's score.
+        per: A column that the corpus keeps, such as `"language"` or `"site"` (`Corpus.from_dataset(columns=...)`), or
+            `"group"`: n candidates of each value. `""` stands for no value.
+        diversity: How much less likely a candidate is the more it is like one that is drawn already: its chance is
+            multiplied by exp(-diversity·s), where s is its similarity to the most similar of them, up to 1. 0: no
+            matter; at 5, a copy has less than a hundredth of its chance. With `"softmax"` and a low temperature this is
+            maximal marginal relevance (Carbonell and Goldstein 1998), the highest score - temperature·diversity·s.
+            Diverse negatives train better than random ones of the same hardness (Cohen et al. 2024, *InDi*,
+            https://doi.org/10.1007/978-3-031-56063-7_16).
+        corpus: The passages, for `per` and `diversity`.
+        embeddings: For `diversity`: compare by the cosine of these vectors, `corpus.embed(model)`. None: by the runs of
+            three words that two texts share, as `DropNearDuplicates` does.
 
     Columns read:
         `negative_ids`, `query_id` or `query`; for `"softmax"` and `"simans"` the score column; for `"simans"` also that
@@ -108,9 +123,9 @@ class SampleNegatives(CandidateFilter):
         All aligned `negative_*` columns.
 
     Raises:
-        KeyError: A column is missing, such as that of a source that was not fused.
-        ValueError: `n` is less than 1 or mixes sources and bands, a band is empty, the strategy is unknown, or the
-            temperature is not greater than 0.
+        KeyError: A column is missing, such as that of a source that was not fused, or the corpus does not keep it.
+        ValueError: `n` is less than 1 or mixes sources and bands, a band is empty, the strategy is unknown, the
+            temperature is not greater than 0, `diversity` is negative, or an option is without the one that it needs.
 
     Example:
         >>> batch = {"query": ["what causes earthquakes?"], "negative_ids": [["a", "b", "c", "d"]]}
@@ -119,6 +134,11 @@ class SampleNegatives(CandidateFilter):
         (2, True)
         >>> SampleNegatives({(1, 10): 1, (11, 50): 1})(batch | {"negative_ranks": [[3, 40, 60, 70]]})["negative_ids"]
         [['a', 'b']]
+        >>> from datasets import Dataset
+        >>> passages = {"id": ["a", "b", "c", "d"], "text": ["w", "x", "y", "z"], "site": ["s1", "s1", "s2", "s2"]}
+        >>> corpus = Corpus.from_dataset(passages, columns=["site"])
+        >>> SampleNegatives({"s1": 2, "s2": 1}, per="site", corpus=corpus, seed=3)(batch)["negative_ids"]
+        [['a', 'b', 'd']]
     """
 
     n: int | Mapping[str, int] | Mapping[tuple[float, float], int]
@@ -129,6 +149,11 @@ class SampleNegatives(CandidateFilter):
     a: float = 1.0
     b: float = 0.0
     bands: str = "rank"
+    _: KW_ONLY
+    per: str | None = None
+    diversity: float = 0.0
+    corpus: Corpus | None = None
+    embeddings: Embeddings | None = None
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -151,10 +176,10 @@ class SampleNegatives(CandidateFilter):
         return "bands" if name in map(self._column_of, self._strata) else "by"
 
     @property
-    def _strata(self) -> tuple[_Stratum, ...]:
-        return tuple(self.n) if isinstance(self.n, Mapping) else ()
+    def _strata(self) -> tuple[Stratum, ...]:
+        return tuple(self.n) if isinstance(self.n, Mapping) and self.per is None else ()
 
-    def _column_of(self, stratum: _Stratum) -> str:
+    def _column_of(self, stratum: Stratum) -> str:
         """Name the column that tells which candidates belong to a stratum."""
         if isinstance(stratum, str):
             return f"negative_{stratum}_ranks"
@@ -166,32 +191,93 @@ class SampleNegatives(CandidateFilter):
             raise TypeError(f"{name}: bands must be 'rank', 'score' or a teacher's name, got {self.bands!r}.")
         checks.score_option(name, "by", self.by)
         self._set(
-            n=_checked_counts(self.n) if isinstance(self.n, Mapping) else checks.whole_number(name, "n", self.n, low=1),
+            n=checked_counts(self.n, self.per)
+            if isinstance(self.n, Mapping)
+            else checks.whole_number(name, "n", self.n, low=1),
             strategy=checks.one_of(name, "strategy", self.strategy, _STRATEGIES),
             temperature=checks.real_number(name, "temperature", self.temperature, above=0),
             a=checks.real_number(name, "a", self.a, above=0),
             b=checks.real_number(name, "b", self.b),
             seed=checks.whole_number(name, "seed", self.seed, low=0),
+            diversity=checks.real_number(name, "diversity", self.diversity),
         )
+        self._check_corpus(name)
+
+    def _check_corpus(self, name: str) -> None:
+        if self.diversity < 0:
+            raise ValueError(f"{name}: diversity must not be negative, got {self.diversity:g}.")
+        if self.embeddings is not None and not self.diversity:
+            raise ValueError(f"{name}: embeddings are for diversity=; give both or neither.")
+        if self.per is not None and not isinstance(self.per, str):
+            raise TypeError(f"{name}: per must be the name of a column of the corpus, got {self.per!r}.")
+        needed = self.per is not None or self.diversity > 0
+        if self.corpus is None and needed:
+            raise ValueError(f"{name}: per and diversity need the passages: pass corpus=.")
+        if self.corpus is not None:
+            check_corpus(name, self.corpus)
+            if not needed:
+                raise ValueError(f"{name}: corpus is for per= and diversity=; leave it out, or give one of them.")
+            if self.per is not None:
+                self.corpus.value_codes(self.per)
+            if self.embeddings is not None:
+                check_embeddings(name, self.corpus, self.embeddings)
+
+    def prepare(self) -> None:
+        """Hash the runs of words of the corpus, if texts are compared and they are not in the cache directory."""
+        if self.corpus is not None and self.diversity and self.embeddings is None:
+            open_shingles(self.corpus)
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         keep = np.empty(len(candidates.values), dtype=bool)
-        by = score_name(self.by, batch.names)
-        if self.strategy == "softmax":
-            scores = batch.scores(score_column(by), finite=True).values
-            weights = scores.astype(np.float64) / self.temperature
-        elif self.strategy == "simans":
-            own = batch.scores(score_column(by), finite=True).values.astype(np.float64)
-            aims = _means(batch.scores(score_column(by, of="positive"), finite=True))[candidates.owners] + self.b
-            weights = np.where(np.isnan(aims), 0, -self.a * (own - aims) ** 2)
-        else:
-            weights = np.zeros(len(keep))
-        strata, counts = np.ones((1, len(keep)), dtype=bool), np.array([self.n])
-        if isinstance(self.n, Mapping):
-            strata = np.array([self._members(batch, stratum) for stratum in self.n])
-            counts = np.array(list(self.n.values()))
-        sample_mask(candidates.offsets, weights, batch.row_keys(), self.seed, strata, counts, keep)
+        weights, keys, strata = self._log_weights(batch, candidates), batch.row_keys(), self._strata_in(batch)
+        alike = None
+        if self.corpus is not None and self.diversity:
+            rows = batch.rows_in(NEGATIVE_IDS, self.corpus).values
+            alike = compared_by(self.corpus, self.embeddings, rows)
+
+        def draw(part: slice) -> None:
+            ends = candidates.offsets[part.start : part.stop + 1]
+            own = slice(ends[0], ends[-1])
+            members, counts = strata(candidates.owners[own], own)
+            taken = (ends - ends[0], weights[own], keys[part], self.seed, members, counts, keep[own])
+            if alike is None:
+                sample_mask(*taken)
+            else:
+                numbers, compared = alike
+                diverse_mask(*taken, self.diversity, numbers[own], *compared)
+
+        in_parts(draw, len(candidates))
         return keep
+
+    def _log_weights(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.float64]:
+        """Return the logarithm of each candidate's chance, up to a constant per row. Shape (C,)."""
+        by = score_name(self.by, batch.names)
+        if self.strategy == "uniform":
+            return np.zeros(len(candidates.values))
+        scores = batch.scores(score_column(by), finite=True).values.astype(np.float64)
+        if self.strategy == "softmax":
+            return scores / self.temperature
+        aims = _means(batch.scores(score_column(by, of="positive"), finite=True))[candidates.owners] + self.b
+        return np.where(np.isnan(aims), 0, -self.a * (scores - aims) ** 2)
+
+    def _strata_in(
+        self, batch: Batch
+    ) -> Callable[[NDArray[np.int64], slice], tuple[NDArray[np.bool_], NDArray[np.int64]]]:
+        """Return what gives the strata of a slice of the candidates, given their rows: see `sample_mask`."""
+        if isinstance(self.n, Mapping):
+            members = np.array([self._members(batch, stratum) for stratum in self.n])
+            counts = np.array(list(self.n.values()))
+            return lambda owners, own: (np.ascontiguousarray(members[:, own]), counts)
+        n = self.n
+        if self.corpus is None or self.per is None:
+            return lambda owners, own: (np.ones((1, len(owners)), dtype=bool), np.array([n]))
+        codes = self.corpus.value_codes(self.per)[batch.rows_in(NEGATIVE_IDS, self.corpus).values]
+
+        def of_each(owners: NDArray[np.int64], own: slice) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+            values = by_value(owners, codes[own])
+            return values, np.full(len(values), n)
+
+        return of_each
 
     def _tell_left(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
         super()._tell_left(batch, candidates, left)
@@ -203,11 +289,11 @@ class SampleNegatives(CandidateFilter):
                 self._tell("short", "fewer than wanted can be drawn in", short, had, why)
 
     def _members_of(self, batch: Batch, candidates: Ragged[pa.Array], rows: NDArray[np.bool_]) -> str:
-        """Say how many candidates of each source or band these rows have."""
+        """Say how many candidates of each source, band or value these rows have."""
         said = []
         for stratum, n in self.n.items() if isinstance(self.n, Mapping) else ():
             sizes = np.diff(kept_offsets(candidates.offsets, self._members(batch, stratum)))[rows]
-            name = f"the source {stratum!r}"
+            name = f"the {self.per or 'source'} {stratum!r}"
             if not isinstance(stratum, str):
                 name = "the band of {} {:g} to {:g}".format(self.bands, *stratum)
             said.append(f"{n} of {name}, of which they have {span(sizes)}, {sizes.mean():.3g} on average")
@@ -219,30 +305,12 @@ class SampleNegatives(CandidateFilter):
     def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
         return ["not drawn"] * len(dropped)
 
-    def _members(self, batch: Batch, stratum: _Stratum) -> NDArray[np.bool_]:
+    def _members(self, batch: Batch, stratum: Stratum) -> NDArray[np.bool_]:
         """Tell which candidates belong to a stratum. Shape (C,)."""
+        if self.per is not None and self.corpus is not None:
+            rows = pa.array(batch.rows_in(NEGATIVE_IDS, self.corpus).values)
+            own = self.corpus.columns[self.per].take(rows)
+            return np.asarray(pc.equal(own, stratum).to_numpy(zero_copy_only=False))
         values: NDArray[Any] = batch.scores(self._column_of(stratum)).values
         # What a source did not find has rank 0 in it.
         return values > 0 if isinstance(stratum, str) else within(values, *stratum)
-
-
-def _checked_counts(counts: Mapping[Any, Any]) -> Ordered:
-    """Return plain numbers by source or band."""
-    name = "SampleNegatives"
-    example = "{'bm25': 2, 'dense': 3} for sources or {(1, 10): 2, (11, 100): 4} for bands"
-    if not counts or len({isinstance(stratum, str) for stratum in counts}) > 1:
-        raise ValueError(f"{name}: n must be a whole number, or a number per source or per band: {example}.")
-    checked = Ordered()
-    for stratum, n in counts.items():
-        if not isinstance(stratum, str):
-            if not isinstance(stratum, tuple) or len(stratum) != 2:
-                raise TypeError(f"{name}: {stratum!r} is no source and no band; n is such as {example}.")
-            low, high = (
-                end if end in (-math.inf, math.inf) else checks.real_number(name, f"an end of the band {stratum}", end)
-                for end in stratum
-            )
-            if high < low:
-                raise ValueError(f"{name}: the band {stratum} is empty; its second number must reach the first.")
-            stratum = (low, high)
-        checked[stratum] = checks.whole_number(name, f"n[{stratum!r}]", n, low=1)
-    return checked
