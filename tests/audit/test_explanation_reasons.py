@@ -11,6 +11,7 @@ from hnm_datasets import (
     Corpus,
     DropKnownPositives,
     DropNearDuplicates,
+    PositiveSimilarity,
     RankWindow,
     RelativeMargin,
     SampleNegatives,
@@ -64,6 +65,7 @@ def steps(corpus):
         ),
         "window": (RankWindow(2, 5), {"copy": "1 < min 2", "like": "6 > max 5", "low": "9 > max 5"}),
         "open window": (RankWindow(4), {"copy": "1 < min 4", "near": "3 < min 4"}),
+        "similarity": (PositiveSimilarity(corpus, max=0.3), {"copy": "1 > max 0.3", "near": "0.833 > max 0.3"}),
         "band": (ScoreBand(0.2, 0.9, by="score"), {"copy": "0.95 > max 0.9", "low": "0.1 < min 0.2"}),
         "threshold": (
             TeacherThreshold(0.25),
