@@ -1,5 +1,6 @@
 """The recipes run as a user runs them."""
 
+import json
 import re
 import runpy
 import subprocess
@@ -73,6 +74,44 @@ def test_dense_mines_the_sample_with_a_model_from_a_folder(run, tmp_path, make_s
     for row in mined.itertuples():
         assert all(score <= 0.95 * max(row.positive_scores) + 1e-6 for score in row.negative_scores)
         assert not set(row.negative_ids) & set(row.positive_ids)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write a few passages and questions as BEIR does."""
+    topics = ["earthquakes", "volcanoes", "glaciers", "tides", "bread", "wings"]
+    passages = [(topic, place) for topic in topics for place in ("Iceland", "Japan", "Chile", "Italy")]
+    corpus = [{"_id": f"{t}-{p}", "title": "", "text": f"About {t} in {p}: all of it."} for t, p in passages]
+    queries = [{"_id": f"q{i}", "text": f"what is known of {t} in {p}?"} for i, (t, p) in enumerate(passages)]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "qrels").mkdir()
+    judged = [f"q{i}\t{t}-{p}\t1\n" for i, (t, p) in enumerate(passages)]
+    (tmp_path / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+    return tmp_path
+
+
+def test_a_lancedb_table_is_mined_by_words_and_by_vectors(folder, tmp_path, make_static_model):
+    """In a process of its own: the threads of LanceDB would be in the way of forks."""
+    make_static_model().save(str(tmp_path / "model"))
+    options = ["--model", tmp_path / "model", "--k", 8, "--margin", 0.01, "--negatives", 3, "--output", tmp_path]
+    command = [sys.executable, RECIPES / "lancedb_search.py", folder, *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tables" / "passages.lance").is_dir()
+    mined = pd.read_parquet(tmp_path / "mined.parquet")
+    assert len(mined) == 24
+    assert (mined["negative_ids"].str.len() == 3).all()
+    for row in mined.itertuples():
+        topic, place = row.positive_ids[0].split("-")
+        # Passages that have a word of the question in common with the positive are nearest.
+        assert all(one.startswith(topic) or one.endswith(place) for one in row.negative_ids)
+        assert row.positive_ids[0] not in row.negative_ids
+    sources = {source for row in mined["negative_source"] for source in row}
+    assert "words+vectors" in sources
+    triplets = pd.read_parquet(tmp_path / "triplets.parquet")
+    assert list(triplets.columns) == ["anchor", "positive", "negative"]
+    assert len(triplets) == 72
 
 
 @pytest.mark.parametrize("recipe", ["train", "ance"])

@@ -43,14 +43,14 @@ class SearchNegatives(Miner):
 
     Each distinct query of a batch is asked for once, 1.75 k deep (k + 24 for a small k) whatever the batch is, with at
     most 260,000 hits in a call. Where known positives leave a query short of k, it is asked for again, twice as deep
-    each time. Retries, time-outs and parallel requests are the client's; an exception of the function ends the step
-    with an error that repeats it.
+    each time. Equal scores keep the engine's order, which may be another in each call. Retries, time-outs and parallel
+    requests are the client's; an exception of the function ends the step with an error that repeats it.
 
     An engine scores only what it finds: the score of a positive is null unless it is among the first k hits. Margins
     need the scores of all positives: score the rows with `BiEncoderScores` or `CrossEncoderScores` first.
 
     `num_proc` forks the function with all that it holds, and few clients survive that: open them in the function, once
-    a process, as below, or leave `num_proc` out, as LanceDB requires. Spawned processes do not have the function. With
+    a process, as below, or leave `num_proc` out, as LanceDB advises. Spawned processes do not have the function. With
     Ray, pass it to a pool as an argument of the class.
 
     Args:
