@@ -17,6 +17,7 @@ from .mining.chain import mine as mine
 from .mining.report import MiningReport as MiningReport
 from .transforms.miners.bm25 import BM25Negatives as BM25Negatives
 from .transforms.miners.dense import DenseNegatives as DenseNegatives
+from .transforms.miners.sparse import SparseNegatives as SparseNegatives
 from .transforms.miners.random import RandomNegatives as RandomNegatives
 from .transforms.miners.judged import JudgedNegatives as JudgedNegatives
 from .transforms.miners.search_engine import SearchNegatives as SearchNegatives

@@ -31,6 +31,7 @@ from hnm_datasets import (
     ScoreBand,
     SearchNegatives,
     SortNegatives,
+    SparseNegatives,
     TeacherThreshold,
     ToLabeledLists,
     ToLabeledPairs,
@@ -73,6 +74,10 @@ def run_of(corpus):
     return {query: {one: -float(i) for i, one in enumerate(ids[n::97])} for n, query in enumerate(queries)}
 
 
+def count_letters(texts):
+    return [[text.count(letter) for letter in "aeioutnrs"] for text in texts]
+
+
 def transforms(corpus, model):
     return {
         "bm25": BM25Negatives(corpus, k=12),
@@ -98,6 +103,7 @@ def transforms(corpus, model):
         "fuse": FuseNegatives(
             {"bm25": BM25Negatives(corpus, k=6), "dense": DenseNegatives(corpus, model, k=4)}, method="interleave", k=7
         ),
+        "sparse": SparseNegatives(corpus, count_letters, k=6, exclude_group=True, fingerprint="letters-1"),
         "search": SearchNegatives(corpus, search_by_bm25(corpus), k=6, fingerprint="bm25-1"),
         "run": RunNegatives(corpus, run_of(corpus), k=6),
         "judged": JudgedNegatives(corpus, BM25Negatives(corpus), k=3),
@@ -148,6 +154,7 @@ NAMES = (
     "random",
     "dense",
     "dense-options",
+    "sparse",
     "fuse",
     "search",
     "run",
@@ -200,7 +207,7 @@ def prepare(model):
     def rows_for(name):
         if name.endswith("judged"):
             return judged
-        if name.startswith(("bm25", "random", "dense", "fuse", "search", "run")):
+        if name.startswith(("bm25", "random", "dense", "sparse", "fuse", "search", "run")):
             return rows
         return fused if name == "by-source" else mined
 
