@@ -95,6 +95,8 @@ def map_next(file: BinaryIO, mode: Literal["r", "r+", "c"] = "r") -> NDArray[Any
         array = np.asarray(np.memmap(file, dtype, mode, begins, shape)) if 0 not in shape else np.empty(shape, dtype)
     except OverflowError as error:
         raise ValueError(f"The header of the array is damaged: {error}") from None
+    # Loops are compiled for arrays of one kind: those that hold nothing are of the same.
+    array.flags.writeable = mode != "r"
     file.seek(begins + array.nbytes)
     return array
 

@@ -78,6 +78,12 @@ def test_an_opened_array_is_mapped_and_plain(tmp_path):
     assert isinstance(base, mmap.mmap)
 
 
+@pytest.mark.parametrize("size", [0, 3])
+def test_an_opened_array_is_read_only_also_without_numbers(tmp_path, size):
+    save_array(tmp_path, "numbers", np.arange(size))
+    assert not open_array(tmp_path, "numbers").flags.writeable
+
+
 def test_objects_are_neither_written_nor_read(tmp_path):
     objects = np.array([{}, None], dtype=object)
     with pytest.raises(ValueError, match="Object arrays cannot be saved"):
