@@ -76,4 +76,4 @@ def _show(row: dict, corpus: Corpus, positive_scores: str, negative_scores: str)
 
 def _brief(corpus: Corpus, passage_id: str) -> str:
     passage = corpus[passage_id]
-    return textwrap.shorten(f"[{passage['title']}] {passage['text']}", 95, placeholder=" …")
+    return textwrap.shorten(f"[{passage['title'] or passage['group']}] {passage['text']}", 95, placeholder=" …")

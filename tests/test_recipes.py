@@ -114,6 +114,42 @@ def test_a_lancedb_table_is_mined_by_words_and_by_vectors(folder, tmp_path, make
     assert len(triplets) == 72
 
 
+def test_classes_are_mined_from_the_sample(run, tmp_path):
+    printed = run("classes.py", "--negatives", 3, "--output", tmp_path)
+    assert "7 classes, 0 texts left out" in printed
+    triplets = pd.read_parquet(tmp_path / "triplets.parquet")
+
+    def asked(text):
+        """What kind of question it is, without the disease."""
+        return re.match(r"What (are the \w+|causes|is \(are\))|How (to diagnose|many)", text)[0]
+
+    assert len(triplets) > 1000
+    for row in triplets.itertuples():
+        assert asked(row.anchor) == asked(row.positive) != asked(row.negative)
+        assert row.anchor != row.positive
+    # The nearest questions of other classes are on the same disease.
+    near = [bool(set(row.anchor.split()[-3:-1]) & set(row.negative.split())) for row in triplets.itertuples()]
+    assert sum(near) > 0.8 * len(near)
+
+
+def test_classes_of_a_file(run, tmp_path):
+    texts = ["play a song", "play some jazz", "stop the song", "stop it", "play a song", "what is a song?"]
+    labels = [1, 1, 2, 2, 1, 3]
+    pd.DataFrame({"said": texts, "intent": labels}).to_csv(tmp_path / "intents.csv", index=False)
+    options = ["--text", "said", "--label", "intent", "--positives", 5, "--output", tmp_path]
+    printed = run("classes.py", tmp_path / "intents.csv", *options)
+    assert "3 classes, 1 texts left out" in printed
+    mined = pd.read_parquet(tmp_path / "mined.parquet").set_index("query")
+    assert list(mined.index) == texts[:4]
+    assert {row: list(ids) for row, ids in mined["positive_ids"].items()} == {
+        "play a song": ["t1"],
+        "play some jazz": ["t0"],
+        "stop the song": ["t3"],
+        "stop it": ["t2"],
+    }
+    assert set(mined.loc["play a song", "negative_ids"]) == {"t2", "t4"}
+
+
 @pytest.mark.parametrize("recipe", ["train", "ance"])
 def test_training_recipes_make_the_model_better(run, tmp_path, recipe):
     options = ["--steps", 40, "--batch", 32, "--negatives", 2, "--output", tmp_path / "model"]
