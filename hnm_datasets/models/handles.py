@@ -192,6 +192,21 @@ def saved_kind(source: str) -> str | None:
     return None if path is None else read_object(Path(path)).get("model_type", "SentenceTransformer")
 
 
+def kind_of(model: object) -> str | None:
+    """Return the class of a model, or of what was saved at its path; None for anything else.
+
+    Args:
+        model: A model, its path or Hub id, or one that was loaded before.
+    """
+    if isinstance(model, ModelHandle):
+        return model._kind
+    if isinstance(model, str):
+        return saved_kind(model)
+    model = model.model if isinstance(model, LoadedModel) else model
+    names = [kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("sentence_transformers.")]
+    return next((name for name in names if name in _KINDS), None)
+
+
 def _read(source: str, kind: str, wanted: Any) -> Any:
     """Read a model, unless it is one of another class, to which sentence-transformers would add random weights."""
     if kind == "CrossEncoder":

@@ -10,7 +10,7 @@ from typing import Any
 
 from hnm_datasets.training.refresh_job import Step
 from hnm_datasets.transforms.base import Transform
-from hnm_datasets.transforms.miners.dense import DenseNegatives
+from hnm_datasets.transforms.miners.model import ModelNegatives
 from hnm_datasets.transforms.scorers.cross_encoder import CrossEncoderScores
 
 _NAME = "RefreshNegatives"
@@ -32,21 +32,22 @@ def check_steps(steps: Sequence[Step]) -> None:
             _check_maker(step)
         elif _mines_with_a_fixed_model(step):
             name = type(step).__name__
+            miner = name if isinstance(step, ModelNegatives) else "DenseNegatives"
             way_out = (
-                "partial(DenseNegatives, corpus, k=50)"
-                if isinstance(step, DenseNegatives)
-                else f"lambda model: {name}(...), with DenseNegatives(corpus, model) in it"
+                f"partial({name}, corpus, k=50)"
+                if name == miner
+                else f"lambda model: {name}(...), with {miner}(corpus, model) in it"
             )
             raise ValueError(
                 f"{_NAME}: the step {name} mines with its own model, so each refresh would mine the same negatives. "
                 f"Pass a function that makes the step of the model in training: {way_out}. To mine with a fixed "
-                f"model, pass a function that ignores its argument: lambda model: DenseNegatives(corpus, other_model)."
+                f"model, pass a function that ignores its argument: lambda model: {miner}(corpus, other_model)."
             )
 
 
 def _mines_with_a_fixed_model(value: Any) -> bool:
-    """Return whether there is a `DenseNegatives` in a step or its options."""
-    if isinstance(value, DenseNegatives):
+    """Return whether there is a miner with a model in a step or its options."""
+    if isinstance(value, ModelNegatives):
         return True
     if isinstance(value, Mapping):
         value = list(value.values())
@@ -80,7 +81,7 @@ def _check_maker(maker: Any) -> None:
     if parameter is None or (has_model and parameter != "model"):
         raise TypeError(
             f"{_NAME}: {name} cannot be made of the model alone. Pass a partial that lacks only the model: "
-            f"partial({name}, corpus{', k=50' if issubclass(made, DenseNegatives) else ''})."
+            f"partial({name}, corpus{', k=50' if issubclass(made, ModelNegatives) else ''})."
         )
 
 

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hnm_datasets.indexes.dense import DenseIndex
-from hnm_datasets.models.embeddings import Embeddings, embeddings_folder
-from hnm_datasets.models.encoders import Encoder
+from hnm_datasets.indexes.sparse import SparseIndex
+from hnm_datasets.models.embeddings import StoredVectors, embeddings_folder
+from hnm_datasets.models.encoders import TextEncoder
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.transforms.base import Transform
 
 #: What holds vectors on disk.
-Holder: TypeAlias = Encoder | DenseIndex | Embeddings
+Holder: TypeAlias = TextEncoder | DenseIndex | SparseIndex | StoredVectors
 
 
 def folders_before(note: Path) -> set[Path]:
@@ -40,8 +41,8 @@ def folders_before(note: Path) -> set[Path]:
 def close_vectors(steps: Sequence[Transform]) -> None:
     """Unmap the vectors of the steps, because another process deletes them."""
     for holder in _holders_of(steps):
-        if not isinstance(holder, Encoder):
-            (holder.embeddings if isinstance(holder, DenseIndex) else holder).close()
+        if not isinstance(holder, TextEncoder):
+            _vectors_of(holder).close()
 
 
 def discard_vectors(steps: Sequence[Transform], model_name: str, kept: set[Path]) -> None:
@@ -58,17 +59,21 @@ def discard_vectors(steps: Sequence[Transform], model_name: str, kept: set[Path]
 
 
 def _is_discarded(holder: Holder, model_name: str, kept: set[Path]) -> bool:
-    if isinstance(holder, Encoder):
+    if isinstance(holder, TextEncoder):
         return cache_root() / "vectors" / holder.fingerprint not in kept and holder.model_fingerprint == model_name
-    vectors = holder.embeddings if isinstance(holder, DenseIndex) else holder
+    vectors = _vectors_of(holder)
     folder = embeddings_folder(vectors.fingerprint)
     # A step that was never asked may hold vectors that were never made.
     return folder not in kept and folder.exists() and vectors.model_fingerprint == model_name
 
 
+def _vectors_of(holder: DenseIndex | SparseIndex | StoredVectors) -> StoredVectors:
+    return holder if isinstance(holder, StoredVectors) else holder.embeddings
+
+
 def _holders_of(value: Any) -> Iterator[Holder]:
     """Find the encoders, indexes and vectors in steps, in their options, and in the shards of an index."""
-    if isinstance(value, (Encoder, DenseIndex, Embeddings)):
+    if isinstance(value, (TextEncoder, DenseIndex, SparseIndex, StoredVectors)):
         yield value
     elif isinstance(value, dict):
         yield from _holders_of(list(value.values()))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.shingles import open_shingles
 from hnm_datasets.models.embeddings import Embeddings
+from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
 from hnm_datasets.runtime.workers import threads
 
 #: Rows that one thread compares at a time.
@@ -23,15 +24,17 @@ for _array in (_NO_VECTORS, _NO_OFFSETS, _NO_SHINGLES):
     _array.setflags(write=False)
 
 
-def check_embeddings(step: str, corpus: Corpus, embeddings: object) -> None:
-    """Raise an error that names the step unless these are the embeddings of this corpus."""
-    if not isinstance(embeddings, Embeddings):
+def check_embeddings(
+    step: str, corpus: Corpus, embeddings: object, kind: type[Embeddings] | type[SparseEmbeddings] = Embeddings
+) -> None:
+    """Raise an error that names the step unless these are embeddings of this corpus, dense or sparse ones."""
+    made = "corpus.embed(model)" if kind is Embeddings else "corpus.embed_sparse(model)"
+    if not isinstance(embeddings, kind):
         raise TypeError(
-            f"{step}: embeddings must be Embeddings, got {type(embeddings).__name__}. Make them with "
-            f"corpus.embed(model)."
+            f"{step}: embeddings must be {kind.__name__}, got {type(embeddings).__name__}. Make them with {made}."
         )
     if embeddings.corpus_fingerprint != corpus.fingerprint:
-        raise ValueError(f"{step}: the embeddings are of another corpus. Pass corpus.embed(model) of this one.")
+        raise ValueError(f"{step}: the embeddings are of another corpus. Pass {made} of this one.")
 
 
 class Compared(NamedTuple):

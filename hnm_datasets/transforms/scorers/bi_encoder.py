@@ -9,13 +9,18 @@ from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
-from hnm_datasets.indexes import exact
+from hnm_datasets.indexes import exact, sparse_kernels
 from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.models.encoders import Encoder, TextEncoder
-from hnm_datasets.models.handles import load_model
+from hnm_datasets.models.handles import kind_of, load_model
 from hnm_datasets.models.query_encoders import check_same_model, query_encoder
+from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
+from hnm_datasets.models.sparse_encoders import SparseTextEncoder
+from hnm_datasets.models.sparse_vectors import SparseVectors
 from hnm_datasets.transforms.scorers.base import Scorer
 from hnm_datasets.transforms.similarity import check_embeddings
+
+_SPARSE = "SparseEncoder"
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,8 @@ class BiEncoderScores(Scorer):
 
     Args:
         corpus: The passages.
-        model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
-            (B, D), see `fingerprint`.
+        model: A `SentenceTransformer` or `SparseEncoder`, its path or Hub id, or a function from a list of texts to an
+            array of shape (B, D), see `fingerprint`. With sparse `embeddings`, a function as in `SparseNegatives`.
         name: Goes into the names of the columns.
         query_prompt: The text before each query; None: the model's own prompt for queries, if it has one.
         prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
@@ -63,7 +68,7 @@ class BiEncoderScores(Scorer):
     _: KW_ONLY
     query_prompt: str | None = None
     prompt: str | None = None
-    embeddings: Embeddings | None = None
+    embeddings: Embeddings | SparseEmbeddings | None = None
     batch_size: int = 32
     fingerprint: str | None = None
 
@@ -71,12 +76,13 @@ class BiEncoderScores(Scorer):
         super().__post_init__()
         step = type(self).__name__
         self._set(batch_size=checks.whole_number(step, "batch_size", self.batch_size, low=1))
+        model = self.model.documents if isinstance(self.model, _BiEncoder) else self.model
+        is_sparse = isinstance(self.embeddings, SparseEmbeddings) or kind_of(model) == _SPARSE
         if self.embeddings is not None:
-            check_embeddings(step, self.corpus, self.embeddings)
-        loaded = load_model(
-            self.model.documents if isinstance(self.model, _BiEncoder) else self.model, self.fingerprint
-        )
-        documents = Encoder(loaded, "document", prompt=self.prompt, batch_size=self.batch_size)
+            check_embeddings(step, self.corpus, self.embeddings, SparseEmbeddings if is_sparse else Embeddings)
+        loaded = load_model(model, self.fingerprint, kind=_SPARSE if is_sparse else "SentenceTransformer")
+        kind = SparseTextEncoder if is_sparse else Encoder
+        documents: TextEncoder = kind(loaded, "document", prompt=self.prompt, batch_size=self.batch_size)
         queries = query_encoder(loaded, self.embeddings or documents, self.query_prompt, self.batch_size)
         if self.embeddings is not None:
             check_same_model(step, queries, self.embeddings)
@@ -85,12 +91,16 @@ class BiEncoderScores(Scorer):
 
     def _scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         asked = self.model.queries.vectors(queries)
-        if self.embeddings is not None:
+        if isinstance(self.embeddings, Embeddings):
             return exact.score(asked, self.embeddings.vectors, rows, self.embeddings.similarity)
         used, places = np.unique(rows.values, return_inverse=True)
         if not len(used):
             return np.empty(0, dtype=np.float32)
+        if self.embeddings is not None:
+            return sparse_kernels.score(asked, self.embeddings.take(used), Ragged(rows.offsets, places))
         vectors = self.model.documents.vectors(self.corpus.texts(used).to_pylist())
+        if isinstance(vectors, SparseVectors):
+            return sparse_kernels.score(asked, vectors, Ragged(rows.offsets, places))
         return exact.score(asked, vectors, Ragged(rows.offsets, places), self.model.queries.similarity)
 
 

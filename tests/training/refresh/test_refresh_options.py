@@ -161,7 +161,7 @@ def test_mining_with_a_fixed_model_is_refused(corpus, mined, kind):
     live, step = live_negatives(mined, corpus), kind(corpus, make_model(), k=5)
     fused = FuseNegatives({"dense": step, "bm25": BM25Negatives(corpus)})
     for one, name, way_out in (
-        (step, kind.__name__, r"partial\(DenseNegatives, corpus, k=50\)"),
+        (step, kind.__name__, rf"partial\({kind.__name__}, corpus, k=50\)"),
         (fused, "FuseNegatives", r"lambda model: FuseNegatives"),
         (JudgedNegatives(corpus, retriever=step), "JudgedNegatives", r"lambda model: JudgedNegatives"),
     ):
