@@ -15,7 +15,7 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.models.encoders import TextEncoder, long_first, shortened
 from hnm_datasets.models.handles import LoadedModel, SparseModel, load_model
-from hnm_datasets.models.sparse_vectors import ENTRY, SparseVectors, joined, sparse_vectors
+from hnm_datasets.models.sparse_vectors import ENTRY, SparseVectors, sparse_vectors
 from hnm_datasets.models.token_batches import GROUP, encode_groups
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
@@ -113,13 +113,13 @@ class SparseTextEncoder(TextEncoder):
         results.add(digests[missing], Ragged(fresh.offsets, fresh.entries()))
         places = np.arange(len(known))
         places[missing] = len(known) + np.arange(len(missing))
-        return joined([vectors, fresh]).take(places[back])
+        return SparseVectors.joined([vectors, fresh]).take(places[back])
 
     def encode(self, texts: Sequence[str]) -> SparseVectors:
         """Encode texts as they are, without the store."""
         parts = list(self.parts(texts))
         places = np.concatenate([np.empty(0, dtype=np.int64), *(places for places, _ in parts)])
-        return joined([vectors for _, vectors in parts]).take(np.argsort(places))
+        return SparseVectors.joined([vectors for _, vectors in parts]).take(np.argsort(places))
 
     def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], SparseVectors]]:
         """Encode texts a part at a time, long ones first, so that progress is seen and batches are of like lengths.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import first_positions, kept_offsets, offsets_of, positions_within
+from hnm_datasets.arrays.ragged import kept_offsets, positions_within
+from hnm_datasets.models.list_vectors import ListVectors
 
 #: The largest weight: a sum of products of such weights over all terms is far from what float32 holds.
 _LARGEST = 1e15
@@ -19,7 +19,7 @@ ENTRY = np.dtype([("term", "<i4"), ("weight", "<f4")])
 
 
 @dataclass(frozen=True, eq=False)
-class SparseVectors:
+class SparseVectors(ListVectors):
     """B sparse vectors.
 
     Attributes:
@@ -32,19 +32,23 @@ class SparseVectors:
     terms: NDArray[np.int32]
     weights: NDArray[np.float32]
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
+    @property
+    def values(self) -> tuple[NDArray[Any], ...]:
+        """The terms and the weights."""
+        return self.terms, self.weights
 
-    def take(self, which: NDArray[np.integer]) -> SparseVectors:
-        """Return some of the vectors, by their numbers and in that order."""
-        lengths = np.diff(self.offsets)[which]
-        at = first_positions(self.offsets[which], lengths)
-        return SparseVectors(offsets_of(lengths), self.terms[at], self.weights[at])
+    @classmethod
+    def of(cls, offsets: NDArray[np.int64], *values: NDArray[Any]) -> SparseVectors:
+        """Make vectors of their offsets, terms and weights."""
+        terms, weights = values
+        if terms.dtype != np.int32 or weights.dtype != np.float32 or terms.ndim != 1 or weights.ndim != 1:
+            raise ValueError("The arrays hold no sparse vectors.")
+        return cls(offsets, terms, weights)
 
-    def part(self, start: int, stop: int) -> SparseVectors:
-        """Return consecutive vectors, without copying them."""
-        own = slice(self.offsets[start], self.offsets[stop])
-        return SparseVectors(self.offsets[start : stop + 1] - own.start, self.terms[own], self.weights[own])
+    @classmethod
+    def empty(cls, count: int) -> SparseVectors:
+        """Return so many vectors without terms."""
+        return cls(np.zeros(count + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 
     def where(self, keep: NDArray[np.bool_]) -> SparseVectors:
         """Return the vectors with some of their terms. Shape (T,)."""
@@ -128,13 +132,3 @@ def _from_torch(tensor: Any) -> Any:
         return (tensor.to_dense() if str(tensor.layout) != "torch.strided" else tensor).numpy()
     tensor = tensor.coalesce()
     return scipy.sparse.coo_array((tensor.values().numpy(), tuple(tensor.indices().numpy())), shape=tuple(tensor.shape))
-
-
-def joined(parts: Sequence[SparseVectors]) -> SparseVectors:
-    """Return the vectors of several parts one after another."""
-    nothing = SparseVectors(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
-    return SparseVectors(
-        offsets_of(np.concatenate([np.diff(part.offsets) for part in (nothing, *parts)])),
-        np.concatenate([part.terms for part in (nothing, *parts)]),
-        np.concatenate([part.weights for part in (nothing, *parts)]),
-    )

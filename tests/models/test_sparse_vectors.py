@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hnm_datasets.models.sparse_vectors import SparseVectors, joined, sparse_vectors
+from hnm_datasets.models.sparse_vectors import SparseVectors, sparse_vectors
 
 VALUES = st.sampled_from([0, 0, 1, -2, 3])
 MATRICES = arrays(np.float32, st.tuples(st.integers(0, 6), st.integers(1, 7)), elements=VALUES)
@@ -59,7 +59,7 @@ def test_vectors_are_taken_joined_and_cut(matrix, data):
     cut = data.draw(st.integers(0, len(matrix)))
     parts = [vectors.part(0, cut), vectors.part(cut, len(matrix))]
     np.testing.assert_array_equal(dense(parts[1], width), matrix[cut:])
-    np.testing.assert_array_equal(dense(joined(parts), width), matrix)
+    np.testing.assert_array_equal(dense(SparseVectors.joined(parts), width), matrix)
     again = SparseVectors.of_entries(vectors.offsets, vectors.entries())
     np.testing.assert_array_equal(dense(again, width), matrix)
 
