@@ -86,6 +86,40 @@ def make_sparse_model():
 
 
 @pytest.fixture(scope="session")
+def make_token_model(tmp_path_factory):
+    """Make a new MultiVectorEncoder: a tiny BERT of random weights, whose vocabulary is the letters."""
+    folder = tmp_path_factory.mktemp("token-model")
+
+    def make(dimension=8, *more, **options):
+        import string
+
+        import torch
+        from sentence_transformers import MultiVectorEncoder
+        from sentence_transformers.base.modules import Dense, Normalize, Transformer
+        from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+        from transformers import BertConfig, BertModel, BertTokenizerFast
+
+        torch.manual_seed(0)
+        letters = string.ascii_lowercase
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), "."]
+        if not (folder / "vocab.txt").exists():
+            (folder / "vocab.txt").write_text("\n".join(words))
+            sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+            BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+            BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+        tokens = {"module_input_name": "token_embeddings"}
+        modules = [
+            Transformer(str(folder), max_seq_length=40, **options.pop("transformer", {})),
+            Dense(16, dimension, bias=False, activation_function=torch.nn.Identity(), **tokens),
+            MultiVectorMask(skiplist_words=["."]),
+            Normalize(**tokens),
+        ]
+        return MultiVectorEncoder(modules=[*modules, *more], device="cpu", **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_cross_encoder():
     """Write a cross-encoder of random weights, which costs nothing to run, to a new folder."""
 

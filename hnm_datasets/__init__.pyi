@@ -30,9 +30,11 @@ from .indexes.sparse import SparseIndex as SparseIndex
 from .indexes.sharded import ShardedIndex as ShardedIndex
 from .models.embeddings import Embeddings as Embeddings
 from .models.sparse_embeddings import SparseEmbeddings as SparseEmbeddings
+from .models.token_embeddings import TokenEmbeddings as TokenEmbeddings
 
 # Score
 from .transforms.scorers.bi_encoder import BiEncoderScores as BiEncoderScores
+from .transforms.scorers.late_interaction import LateInteractionScores as LateInteractionScores
 from .transforms.scorers.cross_encoder import CrossEncoderScores as CrossEncoderScores
 
 # Filter

@@ -22,6 +22,7 @@ from hnm_datasets import (
     DropNearDuplicates,
     FuseNegatives,
     JudgedNegatives,
+    LateInteractionScores,
     PositiveSimilarity,
     RandomNegatives,
     RankWindow,
@@ -41,6 +42,7 @@ from hnm_datasets import (
     load_sample,
     testing,
 )
+from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.storage.folders import cache_root_at
 from hnm_datasets.transforms.base import CandidateFilter, Transform
 
@@ -78,6 +80,14 @@ def count_letters(texts):
     return [[text.count(letter) for letter in "aeioutnrs"] for text in texts]
 
 
+def hashed_words(texts):
+    """Give each word a vector of four numbers that depends on the word alone."""
+    words = [text.lower().split()[:12] for text in texts]
+    digests = digest_strings([word for own in words for word in own])
+    vectors = (digests[:, :1] >> np.arange(0, 32, 8, dtype=np.uint64)) % 17 / np.float32(8) - 1
+    return np.split(vectors, np.cumsum([len(own) for own in words])[:-1]) if words else []
+
+
 def transforms(corpus, model):
     return {
         "bm25": BM25Negatives(corpus, k=12),
@@ -112,6 +122,7 @@ def transforms(corpus, model):
             method="union",
         ),
         "bi-encoder": BiEncoderScores(corpus, model),
+        "late-scores": LateInteractionScores(corpus, hashed_words, "late", batch_size=64, fingerprint="hashed-words-1"),
         "cross-encoder": CrossEncoderScores(corpus, shared_words, fingerprint="shared-words-1"),
         "absolute": AbsoluteMargin(0.5),
         "relative": RelativeMargin(0.05, against="mean"),
@@ -161,6 +172,7 @@ NAMES = (
     "judged",
     "fuse-judged",
     "bi-encoder",
+    "late-scores",
     "cross-encoder",
     "absolute",
     "relative",

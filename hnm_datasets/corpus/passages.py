@@ -22,9 +22,12 @@ from hnm_datasets.runtime.interrupts import check_wanted
 from hnm_datasets.storage.folders import build_once, cache_root
 
 if TYPE_CHECKING:
+    from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling
+
     from hnm_datasets.models.embeddings import Embeddings
-    from hnm_datasets.models.handles import EmbeddingModel, SparseModel
+    from hnm_datasets.models.handles import EmbeddingModel, SparseModel, TokenModel
     from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
+    from hnm_datasets.models.token_embeddings import TokenEmbeddings
 
 #: `id`, `text`, `title`, `group` and other columns that the corpus keeps; None for what it lacks.
 Passage: TypeAlias = dict[str, str | None]
@@ -353,6 +356,52 @@ class Corpus:
             prompt=prompt,
             batch_size=batch_size,
             max_active_dims=max_active_dims,
+            devices=devices,
+            fingerprint=fingerprint,
+        )
+
+    def embed_tokens(
+        self,
+        model: TokenModel,
+        *,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        token_pooling: BaseTokenPooling | None = None,
+        devices: Sequence[str] | None = None,
+        fingerprint: str | None = None,
+    ) -> TokenEmbeddings:
+        """Encode every passage with a model of token vectors, such as ColBERT, once, for late interaction.
+
+        As with `embed`, a second call finds the vectors in the cache directory, an interrupted run resumes, passages
+        with the same text are encoded once, and several processes share the work. The vectors are kept in half
+        precision: a million passages of 60 tokens and 128 dimensions take 15 GB.
+
+        Args:
+            model: A `MultiVectorEncoder`, its path or Hub id, or a function from a list of texts to an array of shape
+                (tokens, D) for each.
+            prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
+            batch_size: Passages per forward pass.
+            token_pooling: Merges the tokens of a passage, for fewer vectors: a `BaseTokenPooling` such as
+                `HierarchicalTokenPooling(pool_factor=2)`; None: as the model does.
+            devices: As in `embed`.
+            fingerprint: For a function: a name that changes whenever its vectors do.
+
+        Returns:
+            The vectors, see `TokenEmbeddings`.
+
+        Raises:
+            TypeError: `model` or `token_pooling` is something else.
+            ValueError: A passage has no token, or a vector that is NaN, infinite or beyond 65,504, and the message
+                names it; a function comes without `fingerprint`; an option is out of range.
+        """
+        from hnm_datasets.models.token_embedding_job import embed_passages_by_tokens
+
+        return embed_passages_by_tokens(
+            self,
+            model,
+            prompt=prompt,
+            batch_size=batch_size,
+            token_pooling=token_pooling,
             devices=devices,
             fingerprint=fingerprint,
         )

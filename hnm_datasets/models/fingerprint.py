@@ -35,6 +35,9 @@ _UNRELATED: dict[str, frozenset[str]] = {
     "sentence_transformers.sentence_transformer.model:SentenceTransformer": frozenset(
         {"prompts", "default_prompt_name"}
     ),
+    "sentence_transformers.multi_vector_encoder.model:MultiVectorEncoder": frozenset(
+        {"prompts", "default_prompt_name", "_legacy"}
+    ),
     "sentence_transformers.base.modules.transformer:Transformer": frozenset(
         {"_prompt_length_mapping", "_declared_forward_params", "input_formatter"}
     ),
@@ -119,7 +122,7 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     on a GPU are copied from there one tensor at a time.
 
     Args:
-        model: A `SentenceTransformer`, a `SparseEncoder` or a `CrossEncoder`.
+        model: A `SentenceTransformer`, a `SparseEncoder`, a `MultiVectorEncoder` or a `CrossEncoder`.
 
     Returns:
         32 hexadecimal digits.
@@ -149,6 +152,12 @@ def model_digests(model: torch.nn.Module) -> ModelDigests:
     tokens = _tokens(model, description, long=True)
     answers = b"" if tokens is not None and not description.opaque else _rounded_answers(model)
     return ModelDigests(combined(*description.weights), settings, combined(tokens or b"", answers))
+
+
+def module_digest(module: torch.nn.Module) -> str:
+    """Name a module that is used beside a model, by its class, settings and weights. 32 hexadecimal digits."""
+    description = _ModelDescription(quick=False)
+    return combined(description.digest(module), *description.weights).hex()
 
 
 def quick_digests(model: torch.nn.Module) -> ModelDigests:
@@ -298,6 +307,8 @@ def _rounded_answers(model: Any) -> bytes:
         with torch.inference_mode():
             if _reads_pairs(model):
                 answers = model.predict(list(zip(_TEXTS, _TEXTS[::-1], strict=True)), show_progress_bar=False)
+            elif type(model).__name__ == "MultiVectorEncoder":
+                answers = np.concatenate(model.encode(list(_TEXTS), show_progress_bar=False, convert_to_numpy=True))
             else:
                 answers = model.encode(list(_TEXTS), show_progress_bar=False, convert_to_tensor=True)
                 answers = (answers.to_dense() if answers.is_sparse else answers).float().cpu().numpy()

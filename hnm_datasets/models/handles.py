@@ -23,7 +23,7 @@ from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.json_files import read_object
 
 if TYPE_CHECKING:
-    from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 
 #: A model, the path or Hub id of one, or any function from B texts to an array of shape (B, D).
 EmbeddingModel: TypeAlias = "SentenceTransformer | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
@@ -32,16 +32,21 @@ PairModel: TypeAlias = "CrossEncoder | str | Callable[[list[tuple[str, str]]], A
 #: A model, the path or Hub id of one, or any function from B texts to a sparse matrix of shape (B, V).
 SparseModel: TypeAlias = "SparseEncoder | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
 
+#: A model, the path or Hub id of one, or any function from B texts to B arrays of shape (tokens, D).
+TokenModel: TypeAlias = "MultiVectorEncoder | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
+
 #: The classes of models that are loaded, and what a function in place of one does.
 _KINDS = {
     "SentenceTransformer": "from texts to vectors",
     "SparseEncoder": "from texts to a sparse matrix",
+    "MultiVectorEncoder": "from texts to arrays of token vectors",
     "CrossEncoder": "from (query, passage) pairs to scores",
 }
 #: What a model of another class is for.
 _USES = {
     "SentenceTransformer": "Mine with it by DenseNegatives.",
     "SparseEncoder": "Mine with it by SparseNegatives, or score with it by BiEncoderScores.",
+    "MultiVectorEncoder": "Mine with it by LateInteractionNegatives, or score with it by LateInteractionScores.",
     "CrossEncoder": "Score with it by CrossEncoderScores.",
 }
 
@@ -131,14 +136,15 @@ _LOADED: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
 
 
 def load_model(
-    model: EmbeddingModel | SparseModel | PairModel, name: str | None, *, kind: str = "SentenceTransformer"
+    model: EmbeddingModel | SparseModel | TokenModel | PairModel, name: str | None, *, kind: str = "SentenceTransformer"
 ) -> LoadedModel:
     """Load a model by its path, if it is one, and name it.
 
     Args:
         model: A model, its path or Hub id, a function, or one that was loaded and named before.
         name: What names a function's answers.
-        kind: The class of model that is meant: `"SentenceTransformer"`, `"SparseEncoder"` or `"CrossEncoder"`.
+        kind: The class of model that is meant: `"SentenceTransformer"`, `"SparseEncoder"`, `"MultiVectorEncoder"` or
+            `"CrossEncoder"`.
 
     Raises:
         TypeError: `model` is something else.
@@ -220,7 +226,18 @@ def _read(source: str, kind: str, wanted: Any) -> Any:
             f"The model at {source!r} has no weights for sparse vectors, and SparseEncoder would draw them at random. "
             f"Pass a model that was saved as a SparseEncoder, or one for masked language modeling."
         )
+    if saved is None and kind == "MultiVectorEncoder" and not _is_colbert(model):
+        raise ValueError(
+            f"The model at {source!r} has no weights for token vectors, and MultiVectorEncoder would draw a projection "
+            f"at random. Pass a model that was saved as a MultiVectorEncoder, or a ColBERT."
+        )
     return model
+
+
+def _is_colbert(model: Any) -> bool:
+    """Tell whether a model of token vectors was read with all its weights, though sentence-transformers saved none."""
+    names = getattr(getattr(model[0], "config", None), "architectures", None) or []
+    return "HF_ColBERT" in names or any(name.endswith("ForRetrieval") for name in names)
 
 
 def _is_model(model: object) -> bool:

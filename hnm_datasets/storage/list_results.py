@@ -28,6 +28,7 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
         kind: The plural noun of what is kept, such as `"vectors"`.
         name: The fingerprint of what computed the lists.
         dtype: What a value is.
+        ndim: 1 for lists of values; 2 for lists of rows of values, all of one length.
 
     Example:
         >>> from hnm_datasets.storage.digests import digest_strings
@@ -38,9 +39,9 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
         ([True, False], [0, 2, 2], [6, 7])
     """
 
-    def __init__(self, kind: str, name: str, dtype: np.dtype[Any]) -> None:
+    def __init__(self, kind: str, name: str, dtype: np.dtype[Any], ndim: int = 1) -> None:
         super().__init__(kind, name)
-        self._dtype = dtype
+        self._dtype, self._ndim = dtype, ndim
 
     def _find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], Ragged[NDArray[np.generic]]]:
         known, lengths = np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=np.int64)
@@ -49,7 +50,8 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
             known[which] = True
             lengths[which] = segment.offsets[places + 1] - segment.offsets[places]
         offsets = offsets_of(lengths)
-        values = np.empty(offsets[-1], dtype=self._dtype)
+        width = found[0][0].values.shape[1:] if found else (0,) * (self._ndim - 1)
+        values = np.empty((offsets[-1], *width), dtype=self._dtype)
         for segment, which, places in found:
             at = first_positions(offsets[which], lengths[which])
             values[at] = segment.values[first_positions(segment.offsets[places], lengths[which])]
@@ -60,7 +62,7 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
 
     def _open(self, path: Path) -> _Segment:
         with path.open("rb") as file:
-            table, offsets, values = mapped_table(file), mapped(file, "<i8", 1), mapped(file, self._dtype, 1)
+            table, offsets, values = mapped_table(file), mapped(file, "<i8", 1), mapped(file, self._dtype, self._ndim)
         if len(table.rows) >= len(offsets) or offsets[-1] != len(values):
             raise ValueError(f"{path} is not a segment of a store.")
         return _Segment(table, offsets, values)
