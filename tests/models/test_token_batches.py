@@ -100,6 +100,7 @@ def test_vectors_are_those_of_encode(bert, cores, monkeypatch, threads, pooling,
     texts = [*texts_of_mixed_lengths(), "a"]
     if side == "left":  # BERT counts the positions of padding
         monkeypatch.setattr(passes, "_PADDING", 1000)
+        texts = texts[::4]
     size = 1 if side == "left" else 7
     expected = {
         "query": model.encode_query(texts, batch_size=size, normalize_embeddings=True),
