@@ -105,10 +105,7 @@ class Reranker(ModelHandle):
             ValueError: A score is NaN or infinite; the message shows the pair.
         """
         self.check_unchanged()
-        digests = digest_strings(passages.to_pylist())
-        keys = _pair_keys(digest_strings(queries)[lists.owners], digests[lists.values])
-        first, back = distinct_digests(keys)
-        distinct = keys[first]
+        distinct, first, back = _distinct_pairs(queries, passages, lists)
         results = self._results()
         known, found = results.find(distinct)
         scores = found[:, 0] if known.any() else np.empty(len(distinct), dtype=np.float32)
@@ -127,6 +124,19 @@ class Reranker(ModelHandle):
                     scores[missing[part]] = fresh
                     bar.update(len(part))
         return scores[back]
+
+    def missing(
+        self, queries: Sequence[str], passages: pa.Array, lists: Ragged[NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """Return where the distinct pairs whose scores are not kept yet first come in `lists.values`. Shape (M,).
+
+        Args:
+            queries: As for `scores`, as are the others.
+            passages: P texts.
+            lists: For each query the places of its passages.
+        """
+        distinct, first, _ = _distinct_pairs(queries, passages, lists)
+        return first[~self._results().find(distinct)[0]]
 
     def _lengths(
         self,
@@ -195,6 +205,16 @@ class Reranker(ModelHandle):
 def _fingerprint_of(reranker: Reranker) -> str:
     options = [reranker.activation, reranker.dtype]
     return fingerprint({"kind": "reranker", "model": reranker.model_fingerprint, "options": options})
+
+
+def _distinct_pairs(
+    queries: Sequence[str], passages: pa.Array, lists: Ragged[NDArray[np.int64]]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the keys of the distinct pairs, where each first comes, and the number of each pair among them."""
+    digests = digest_strings(passages.to_pylist())
+    keys = _pair_keys(digest_strings(queries)[lists.owners], digests[lists.values])
+    first, numbers = distinct_digests(keys)
+    return keys[first], first, numbers
 
 
 def _pair_keys(queries: NDArray[np.uint64], passages: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -54,9 +54,7 @@ class Scorer(Transform):
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         queries = batch.queries().to_pylist()
         positives, negatives = (batch.rows_in(name, self.corpus) for name in (POSITIVE_IDS, NEGATIVE_IDS))
-        # One list per query, so that its positives and candidates are scored in the same batches.
-        offsets, order = interleave_lists(positives, negatives)
-        together = Ragged(offsets, np.concatenate([positives.values, negatives.values])[order])
+        together, order = _joined(positives, negatives)
         scores = np.empty(len(order), dtype=np.float32)
         scores[order] = self._scores_in_parts(queries, together)
         split = len(positives.values)
@@ -67,9 +65,26 @@ class Scorer(Transform):
             )
         }
 
+    def _pairs_of(self, batch: Batch) -> tuple[list[str], Ragged[NDArray[np.int64]]]:
+        """Return the queries, and of each the rows of its positives and candidates in the corpus."""
+        positives, negatives = (batch.rows_in(name, self.corpus) for name in (POSITIVE_IDS, NEGATIVE_IDS))
+        return batch.queries().to_pylist(), _joined(positives, negatives)[0]
+
     def _scores_in_parts(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Score in parts whose texts fit into memory, usually a single one."""
         sizes = np.bincount(rows.owners, weights=self.corpus.text_sizes(rows.values), minlength=len(rows))
         parts = runs_within(sizes.astype(np.int64), _TEXT_BYTES)
         found = [self._scores_of(queries[part], slice_lists(rows, part)) for part in parts]
         return np.concatenate([*found, np.empty(0, dtype=np.float32)])
+
+
+def _joined(
+    positives: Ragged[NDArray[np.int64]], negatives: Ragged[NDArray[np.int64]]
+) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.int64]]:
+    """Make one list per query, so that its positives and candidates are scored in the same batches.
+
+    Returns:
+        The lists, and the order of their values in those of positives and candidates one after the other.
+    """
+    offsets, order = interleave_lists(positives, negatives)
+    return Ragged(offsets, np.concatenate([positives.values, negatives.values])[order]), order

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
+from hnm_datasets.batch import Batch
 from hnm_datasets.models.rerankers import Reranker
+from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.transforms.scorers.base import Scorer
+
+#: Rows whose pairs are looked up at a time.
+_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,37 @@ class CrossEncoderScores(Scorer):
                 fingerprint=self.fingerprint,
             )
         )
+
+    def missing_pairs(self, rows: Rows) -> Iterator[tuple[str, str]]:
+        """Yield the (query, passage) pairs of rows that have no score on disk: what a `map` will ask the model for.
+
+        So what an expensive teacher will cost can be told before it begins. Each distinct pair of 1,000 rows comes
+        once.
+
+        Args:
+            rows: Mined rows: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
+
+        Raises:
+            KeyError: A column is missing, or an id is not in the corpus.
+
+        Example:
+            >>> from hnm_datasets import BM25Negatives, load_sample
+            >>> corpus, queries = load_sample("earthquakes")
+            >>> mined = queries.map(BM25Negatives(corpus, k=3), batched=True)
+            >>> teacher = CrossEncoderScores(corpus, lambda pairs: [0] * len(pairs), fingerprint="none-1")
+            >>> before = len(list(teacher.missing_pairs(mined)))
+            >>> scored = mined.map(teacher, batched=True)
+            >>> before, len(list(teacher.missing_pairs(mined)))
+            (4, 0)
+        """
+        name = "CrossEncoderScores.missing_pairs"
+        for table in dataset_of(rows, name).with_format("arrow").iter(_ROWS):
+            queries, lists = self._pairs_of(Batch(table, step=name))
+            used, places = np.unique(lists.values, return_inverse=True)
+            texts = self.corpus.texts(used)
+            missing = self.model.missing(queries, texts, Ragged(lists.offsets, places))
+            passages = texts.take(pa.array(places[missing])).to_pylist()
+            yield from zip((queries[row] for row in lists.owners[missing]), passages, strict=True)
 
     def _scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         used, places = np.unique(rows.values, return_inverse=True)
