@@ -178,6 +178,19 @@ class Corpus:
         Its columns are `id`, `text`, and `title`, `group` and others where the corpus has them; a passage without a
         title has an empty one, a passage on its own the group null. `Corpus.from_dataset` makes the same corpus of it,
         if `columns` names the others again.
+
+        It is a lookup for `sentence_transformers.util.resolve_ids`, which makes texts of mined rows (without titles).
+
+        Example:
+            >>> from sentence_transformers.util import resolve_ids
+            >>> corpus = Corpus.from_dataset({"id": ["a", "b"], "text": ["Plates move.", "Waves roll."]})
+            >>> mined = Dataset.from_dict(
+            ...     {"query_id": ["q"], "query": ["quakes?"], "positive_ids": [["a"]], "negative_ids": [["b"]]}
+            ... )
+            >>> texts, queries = (corpus.to_dataset(), "id", "text"), mined.select_columns(["query_id", "query"])
+            >>> lookups = {"query_id": queries, "positive_ids": texts, "negative_ids": texts}
+            >>> mined.with_transform(resolve_ids(lookups, output_format="lists"))[0]
+            {'query': 'quakes?', 'positives': ['Plates move.'], 'negatives': ['Waves roll.']}
         """
         columns = dict(self.columns)
         for name in columns.keys() & self._files.may_lack:

@@ -64,6 +64,13 @@ def live_negatives(
     itself sets it only for a single dataset, in one process, that is not resumed. Formats, exports and changes of
     columns need texts that are written: `rows_of_epoch` makes a plain dataset of an epoch.
 
+    The trainers of other models take the rows too. For a sparse model, `SpladeLoss` around
+    `HardNegativesRankingLoss(model, scale=1.0, similarity_fct=dot_score)` leaves known positives out. The stock
+    `MultipleNegativesRankingLoss` of cross-encoders, sparse and multi-vector models ignores the label: it counts a
+    passage of another row as a negative also where it is a known positive, and trains on padding.
+    `BatchSamplers.NO_DUPLICATES` at least keeps equal texts out of a batch. Losses of cross-encoders that learn from
+    labels, such as `LambdaLoss`, refuse live rows: make theirs with `ToLabeledLists`.
+
     Args:
         rows: Mined rows: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists; or queries
             without `negative_ids`, if `RefreshNegatives` is to mine for them.
