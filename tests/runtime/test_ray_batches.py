@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
-from test_contract import NAMES, prepare, sample_rows, shared_words
+from test_contract import NAMES, prepare, sample_rows, search_by_bm25, shared_words
 
 from hnm_datasets import (
     BM25Negatives,
@@ -23,6 +23,7 @@ from hnm_datasets import (
     CrossEncoderScores,
     DenseNegatives,
     RelativeMargin,
+    SearchNegatives,
     TopNegatives,
     ToTriplets,
     embed_with_ray,
@@ -102,19 +103,38 @@ def check_same(found, expected):
     assert found.select(expected.column_names).to_pylist() == expected.to_pylist()
 
 
+#: Functions, which go to pools as arguments of their classes: below.
+ALONE = ("cross-encoder", "search")
+
+
 # ---- transforms ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "forms"),
     # Each in two of the four, in turn: they reach all transforms through the same `Batch`.
-    [(name, [*FORMATS][number % 2 :: 2]) for number, name in enumerate(NAMES) if name != "cross-encoder"],
+    [(name, [*FORMATS][number % 2 :: 2]) for number, name in enumerate(NAMES) if name not in ALONE],
 )
 def test_every_transform_answers_as_in_map(ready, name, forms):
     transform, rows = ready[name]
     expected, blocks = rows.map(transform, batched=True), under_ray(rows)
     for form, size in ((form, FORMATS[form]) for form in forms):
         check_same(blocks.map_batches(transform, batch_format=form, batch_size=size), expected)
+
+
+def test_a_search_function_in_an_actor_pool():
+    corpus, rows = sample_rows()
+    expected = rows.map(SearchNegatives(corpus, search_by_bm25(corpus), k=5, fingerprint="bm25-1"), batched=True)
+    found = under_ray(rows).map_batches(
+        SearchNegatives,
+        fn_constructor_args=(corpus, search_by_bm25(corpus)),
+        fn_constructor_kwargs={"k": 5, "fingerprint": "bm25-1"},
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=0.2,
+        batch_size=5,
+        batch_format="pyarrow",
+    )
+    check_same(found, expected)
 
 
 def test_a_chain_of_classes_in_actor_pools(model_path):

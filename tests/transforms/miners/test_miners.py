@@ -8,7 +8,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm_datasets import BM25Index, BM25Negatives, Corpus, RandomNegatives, load_sample
+from hnm_datasets import BM25Index, BM25Negatives, Corpus, RandomNegatives, RunNegatives, SearchNegatives, load_sample
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 
 
@@ -111,6 +111,38 @@ def test_random_takes_k_whenever_the_corpus_has_them(case, seed):
         assert len(out["negative_ids"][number]) == min(k, len(allowed))
         assert set(out["negative_scores"][number]) | set(out["positive_scores"][number]) <= {0.0}
         assert all(1 <= rank <= len(texts) for rank in out["negative_ranks"][number])
+
+
+@settings(max_examples=15, deadline=None)
+@given(cases(), st.randoms(use_true_random=False))
+def test_an_engine_and_a_run_give_what_a_plain_loop_takes(case, random):
+    """Of lists that end somewhere; positives have the scores of the first k hits, or of the whole list of a run."""
+    texts, groups, queries, positives, k, exclude_group = case
+    corpus = corpus_of(texts, groups)
+    rankings = {}
+    for query in queries:
+        rankings[query] = random.sample(range(len(texts)), random.randint(0, len(texts)))
+    scores = np.linspace(9, -9, len(texts)).astype(np.float32).tolist()
+
+    def search(asked, depth):
+        found = [rankings[query][:depth] for query in asked]
+        return [[f"p{row}" for row in own] for own in found], [scores[: len(own)] for own in found]
+
+    run = {"query_id": list(rankings)}
+    run["ids"], run["scores"] = search(run["query_id"], len(texts))
+    batch = {"query_id": queries, "query": queries, "positive_ids": positives}
+    options = {"k": k, "exclude_group": exclude_group}
+    engine = SearchNegatives(corpus, search, fingerprint="sampled", **options)
+    for step, source, most in ((engine, "search", k), (RunNegatives(corpus, run, **options), "run", len(texts))):
+        out = step(batch)
+        for number, query in enumerate(queries):
+            check(out, number, texts, groups, query, positives[number], k, exclude_group, source)
+            ranks = out["negative_ranks"][number]
+            wanted = expected(texts, groups, query, positives[number], rankings[query], k, exclude_group)
+            assert list(zip(out["negative_ids"][number], ranks, strict=True)) == wanted
+            assert out["negative_scores"][number] == [scores[rank - 1] for rank in ranks]
+            known = dict(zip(rankings[query][:most], scores, strict=False))
+            assert out["positive_scores"][number] == [known.get(int(name[1:])) for name in positives[number]]
 
 
 def test_random_depends_on_key_and_seed_and_not_on_place():
