@@ -50,6 +50,7 @@ from hnm_datasets import (
     DropNearDuplicates,
     Embeddings,
     ShardedIndex,
+    SparseNegatives,
     live_negatives,
     pool_positives,
     write_stream,
@@ -263,6 +264,10 @@ def all_kinds(root: Path) -> dict[str, Kind]:
         "faiss, IVF": Kind(("dense/*/*",), dense("IVF4,Flat")),
         "faiss, HNSW": Kind(("dense/*/*",), dense("HNSW8")),
         "faiss, PQ": Kind(("dense/*/*",), dense("IVF4,PQ1x4")),
+        "sparse": Kind(
+            ("embeddings/*/*", "embeddings/*/shards/*", "sparse/*/*", "vectors/*/*"),
+            lambda: SparseNegatives(made(PLAIN), count_letters, k=5, fingerprint="letters-1")(QUERIES),
+        ),
         "pair scores": Kind(
             ("pair_scores/*/*",), lambda: CrossEncoderScores(made(PLAIN), shared_words, fingerprint="words-1")(MINED)
         ),

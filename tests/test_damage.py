@@ -24,8 +24,8 @@ def trials(tmp_path, monkeypatch):
 def test_some_damages(trials):
     from damage import EQUAL, NAMED, table
 
-    kinds = ("corpus, titled", "bm25", "embeddings", "query vectors", "faiss, HNSW", "a stream, interrupted")
-    found = list(trials(*kinds).many(18, seed=1))
+    kinds = ("corpus, titled", "bm25", "embeddings", "query vectors", "faiss, HNSW", "sparse", "a stream, interrupted")
+    found = list(trials(*kinds).many(21, seed=1))
     assert {trial.outcome for trial in found} == {EQUAL, NAMED}, table(found)
 
 
