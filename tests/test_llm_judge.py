@@ -26,6 +26,7 @@ class Endpoint:
 
     def __init__(self):
         self.asked, self.keys, self.bodies, self.usage = Counter(), set(), [], (200, 1)
+        self.at_once, self.most_at_once, lock = 0, 0, threading.Lock()
         self.reply = lambda passage, times: "0"
         endpoint = self
 
@@ -40,9 +41,14 @@ class Endpoint:
                 query, passage = re.search(r"Query: (.*)\n\nPassage: (.*)", body["messages"][0]["content"]).groups()
                 endpoint.asked[query, passage] += 1
                 reply = endpoint.reply(passage, endpoint.asked[query, passage])
+                with lock:
+                    endpoint.at_once += 1
+                    endpoint.most_at_once = max(endpoint.most_at_once, endpoint.at_once)
                 if isinstance(reply, float):
                     time.sleep(reply)
                     reply = "0"
+                with lock:
+                    endpoint.at_once -= 1
                 status, content = (reply, {"error": {"message": "no"}}) if isinstance(reply, int) else (200, reply)
                 if isinstance(content, str):
                     usage = dict(zip(("prompt_tokens", "completion_tokens"), endpoint.usage, strict=True))
@@ -181,6 +187,12 @@ def test_a_run_that_stops_goes_on_and_asks_no_pair_twice(endpoint, judge):
     assert not kept & set(endpoint.asked)
     assert len(endpoint.asked) == PAIRS - 32
     assert len(mined) == QUERIES
+
+
+def test_no_more_requests_are_open_than_wanted(endpoint, judge):
+    endpoint.reply = lambda passage, times: 0.01
+    judge("--concurrency", 5)
+    assert 2 <= endpoint.most_at_once <= 5
 
 
 def test_nothing_is_asked_without_a_budget_or_above_it(endpoint, judge, capsys):
