@@ -1,8 +1,9 @@
 """Runs as retrieval tools write them: files and rows of what was found for each query.
 
-A line of a file is `qid Q0 docid rank score tag` (TREC: Pyserini, Anserini, PyTerrier, trec_eval), `qid docid score`
-(Tevatron's `--save_text`) or `qid docid rank` (MS MARCO, also Pyserini's `--output-format msmarco`), with tabs or
-spaces between the fields. JSON is `{qid: {docid: score}}`, as BEIR, pytrec_eval and ranx keep runs.
+A line of a file is `qid Q0 docid rank score tag` (TREC: Pyserini, Anserini, PyTerrier, trec_eval), `qid docid rank
+score` (ColBERT), `qid docid score` (Tevatron's `--save_text`) or `qid docid rank` (MS MARCO, also Pyserini's
+`--output-format msmarco`), with tabs or spaces between the fields. JSON is `{qid: {docid: score}}`, as BEIR, pytrec_eval
+and ranx keep runs.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ RANK = "rank"
 
 _STEP = "RunNegatives"
 #: By the number of fields of a line.
-_FIELDS = {6: ("qid", "Q0", "docid", "rank", "score", "tag"), 3: ("qid", "docid", "score")}
-_FORMS = "'qid Q0 docid rank score tag', 'qid docid score' and 'qid docid rank'"
+_FIELDS = {
+    6: ("qid", "Q0", "docid", "rank", "score", "tag"),
+    4: ("qid", "docid", "rank", "score"),
+    3: ("qid", "docid", "score"),
+}
+_FORMS = "'qid Q0 docid rank score tag', 'qid docid rank score', 'qid docid score' and 'qid docid rank'"
 
 
 class FoundHits(NamedTuple):
@@ -212,7 +217,7 @@ def _read_lines(data: bytes, where: str) -> FoundHits:
         )
     queries, ids = (table[name].combine_chunks() for name in ("qid", "docid"))
     scores = _parsed(table["score"], "score", where)
-    if count == 6:
+    if count > 3:
         return FoundHits(where, queries, ids, scores, _parsed(table["rank"], "rank", where))
     places = _places(queries)
     # Numbers that count 1, 2, 3, … for each query are ranks.

@@ -46,9 +46,9 @@ class RunNegatives(Miner):
 
     `run` is one of
 
-    - a file of lines `qid Q0 docid rank score tag` (TREC: Pyserini, Anserini, PyTerrier), `qid docid score` (Tevatron's
-      search with `--save_text`) or `qid docid rank` (MS MARCO), with tabs or spaces, or of JSON
-      `{qid: {docid: score}}`, also compressed by gzip;
+    - a file of lines `qid Q0 docid rank score tag` (TREC: Pyserini, Anserini, PyTerrier), `qid docid rank score`
+      (ColBERT), `qid docid score` (Tevatron's search with `--save_text`) or `qid docid rank` (MS MARCO), with tabs or
+      spaces, or of JSON `{qid: {docid: score}}`, also compressed by gzip;
     - a folder of such files, as Pyserini or Tevatron fill one, if each has other queries: parts of one run;
     - `{qid: {docid: score}}`, as BEIR and pytrec_eval have it;
     - rows, in any form, with `query_id` (or `qid`) and lists `ids` and `scores`; or rows of one hit each, with

@@ -69,9 +69,10 @@ def test_a_trec_run_is_mined(corpus, tmp_path):
         # The ranks of some tools are all the same.
         TREC.replace(" 1 ", " 0 ").replace(" 2 ", " 0 ").replace(" 3 ", " 0 "),
         "q1\tp3\t9.5\nq1\tp1\t8.25\nq1\tp0\t8.25\nq2\tp7\t-1.5\n",
+        "q1\tp3\t1\t9.5\nq1\tp0\t3\t8.25\nq1\tp1\t2\t8.25\nq2\tp7\t1\t-1.5\n",
         json.dumps({"q1": {"p1": 8.25, "p3": 9.5, "p0": 8.25}, "q2": {"p7": -1.5}}),
     ],
-    ids=["tabs", "spaces", "blank-lines", "reversed", "gzip", "one-rank", "tevatron", "json"],
+    ids=["tabs", "spaces", "blank-lines", "reversed", "gzip", "one-rank", "tevatron", "colbert", "json"],
 )
 def test_files_of_every_form(corpus, tmp_path, content):
     mined = mine(corpus, written(tmp_path, content))
