@@ -2,8 +2,8 @@
 
 A line of a file is `qid Q0 docid rank score tag` (TREC: Pyserini, Anserini, PyTerrier, trec_eval), `qid docid rank
 score` (ColBERT), `qid docid score` (Tevatron's `--save_text`) or `qid docid rank` (MS MARCO, also Pyserini's
-`--output-format msmarco`), with tabs or spaces between the fields. JSON is `{qid: {docid: score}}`, as BEIR, pytrec_eval
-and ranx keep runs.
+`--output-format msmarco`), with tabs or spaces between the fields. JSON is `{qid: {docid: score}}`, as BEIR,
+pytrec_eval and ranx keep runs.
 """
 
 from __future__ import annotations
