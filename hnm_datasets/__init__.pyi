@@ -18,6 +18,7 @@ from .mining.report import MiningReport as MiningReport
 from .transforms.miners.bm25 import BM25Negatives as BM25Negatives
 from .transforms.miners.dense import DenseNegatives as DenseNegatives
 from .transforms.miners.sparse import SparseNegatives as SparseNegatives
+from .transforms.miners.late_interaction import LateInteractionNegatives as LateInteractionNegatives
 from .transforms.miners.random import RandomNegatives as RandomNegatives
 from .transforms.miners.judged import JudgedNegatives as JudgedNegatives
 from .transforms.miners.search_engine import SearchNegatives as SearchNegatives
@@ -27,6 +28,7 @@ from .drop_in.mining import mine_hard_negatives as mine_hard_negatives
 from .indexes.bm25 import BM25Index as BM25Index
 from .indexes.dense import DenseIndex as DenseIndex
 from .indexes.sparse import SparseIndex as SparseIndex
+from .indexes.tokens import TokenIndex as TokenIndex
 from .indexes.sharded import ShardedIndex as ShardedIndex
 from .models.embeddings import Embeddings as Embeddings
 from .models.sparse_embeddings import SparseEmbeddings as SparseEmbeddings

@@ -22,6 +22,7 @@ from hnm_datasets import (
     DropNearDuplicates,
     FuseNegatives,
     JudgedNegatives,
+    LateInteractionNegatives,
     LateInteractionScores,
     PositiveSimilarity,
     RandomNegatives,
@@ -116,6 +117,10 @@ def transforms(corpus, model):
         "sparse": SparseNegatives(corpus, count_letters, k=6, exclude_group=True, fingerprint="letters-1"),
         "search": SearchNegatives(corpus, search_by_bm25(corpus), k=6, fingerprint="bm25-1"),
         "run": RunNegatives(corpus, run_of(corpus), k=6),
+        "late": LateInteractionNegatives(corpus, hashed_words, k=5, fingerprint="hashed-words-1"),
+        "late-candidates": LateInteractionNegatives(
+            corpus, hashed_words, k=5, fingerprint="hashed-words-1", candidates=BM25Negatives(corpus, k=30)
+        ),
         "judged": JudgedNegatives(corpus, BM25Negatives(corpus), k=3),
         "fuse-judged": FuseNegatives(
             {"judged": JudgedNegatives(corpus, DenseNegatives(corpus, model)), "bm25": BM25Negatives(corpus, k=6)},
@@ -169,6 +174,8 @@ NAMES = (
     "fuse",
     "search",
     "run",
+    "late",
+    "late-candidates",
     "judged",
     "fuse-judged",
     "bi-encoder",

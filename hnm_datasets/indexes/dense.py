@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.indexes import exact, quantized
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.candidates import Known, is_whole
+from hnm_datasets.indexes.faiss_files import inverted_lists, read_index, reason, write_index
 from hnm_datasets.indexes.quick import quick_products
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
 from hnm_datasets.models.embeddings import Embeddings
@@ -29,7 +29,6 @@ from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.mapped import release
 from hnm_datasets.storage.opened import Opened
-from hnm_datasets.storage.writing import NO_ROOM
 
 logger = logging.getLogger(__name__)
 
@@ -296,8 +295,6 @@ class DenseIndex:
 
     def _write_faiss(self, folder: Path) -> Iterator[int]:
         """Build a FAISS index, and yield how many vectors were added after each block."""
-        import faiss
-
         index = self._empty_index()
         self._check_options(index)
         if not index.is_trained:
@@ -305,14 +302,7 @@ class DenseIndex:
         for block in self.embeddings.blocks(self.rows):
             index.add(block)
             yield len(block)
-        try:
-            faiss.write_index(index, str(folder / _FILE))
-        except RuntimeError as error:
-            # FAISS tells the system's error in its own words.
-            code = next((code for code in NO_ROOM if os.strerror(code) in str(error)), None)
-            if code is None:
-                raise
-            raise OSError(code, os.strerror(code)) from error
+        write_index(index, folder / _FILE)
 
     def _empty_index(self) -> Any:
         import faiss
@@ -323,13 +313,13 @@ class DenseIndex:
         except RuntimeError as error:
             raise ValueError(
                 f"DenseIndex: FAISS cannot make the index {self.factory!r} for vectors of {self.embeddings.dimension} "
-                f"dimensions ({_reason(error)}). Usual ones are 'Flat', 'HNSW32', 'IVF1024,Flat' and 'IVF1024,PQ32', "
+                f"dimensions ({reason(error)}). Usual ones are 'Flat', 'HNSW32', 'IVF1024,Flat' and 'IVF1024,PQ32', "
                 f"where the number after PQ divides the dimensions."
             ) from None
 
     def _check_options(self, index: Any) -> None:
         """Raise a ValueError if there are too few vectors for the index, or if it lacks a search option."""
-        total, size, lists = len(self.rows), self._training_size(index), _lists_of(index)
+        total, size, lists = len(self.rows), self._training_size(index), inverted_lists(index)
         if lists > min(size, total):
             raise ValueError(
                 f"DenseIndex: {self.factory!r} has {lists} inverted lists and needs at least as many vectors to train "
@@ -354,7 +344,7 @@ class DenseIndex:
                 ) from None
 
     def _training_size(self, index: Any) -> int:
-        return self.training_size or max(_TRAINING, _TRAINING_PER_LIST * _lists_of(index))
+        return self.training_size or max(_TRAINING, _TRAINING_PER_LIST * inverted_lists(index))
 
     def _training_vectors(self, index: Any) -> NDArray[np.float32]:
         total, size = len(self.rows), self._training_size(index)
@@ -362,19 +352,6 @@ class DenseIndex:
         if size < total:
             rows = np.sort(np.random.default_rng(0).choice(total, size, replace=False))
         return np.asarray(self._vectors[rows], dtype=np.float32)
-
-
-def _lists_of(index: Any) -> int:
-    """Return the number of inverted lists of a FAISS index, 0 if it has none."""
-    import faiss
-
-    inverted = faiss.try_extract_index_ivf(index)
-    return 0 if inverted is None else int(inverted.nlist)
-
-
-def _reason(error: RuntimeError) -> str:
-    """Take FAISS's own words out of a message that begins with its source files."""
-    return str(error).rsplit("Error: ", 1)[-1].rsplit(".cpp:", 1)[-1].split(": ", 1)[-1].strip()
 
 
 #: What exact searches know of the vectors beside themselves.
@@ -390,7 +367,7 @@ def _open(index: DenseIndex) -> tuple[Any, Any]:
 
         index.prepare()
         path = index._folder / _FILE
-        found = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+        found = read_index(path)
         index._set_search_options(found)
         on_gpus = faiss.get_num_gpus() > 0 and not in_worker()
         return found, faiss.index_cpu_to_all_gpus(found) if on_gpus else None

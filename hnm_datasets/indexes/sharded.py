@@ -196,7 +196,7 @@ class ShardedIndex:
 _RECENT: dict[str, list[str]] = {}
 
 
-def is_index_of(kind: type[BM25Index] | type[DenseIndex] | type[SparseIndex], index: object) -> bool:
+def is_index_of(kind: type, index: object) -> bool:
     """Return whether this is an index of a kind, of the whole corpus or of all its shards."""
     if isinstance(index, ShardedIndex):
         return isinstance(index.shards[0], kind)

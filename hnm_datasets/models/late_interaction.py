@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hnm_datasets.models.handles import load_model
+from hnm_datasets.models.query_encoders import check_same_model
 from hnm_datasets.models.shard_job import Passages
 from hnm_datasets.models.token_embedding_job import TokenEmbeddingJob
 from hnm_datasets.models.token_embeddings import TokenEmbeddings
@@ -66,11 +67,7 @@ class LateModel:
             raise ValueError(
                 f"{step}: the embeddings are of another corpus. Pass corpus.embed_tokens(model) of this one."
             )
-        if embeddings.model_fingerprint != queries.model_fingerprint:
-            raise ValueError(
-                f"{step}: the embeddings are of another model, or of this one with other weights. Encode the corpus "
-                f"again with corpus.embed_tokens(model)."
-            )
+        check_same_model(step, queries, embeddings)
         if prompt not in (None, embeddings.prompt):
             raise ValueError(
                 f"{step}: the passages were encoded with the prompt {embeddings.prompt!r}, not {prompt!r}. Leave "

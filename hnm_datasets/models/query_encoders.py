@@ -7,6 +7,8 @@ from hnm_datasets.models.encoders import Encoder, TextEncoder
 from hnm_datasets.models.handles import LoadedModel
 from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
 from hnm_datasets.models.sparse_encoders import SparseTextEncoder
+from hnm_datasets.models.token_embeddings import TokenEmbeddings
+from hnm_datasets.models.token_encoders import TokenEncoder
 
 
 def query_encoder(
@@ -21,6 +23,8 @@ def query_encoder(
             max_active_dims=documents.max_active_dims,
             batch_size=batch_size,
         )
+    if isinstance(documents, (TokenEmbeddings, TokenEncoder)):
+        return TokenEncoder(model, "query", prompt=prompt, batch_size=batch_size)
     return Encoder(
         model,
         "query",
@@ -34,9 +38,10 @@ def query_encoder(
 def check_same_model(step: str, encoder: TextEncoder, embeddings: StoredVectors) -> None:
     """Raise a ValueError unless queries and passages are encoded by the same weights."""
     if encoder.model_fingerprint != embeddings.model_fingerprint:
-        is_sparse = isinstance(embeddings, SparseEmbeddings)
+        kinds = {SparseEmbeddings: ("embed_sparse", "SparseEncoder"), TokenEmbeddings: ("embed_tokens", None)}
+        method, kind = kinds.get(type(embeddings), ("embed", "SentenceTransformer"))
+        both = f" (Two models, one for queries and one for passages, go into one {kind} with a Router module.)"
         raise ValueError(
             f"{step}: the embeddings are of another model, or of this one with other weights. Encode the corpus again "
-            f"with corpus.{'embed_sparse' if is_sparse else 'embed'}(model). (Two models, one for queries and one for "
-            f"passages, go into one {'SparseEncoder' if is_sparse else 'SentenceTransformer'} with a Router module.)"
+            f"with corpus.{method}(model).{both if kind else ''}"
         )

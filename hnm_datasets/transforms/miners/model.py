@@ -15,6 +15,7 @@ from hnm_datasets.indexes.base import Index
 from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
 from hnm_datasets.indexes.sparse import SparseIndex
+from hnm_datasets.indexes.tokens import TokenIndex
 from hnm_datasets.models.embeddings import StoredVectors
 from hnm_datasets.models.encoders import TextEncoder
 from hnm_datasets.models.handles import LoadedModel, ModelHandle, load_model
@@ -40,7 +41,7 @@ class ModelNegatives(Miner):
     """
 
     #: What is searched, and the class of the model.
-    index_kind: ClassVar[type[DenseIndex] | type[SparseIndex]]
+    index_kind: ClassVar[type[DenseIndex] | type[SparseIndex] | type[TokenIndex]]
     model_kind: ClassVar[str]
     #: The method of a corpus that encodes it.
     embed: ClassVar[str]
@@ -62,8 +63,9 @@ class ModelNegatives(Miner):
         name, kind, embed = type(self).__name__, self.index_kind, self.embed
         self._set(batch_size=checks.whole_number(name, "batch_size", self.batch_size, low=1))
         if self.index is not None and not is_index_of(kind, self.index):
+            several = "" if kind is TokenIndex else ", or a ShardedIndex of such"
             raise TypeError(
-                f"{name}: index must be a {kind.__name__}, or a ShardedIndex of such, got {type(self.index).__name__}. "
+                f"{name}: index must be a {kind.__name__}{several}, got {type(self.index).__name__}. "
                 f"Make one of the embeddings: {kind.__name__}({embed}(model))."
             )
         loaded = load_model(self.model, self.fingerprint, kind=self.model_kind)
@@ -117,12 +119,15 @@ class ModelNegatives(Miner):
 
     def prepare(self) -> None:
         """Encode the corpus, unless its embeddings are in the cache directory, and build the index."""
+        self._ensure_embedded()
+        self._index.prepare()
+
+    def _ensure_embedded(self) -> None:
         if not isinstance(self.index, ShardedIndex) and not self._vectors.are_made:
             job = self._job(self.model)
             # Embeddings with other options are not made here; the search says what to do where they are missing.
             if job.embeddings == self._vectors:
                 job.ensure()
-        self._index.prepare()
 
     def _score(self, encoded: Any, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         return self._index.score(encoded, rows)

@@ -1,0 +1,43 @@
+"""FAISS indexes in files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hnm_datasets.storage.writing import NO_ROOM
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Write an index to a file; an OSError if there is no room for it."""
+    import faiss
+
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        # FAISS tells the system's error in its own words.
+        code = next((code for code in NO_ROOM if os.strerror(code) in str(error)), None)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code)) from error
+
+
+def read_index(path: Path) -> Any:
+    """Map an index that was written to a file."""
+    import faiss
+
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+
+
+def inverted_lists(index: Any) -> int:
+    """Return the number of inverted lists of an index, 0 if it has none."""
+    import faiss
+
+    inverted = faiss.try_extract_index_ivf(index)
+    return 0 if inverted is None else int(inverted.nlist)
+
+
+def reason(error: RuntimeError) -> str:
+    """Take FAISS's own words out of a message that begins with its source files."""
+    return str(error).rsplit("Error: ", 1)[-1].rsplit(".cpp:", 1)[-1].split(": ", 1)[-1].strip()
