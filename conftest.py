@@ -87,7 +87,7 @@ def make_sparse_model():
 
 @pytest.fixture(scope="session")
 def make_token_model(tmp_path_factory):
-    """Make a new MultiVectorEncoder: a tiny BERT of random weights, whose vocabulary is the letters."""
+    """Make a new MultiVectorEncoder: a tiny BERT of random weights, whose vocabulary is letters and digits."""
     folder = tmp_path_factory.mktemp("token-model")
 
     def make(dimension=8, *more, **options):
@@ -100,7 +100,7 @@ def make_token_model(tmp_path_factory):
         from transformers import BertConfig, BertModel, BertTokenizerFast
 
         torch.manual_seed(0)
-        letters = string.ascii_lowercase
+        letters = string.ascii_lowercase + string.digits
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), "."]
         if not (folder / "vocab.txt").exists():
             (folder / "vocab.txt").write_text("\n".join(words))

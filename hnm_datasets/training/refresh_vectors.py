@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.indexes.sparse import SparseIndex
+from hnm_datasets.indexes.tokens import TokenIndex
 from hnm_datasets.models.embeddings import StoredVectors, embeddings_folder
 from hnm_datasets.models.encoders import TextEncoder
 from hnm_datasets.storage.folders import cache_root
@@ -20,7 +21,7 @@ from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.transforms.base import Transform
 
 #: What holds vectors on disk.
-Holder: TypeAlias = TextEncoder | DenseIndex | SparseIndex | StoredVectors
+Holder: TypeAlias = TextEncoder | DenseIndex | SparseIndex | TokenIndex | StoredVectors
 
 
 def folders_before(note: Path) -> set[Path]:
@@ -67,13 +68,13 @@ def _is_discarded(holder: Holder, model_name: str, kept: set[Path]) -> bool:
     return folder not in kept and folder.exists() and vectors.model_fingerprint == model_name
 
 
-def _vectors_of(holder: DenseIndex | SparseIndex | StoredVectors) -> StoredVectors:
+def _vectors_of(holder: DenseIndex | SparseIndex | TokenIndex | StoredVectors) -> StoredVectors:
     return holder if isinstance(holder, StoredVectors) else holder.embeddings
 
 
 def _holders_of(value: Any) -> Iterator[Holder]:
     """Find the encoders, indexes and vectors in steps, in their options, and in the shards of an index."""
-    if isinstance(value, (TextEncoder, DenseIndex, SparseIndex, StoredVectors)):
+    if isinstance(value, (TextEncoder, DenseIndex, SparseIndex, TokenIndex, StoredVectors)):
         yield value
     elif isinstance(value, dict):
         yield from _holders_of(list(value.values()))
