@@ -1,6 +1,10 @@
 """SearchNegatives: a function is asked as said, its hits are mined like any source's, and bad ones are errors."""
 
+import inspect
 import pickle
+import sys
+import textwrap
+import types
 from decimal import Decimal
 
 import numpy as np
@@ -196,6 +200,24 @@ def test_judged_negatives_that_no_hit_scores_come_last(corpus):
     assert mined["negative_ranks"] == [[2, 4, 4]]
     with pytest.raises(ValueError, match="'negative_scores' holds a null"):
         SortNegatives("score")(mined)
+
+
+def test_the_lines_for_elasticsearch_against_a_stand_in(corpus, monkeypatch):
+    """They are documentation; a client of three lines answers as the server does."""
+    client = types.SimpleNamespace()
+    hits = [{"_id": "p3", "_score": 2.5}, {"_id": "p1", "_score": 1.5}]
+    client.msearch = lambda searches: {
+        "responses": [{"hits": {"hits": hits[: body["size"]]}} for body in searches[1::2]]
+    }
+    package = types.SimpleNamespace(Elasticsearch=lambda *address, **options: client)
+    monkeypatch.setitem(sys.modules, "elasticsearch", package)
+    lines = inspect.getdoc(SearchNegatives).partition("Elasticsearch, not run here")[2].partition("Example:")[0]
+    code = textwrap.dedent(lines.partition(":\n\n")[2])
+    names = {"SearchNegatives": SearchNegatives, "corpus": corpus}
+    exec(code, names)
+    mined = names["step"]({"query": ["a", "b"], "positive_ids": [["p1"], ["p2"]]})
+    assert mined["negative_ids"] == [["p3"], ["p3", "p1"]]
+    assert mined["positive_scores"] == [[1.5], [None]]
 
 
 # ---- the name and the process ----------------------------------------------------------------------------------------
