@@ -1,4 +1,4 @@
-"""How alike two passages are, compiled by numba."""
+"""How alike passages are, compiled by numba."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.compiled import compiled
+
+#: Entries of a table that tells, by the last bits of a shingle, whether a passage may have it: a power of two.
+MARKS = 1 << 13
 
 
 @compiled
@@ -30,42 +33,62 @@ def nearest_positive(
         positives: What they are compared by: numbers of vectors, or of passages.
         offsets: Where each row's candidates begin and end. Shape (B + 1,).
         rows: What they are compared by. Shape (C,).
-        vectors: As for `alike`, as are the next three.
+        vectors: As for `compare`, as are the next three.
         shingle_offsets: Where the shingles of each form begin and end.
         shingles: The shingles.
         passages: N.
         similarities: Receives the highest similarity to a positive, NaN in a row without positives. Shape (C,).
     """
+    marks = np.zeros(MARKS, dtype=np.bool_)
     for line in range(len(offsets) - 1):
-        for place in range(offsets[line], offsets[line + 1]):
-            best = np.float32(np.nan)
-            for positive in range(positive_offsets[line], positive_offsets[line + 1]):
-                found = alike(rows[place], positives[positive], vectors, shingle_offsets, shingles, passages)
-                if not found <= best:
-                    best = found
-            similarities[place] = best
+        own = slice(offsets[line], offsets[line + 1])
+        similarities[own] = np.nan
+        for place in range(positive_offsets[line], positive_offsets[line + 1]):
+            one = positives[place]
+            compare(one, rows[own], vectors, shingle_offsets, shingles, passages, marks, similarities[own])
 
 
 @numba.njit(nogil=True)
-def alike(first: Any, second: Any, vectors: Any, shingle_offsets: Any, shingles: Any, passages: Any) -> Any:
-    """Return how alike two passages are, up to 1: the cosine of their vectors, or the Jaccard similarity of texts.
+def compare(
+    one: Any,
+    others: Any,
+    vectors: Any,
+    shingle_offsets: Any,
+    shingles: Any,
+    passages: Any,
+    marks: Any,
+    similarities: Any,
+) -> None:
+    """Raise similarities to those of one passage with others: cosines of vectors, or Jaccard similarities of texts.
 
     Args:
-        first: The number of a passage, or of its vector.
-        second: The number of another.
+        one: The number of a passage, or of its vector.
+        others: The numbers of C others.
         vectors: Shape (N, D); (0, 0): compare texts.
         shingle_offsets: See `Shingles`.
         shingles: See `Shingles`.
         passages: N, for texts.
+        marks: All False, before and after. Shape (MARKS,).
+        similarities: Each becomes the higher one, up to 1; NaN is the lowest. Shape (C,).
     """
     if len(vectors):
-        return _cosine(vectors[first], vectors[second])
-    best = np.float32(0)
-    for one in range(first, len(shingle_offsets) - 1, passages):
-        a = shingles[shingle_offsets[one] : shingle_offsets[one + 1]]
-        for other in range(second, len(shingle_offsets) - 1, passages):
-            best = max(best, _jaccard(a, shingles[shingle_offsets[other] : shingle_offsets[other + 1]]))
-    return best
+        for place in range(len(others)):
+            found = _cosine(vectors[one], vectors[others[place]])
+            if not found <= similarities[place]:
+                similarities[place] = found
+        return
+    forms = len(shingle_offsets) - 1
+    for form in range(one, forms, passages):
+        own = shingles[shingle_offsets[form] : shingle_offsets[form + 1]]
+        for shingle in own:
+            marks[shingle & (MARKS - 1)] = True
+        for place in range(len(others)):
+            for other in range(others[place], forms, passages):
+                found = _jaccard(own, marks, shingles[shingle_offsets[other] : shingle_offsets[other + 1]])
+                if not found <= similarities[place]:
+                    similarities[place] = found
+        for shingle in own:
+            marks[shingle & (MARKS - 1)] = False
 
 
 @numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
@@ -79,13 +102,20 @@ def _cosine(first: Any, second: Any) -> Any:
 
 
 @numba.njit(nogil=True)
-def _jaccard(a: Any, b: Any) -> Any:
-    """Return the share of the elements of two sorted sets that both have, 0 where one is empty."""
-    shared = i = j = 0
-    while i < len(a) and j < len(b):
-        # Without a branch, which would be guessed wrong every other time.
-        x, y = a[i], b[j]
-        shared += x == y
-        i += x <= y
-        j += y <= x
-    return np.float32(shared) / np.float32(max(len(a) + len(b) - shared, 1))
+def _jaccard(own: Any, marks: Any, others: Any) -> Any:
+    """Return the share of the elements of two sorted sets that both have, 0 where both are empty.
+
+    Most shingles of two passages are different, and the marks of the first one exclude nearly all of them.
+    """
+    shared = 0
+    for shingle in others:
+        if marks[shingle & (MARKS - 1)]:
+            low, high = 0, len(own)
+            while low < high:
+                middle = (low + high) // 2
+                if own[middle] < shingle:
+                    low = middle + 1
+                else:
+                    high = middle
+            shared += low < len(own) and own[low] == shingle
+    return np.float32(shared) / np.float32(max(len(own) + len(others) - shared, 1))

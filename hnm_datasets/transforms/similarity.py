@@ -38,7 +38,7 @@ def check_embeddings(
 
 
 class Compared(NamedTuple):
-    """What `alike` compares passages by.
+    """What `compare` compares passages by.
 
     Attributes:
         vectors: Shape (N, D); (0, 0): compare texts.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.arrays.compiled import compiled
 from hnm_datasets.arrays.draws import keyed_uniform
-from hnm_datasets.transforms.kernels import alike
+from hnm_datasets.transforms.kernels import MARKS, compare
 
 
 @compiled
@@ -40,18 +40,19 @@ def diverse_mask(
         counts: Candidates wanted of each stratum.
         keep: Filled.
         diversity: What a log-weight falls by where the similarity to the nearest one drawn is 1.
-        rows: What candidates are compared by, see `alike`. Shape (C,).
-        vectors: As for `alike`, as are the next three.
+        rows: What candidates are compared by, see `compare`. Shape (C,).
+        vectors: As for `compare`, as are the next three.
         shingle_offsets: Where the shingles of each form begin and end.
         shingles: The shingles.
         passages: N.
     """
     keep[:] = False
     wanted = counts.sum()
+    marks = np.zeros(MARKS, dtype=np.bool_)
     for row in range(len(offsets) - 1):
         start, stop = offsets[row], offsets[row + 1]
         # The similarity to the nearest one that is drawn.
-        nearest = np.zeros(stop - start, dtype=np.float32)
+        nearest = np.full(stop - start, np.nan, dtype=np.float32)
         turn = 0
         for stratum in range(len(counts)):
             for _ in range(counts[stratum]):
@@ -60,7 +61,9 @@ def diverse_mask(
                     if keep[place] or not strata[stratum, place]:
                         continue
                     uniform = keyed_uniform(keys[row], seed, turn * (stop - start) + place - start)
-                    noisy = log_weights[place] - diversity * nearest[place - start] - np.log(-np.log(uniform))
+                    noisy = log_weights[place] - np.log(-np.log(uniform))
+                    if turn:
+                        noisy -= diversity * nearest[place - start]
                     if chosen < 0 or noisy > best:
                         best, chosen = noisy, place
                 if chosen < 0:
@@ -69,8 +72,5 @@ def diverse_mask(
                 turn += 1
                 if turn == wanted:
                     break
-                for place in range(start, stop):
-                    if not keep[place]:
-                        found = alike(rows[place], rows[chosen], vectors, shingle_offsets, shingles, passages)
-                        if turn == 1 or found > nearest[place - start]:
-                            nearest[place - start] = found
+                others = rows[start:stop]
+                compare(rows[chosen], others, vectors, shingle_offsets, shingles, passages, marks, nearest)
