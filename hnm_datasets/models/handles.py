@@ -31,7 +31,6 @@ EmbeddingModel: TypeAlias = "SentenceTransformer | str | Callable[[list[str]], A
 PairModel: TypeAlias = "CrossEncoder | str | Callable[[list[tuple[str, str]]], Any] | LoadedModel | ModelHandle"
 #: A model, the path or Hub id of one, or any function from B texts to a sparse matrix of shape (B, V).
 SparseModel: TypeAlias = "SparseEncoder | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
-
 #: A model, the path or Hub id of one, or any function from B texts to B arrays of shape (tokens, D).
 TokenModel: TypeAlias = "MultiVectorEncoder | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
 
