@@ -45,8 +45,9 @@ def test_scores_are_those_of_the_model(corpus, rows, model):
         asked = model.encode_query([row["query"]])
         for ids, name in (("positive_ids", "positive_late_scores"), ("negative_ids", "negative_late_scores")):
             passages = corpus.texts(corpus.rows(row[ids])).to_pylist()
+            # Vectors are kept in float16.
             np.testing.assert_allclose(
-                row[name], model.similarity(asked, model.encode_document(passages))[0].numpy(), rtol=1e-4
+                row[name], model.similarity(asked, model.encode_document(passages))[0].numpy(), rtol=1e-3
             )
 
 
