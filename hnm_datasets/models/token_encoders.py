@@ -42,7 +42,7 @@ class TokenEncoder(TextEncoder):
     Example:
         >>> def letters(texts):
         ...     return [[[ord(letter) - 97, 1] for letter in text] for text in texts]
-        >>> encoder = TokenEncoder(letters, "query", fingerprint="letters-1")
+        >>> encoder = TokenEncoder(letters, "query", fingerprint="letters-and-1")
         >>> vectors = encoder.vectors(["ab", "c"])
         >>> vectors.offsets.tolist(), vectors.vectors.tolist()
         ([0, 2, 3], [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
@@ -94,7 +94,7 @@ class TokenEncoder(TextEncoder):
         if (bad := fresh.bad()) is not None:
             what, way_out = fresh.fault(bad)
             raise ValueError(f"The model gives {what} for the text {shortened(texts[first[missing[bad]]])}. {way_out}")
-        check_one_width(part.vectors.shape[1:] for part in (vectors, fresh) if len(part.vectors))
+        check_one_width(part.vectors.shape[1:] for part in (vectors, fresh) if part.vectors.shape[1])
         results.add(digests[missing], Ragged(fresh.offsets, fresh.vectors))
         places = np.arange(len(known))
         places[missing] = len(known) + np.arange(len(missing))

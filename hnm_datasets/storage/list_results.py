@@ -50,7 +50,8 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
             known[which] = True
             lengths[which] = segment.offsets[places + 1] - segment.offsets[places]
         offsets = offsets_of(lengths)
-        width = found[0][0].values.shape[1:] if found else (0,) * (self._ndim - 1)
+        # Also where nothing is found, so that rows of another length are noticed before they are kept.
+        width = next((one.values.shape[1:] for one in self._segments.values()), (0,) * (self._ndim - 1))
         values = np.empty((offsets[-1], *width), dtype=self._dtype)
         for segment, which, places in found:
             at = first_positions(offsets[which], lengths[which])

@@ -174,6 +174,20 @@ def test_bad_options_are_named(corpus, make_token_model, options):
         corpus.embed_tokens(make_token_model(), **options)
 
 
+@pytest.mark.parametrize("asked", [["a"], ["b"], ["a", "b"]])
+def test_queries_of_two_widths_under_one_name_are_refused(asked):
+    def encoder(width):
+        return TokenEncoder(lambda texts: [np.ones((2, width)) for _ in texts], "query", fingerprint="widths")
+
+    encoder(3).vectors(["a"])
+    assert encoder(3).vectors(["a", "c"]).vectors.shape == (4, 3)
+    if asked == ["a"]:
+        assert encoder(2).vectors(asked).vectors.shape == (2, 3)
+    else:
+        with pytest.raises(ValueError, match=r"vectors of 2 and of 3 dimensions under the same fingerprint"):
+            encoder(2).vectors(asked)
+
+
 def test_a_function_pools_itself(corpus):
     with pytest.raises(ValueError, match="leave token_pooling= out"):
         corpus.embed_tokens(answer, fingerprint="answer-1", token_pooling=HierarchicalTokenPooling(pool_factor=2))
