@@ -20,7 +20,7 @@ from hnm_datasets.transforms.miners.fusion import FuseNegatives
 from hnm_datasets.transforms.scorers.base import Scorer
 from hnm_datasets.transforms.shapes.base import Shape
 
-EXAMPLES = int(os.environ.get("HNM_ODD_BATCHES", "50"))
+EXAMPLES = int(os.environ.get("HNM_ODD_BATCHES", "25"))
 
 
 @pytest.fixture(scope="module")

@@ -44,16 +44,19 @@ def printed_by_both(capsys):
     return run
 
 
-@pytest.mark.parametrize("output_format", FORMATS)
+PRINTED = [
+    {},
+    {"num_negatives": 1},
+    {"relative_margin": 0.1},
+    {"absolute_margin": 0.05, "relative_margin": 0.05, "max_score": 0.7},
+    {"num_negatives": 5, "max_score": 0.6, "range_max": 20},
+]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"num_negatives": 1},
-        {"relative_margin": 0.1},
-        {"absolute_margin": 0.05, "relative_margin": 0.05, "max_score": 0.7},
-        {"num_negatives": 5, "max_score": 0.6, "range_max": 20},
-    ],
+    ("options", "output_format"),
+    # Each in two formats, in turn.
+    [(options, form) for number, options in enumerate(PRINTED) for form in FORMATS[number % 2 :: 2]],
     ids=str,
 )
 def test_lines_are_theirs(pairs, static_model, printed_by_both, output_format, options):
