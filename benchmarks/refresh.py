@@ -8,7 +8,10 @@ Needs the `dev` extra, and train splits. Parts (`--parts`), each a section:
   with `live_negatives`, `HardNegativesRankingLoss` and a `RefreshNegatives` that is never due; and each of them alone.
   Same student, same number of texts and steps. The sides run in turns; medians of `--repeats`.
 - refresh: one refresh at a step in the middle: seconds for encoding, indexing and mining; and with `background=True`
-  the seconds per step during the refresh, over those after it.
+  the seconds per step during the refresh, over those before it.
+- sparse (needs `--sparse`, the path or Hub id of a SparseEncoder): one refresh of a sparse student under its own stock
+  trainer, over what `SparseEncoder.encode` alone takes for the corpus and for the queries, before the training. All
+  read at most `--tokens` tokens of a text.
 """
 
 from __future__ import annotations
@@ -20,17 +23,22 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from measuring import in_turns, spread_of
+from inputs import texts_of
+from measuring import in_turns, seconds_of, spread_of
 from models import make_model
 from runner import Benchmark, Part, Run, option, set_name, table
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, SparseEncoder
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sparse_encoder import SparseEncoderTrainer, SparseEncoderTrainingArguments
+from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 from transformers import TrainerCallback
 
 import hnm_datasets as hnm
 
 NEVER = 10**9
 NEGATIVES = 4
+#: Steps of a sparse student before its refresh.
+SPARSE_STEPS = 3
 
 
 class Clock(TrainerCallback):
@@ -54,14 +62,15 @@ def load(source: str, run: Run) -> tuple[hnm.Corpus, Dataset]:
 def train(student: Any, data: Dataset, loss: Any, run: Run, steps: int, *callbacks: Any) -> list[float]:
     """Train, and return the seconds of each step after the first ones."""
     clock = Clock()
+    is_sparse = isinstance(student, SparseEncoder)
+    trainer: Any = SparseEncoderTrainer if is_sparse else SentenceTransformerTrainer
+    arguments: Any = SparseEncoderTrainingArguments if is_sparse else SentenceTransformerTrainingArguments
     with tempfile.TemporaryDirectory() as folder:
-        options = SentenceTransformerTrainingArguments(
+        options = arguments(
             output_dir=folder, max_steps=steps, per_device_train_batch_size=run.batch, learning_rate=1e-3,
             report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, optim="adamw_torch_fused",
         )  # fmt: skip
-        SentenceTransformerTrainer(
-            student, options, train_dataset=data, loss=loss, callbacks=[*callbacks, clock]
-        ).train()
+        trainer(student, options, train_dataset=data, loss=loss, callbacks=[*callbacks, clock]).train()
     return np.diff(clock.ends).tolist()
 
 
@@ -132,17 +141,59 @@ def show_refresh(found: dict[str, Any]) -> str:
     )
 
 
+def sparse(run: Run) -> dict[str, Any]:
+    """Refresh a sparse student once, beside what its own function needs to encode as much."""
+    found: dict[str, Any] = {}
+    for source in run.sets if run.sparse else []:
+        corpus, mined = load(source, run)
+        texts, queries = texts_of(corpus), list(mined["query"])
+        refreshes, alone = [], []
+        for _ in range(run.repeats):
+            student = SparseEncoder(run.sparse, device="cpu")
+            student.max_seq_length = run.tokens
+            student.encode_document(texts[: run.batch])
+            alone.append(seconds_of(partial(student.encode_document, texts)))
+            alone[-1] += seconds_of(partial(student.encode_query, queries))
+            live = hnm.live_negatives(mined, corpus, n=NEGATIVES)
+            step = hnm.RefreshNegatives(live, [partial(hnm.SparseNegatives, corpus, k=20)], every=SPARSE_STEPS)
+            ranking = SparseMultipleNegativesRankingLoss(student)
+            loss = SpladeLoss(student, ranking, document_regularizer_weight=3e-5, query_regularizer_weight=5e-5)
+            train(student, live, loss, run, SPARSE_STEPS + 1, step)
+            refreshes.append({part: step.history[0][f"seconds_{part}"] for part in ("encode", "index", "mine")})
+        found[set_name(source)] = {
+            "passages": len(corpus),
+            "queries": len(mined),
+            "alone": alone,
+            "refreshes": refreshes,
+        }
+    return found
+
+
+def show_sparse(found: dict[str, Any]) -> str:
+    lines = []
+    for name, one in found.items():
+        whole = [sum(refresh.values()) for refresh in one["refreshes"]]
+        best, alone = one["refreshes"][int(np.argmin(whole))], min(one["alone"])
+        parts = (f"{best[part]:.2f} s" for part in ("encode", "index", "mine"))
+        lines.append((name, one["passages"], one["queries"], *parts, f"{alone:.2f} s", f"{min(whole) / alone:.2f}"))
+    heads = "set|passages|queries|encoding|indexing|mining|`encode` alone|the refresh, times `encode` alone"
+    return "The fastest of the repeats.\n\n" + table(heads, lines)
+
+
 if __name__ == "__main__":
     Benchmark(
         {
             "between": Part("Between refreshes", between, show_between),
             "refresh": Part("One refresh", refresh, show_refresh),
+            "sparse": Part("One refresh of a sparse student", sparse, show_sparse),
         },
         {
             "student": option("static", choices=("static", "minilm")),
             "queries": option(2000, "at most"),
             "batch": option(32),
             "steps": option(60),
+            "sparse": option("", "the path or Hub id of a SparseEncoder, for the part of that name"),
+            "tokens": option(128, "of each text that the sparse student reads"),
         },
         sets="+",
     ).run()
