@@ -6,7 +6,7 @@ A generation is written aside and renamed, so that no process reads half of it, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged, kept_offsets, slice_lists
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
+from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_SOURCE, POSITIVE_IDS, score_column
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.storage.folders import build_once
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: The lists of mined rows, before known positives are dropped.
 _MINED = {"positives": POSITIVE_IDS, "mined": NEGATIVE_IDS}
+#: What may be aligned with them.
+_ALIGNED = {"scores": "<f4", "sources": "<i8"}
 #: Rows whose candidates are compared at a time.
 _ROWS = 10_000
 
@@ -47,6 +49,7 @@ class Generation:
         negatives: The candidates of each query, best first.
         positive_scores: A teacher's scores of the positives, if there are any.
         negative_scores: A teacher's scores of the candidates, if there are any.
+        negative_sources: Which of the sources of a quota found each candidate, a bit for each, if there is a quota.
         dropped: How many mined candidates were known positives and are left out, and of how many queries.
     """
 
@@ -54,6 +57,7 @@ class Generation:
     negatives: Ragged[NDArray[np.int64]]
     positive_scores: NDArray[np.float32] | None
     negative_scores: NDArray[np.float32] | None
+    negative_sources: NDArray[np.int64] | None
     dropped: tuple[int, int]
 
     @classmethod
@@ -70,18 +74,25 @@ class Generation:
             "Delete the folder of a damaged one. Call live_negatives again for the first generation, and resume the "
             "training from an earlier checkpoint for a later one.",
         )
-        positives, positive_scores = _open_lists(folder, "positives")
-        negatives, negative_scores = _open_lists(folder, "negatives")
+        positives, of_positives = _open_lists(folder, "positives")
+        negatives, of_negatives = _open_lists(folder, "negatives")
         candidates, queries = open_array(folder, "dropped").tolist()
-        return cls(positives, negatives, positive_scores, negative_scores, (candidates, queries))
+        return cls(
+            positives,
+            negatives,
+            of_positives.get("scores"),
+            of_negatives.get("scores"),
+            of_negatives.get("sources"),
+            (candidates, queries),
+        )
 
 
-def _open_lists(folder: Path, name: str) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.float32] | None]:
+def _open_lists(folder: Path, name: str) -> tuple[Ragged[NDArray[np.int64]], dict[str, Any]]:
+    """Map lists of passages, and what is aligned with them."""
     offsets: Any = open_array(folder, f"{name}.offsets")
     rows: Any = open_array(folder, name)
-    there = (folder / f"{name}.scores.npy").exists()
-    scores: Any = open_array(folder, f"{name}.scores") if there else None
-    return Ragged(offsets, rows), scores
+    aligned = (one for one in _ALIGNED if (folder / f"{name}.{one}.npy").exists())
+    return Ragged(offsets, rows), {one: open_array(folder, f"{name}.{one}") for one in aligned}
 
 
 def write_generation(
@@ -92,6 +103,7 @@ def write_generation(
     teacher: str | None,
     step: str,
     known_of: KnownOf,
+    sources: Sequence[str] = (),
 ) -> Path:
     """Write a generation from mined rows, without the candidates that are known positives.
 
@@ -103,6 +115,7 @@ def write_generation(
         teacher: Keep also the scores of this teacher; None: none.
         step: Who asks, for errors.
         known_of: What is known of each question, given the positives of all rows.
+        sources: Keep also which of these found each candidate.
 
     Returns:
         Its folder.
@@ -113,19 +126,23 @@ def write_generation(
 
     def build(folder: Path) -> None:
         with ExitStack() as stack:
-            writers = {name: _ListWriter(stack, folder, name, teacher is not None) for name in _MINED}
+            scored = ["scores"] if teacher else []
+            aligned = {"positives": scored, "mined": [*scored, *(["sources"] if sources else [])]}
+            writers = {name: _ListWriter(stack, folder, name, aligned[name]) for name in _MINED}
             for table in tables:
                 batch = Batch(table, step=step)
                 for name, column in _MINED.items():
                     batch.require(column)
-                    scores = None
+                    own: dict[str, NDArray[Any]] = {}
                     if teacher:
-                        scored = score_column(teacher, of=column.removesuffix("_ids"))
-                        batch.require(scored, "teacher")
-                        lists = batch.number_lists(scored)
-                        batch.check_aligned(column, batch.id_lists(column), scored, lists)
-                        scores = lists.values.astype(np.float32)
-                    writers[name].write(batch.rows_in(column, corpus), scores)
+                        by = score_column(teacher, of=column.removesuffix("_ids"))
+                        batch.require(by, "teacher")
+                        lists = batch.number_lists(by)
+                        batch.check_aligned(column, batch.id_lists(column), by, lists)
+                        own["scores"] = lists.values.astype(np.float32)
+                    if "sources" in aligned[name]:
+                        own["sources"] = _source_bits(batch, sources)
+                    writers[name].write(batch.rows_in(column, corpus), own)
         _drop_known(folder, corpus, known_of)
 
     return build_once(parent, f"{number:06d}", build)
@@ -147,24 +164,36 @@ def tell_dropped(owner: str, generation: Generation) -> None:
         )
 
 
-class _ListWriter:
-    """Writes lists of passages, and their scores if there are any, some rows at a time."""
+def _source_bits(batch: Batch, sources: Sequence[str]) -> NDArray[np.int64]:
+    """Return a bit for each source that found a candidate, by its place. Shape (C,)."""
+    batch.require(NEGATIVE_SOURCE, "quota")
+    lists = batch.string_lists(NEGATIVE_SOURCE)
+    batch.check_aligned(NEGATIVE_IDS, batch.id_lists(NEGATIVE_IDS), NEGATIVE_SOURCE, lists)
+    coded = lists.values.dictionary_encode()
+    named = [name.split("+") for name in coded.dictionary.to_pylist()]
+    bits = [sum(1 << place for place, source in enumerate(sources) if source in names) for names in named]
+    places: NDArray[np.int32] = coded.indices.to_numpy(zero_copy_only=False)
+    return np.array(bits, dtype=np.int64)[places]
 
-    def __init__(self, stack: ExitStack, folder: Path, name: str, scored: bool) -> None:
+
+class _ListWriter:
+    """Writes lists of passages, and what is aligned with them, some rows at a time."""
+
+    def __init__(self, stack: ExitStack, folder: Path, name: str, aligned: Iterable[str]) -> None:
         def writer(suffix: str, dtype: str) -> Any:
             return stack.enter_context(append_array(folder, name + suffix, np.dtype(dtype)))
 
         self._ends, self._rows = writer(".offsets", "<i8"), writer("", "<i8")
-        self._scores = writer(".scores", "<f4") if scored else None
+        self._aligned = {one: writer(f".{one}", _ALIGNED[one]) for one in aligned}
         self._total = 0
         self._ends(np.zeros(1, dtype=np.int64))
 
-    def write(self, lists: Ragged[NDArray[np.int64]], scores: NDArray[np.float32] | None) -> None:
+    def write(self, lists: Ragged[NDArray[np.int64]], aligned: Mapping[str, NDArray[Any]]) -> None:
         self._rows(lists.values)
         self._ends(lists.offsets[1:] + self._total)
         self._total += len(lists.values)
-        if self._scores is not None:
-            self._scores(scores)
+        for name, write in self._aligned.items():
+            write(aligned[name])
 
 
 def _drop_known(folder: Path, corpus: Corpus, known_of: KnownOf) -> None:
@@ -173,18 +202,18 @@ def _drop_known(folder: Path, corpus: Corpus, known_of: KnownOf) -> None:
     Another row of the question may have promoted a candidate, so all positives must be written before.
     """
     known, questions = known_of(_open_lists(folder, "positives")[0])
-    mined, scores = _open_lists(folder, "mined")
+    mined, aligned = _open_lists(folder, "mined")
     dropped = np.zeros(2, dtype=np.int64)
     with ExitStack() as stack:
-        writer = _ListWriter(stack, folder, "negatives", scores is not None)
+        writer = _ListWriter(stack, folder, "negatives", aligned)
         for start in range(0, len(mined), _ROWS):
             rows = slice(start, min(start + _ROWS, len(mined)))
             part = slice_lists(mined, rows)
             drop = are_known(known, questions[rows][part.owners], corpus.copy_codes[part.values])
             dropped += drop.sum(), len(np.unique(part.owners[drop]))
             kept = Ragged(kept_offsets(part.offsets, ~drop), part.values[~drop])
-            own = None if scores is None else scores[mined.offsets[rows.start] : mined.offsets[rows.stop]][~drop]
-            writer.write(kept, own)
+            own = slice(mined.offsets[rows.start], mined.offsets[rows.stop])
+            writer.write(kept, {name: values[own][~drop] for name, values in aligned.items()})
     save_array(folder, "dropped", dropped)
     for path in folder.glob("mined.*"):
         path.unlink()

@@ -13,7 +13,7 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
+from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_SOURCE, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.rows import Rows, dataset_of
@@ -24,6 +24,7 @@ from hnm_datasets.training.live_rows import LiveNegatives
 from hnm_datasets.training.live_table import live_table
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.questions import Questions
+from hnm_datasets.training.quota import Quota, checked_quota
 from hnm_datasets.transforms.shapes.positives import choose_positives
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def live_negatives(
     teacher: str | None = None,
     max_positives: int | None = None,
     seed: int = 0,
+    quota: Quota | None = None,
 ) -> LiveNegatives:
     """Make rows for the trainer: `anchor`, `positive`, `negative_1` to `negative_n` and a `label` for the loss.
 
@@ -82,10 +84,14 @@ def live_negatives(
         max_positives: How many positives a question may have; None: the most that one has now. Give room if
             `RefreshNegatives` runs a step that promotes candidates to positives.
         seed: Another seed draws others.
+        quota: How many of the n are drawn of each source, by the names in `negative_source`, such as `{"dense": 2,
+            "bm25": 1, "random": 1}` of rows that `FuseNegatives` mined; or a list of such, one for each epoch, of which
+            the last holds for all after it (a curriculum). What two sources found counts for the first; where a source
+            has too few, any other candidates make up for it.
 
     Columns read:
         `query`, `positive_ids`; `negative_ids` and `known_positive_ids`, if there; `query_id` for the draw, if there;
-        the teacher's scores.
+        the teacher's scores; with `quota` `negative_source`.
 
     Returns:
         One row per query and positive; a query without a positive has none.
@@ -128,11 +134,12 @@ def live_negatives(
     most = longest if max_positives is None else checks.whole_number(_NAME, "max_positives", max_positives, low=1)
     if most < longest:
         raise ValueError(f"{_NAME}: a query has {longest} positives, more than max_positives={most}.")
-    source = LiveTexts(corpus, n, teacher, most, seed, np.concatenate(keys), rows, questions)
+    parts = checked_quota(_NAME, quota, n)
+    source = LiveTexts(corpus, n, teacher, most, seed, np.concatenate(keys), rows, questions, parts)
     mined = NEGATIVE_IDS in rows.column_names
     source.write(
         0,
-        (_with_empty(table, mined, teacher) for table in tables.iter(_BATCH)),
+        (_with_empty(table, mined, teacher, bool(parts)) for table in tables.iter(_BATCH)),
         cache_root() / "live" / source.rows_name,
     )
     queries_of, positives_of = (np.concatenate(pairs[name]) for name in ("anchor", "positive"))
@@ -200,10 +207,12 @@ def _most_positives(own_lists: list[Ragged[NDArray[np.int64]]], questions: Quest
     return int(lengths.max())
 
 
-def _with_empty(table: pa.Table, mined: bool, teacher: str | None) -> pa.Table:
+def _with_empty(table: pa.Table, mined: bool, teacher: str | None, has_sources: bool) -> pa.Table:
     """Add empty lists of candidates to rows that were not mined yet."""
     if mined:
         return table
+    if has_sources:
+        table = table.append_column(NEGATIVE_SOURCE, _empty_lists(len(table), pa.string()))
     table = table.append_column(NEGATIVE_IDS, _empty_lists(len(table), pa.string()))
     if teacher is None:
         return table

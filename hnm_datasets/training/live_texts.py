@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from hnm_datasets.arrays.arrow import list_array
-from hnm_datasets.arrays.draws import permuted_rows, sample_mask
+from hnm_datasets.arrays.draws import permuted_rows
 from hnm_datasets.arrays.ragged import Ragged, first_positions, offsets_of, positions_within, take_lists
-from hnm_datasets.columns import QUERY, score_column
+from hnm_datasets.columns import NEGATIVE_SOURCE, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.training.generations import Generation, write_generation
@@ -24,6 +25,7 @@ from hnm_datasets.training.labels import PADDING, pack
 from hnm_datasets.training.live_table import POSITIVE_ROW, QUERY_ROW, text_names
 from hnm_datasets.training.progress import Progress
 from hnm_datasets.training.questions import Questions
+from hnm_datasets.training.quota import draw, draw_by_source
 from hnm_datasets.transforms.known import sorted_lists
 
 _NAME = "live_negatives"
@@ -46,6 +48,7 @@ class LiveTexts:
         keys: 64 bits that identify each query. Shape (Q,).
         rows: The queries, for mining.
         questions: What rows know of each other; None where each asks another question.
+        quota: How many negatives of each source a row has, in each epoch; the last holds for all after it.
         progress: The epoch and the generation.
         root: Where the generations after the first are.
     """
@@ -58,6 +61,7 @@ class LiveTexts:
     keys: NDArray[np.uint64]
     rows: Dataset
     questions: Questions | None = None
+    quota: Sequence[Mapping[str, int]] = ()
     progress: Progress = field(default_factory=Progress)
     root: Path | None = None
     _first: Path | None = None
@@ -81,18 +85,26 @@ class LiveTexts:
     @property
     def name(self) -> str:
         """What names the queries, corpus and options: 32 hexadecimal digits."""
-        return fingerprint({"kind": "draw", "of": self.rows_name, "options": [self.n, self.seed, self.most]})
+        options: list[Any] = [self.n, self.seed, self.most]
+        # Generations of rows without a quota keep their name.
+        options += [[list(one.items()) for one in self.quota]] if self.quota else []
+        return fingerprint({"kind": "draw", "of": self.rows_name, "options": options})
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources that a quota names in any epoch."""
+        return list(dict.fromkeys(name for one in self.quota for name in one))
 
     @property
     def rows_name(self) -> str:
         """What names the queries and the corpus: 32 hexadecimal digits."""
         options = {"corpus": self.corpus.fingerprint, "rows": self.rows._fingerprint, "teacher": self.teacher}
-        options |= {"version": _VERSION}
+        options |= {"version": _VERSION} | ({"sources": self.sources} if self.quota else {})
         return fingerprint({"kind": "live", "options": options})
 
     def write(self, number: int, tables: Any, folder: Path) -> None:
         """Write a generation of these queries into a folder of generations, without known positives."""
-        path = write_generation(folder, number, tables, self.corpus, self.teacher, _NAME, self._known_of)
+        path = write_generation(folder, number, tables, self.corpus, self.teacher, _NAME, self._known_of, self.sources)
         longest = int(self._known_lists(Generation.open(path)).lengths.max(initial=0))
         if longest > self.most:
             raise ValueError(
@@ -156,7 +168,17 @@ class LiveTexts:
             if self.teacher is not None:
                 taken = take_lists(Ragged(lists.offsets, scores), rows)
                 columns[score_column(self.teacher, of=part)] = list_array(taken.offsets, pa.array(taken.values))
+        if self.quota:
+            assert generation.negative_sources is not None
+            bits = take_lists(Ragged(generation.negatives.offsets, generation.negative_sources), rows)
+            columns[NEGATIVE_SOURCE] = list_array(bits.offsets, self._names_of(bits.values))
         return pa.table(columns)
+
+    def _names_of(self, bits: NDArray[np.int64]) -> pa.Array:
+        """Name the sources of candidates, of those that the quota names, joined by `+`."""
+        used, places = np.unique(bits, return_inverse=True)
+        named = ["+".join(name for place, name in enumerate(self.sources) if one >> place & 1) for one in used.tolist()]
+        return pa.array(named, pa.string()).take(pa.array(places))
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return the texts and labels of some rows."""
@@ -217,9 +239,13 @@ class LiveTexts:
         seed = self.seed + 1_000_003 * epoch
         offsets = offsets_of(generation.negatives.lengths[owners]) if size else np.zeros(1, dtype=np.int64)
         positions = first_positions(generation.negatives.offsets[owners], np.diff(offsets))
-        keep = np.empty(len(positions), dtype=bool)
-        one_stratum = np.ones((1, len(positions)), dtype=bool)
-        sample_mask(offsets, np.zeros(len(positions)), keys, seed, one_stratum, np.array([n]), keep)
+        if self.quota:
+            assert generation.negative_sources is not None
+            wanted = self.quota[min(epoch, len(self.quota) - 1)]
+            bits = generation.negative_sources[positions]
+            keep = draw_by_source(offsets, bits, [wanted.get(name, 0) for name in self.sources], keys, seed)
+        else:
+            keep = draw(offsets, n, keys, seed)
         rows = np.repeat(np.arange(size), np.diff(offsets))[keep]
         found = np.bincount(rows, minlength=size)
         columns = positions_within(offsets_of(found))

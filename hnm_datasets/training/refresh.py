@@ -10,6 +10,7 @@ import shutil
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from hnm_datasets.models.fingerprint import model_fingerprint
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.manifest import is_complete
 from hnm_datasets.storage.writing import written_aside
+from hnm_datasets.training.gate import Gate
 from hnm_datasets.training.live_rows import LiveNegatives
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.metrics import publish
+from hnm_datasets.training.probe import Probe
 from hnm_datasets.training.refresh_columns import check_columns
 from hnm_datasets.training.refresh_job import KEPT, RefreshJob, Step, stop_in, untouched
 from hnm_datasets.training.refresh_steps import check_steps
@@ -101,6 +104,17 @@ class RefreshNegatives(TrainerCallback):
         background: Mine in a thread with a copy of the model while the training continues, then switch. The copy needs
             memory; the negatives are some steps old, which the log says; when the switch comes depends on the machine.
         fraction: Mine only this share of the queries at each refresh, another one each time.
+        start: Optimizer steps before the first refresh; a float: epochs. Until then the rows train on the negatives
+            that they came with.
+        start_mrr: From `start` on, wait until the model ranks a sample of the queries so well: the mean reciprocal rank
+            of the best positive among the candidates that a query has, 0 to 1, looked at every `every` steps.
+        stale: At each interval, refresh only if the share of the candidates above the positive, in a sample of the
+            queries, has fallen to this share of what it was after the last refresh, such as 0.5. Needs no encoding of
+            the corpus.
+        probe: How many queries such a sample has, spread over the rows.
+        memory: The share of each query's candidates that come from earlier generations, drawn anew at each refresh, as
+            far as there are so many. Models forget what they are no longer shown (Sun et al. 2022, *ANCE-Tele*,
+            https://arxiv.org/abs/2210.17167).
         keep: The number of generations to keep, in addition to those that a checkpoint needs.
 
     Attributes:
@@ -108,6 +122,7 @@ class RefreshNegatives(TrainerCallback):
             `seconds_mine`; `mrr`, `recall`: of the positives under the current model, among the candidates; `above`:
             the share of the negatives that it ranks above the positive, which carry the gradient; `replaced`: the share
             of new negatives; `short`: the share of rows with fewer negatives than wanted.
+        probes: One dict for each look at a sample: `step`, `mrr`, `above`, `seconds`.
 
     Raises:
         TypeError: `live` or a step is something else, or a function cannot make a step of the model alone.
@@ -130,6 +145,11 @@ class RefreshNegatives(TrainerCallback):
         *,
         background: bool = False,
         fraction: float = 1.0,
+        start: int | float = 0,
+        start_mrr: float | None = None,
+        stale: float | None = None,
+        probe: int = 100,
+        memory: float = 0.0,
         keep: int = 2,
     ) -> None:
         name = "RefreshNegatives"
@@ -142,11 +162,24 @@ class RefreshNegatives(TrainerCallback):
         self.fraction = checks.real_number(name, "fraction", fraction, above=0)
         if self.fraction > 1:
             raise ValueError(f"{name}: fraction is a share of the queries, at most 1, got {fraction:g}.")
+        self.start = _start_of(start)
+        self.memory = checks.real_number(name, "memory", memory)
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"{name}: memory is a share of the candidates, at least 0 and below 1, got {memory:g}.")
+        self._gate = Gate(_share("start_mrr", start_mrr), _share("stale", stale))
+        self.probe = checks.whole_number(name, "probe", probe, low=1)
+        if (self.start or start_mrr is not None) and not len(self._source.generation().negatives.values):
+            raise ValueError(
+                f"{name}: start and start_mrr put the first refresh off, and the rows have no negatives until then. "
+                f"Mine them before live_negatives, such as with BM25Negatives, or leave the two out."
+            )
         self.background = checks.yes_or_no(name, "background", background)
         self.keep = checks.whole_number(name, "keep", keep, low=1)
         self.steps = list(steps)
         check_columns(self.steps, self._source)
+        self._probe = Probe(self._source, self.steps, self.probe)
         self.history: list[dict[str, Any]] = []
+        self.probes: list[dict[str, Any]] = []
         self._job: RefreshJob | None = None
         self._training: TrainerState | None = None
         self._switched_at = 0
@@ -164,13 +197,15 @@ class RefreshNegatives(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Continue with a checkpoint's generation, or mine if there are no negatives yet."""
-        self._interval = (
-            self.every if isinstance(self.every, int) else self._steps_in(self.every, args, train_dataloader)
+        self._interval, self._start = (
+            span if isinstance(span, int) else self._steps_in(span, args, train_dataloader)
+            for span in (self.every, self.start)
         )
         self._folder = Path(str(args.output_dir)) / "generations" / self._source.name
         self._claim(state)
         self._source.root = self._folder
-        self.history, self._switched_at, self._model_name = [], 0, None
+        self.history, self.probes, self._switched_at, self._model_name = [], [], 0, None
+        self._gate.restart()
         if state.global_step:
             self._restore(args, state, model)
         else:
@@ -200,7 +235,7 @@ class RefreshNegatives(TrainerCallback):
             if self._job is not None and _agreed(self._job.done(), args):
                 job, self._job = self._job, None
                 self._switch(args, state, model, job)
-            if state.global_step % self._interval == 0 and state.global_step < state.max_steps:
+            if self._is_time(state) and self._gate.is_due(partial(self._look, args, state, model)):
                 self._refresh(args, state, model)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -216,6 +251,8 @@ class RefreshNegatives(TrainerCallback):
                 "switched_at": self._switched_at,
                 "model": self._model_name,
                 "history": self.history,
+                "probes": self.probes,
+                "gate": self._gate.state,
             }
             with written_aside(path) as aside:
                 aside.write_text(json.dumps(noted, indent=1))
@@ -248,9 +285,28 @@ class RefreshNegatives(TrainerCallback):
         self._source.forget()
         _CLAIMED[self._folder], self._training = self, state
 
+    def _is_time(self, state: TrainerState) -> bool:
+        after = state.global_step - self._start
+        return after >= 0 and after % self._interval == 0 and 0 < state.global_step < state.max_steps
+
+    def _look(self, args: TrainingArguments, state: TrainerState, model: Any) -> dict[str, float]:
+        """Look at a sample of the negatives, in one process for all."""
+        found: dict[str, float] = {}
+        if args.process_index == 0:
+            with untouched(model):
+                found = self._probe.look(model, model_fingerprint(model))
+        found = _shared(found, args)
+        self.probes.append(found | {"step": state.global_step})
+        numbers = {f"probe_{name}": value for name, value in found.items()}
+        state.log_history.append(numbers | {"step": state.global_step, "epoch": state.epoch})
+        if args.process_index == 0:
+            logger.info("RefreshNegatives: a probe says %s", json.dumps(self.probes[-1]))
+        return found
+
     @staticmethod
     def _steps_in(epochs: float, args: TrainingArguments, train_dataloader: Any) -> int:
-        return max(1, round(epochs * len(train_dataloader) / args.gradient_accumulation_steps))
+        steps = round(epochs * len(train_dataloader) / args.gradient_accumulation_steps)
+        return max(1, steps) if epochs else 0
 
     # ---- a refresh -----------------------------------------------------------------------------------------------
 
@@ -265,7 +321,7 @@ class RefreshNegatives(TrainerCallback):
         number = self._source.progress.generation + 1
         beside = self.background and state.global_step > 0
         job = RefreshJob(
-            self._source, self.steps, self.fraction, self._folder, number, state.global_step, name,
+            self._source, self.steps, self.fraction, self.memory, self._folder, number, state.global_step, name,
             leads=args.process_index == 0, together=args.world_size > 1 and not beside,
         )  # fmt: skip
         if beside:
@@ -308,6 +364,7 @@ class RefreshNegatives(TrainerCallback):
         if args.process_index == 0:
             logger.info("RefreshNegatives: %s", json.dumps(about))
             self._prune(args)
+        self._gate.refreshed(partial(self._look, args, state, model))
 
     def _restore(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _STATE
@@ -319,6 +376,8 @@ class RefreshNegatives(TrainerCallback):
                 f"checkpoint before."
             )
         self._switched_at, self._model_name, self.history = noted["switched_at"], noted["model"], noted["history"]
+        self.probes = noted["probes"]
+        self._gate.restart(noted["gate"])
         number = noted["generation"]
         if number and not is_complete(self._source.folder_of(number)):
             raise FileNotFoundError(f"RefreshNegatives: generation {number} is not in {self._folder}.")
@@ -358,6 +417,35 @@ class RefreshNegatives(TrainerCallback):
 def _numbers(about: dict[str, Any]) -> dict[str, float]:
     """Return what is logged of a generation."""
     return {f"refresh_{name}": value for name, value in about.items() if name != "step"}
+
+
+def _start_of(start: int | float) -> int | float:
+    """Return a number of steps or of epochs that may be 0."""
+    if isinstance(start, float):
+        start = checks.real_number("RefreshNegatives", "start", start)
+        if start < 0:
+            raise ValueError(f"RefreshNegatives: start must not be negative, got {start:g}.")
+        return start
+    return checks.whole_number("RefreshNegatives", "start", start, low=0)
+
+
+def _share(option: str, value: float | None) -> float | None:
+    """Return a number above 0, at most 1."""
+    if value is None:
+        return None
+    value = checks.real_number("RefreshNegatives", option, value, above=0)
+    if value > 1:
+        raise ValueError(f"RefreshNegatives: {option} must be at most 1, got {value:g}.")
+    return value
+
+
+def _shared(found: dict[str, float], args: TrainingArguments) -> dict[str, float]:
+    """Return what the first process found, so that all decide alike."""
+    if args.world_size == 1:
+        return found
+    answer = [found]
+    torch.distributed.broadcast_object_list(answer, src=0)
+    return answer[0]
 
 
 def _agreed(done: bool, args: TrainingArguments) -> bool:

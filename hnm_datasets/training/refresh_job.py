@@ -19,12 +19,13 @@ from datasets.utils import tqdm
 
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, POSITIVE_IDS, score_column
+from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, NEGATIVE_SOURCE, POSITIVE_IDS, score_column
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.training.generations import Generation, tell_dropped
 from hnm_datasets.training.live_texts import LiveTexts
+from hnm_datasets.training.memory import with_earlier
 from hnm_datasets.training.refresh_tally import RefreshTally
 from hnm_datasets.training.refresh_vectors import close_vectors, discard_vectors, folders_before
 from hnm_datasets.transforms.base import Transform
@@ -48,6 +49,7 @@ class RefreshJob:
         source: The rows that are trained on.
         steps: What to mine with.
         fraction: The share of the queries to mine.
+        memory: The share of earlier candidates in what is mined.
         parent: Where the generations are.
         number: The generation to write.
         step: The step that the model is of.
@@ -61,6 +63,7 @@ class RefreshJob:
         source: LiveTexts,
         steps: Sequence[Step],
         fraction: float,
+        memory: float,
         parent: Path,
         number: int,
         step: int,
@@ -69,7 +72,7 @@ class RefreshJob:
         leads: bool,
         together: bool,
     ) -> None:
-        self.source, self.steps, self.fraction = source, steps, fraction
+        self.source, self.steps, self.fraction, self.memory = source, steps, fraction, memory
         self.parent, self.number, self.step, self.model_name = parent, number, step, model_name
         self.leads, self.together = leads, together
         self._thread: threading.Thread | None = None
@@ -214,9 +217,13 @@ class RefreshJob:
             columns = [POSITIVE_IDS, NEGATIVE_IDS]
             if source.teacher:
                 columns += [score_column(source.teacher, of=part) for part in ("positive", "negative")]
+            columns += [NEGATIVE_SOURCE] if source.quota else []
             for name in columns:
                 Batch(mined, step=_NAME).require(name)
             mined = mined.select(columns)
+            if self.memory:
+                earlier, keys = source.table_of(before, numbers[chosen]), source.keys[numbers[chosen]]
+                mined = with_earlier(mined, earlier, self.memory, source.n, source.corpus, keys, self.number)
             if not chosen.all():
                 old = source.table_of(before, numbers[~chosen])
                 mined = pa.concat_tables([mined, old.select(columns).cast(mined.schema)])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_SCORES, POSITIVE_SCORES
 from hnm_datasets.training.generations import Generation
 from hnm_datasets.training.live_texts import LiveTexts
+from hnm_datasets.training.ranks import Ranks, ranks_of
 
 
 def _is_scored(batch: Batch) -> bool:
@@ -26,33 +24,19 @@ class RefreshTally:
     def __init__(self, source: LiveTexts) -> None:
         self.source = source
         self.before = Generation.open(source.folder_of(source.progress.generation))
-        self.reciprocal, self.found, self.queries = 0.0, 0, 0
-        self.above, self.scored = 0, 0
+        self.mined, self.left = Ranks(), Ranks()
         self.rows: list[NDArray[np.int64]] = []
 
     def of_miner(self, batch: Batch) -> None:
         """Rank the best positive of each query among the candidates of the first step."""
-        if not _is_scored(batch):
-            return
-        own: Ragged[Any] = batch.number_lists(POSITIVE_SCORES)
-        others: Ragged[Any] = batch.number_lists(NEGATIVE_SCORES)
-        answered = own.lengths > 0
-        best = _best(own)
-        ahead = np.bincount(others.owners[others.values > best[others.owners]], minlength=len(own))
-        # Behind all candidates: nobody knows how far.
-        found = answered & ((ahead < others.lengths) | (others.lengths == 0))
-        self.reciprocal += float((1 / (1 + ahead[found])).sum())
-        self.found += int(found.sum())
-        self.queries += int(answered.sum())
+        if _is_scored(batch):
+            self.mined += ranks_of(batch.number_lists(POSITIVE_SCORES), batch.number_lists(NEGATIVE_SCORES))
 
     def of_rows(self, rows: NDArray[np.int64], batch: Batch) -> None:
         """Count what the steps left."""
         self.rows.append(rows)
         if _is_scored(batch):
-            others: Ragged[Any] = batch.number_lists(NEGATIVE_SCORES)
-            best = _best(batch.number_lists(POSITIVE_SCORES))
-            self.above += int((others.values > best[others.owners]).sum())
-            self.scored += len(others.values)
+            self.left += ranks_of(batch.number_lists(POSITIVE_SCORES), batch.number_lists(NEGATIVE_SCORES))
 
     def numbers(self, now: Generation) -> dict[str, float]:
         """Return all shares."""
@@ -67,17 +51,8 @@ class RefreshTally:
             "replaced": float(np.isin(new, old, invert=True).mean()) if len(new) else 0.0,
             "short": float((now.negatives.lengths < self.source.n).mean()),
         }
-        if self.queries:
-            numbers |= {"mrr": self.reciprocal / self.queries, "recall": self.found / self.queries}
-        if self.scored:
-            numbers["above"] = self.above / self.scored
+        if self.mined.queries:
+            numbers |= {"mrr": self.mined.mrr, "recall": self.mined.recall}
+        if self.left.candidates:
+            numbers["above"] = self.left.above
         return numbers
-
-
-def _best(scores: Ragged[Any]) -> NDArray[np.float64]:
-    """Return the greatest value of each list, infinity of an empty one. Shape (B,)."""
-    best = np.full(len(scores), np.inf)
-    filled = np.flatnonzero(scores.lengths)
-    if len(filled):
-        best[filled] = np.maximum.reduceat(scores.values.astype(np.float64), scores.offsets[:-1][filled])
-    return best

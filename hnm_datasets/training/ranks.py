@@ -1,0 +1,75 @@
+"""Where the best positive of each query ranks among its candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hnm_datasets.arrays.ragged import Ragged
+
+
+@dataclass
+class Ranks:
+    """Sums over the queries that have positives; add one to another.
+
+    Attributes:
+        queries: How many have a positive.
+        found: Of how many the best positive is not behind all candidates, where nobody knows how far behind it is.
+        reciprocal: The sum of 1 / rank over those.
+        candidates: The candidates of all queries.
+        higher: How many of them score above the best positive of their query.
+    """
+
+    queries: int = 0
+    found: int = 0
+    reciprocal: float = 0.0
+    candidates: int = 0
+    higher: int = 0
+
+    def __iadd__(self, other: Ranks) -> Ranks:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+    @property
+    def mrr(self) -> float:
+        """The mean reciprocal rank of the best positive; 0 without queries."""
+        return self.reciprocal / max(self.queries, 1)
+
+    @property
+    def recall(self) -> float:
+        """The share of the queries whose best positive is not behind all candidates; 0 without queries."""
+        return self.found / max(self.queries, 1)
+
+    @property
+    def above(self) -> float:
+        """The share of the candidates above the best positive; 0 without candidates."""
+        return self.higher / max(self.candidates, 1)
+
+
+def ranks_of(positives: Ragged[Any], negatives: Ragged[Any]) -> Ranks:
+    """Rank the best positive of each query among its candidates.
+
+    Args:
+        positives: The scores of B queries' positives.
+        negatives: The scores of their candidates.
+
+    Example:
+        >>> scores = Ragged(np.array([0, 1]), np.array([0.5])), Ragged(np.array([0, 3]), np.array([0.7, 0.4, 0.1]))
+        >>> ranks = ranks_of(*scores)
+        >>> ranks.mrr, round(ranks.above, 2)
+        (0.5, 0.33)
+    """
+    best = np.full(len(positives), np.inf)
+    answered = positives.lengths > 0
+    if answered.any():
+        best[answered] = np.maximum.reduceat(positives.values.astype(np.float64), positives.offsets[:-1][answered])
+    higher = negatives.values > best[negatives.owners]
+    ahead = np.bincount(negatives.owners[higher], minlength=len(positives))
+    # Behind all candidates: nobody knows how far.
+    found = answered & ((ahead < negatives.lengths) | (negatives.lengths == 0))
+    return Ranks(
+        int(answered.sum()), int(found.sum()), float((1 / (1 + ahead[found])).sum()), len(higher), int(higher.sum())
+    )
