@@ -10,7 +10,7 @@ quickstart: .venv/ready ## mine the embedded sample end to end and show the resu
 
 # Two workers; with two threads each they would wait for each other.
 test: lint ## lint, type check and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check .

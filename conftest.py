@@ -11,15 +11,33 @@ hypothesis.settings.register_profile("project", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("project")
 
 
+def _uses_ray(file):
+    return "ray" in Path(file).stem.split("_")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    """Run the tests of Ray first: they take longest, and no worker should be left alone with them at the end."""
+    items.sort(key=lambda item: not _uses_ray(item.nodeid.split("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """Keep the tests of a file in one worker, which makes their fixtures once.
 
-    Those of Ray are in one worker too: two clusters at once would wait for each other.
+    Those of Ray are in one worker too: two clusters at once would wait for each other. `--dist loadgroup` does neither
+    under pytest 9.2: xdist 3.8 writes the groups into an attribute of the tests that pytest reads no more.
     """
-    for item in items:
-        file = item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group("ray" if "ray" in Path(file).stem.split("_") else file))
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "ray" if _uses_ray(file) else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
