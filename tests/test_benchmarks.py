@@ -1,17 +1,21 @@
 """The benchmark of a GPU runs on a CPU too, so that it works on the day when there is a GPU."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import new_processes
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 #: In a process that has no FAISS, as the benchmark promises.
-RUN = "import runpy, sys; sys.modules['faiss'] = None; sys.path.insert(0, {folder!r}); sys.argv = sys.argv[1:]; " \
-      "runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
+WITHOUT_FAISS = """
+import runpy, sys
+assert "faiss" not in sys.modules
+sys.modules["faiss"] = None
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +64,11 @@ def small_set(tmp_path_factory):
 
 
 def test_the_benchmark_of_a_gpu_runs_on_a_cpu_without_faiss(tmp_path, tiny_model, small_set):
-    script = BENCHMARKS / "gpu.py"
+    (tmp_path / "without_faiss.py").write_text(WITHOUT_FAISS)
+    command = [tmp_path / "without_faiss.py", BENCHMARKS / "gpu.py", small_set]
     options = ["--model", tiny_model, "--out", tmp_path, "--repeats", 1, "--dimensions", 24, "--vectors", 900]
     options += ["--queries", 40, "--bits", 600, "--texts", 40, "--batches", 8, 16, "--steps", 3, "--batch", 16]
-    command = [sys.executable, "-c", RUN.format(folder=str(BENCHMARKS)), script, small_set, *options]
-    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
+    new_processes.run(*command, *options, log=tmp_path / "log", CUDA_VISIBLE_DEVICES="")
     found = json.loads((tmp_path / f"gpu-{small_set.name}.json").read_text())
     assert list(found) == ["search", "bits", "embed", "refresh", "cached"]
     assert all("no GPU" in part["found"]["device"] for part in found.values())
@@ -84,10 +86,7 @@ def test_the_benchmark_of_a_gpu_runs_on_a_cpu_without_faiss(tmp_path, tiny_model
 def test_the_benchmark_of_encoding_runs(tmp_path, tiny_model, small_set):
     options = ["--model", tiny_model, "--out", tmp_path, "--repeats", 1, "--texts", 12, "--sizes", 8, 32]
     options += ["--parts", "mixed", "few"]
-    command = [sys.executable, BENCHMARKS / "encoding.py", small_set, *options]
-    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
+    new_processes.run(BENCHMARKS / "encoding.py", small_set, *options, log=tmp_path / "log")
     found = json.loads((tmp_path / f"encoding-{small_set.name}.json").read_text())
     assert list(found["mixed"]["found"]["seconds"]) == ["Encoder", "corpus.embed", "8", "32"]
     assert [one["texts"] for one in found["few"]["found"]] == [1, 5, 20]

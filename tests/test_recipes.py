@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import new_processes
 import pandas as pd
 import pytest
 
@@ -95,9 +96,7 @@ def test_a_lancedb_table_is_mined_by_words_and_by_vectors(folder, tmp_path, make
     """In a process of its own: the threads of LanceDB would be in the way of forks."""
     make_static_model().save(str(tmp_path / "model"))
     options = ["--model", tmp_path / "model", "--k", 8, "--margin", 0.01, "--negatives", 3, "--output", tmp_path]
-    command = [sys.executable, RECIPES / "lancedb_search.py", folder, *options]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    new_processes.run(RECIPES / "lancedb_search.py", folder, *options, log=tmp_path / "log")
     assert (tmp_path / "tables" / "passages.lance").is_dir()
     mined = pd.read_parquet(tmp_path / "mined.parquet")
     assert len(mined) == 24

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import datasets
+import new_processes
 import numpy as np
 import pytest
 import torch
@@ -237,7 +238,9 @@ def test_they_pickle_to_their_name(corpus, static_model):
     np.testing.assert_array_equal(again.vectors, embeddings.vectors)
 
 
-def test_processes_on_several_devices_give_the_same_vectors(tmp_path, static_model):
+def test_processes_on_several_devices_give_the_same_vectors(tmp_path, static_model, monkeypatch):
+    # In place of spawned ones, which take seconds to import what they need; they get everything pickled too.
+    monkeypatch.setattr("torch.multiprocessing.get_context", lambda _: new_processes.FORKS)
     texts = [f"plate {row % 30} moves" for row in range(40)]
     rows = Dataset.from_dict({"id": [str(row) for row in range(40)], "text": texts})
     with cache_root_at(tmp_path):

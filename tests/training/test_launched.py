@@ -1,9 +1,8 @@
 """Processes that are launched together, as by `accelerate launch`, share the encoding of a corpus."""
 
 import socket
-import subprocess
-import sys
 
+import new_processes
 import numpy as np
 from datasets import Dataset
 
@@ -45,11 +44,17 @@ def test_two_processes_encode_a_corpus_once(tmp_path):
     corpus = Corpus.from_dataset(Dataset.from_dict({"id": [str(row) for row in range(len(texts))], "text": texts}))
     script = tmp_path / "encode.py"
     script.write_text(SCRIPT)
-    # What `accelerate launch` runs where there are several GPUs; without one it starts no second process.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-    launch += [str(script), str(tmp_path), corpus.fingerprint]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    # As a launcher starts them.
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [
+        new_processes.start(
+            script, tmp_path, corpus.fingerprint, log=tmp_path / f"log-{rank}", **places, RANK=rank, LOCAL_RANK=rank
+        )
+        for rank in "01"
+    ]
+    for rank, process in enumerate(ranks):
+        process.join(timeout=100)
+        assert process.exitcode == 0, (tmp_path / f"log-{rank}").read_text()
     encoded = [(tmp_path / f"{rank}-of-2").read_text().splitlines() for rank in range(2)]
     assert sorted(encoded[0] + encoded[1]) == sorted(texts), "each passage by one of them"
     names = {(tmp_path / f"fingerprint-{rank}").read_text() for rank in range(2)}
