@@ -1,6 +1,7 @@
 import gc
 import importlib.util
 import logging
+import os
 from pathlib import Path
 
 import datasets
@@ -18,8 +19,17 @@ def _uses_ray(file):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Run the tests of Ray first: they take longest, and no worker should be left alone with them at the end."""
+    """Run the tests of Ray first: they take longest, and no worker should be left alone with them at the end.
+
+    Of the examples that a test draws, half are tried. They are the same in each run, and `HNM_EXHAUSTIVE=1` tries all.
+    """
     items.sort(key=lambda item: not _uses_ray(item.nodeid.split("::")[0]))
+    if os.environ.get("HNM_EXHAUSTIVE"):
+        return
+    for test in {getattr(item, "obj", None) for item in items}:
+        if settings := getattr(test, "_hypothesis_internal_use_settings", None):
+            half = hypothesis.settings(settings, max_examples=-(-settings.max_examples // 2))
+            test._hypothesis_internal_use_settings = half
 
 
 @pytest.hookimpl(optionalhook=True)
