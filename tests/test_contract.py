@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
+from exhaustive import usually
 
 import hnm_datasets
 from hnm_datasets import (
@@ -245,13 +246,40 @@ def test_every_public_transform_is_tested(ready):
     assert set(NAMES) == set(ready)
 
 
-IN_THIS_PROCESS = [check for check in testing.CHECKS if check is not testing.check_hash_is_the_same_in_another_process]
+#: Other options of a step that is there under another name.
+VARIANTS = {
+    "bm25-options",
+    "bm25-tokenizer",
+    "dense-options",
+    "late-candidates",
+    "like-texts",
+    "promote",
+    "softmax",
+    "simans",
+    "by-source",
+    "by-rank",
+    "by-band",
+    "per-group",
+    "diverse",
+    "diverse-texts",
+    "triplets-margins",
+    "tuples-scores",
+    "pairs-scores",
+    "lists-scores",
+}
+ALONE = {testing.check_hash_is_the_same_in_another_process, testing.check_processes_do_not_matter}
+IN_THIS_PROCESS = [check for check in testing.CHECKS if check not in ALONE]
 
 
 @pytest.mark.parametrize("check", IN_THIS_PROCESS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", NAMES)
 def test_contract(ready, name, check):
     check(*ready[name])
+
+
+@pytest.mark.parametrize("name", usually([name for name in NAMES if name not in VARIANTS], every=NAMES))
+def test_processes_do_not_matter(ready, name):
+    testing.check_processes_do_not_matter(*ready[name])
 
 
 def test_a_shape_that_makes_nothing_of_a_row_keeps_the_contract(ready):

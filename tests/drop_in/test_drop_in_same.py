@@ -1,6 +1,7 @@
 """mine_hard_negatives gives the rows of the function of that name in sentence-transformers."""
 
 import inspect
+import itertools
 
 import datasets
 import pytest
@@ -14,6 +15,7 @@ from drop_in_helpers import (
     mine_both,
     texts_of,
 )
+from exhaustive import usually
 from sentence_transformers.util import mine_hard_negatives as their_function
 
 from hnm_datasets import mine_hard_negatives
@@ -31,20 +33,20 @@ def test_the_signature_is_theirs_with_two_options_more():
     ]
 
 
-#: These in all formats, with scores and without; each of the others in two formats in turn.
-EVERYWHERE = ("plain", "corpus and margin")
+#: Each with one format and scores, in turn; plain rows with all, and without scores.
+USUAL = [
+    *((name, FORMATS[number % 4], True) for number, name in enumerate(OPTIONS)),
+    *(("plain", form, False) for form in FORMATS),
+    *(("plain", form, True) for form in FORMATS[1:]),
+]
 
 
 @pytest.mark.parametrize(
     ("options", "output_format", "output_scores"),
-    [
-        pytest.param(OPTIONS[name], form, with_scores, id=f"{name}, {form}" + ", with scores" * with_scores)
-        for number, name in enumerate(OPTIONS)
-        for form in (FORMATS if name in EVERYWHERE else FORMATS[number % 2 :: 2])
-        for with_scores in ((True, False) if name in EVERYWHERE else (True,))
-    ],
+    usually(USUAL, every=list(itertools.product(OPTIONS, FORMATS, (True, False)))),
 )
 def test_rows_are_theirs(pairs, sample_texts, static_model, options, output_format, output_scores):
+    options = OPTIONS[options]
     if options.get("corpus") is CORPUS:
         options = options | {"corpus": sample_texts[::2]}
     ours, theirs = mine_both(pairs, static_model, output_format=output_format, output_scores=output_scores, **options)

@@ -1,5 +1,6 @@
 """BM25: the scores of bm25s, deeper searches that begin with shallower ones, and an index that is built once."""
 
+import itertools
 import pickle
 
 import bm25s
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import Stemmer
 from datasets import Dataset
+from exhaustive import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,9 +29,21 @@ def corpus_of(texts):
     return Corpus.from_dataset(Dataset.from_dict({"id": [f"p{i}" for i in range(len(texts))], "text": texts}))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("stemmer", [None, "english"])
-@pytest.mark.parametrize("stopwords", [None, "english"])
+LANGUAGES = [None, "english"]
+
+
+@pytest.mark.parametrize(
+    ("method", "stemmer", "stopwords"),
+    usually(
+        [
+            *((method, "english", "english") for method in METHODS),
+            ("lucene", None, None),
+            ("atire", "english", None),
+            ("bm25+", None, "english"),
+        ],
+        every=list(itertools.product(METHODS, LANGUAGES, LANGUAGES)),
+    ),
+)
 def test_scores_are_those_of_bm25s(method, stemmer, stopwords):
     corpus, rows = load_sample()
     queries = rows["query"][:][::12] + ["the the disease disease disease"]

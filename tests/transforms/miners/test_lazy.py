@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, load_from_disk
 from datasets.fingerprint import Hasher
+from exhaustive import usually
 
 from hnm_datasets import (
     BM25Index,
@@ -180,8 +182,10 @@ def test_prepare_builds_once(corpus, rows, model, make, monkeypatch):
 # ---- what is cached ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_proc", [None, 2])
-@pytest.mark.parametrize("make", MINERS)
+@pytest.mark.parametrize(
+    ("make", "num_proc"),
+    usually([*((make, None) for make in MINERS), (fused, 2)], every=list(itertools.product(MINERS, [None, 2]))),
+)
 def test_what_map_has_cached_is_read_without_building(corpus, rows, model, make, num_proc):
     mined = rows.map(make(corpus, model), batched=True, num_proc=num_proc)
     expected = mined.to_dict()
@@ -224,9 +228,20 @@ def builds(tmp_path, monkeypatch):
     return lambda: [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def itself(step):
+    return step
+
+
+WRAPS = [itself, functools.partial]
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("wrap", [lambda step: step, functools.partial], ids=["itself", "partial"])
-@pytest.mark.parametrize("make", MINERS)
+@pytest.mark.parametrize(
+    ("make", "wrap"),
+    usually(
+        [*((make, itself) for make in MINERS), (fused, functools.partial)], every=list(itertools.product(MINERS, WRAPS))
+    ),
+)
 def test_map_prepares_once_before_its_workers_work(corpus, rows, model, make, wrap, builds):
     step = make(corpus, model)
     mined = rows.map(wrap(step), batched=True, batch_size=2, num_proc=2)
