@@ -40,9 +40,9 @@ def test_committed_outputs_name_no_folder_of_their_author():
 def test_notebook_runs_and_its_training_helps(tmp_path):
     notebook = read()
     committed = len(outputs_of(notebook, "image/png"))
-    # A fifth of the training, with a refresh, which helps already.
+    # A tenth of the training, with a refresh, which helps already.
     (training,) = [cell for cell in code_cells(notebook) if "max_steps=300" in cell.source]
-    training.source = training.source.replace("max_steps=300", "max_steps=60").replace("every=60", "every=30")
+    training.source = training.source.replace("max_steps=300", "max_steps=30").replace("every=60", "every=15")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     client = NotebookClient(
         notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": str(RECIPES)}}
