@@ -69,7 +69,7 @@ from .training.live_rows import rows_of_epoch as rows_of_epoch
 from .training.loss import HardNegativesRankingLoss as HardNegativesRankingLoss
 from .training.loss import CachedHardNegativesRankingLoss as CachedHardNegativesRankingLoss
 from .training.refresh import RefreshNegatives as RefreshNegatives
-from .training.refresh import FollowEpochs as FollowEpochs
+from .training.follow_epochs import FollowEpochs as FollowEpochs
 from .training.evaluation import retrieval_evaluator as retrieval_evaluator
 
 # Look

@@ -12,9 +12,9 @@ from _common import parser_of
 from _training import add_training_options, load_split, load_student, train
 
 from hnm_datasets import BM25Negatives
+from hnm_datasets.training.follow_epochs import FollowEpochs
 from hnm_datasets.training.live import live_negatives
 from hnm_datasets.training.loss import HardNegativesRankingLoss
-from hnm_datasets.training.refresh import FollowEpochs
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 import math
-import shutil
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -21,62 +20,22 @@ from hnm_datasets import checks
 from hnm_datasets.models.fingerprint import model_fingerprint
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.manifest import is_complete
-from hnm_datasets.storage.writing import written_aside
+from hnm_datasets.training.follow_epochs import source_of
 from hnm_datasets.training.gate import Gate
 from hnm_datasets.training.live_rows import LiveNegatives
-from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.metrics import publish
 from hnm_datasets.training.probe import Probe
 from hnm_datasets.training.refresh_columns import check_columns
-from hnm_datasets.training.refresh_job import KEPT, RefreshJob, Step, stop_in, untouched
+from hnm_datasets.training.refresh_folder import GenerationFolder
+from hnm_datasets.training.refresh_job import RefreshJob, Step, stop_in, untouched
+from hnm_datasets.training.refresh_options import checked_memory, checked_share, checked_span
 from hnm_datasets.training.refresh_steps import check_steps
+from hnm_datasets.training.refresh_vectors import Holder
 
 logger = logging.getLogger(__name__)
 
 #: Which callback writes to a folder of generations in this process.
 _CLAIMED: weakref.WeakValueDictionary[Path, RefreshNegatives] = weakref.WeakValueDictionary()
-_STATE = "live_negatives.json"
-
-
-class FollowEpochs(TrainerCallback):
-    """Sets the epoch of live negatives, so that each epoch has its own draw.
-
-    `RefreshNegatives` does so for its own.
-
-    Args:
-        *live: What `live_negatives` made.
-
-    Raises:
-        TypeError: One is something else.
-        ValueError: When an epoch begins: the rows were never mined.
-
-    Example:
-        >>> from hnm_datasets import BM25Negatives, live_negatives, load_sample
-        >>> corpus, queries = load_sample("earthquakes")
-        >>> live = live_negatives(queries.map(BM25Negatives(corpus, k=3), batched=True), corpus)
-        >>> callbacks = [FollowEpochs(live)]
-    """
-
-    def __init__(self, *live: LiveNegatives) -> None:
-        self._sources = [_source("FollowEpochs", one) for one in live]
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Draw the next epoch's negatives."""
-        for source in self._sources:
-            if not len(source.generation().negatives.values):
-                raise ValueError(
-                    "FollowEpochs: the rows were never mined, so that all negatives would be padding. Mine them before "
-                    "live_negatives, or pass RefreshNegatives as the callback, which mines before the first step."
-                )
-            source.progress.epoch = math.floor(state.epoch or 0)
-
-
-def _source(owner: str, live: object) -> LiveTexts:
-    if not isinstance(live, LiveNegatives):
-        raise TypeError(f"{owner} takes what live_negatives makes, got {type(live).__name__}.")
-    return live.source
 
 
 class RefreshNegatives(TrainerCallback):
@@ -112,6 +71,9 @@ class RefreshNegatives(TrainerCallback):
             queries, has fallen to this share of what it was after the last refresh, such as 0.5. Needs no encoding of
             the corpus.
         probe: How many queries such a sample has, spread over the rows.
+        corpus_every: Encode the corpus at one of so many refreshes; at the others encode the queries alone, and search
+            the vectors that there are (Zhan et al. 2021, *ADORE*, https://arxiv.org/abs/2104.08051), at a part of the
+            cost. The vectors stay in the cache directory as long as the training or a checkpoint needs them.
         memory: The share of each query's candidates that come from earlier generations, drawn anew at each refresh, as
             far as there are so many. Models forget what they are no longer shown (Sun et al. 2022, *ANCE-Tele*,
             https://arxiv.org/abs/2210.17167).
@@ -149,24 +111,20 @@ class RefreshNegatives(TrainerCallback):
         start_mrr: float | None = None,
         stale: float | None = None,
         probe: int = 100,
+        corpus_every: int = 1,
         memory: float = 0.0,
         keep: int = 2,
     ) -> None:
         name = "RefreshNegatives"
-        self._source = _source(name, live)
+        self._source = source_of(name, live)
         check_steps(steps)
-        if isinstance(every, float):
-            self.every: int | float = checks.real_number(name, "every", every, above=0)
-        else:
-            self.every = checks.whole_number(name, "every", every, low=1)
-        self.fraction = checks.real_number(name, "fraction", fraction, above=0)
-        if self.fraction > 1:
-            raise ValueError(f"{name}: fraction is a share of the queries, at most 1, got {fraction:g}.")
-        self.start = _start_of(start)
-        self.memory = checks.real_number(name, "memory", memory)
-        if not 0 <= self.memory < 1:
-            raise ValueError(f"{name}: memory is a share of the candidates, at least 0 and below 1, got {memory:g}.")
-        self._gate = Gate(_share("start_mrr", start_mrr), _share("stale", stale))
+        self.every, self.start = checked_span("every", every, low=1), checked_span("start", start, low=0)
+        self.fraction, self.memory = checked_share("fraction", fraction), checked_memory(memory)
+        self._gate = Gate(
+            None if start_mrr is None else checked_share("start_mrr", start_mrr),
+            None if stale is None else checked_share("stale", stale),
+        )
+        self.corpus_every = checks.whole_number(name, "corpus_every", corpus_every, low=1)
         self.probe = checks.whole_number(name, "probe", probe, low=1)
         if (self.start or start_mrr is not None) and not len(self._source.generation().negatives.values):
             raise ValueError(
@@ -184,6 +142,9 @@ class RefreshNegatives(TrainerCallback):
         self._training: TrainerState | None = None
         self._switched_at = 0
         self._model_name: str | None = None
+        # The generation whose vectors of the corpus are searched, and what holds those of each in this process.
+        self._base = 0
+        self._left: dict[int, list[Holder]] = {}
 
     # ---- what the trainer calls ----------------------------------------------------------------------------------
 
@@ -201,10 +162,10 @@ class RefreshNegatives(TrainerCallback):
             span if isinstance(span, int) else self._steps_in(span, args, train_dataloader)
             for span in (self.every, self.start)
         )
-        self._folder = Path(str(args.output_dir)) / "generations" / self._source.name
+        self._folder = GenerationFolder(Path(str(args.output_dir)), self._source.name, self._left)
         self._claim(state)
-        self._source.root = self._folder
-        self.history, self.probes, self._switched_at, self._model_name = [], [], 0, None
+        self._source.root = self._folder.root
+        self.history, self.probes, self._switched_at, self._model_name, self._base = [], [], 0, None, 0
         self._gate.restart()
         if state.global_step:
             self._restore(args, state, model)
@@ -242,36 +203,36 @@ class RefreshNegatives(TrainerCallback):
         """Note the generation beside the checkpoint."""
         if args.process_index:
             return
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        if folder.is_dir():
-            path = folder / _STATE
-            noted = json.loads(path.read_text()) if path.exists() else {}
-            noted[self._source.name] = {
-                "generation": self._source.progress.generation,
-                "switched_at": self._switched_at,
-                "model": self._model_name,
-                "history": self.history,
-                "probes": self.probes,
-                "gate": self._gate.state,
-            }
-            with written_aside(path) as aside:
-                aside.write_text(json.dumps(noted, indent=1))
-            self._prune(args)
+        noted = {
+            "generation": self._source.progress.generation,
+            "switched_at": self._switched_at,
+            "model": self._model_name,
+            "history": self.history,
+            "probes": self.probes,
+            "gate": self._gate.state,
+            "base": self._base,
+        }
+        if self._folder.note(state.global_step, noted):
+            self._prune()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Let go of a refresh that came too late, and of the numbers that were logged."""
         publish(model, state, {})
-        _CLAIMED.pop(self._folder, None)
+        _CLAIMED.pop(self._folder.root, None)
         self._training = None
         if self._job is not None:
             self._job.wait()
             self._job = None
+        if args.process_index == 0:
+            # What no checkpoint needs.
+            self._base = 0
+            self._prune()
 
     def _claim(self, state: TrainerState) -> None:
         """Become the one that writes to the folder, in place of a training that was interrupted."""
-        other = _CLAIMED.get(self._folder)
+        other = _CLAIMED.get(self._folder.root)
         if other is not None and other is not self and other._training is state:
             raise ValueError(
                 "RefreshNegatives: two sets of the same queries with the same options share their generations. Make "
@@ -281,9 +242,9 @@ class RefreshNegatives(TrainerCallback):
         if self._job is not None:
             job, self._job = self._job, None
             job.stop()
-        stop_in(self._folder)
+        stop_in(self._folder.root)
         self._source.forget()
-        _CLAIMED[self._folder], self._training = self, state
+        _CLAIMED[self._folder.root], self._training = self, state
 
     def _is_time(self, state: TrainerState) -> bool:
         after = state.global_step - self._start
@@ -321,7 +282,8 @@ class RefreshNegatives(TrainerCallback):
         number = self._source.progress.generation + 1
         beside = self.background and state.global_step > 0
         job = RefreshJob(
-            self._source, self.steps, self.fraction, self.memory, self._folder, number, state.global_step, name,
+            self._source, self.steps, self.fraction, self.memory, self._folder.root, number, state.global_step, name,
+            searched=self._searched(number), leaves=self.corpus_every > 1,
             leads=args.process_index == 0, together=args.world_size > 1 and not beside,
         )  # fmt: skip
         if beside:
@@ -333,6 +295,15 @@ class RefreshNegatives(TrainerCallback):
             job.run(model)
         job.wait()
         self._switch(args, state, model, job)
+
+    def _searched(self, number: int) -> list[str]:
+        """Name the vectors that the refresh of a number searches again; none if it is to encode the corpus."""
+        if (number - 1) % self.corpus_every == 0:
+            return []
+        names = self._folder.vectors_left(self._base)
+        if not names:
+            logger.info("RefreshNegatives: the vectors of the corpus are gone; it is encoded again.")
+        return names
 
     @staticmethod
     def _interruptible(args: TrainingArguments, state: TrainerState) -> AbstractContextManager[None]:
@@ -354,33 +325,29 @@ class RefreshNegatives(TrainerCallback):
         """Let the rows draw from a generation that is written."""
         job.wait()
         about = job.about() | {"step": state.global_step}
-        self._source.root = self._folder
+        self._source.root = self._folder.root
         self._source.progress.generation = job.number
         self._switched_at, self._model_name = state.global_step, job.model_name
+        if not job.searched:
+            self._base, self._left[job.number] = job.number, job.left
         self.history.append(about)
         numbers = _numbers(about)
         publish(model, state, numbers)
         state.log_history.append(numbers | {"step": state.global_step, "epoch": state.epoch})
         if args.process_index == 0:
             logger.info("RefreshNegatives: %s", json.dumps(about))
-            self._prune(args)
+            self._prune()
         self._gate.refreshed(partial(self._look, args, state, model))
 
     def _restore(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
-        path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _STATE
-        noted = json.loads(path.read_text()).get(self._source.name) if path.exists() else None
-        if noted is None:
-            raise ValueError(
-                f"RefreshNegatives: {path} names no generation of negatives for these rows. Resume with the rows and "
-                f"the output_dir of the training that wrote it; if that was killed while it saved, from the "
-                f"checkpoint before."
-            )
+        noted = self._folder.noted(state.global_step)
         self._switched_at, self._model_name, self.history = noted["switched_at"], noted["model"], noted["history"]
-        self.probes = noted["probes"]
-        self._gate.restart(noted["gate"])
+        # Checkpoints of earlier versions note neither.
+        self.probes, self._base = noted.get("probes", []), noted.get("base", 0)
+        self._gate.restart(noted.get("gate"))
         number = noted["generation"]
         if number and not is_complete(self._source.folder_of(number)):
-            raise FileNotFoundError(f"RefreshNegatives: generation {number} is not in {self._folder}.")
+            raise FileNotFoundError(f"RefreshNegatives: generation {number} is not in {self._folder.root}.")
         self._forget_after(number, args)
         self._source.progress.generation = number
         if self.history:
@@ -390,53 +357,18 @@ class RefreshNegatives(TrainerCallback):
             self._source.hold(number - 1, args.per_device_train_batch_size)
 
     def _forget_after(self, number: int, args: TrainingArguments) -> None:
-        """Delete what an earlier training, or one that was killed, wrote after a generation."""
         if args.process_index == 0:
-            for path in self._folder.glob("[0-9]" * 6 + "*"):
-                # The list of a refresh that was killed stays: the next one cleans up by it.
-                if int(path.name[:6]) > number and path.suffix != KEPT:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._folder.forget_after(number)
         if args.world_size > 1:
             torch.distributed.barrier()
 
-    def _prune(self, args: TrainingArguments) -> None:
-        """Delete generations that no checkpoint goes back to."""
-        needed = {self._source.progress.generation - back for back in range(self.keep)}
-        for path in Path(str(args.output_dir)).glob(f"checkpoint-*/{_STATE}"):
-            noted = json.loads(path.read_text()).get(self._source.name)
-            if noted:
-                # The one before may be what the first batch after a resume is from.
-                needed |= {noted["generation"], noted["generation"] - 1}
-        for folder in self._folder.glob("[0-9]" * 6):
-            if int(folder.name) not in needed and int(folder.name) < self._source.progress.generation:
-                shutil.rmtree(folder, ignore_errors=True)
-                for note in self._folder.glob(f"{folder.name}.*"):
-                    note.unlink(missing_ok=True)
+    def _prune(self) -> None:
+        self._folder.prune(self._source.progress.generation, self.keep, self._base)
 
 
 def _numbers(about: dict[str, Any]) -> dict[str, float]:
     """Return what is logged of a generation."""
     return {f"refresh_{name}": value for name, value in about.items() if name != "step"}
-
-
-def _start_of(start: int | float) -> int | float:
-    """Return a number of steps or of epochs that may be 0."""
-    if isinstance(start, float):
-        start = checks.real_number("RefreshNegatives", "start", start)
-        if start < 0:
-            raise ValueError(f"RefreshNegatives: start must not be negative, got {start:g}.")
-        return start
-    return checks.whole_number("RefreshNegatives", "start", start, low=0)
-
-
-def _share(option: str, value: float | None) -> float | None:
-    """Return a number above 0, at most 1."""
-    if value is None:
-        return None
-    value = checks.real_number("RefreshNegatives", option, value, above=0)
-    if value > 1:
-        raise ValueError(f"RefreshNegatives: {option} must be at most 1, got {value:g}.")
-    return value
 
 
 def _shared(found: dict[str, float], args: TrainingArguments) -> dict[str, float]:

@@ -20,6 +20,7 @@ from datasets.utils import tqdm
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, NEGATIVE_SOURCE, POSITIVE_IDS, score_column
+from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.writing import written_aside
@@ -27,7 +28,15 @@ from hnm_datasets.training.generations import Generation, tell_dropped
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.memory import with_earlier
 from hnm_datasets.training.refresh_tally import RefreshTally
-from hnm_datasets.training.refresh_vectors import close_vectors, discard_vectors, folders_before
+from hnm_datasets.training.refresh_vectors import (
+    Holder,
+    close_vectors,
+    discard_vectors,
+    folders_before,
+    leave_vectors,
+    left_vectors,
+    search_again,
+)
 from hnm_datasets.transforms.base import Transform
 
 logger = logging.getLogger(__name__)
@@ -36,6 +45,8 @@ logger = logging.getLogger(__name__)
 Step = Transform | Callable[[Any], Transform]
 #: The suffix of the file that lists the vectors in the cache directory before a refresh.
 KEPT = ".kept"
+#: The suffix of the file that names the vectors that a refresh has left for later ones.
+LEFT = ".vectors"
 _NAME = "RefreshNegatives"
 _BATCH = 1000
 #: The refresh in the background that writes to each folder of generations.
@@ -50,6 +61,9 @@ class RefreshJob:
         steps: What to mine with.
         fraction: The share of the queries to mine.
         memory: The share of earlier candidates in what is mined.
+        searched: Vectors of the corpus by an earlier model, by their names, to search in place of new ones; none:
+            encode the corpus.
+        leaves: Leave the vectors for later refreshes.
         parent: Where the generations are.
         number: The generation to write.
         step: The step that the model is of.
@@ -69,12 +83,17 @@ class RefreshJob:
         step: int,
         model_name: str,
         *,
+        searched: Sequence[str] = (),
+        leaves: bool = False,
         leads: bool,
         together: bool,
     ) -> None:
         self.source, self.steps, self.fraction, self.memory = source, steps, fraction, memory
         self.parent, self.number, self.step, self.model_name = parent, number, step, model_name
+        self.searched, self.leaves = searched, leaves
         self.leads, self.together = leads, together
+        #: What holds the vectors that are left.
+        self.left: list[Holder] = []
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._stopped = threading.Event()
@@ -112,6 +131,8 @@ class RefreshJob:
         try:
             with clock() as spent:
                 steps = [step if isinstance(step, Transform) else step(model) for step in self.steps]
+                # A function that makes a step may have encoded the corpus already.
+                unused = search_again(steps, self.model_name, self.searched) if self.searched else []
                 for step in steps:
                     self._check_stopped()
                     if isinstance(step, Transform):
@@ -140,7 +161,11 @@ class RefreshJob:
             seconds = {f"seconds_{name}": spent.get(name, 0.0) for name in ("encode", "index")}
             seconds["seconds_mine"] = whole - sum(seconds.values())
             about = {"generation": self.number, "model_step": self.step} | seconds | numbers
-            discard_vectors(steps, self.model_name, kept)
+            if self.leaves and not self.searched:
+                note = self._note.with_suffix(LEFT)
+                self.left = leave_vectors(steps, self.model_name, kept, note)
+                kept |= {embeddings_folder(name) for name in left_vectors(note)}
+            discard_vectors([*steps, *unused], self.model_name, kept)
             self._write_note(about)
             self._note.with_suffix(KEPT).unlink(missing_ok=True)
         except BaseException as error:

@@ -6,19 +6,23 @@ They are in the cache directory, as all results of models are. The scores of a t
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from hnm_datasets.indexes.dense import DenseIndex
+from hnm_datasets.indexes.sharded import ShardedIndex
 from hnm_datasets.indexes.sparse import SparseIndex
 from hnm_datasets.indexes.tokens import TokenIndex
 from hnm_datasets.models.embeddings import StoredVectors, embeddings_folder
 from hnm_datasets.models.encoders import TextEncoder
 from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.storage.manifest import is_complete
 from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.miners.model import ModelNegatives
 
 #: What holds vectors on disk.
 Holder: TypeAlias = TextEncoder | DenseIndex | SparseIndex | TokenIndex | StoredVectors
@@ -46,11 +50,97 @@ def close_vectors(steps: Sequence[Transform]) -> None:
             _vectors_of(holder).close()
 
 
-def discard_vectors(steps: Sequence[Transform], model_name: str, kept: set[Path]) -> None:
+def leave_vectors(steps: Sequence[Transform], model_name: str, kept: set[Path], note: Path) -> list[Holder]:
+    """Note the vectors of the corpus that later refreshes search again, so that `forget_vectors` can delete them.
+
+    Args:
+        steps: What was made of the model.
+        model_name: Its fingerprint.
+        kept: Folders that were there before the refresh, and that nobody deletes.
+        note: Where to write their names, in the order of the miners, and the folders that may be deleted.
+
+    Returns:
+        What holds them in this process.
+    """
+    miners = _miners_with(steps, model_name)
+    holders = (one for miner in miners for one in _holders_of(miner.index) if not isinstance(one, TextEncoder))
+    own = [one for one in holders if embeddings_folder(_vectors_of(one).fingerprint) not in kept]
+    folders = {embeddings_folder(_vectors_of(one).fingerprint) for one in own}
+    folders |= {one._folder for one in own if isinstance(one, (DenseIndex, SparseIndex, TokenIndex))}
+    names = [miner._vectors.fingerprint for miner in miners]
+    with written_aside(note) as aside:
+        aside.write_text(json.dumps({"names": names, "folders": sorted(map(str, folders))}))
+    return list(own)
+
+
+def left_vectors(note: Path) -> list[str]:
+    """Return the names of vectors that `leave_vectors` noted, if all of them are still there."""
+    names = json.loads(note.read_text())["names"] if note.exists() else []
+    return names if all(is_complete(embeddings_folder(name)) for name in names) else []
+
+
+def forget_vectors(note: Path, holders: Sequence[Holder]) -> None:
+    """Delete what `leave_vectors` noted.
+
+    Args:
+        note: The note.
+        holders: What holds them in this process.
+    """
+    for holder in holders:
+        holder.discard()
+    for folder in json.loads(note.read_text())["folders"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    note.unlink()
+
+
+def search_again(steps: Sequence[Transform], model_name: str, fingerprints: Sequence[str]) -> list[Any]:
+    """Let the miners of a model search the vectors of an earlier one, with its own queries (Zhan et al. 2021, ADORE).
+
+    Args:
+        steps: Those that were made of the model.
+        model_name: Its fingerprint.
+        fingerprints: The names of its vectors, in the order of the miners.
+
+    Returns:
+        The indexes that they would have searched.
+    """
+    own = []
+    for miner, earlier in zip(_miners_with(steps, model_name), fingerprints, strict=True):
+        own.append(miner.index)
+        miner._set(index=_over(miner.index, type(miner._vectors)(earlier)))
+    return own
+
+
+def _over(index: Any, vectors: StoredVectors) -> Any:
+    """Return the same index of other vectors."""
+    if isinstance(index, ShardedIndex):
+        return replace(index, shards=[_over(shard, vectors) for shard in index.shards])
+    return replace(index, embeddings=vectors)
+
+
+def _miners_with(steps: Sequence[Transform], model_name: str) -> list[ModelNegatives]:
+    return [miner for miner in _miners_of(steps) if miner.model.model_fingerprint == model_name]
+
+
+def _miners_of(value: Any) -> Iterator[ModelNegatives]:
+    """Find the miners with a model in steps and in their options."""
+    if isinstance(value, ModelNegatives):
+        yield value
+    elif isinstance(value, dict):
+        yield from _miners_of(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _miners_of(one)
+    elif isinstance(value, Transform):
+        for field in fields(value):
+            yield from _miners_of(getattr(value, field.name))
+
+
+def discard_vectors(steps: Sequence[Any], model_name: str, kept: set[Path]) -> None:
     """Delete the vectors of a model, and the indexes of them, because the next refresh has another model.
 
     Args:
-        steps: What was mined with.
+        steps: What was mined with, and indexes.
         model_name: The fingerprint of the model.
         kept: Folders that stay, because they were there before the refresh.
     """

@@ -298,6 +298,7 @@ def run(name, refreshed, mined=False, follow=False, **options):
     out = {
         "seen": watch.seen,
         "history": refresh.history,
+        "probes": refresh.probes,
         "encoded": list(encoded),
         "weights": hashlib.sha256(model[0].embedding.weight.detach().numpy().tobytes()).hexdigest(),
         "generations": sorted(int(path.name) for path in (root / name).glob("generations/*/" + "[0-9]" * 6)),
@@ -312,6 +313,7 @@ def run(name, refreshed, mined=False, follow=False, **options):
 run("front", True, keep=9)
 run("back", True, mined=True, keep=9, background=True)
 run("follow", False, mined=True, follow=True)
+run("gated", True, mined=True, keep=9, start=2, start_mrr=0.01, stale=1.0, probe=10, memory=0.4, corpus_every=2)
 print("finished")
 """
 
@@ -361,7 +363,7 @@ def ranks(tmp_path_factory):
         assert worker.exitcode == 0, (root / f"log-{rank}").read_text()[-3000:]
     return {
         name: [json.loads((root / f"{name}-{rank}.json").read_text()) for rank in range(2)]
-        for name in ("front", "back", "follow")
+        for name in ("front", "back", "follow", "gated")
     }
 
 
@@ -405,7 +407,17 @@ def test_ranks_switch_together_in_the_background(ranks):
     assert all(one["model_step"] < one["step"] for one in first["history"])
 
 
-@pytest.mark.parametrize("name", ["front", "back", "follow"])
+def test_ranks_look_and_refresh_together(ranks):
+    first, second = ranks["gated"]
+    assert first["probes"]
+    assert first["probes"] == second["probes"]
+    assert first["history"]
+    assert first["history"] == second["history"]
+    assert first["weights"] == second["weights"]
+    assert first["seen"] == second["seen"]
+
+
+@pytest.mark.parametrize("name", ["front", "back", "follow", "gated"])
 def test_each_epoch_has_its_own_draw_in_all_ranks(ranks, name):
     for one in ranks[name]:
         # 40 rows: 5 batches of 4 in each rank.

@@ -9,9 +9,9 @@ from sentence_transformers.base.sampler import BatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.training.follow_epochs import FollowEpochs
 from hnm_datasets.training.live import live_negatives
 from hnm_datasets.training.loss import HardNegativesRankingLoss
-from hnm_datasets.training.refresh import FollowEpochs
 
 # Two cores, or one, are enough for two small workers.
 pytestmark = [

@@ -17,9 +17,9 @@ from sentence_transformers.sentence_transformer.losses import (
     MultipleNegativesRankingLoss,
 )
 
+from hnm_datasets.training.follow_epochs import FollowEpochs
 from hnm_datasets.training.live import live_negatives
 from hnm_datasets.training.loss import CachedHardNegativesRankingLoss, HardNegativesRankingLoss
-from hnm_datasets.training.refresh import FollowEpochs
 
 pytestmark = pytest.mark.usefixtures("fast_trainers")
 

@@ -183,7 +183,11 @@ CASES = {
     "epochs": ({}, 1.0, (9, 10, 11)),
     "unmined": ({"max_steps": 14}, 5, (2, 5)),
     "share": ({"max_steps": 14}, 4, (4, 6)),
+    "queries alone": ({"max_steps": 14}, 3, (4, 6, 10)),
+    "memory": ({"max_steps": 14}, 4, (4, 9)),
 }
+#: The options of their refreshes.
+OPTIONS = {"share": {"fraction": 0.5}, "queries alone": {"corpus_every": 3}, "memory": {"memory": 0.5}}
 
 
 LIMITATION = pytest.mark.xfail(

@@ -10,6 +10,7 @@ from datasets import DatasetDict
 from refresh_helpers import (
     CASES,
     LIMITATION,
+    OPTIONS,
     Save,
     chain,
     generations,
@@ -105,7 +106,7 @@ def test_a_second_training_with_the_same_callback_starts_over(corpus, queries, t
 )
 def test_a_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(corpus, queries, mined, tmp_path, case):
     arguments, every, places = CASES[case]
-    options = {"fraction": 0.5} if case == "share" else {}
+    options = OPTIONS.get(case, {})
     rows = queries if case == "unmined" else mined
 
     def run(folder, **more):
