@@ -1,22 +1,34 @@
 """Is hard mining worth its cost? One student trained with different negatives, and nothing else different.
 
-    python benchmarks/ladder.py SET... --cross-encoder cross-encoder/ms-marco-MiniLM-L6-v2 --max-length 256
+    python benchmarks/ladder.py SET --epochs 1
+    python benchmarks/ladder.py SET --student minilm-2 --tokens 64 --learning-rate 1e-4
 
-Needs the `dev` extra, and sets with train and test splits. For each rung and seed the student (`--student`: static
-embeddings, or minilm) is trained for `--steps` steps of `--batch` pairs with `--negatives` negatives each, on
-`--queries` train queries, by the stock trainer with `HardNegativesRankingLoss`; then test queries are searched in the
-whole corpus. Known positives are masked on all rungs. The rungs:
+Needs the `dev` extra, and a set with train and test splits. For each arm and seed the student (`--student`: static
+embeddings, minilm, or the first layers of MiniLM, as in "minilm-2") is trained for `--epochs` by the stock trainer with
+`HardNegativesRankingLoss`, on all train queries but `--dev` of them, with `--negatives` negatives a row; then the
+queries of test, and those of dev, are searched in the whole corpus. Known positives are masked in all arms. The arms:
 
-- untrained; in-batch: the other rows' passages alone; random: passages of the corpus at random; BM25: drawn from its
-  best `--k`; dense: drawn from the best `--k` of the student before training;
+- untrained; in-batch: the other rows' passages alone; random: passages of the corpus at random; BM25, dense: drawn from
+  the best `--k` of BM25, or of the student before training; fused: of both (RRF); mixed: half of dense's, a quarter of
+  BM25's, a quarter at random;
 - … denoised: `DropNearDuplicates`, then `RelativeMargin(0.05)` by a teacher (`--teacher`, a bi-encoder), over `--depth`
-  candidates, of which the best `--k` are left;
-- dynamic: starts from BM25 and is mined again with the student every `--every` steps, plain and denoised;
-- cross-encoder: of half of dense's candidates those that a cross-encoder scores below 0.95 times the positive.
+  candidates, of which the best `--k` are left; … relabelled: those that the teacher scores above the median of the
+  positives become positives, those between it and the lower quartile are left out;
+- cross-encoder (with `--cross-encoder`): of half of dense's candidates those scored below 0.95 times the positive;
+- dynamic: starts from BM25 and is mined again with the student `--refreshes` times; … mixed and denoised as above; with
+  memory: half of the candidates are of earlier refreshes; late: after 0.3 epochs; queries: the corpus is encoded once,
+  and later the queries alone; stale: only if the share above the positive has fallen to 0.7 of what it was.
 
-The cost of a rung is the time of its mining (its first run's, with what earlier rungs left in the cache: the teacher's
-encoding of the corpus is in the first that needs it), and the medians of its refreshes and of its training. Results are
-written after each run, and a run that is there is not done again.
+With `--hidden` all positives of a train query but one are hidden from the training, as in sets that judge few passages.
+
+Differences are paired: by query, and over the same seeds. Their 95% intervals come from Student's t, with the variance
+over queries (of the mean over seeds) plus that over seeds (of the mean over queries) and the degrees of freedom of
+Welch and Satterthwaite. Measures are those of `ir_measures`.
+
+Costs are seconds of CPU, all cores added up: of an arm's mining (its first run's, with what earlier arms left in the
+cache: the teacher's encoding of the corpus is in the first that needs it), and the medians of its refreshes and of its
+training. Results are written after each run, and a run that is there is not done again. `--kept` names a folder that
+keeps encodings and teachers' scores from one call to the next.
 """
 
 from __future__ import annotations
@@ -24,222 +36,324 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
+import ir_measures
 import numpy as np
 import torch
 from datasets import Dataset
+from ir_measures import RR, R, nDCG
+from ladder_arms import ARMS, Arm, Set
 from matplotlib.figure import Figure
-from models import make_model
+from numpy.typing import NDArray
 from runner import Benchmark, Part, Run, option, set_name, table
-from sentence_transformers import CrossEncoder, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from scipy import stats
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from transformers import TrainerCallback
 
 import hnm_datasets as hnm
-from hnm_datasets.training.evaluation import retrieval_evaluator
-from hnm_datasets.training.live import live_negatives
-from hnm_datasets.training.loss import HardNegativesRankingLoss
-from hnm_datasets.training.refresh import RefreshNegatives
-from hnm_datasets.transforms.base import Transform
 
-MEASURES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@10": "recall@10", "recall@100": "recall@100"}
-#: How much of the positive's score by the teacher a candidate must stay below.
-MARGIN = 0.05
+MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "recall@10": R @ 10, "recall@100": R @ 100}
+DEPTH = 100
 Finding = dict[str, Any]
+#: Values of each query by measure. Shape (Q, M).
+Values = NDArray[np.float32]
 
 
-class Set:
-    """One set: its passages and queries, and the steps of each rung."""
-
-    def __init__(self, source: str, run: Run) -> None:
-        self.options = run
-        self.corpus, train = hnm.load_beir(source, "train")
-        _, self.test = hnm.load_beir(source, "test")
-        train = train.filter(lambda positives: len(positives) > 0, input_columns="positive_ids")
-        self.train = train.shuffle(seed=0).select(range(min(run.queries, len(train)))).flatten_indices()
-        # Search in the whole corpus by cosine, as the student is trained.
-        self.evaluator = retrieval_evaluator(
-            self.corpus, self.test, batch_size=1024, write_csv=False, show_progress_bar=False,
-            accuracy_at_k=[10], precision_recall_at_k=[10, 100], mrr_at_k=[10], ndcg_at_k=[10], map_at_k=[10],
-        )  # fmt: skip
-
-    def denoise(self) -> list[Transform]:
-        """Return the steps that take out likely false negatives by the teacher."""
-        model = make_model(self.options.teacher)
-        scores = hnm.BiEncoderScores(self.corpus, model, "teacher", embeddings=self.corpus.embed(model))
-        return [hnm.DropNearDuplicates(self.corpus), scores, hnm.RelativeMargin(MARGIN, by="teacher")]
-
-    def static(self, rung: str, student: Any) -> list[Transform]:
-        """Return the steps of a rung that mines once."""
-        corpus, k, depth = self.corpus, self.options.k, self.options.depth
-        if rung == "random":
-            return [hnm.RandomNegatives(corpus, k=k)]
-        if rung in ("BM25", "dynamic", "dynamic, denoised"):
-            # Where dynamic negatives start.
-            return [hnm.BM25Negatives(corpus, k=k)]
-        if rung == "dense":
-            return [hnm.DenseNegatives(corpus, student, k=k)]
-        if rung == "dense, denoised":
-            return [hnm.DenseNegatives(corpus, student, k=depth), *self.denoise(), hnm.TopNegatives(k)]
-        if rung == "cross-encoder":
-            options = {} if self.options.max_length is None else {"max_length": self.options.max_length}
-            teacher = hnm.CrossEncoderScores(corpus, CrossEncoder(self.options.cross_encoder, **options), batch_size=64)
-            kept = [hnm.RelativeMargin(MARGIN, by="teacher"), hnm.SortNegatives("teacher")]
-            return [hnm.DenseNegatives(corpus, student, k=k // 2), teacher, *kept]
-        return []
-
-    def dynamic(self, rung: str) -> list[Any]:
-        """Return the steps of a refresh."""
-        corpus, k = self.corpus, self.options.k
-        if rung == "dynamic":
-            return [partial(hnm.DenseNegatives, corpus, k=k)]
-        if rung == "dynamic, denoised":
-            return [partial(hnm.DenseNegatives, corpus, k=self.options.depth), *self.denoise(), hnm.TopNegatives(k)]
-        return []
-
-    def mine(self, steps: Sequence[Transform]) -> Dataset:
-        """Run steps over the train queries."""
-        rows = self.train
-        for step in steps:
-            rows = rows.map(step, batched=True, load_from_cache_file=False)
-        return rows
+# ---- one training ------------------------------------------------------------------------------------------------
 
 
-def train(data: Set, rung: str, seed: int, folder: Path) -> Finding:
+def values_of(student: Any, corpus: hnm.Corpus, queries: Dataset) -> Values:
+    """Search the corpus with a student, and return all measures of each query."""
+    embeddings = corpus.embed(student, batch_size=256)
+    step = hnm.DenseNegatives(corpus, student, k=DEPTH, batch_size=256)
+    # Without positives nothing is left out.
+    asked = {"query_id": queries["query_id"][:], "query": queries["query"][:], "positive_ids": [[]] * len(queries)}
+    found = step(asked)["negative_ids"]
+    names = [str(row) for row in range(len(queries))]
+    ranked = {
+        name: {one: float(-place) for place, one in enumerate(ids)} for name, ids in zip(names, found, strict=True)
+    }
+    relevant = {name: dict.fromkeys(ids, 1) for name, ids in zip(names, queries["positive_ids"], strict=True)}
+    places = {measure: column for column, measure in enumerate(MEASURES.values())}
+    values = np.zeros((len(names), len(places)), dtype=np.float32)
+    for one in ir_measures.iter_calc(list(places), relevant, ranked):
+        values[int(one.query_id), places[one.measure]] = one.value
+    embeddings.discard()
+    step.model.discard()
+    return values
+
+
+class Stopwatch:
+    """Counts the CPU seconds of a callback that stands between two of its own."""
+
+    class _Noting(TrainerCallback):
+        def __init__(self, note: Callable[[], None]) -> None:
+            self.on_train_begin = self.on_step_end = lambda *args, **kwargs: note()
+
+    def __init__(self) -> None:
+        self.spent = self._since = 0.0
+        self.started, self.stopped = self._Noting(self._start), self._Noting(self._stop)
+
+    def _start(self) -> None:
+        self._since = time.process_time()
+
+    def _stop(self) -> None:
+        self.spent += time.process_time() - self._since
+
+
+class Course(TrainerCallback):
+    """Measures the student on the way, without a trace in the training's time."""
+
+    def __init__(self, data: Set, every: int) -> None:
+        self.data, self.every = data, every
+        self.points: list[Finding] = []
+        self.spent = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Measure, if it is time."""
+        if state.global_step % self.every == 0:
+            start = time.process_time()
+            with torch.random.fork_rng():
+                model.eval()
+                values = values_of(model, self.data.corpus, self.data.dev).mean(axis=0)
+                model.train()
+            self.points.append({"step": state.global_step} | dict(zip(MEASURES, values.tolist(), strict=True)))
+            self.spent += time.process_time() - start
+
+
+def train(data: Set, arm: Arm | None, seed: int, epochs: float, folder: Path) -> tuple[Finding, Values]:
     """Train and evaluate one student."""
     run = data.options
-    student = make_model(run.student)
-    if rung == "untrained":
-        return {"measures": data.evaluator(student), "seconds": {}}
-    start = time.perf_counter()
-    rows = data.mine(data.static(rung, student))
-    refreshing = data.dynamic(rung)
-    mined = time.perf_counter()
-    live = live_negatives(rows, data.corpus, n=run.negatives, seed=seed)
-    callbacks = [RefreshNegatives(live, refreshing, every=run.every)] if refreshing else []
-    options = SentenceTransformerTrainingArguments(
-        output_dir=str(folder), max_steps=run.steps, per_device_train_batch_size=run.batch, seed=seed, data_seed=seed,
-        learning_rate=run.learning_rate, warmup_steps=run.steps // 10, logging_steps=50, save_strategy="no",
-        report_to=[], disable_tqdm=True, use_cpu=not torch.cuda.is_available(), optim="adamw_torch_fused",
-    )  # fmt: skip
-    loss = HardNegativesRankingLoss(student)
-    trainer = SentenceTransformerTrainer(student, options, train_dataset=live, loss=loss, callbacks=callbacks)
-    trainer.train()
-    end = time.perf_counter()
-    refreshes = callbacks[0].history if callbacks else []
-    logged = [one for one in trainer.state.log_history if "loss" in one]
-    spent = sum(one[f"seconds_{part}"] for one in refreshes for part in ("encode", "index", "mine"))
-    return {
-        "measures": data.evaluator(student),
-        "seconds": {"mine": mined - start, "refresh": spent, "train": end - mined - spent},
-        "masked": {
-            kind: float(np.mean([one.get(f"masked_{kind}", 0.0) for one in logged])) for kind in ("in_batch", "mined")
-        },
-        "refreshes": refreshes,
+    student = data.student()
+    about: Finding = {"seconds": {}}
+    if arm is not None:
+        start = time.process_time()
+        rows = data.train
+        for step in arm.first(data, student):
+            rows = rows.map(step, batched=True, load_from_cache_file=False)
+        mined = time.process_time()
+        live = hnm.live_negatives(rows, data.corpus, n=run.negatives, seed=seed)
+        # As many for all arms, also where relabelled ones have more rows.
+        steps = round(epochs * -(-sum(map(len, data.train["positive_ids"])) // run.batch))
+        stopwatch, callbacks = Stopwatch(), []
+        if arm.refresh is not None:
+            every = max(1, -(-steps // (run.refreshes + 1)))
+            refresh = hnm.RefreshNegatives(live, arm.refresh(data, None), every=every, **arm.options)
+            callbacks = [stopwatch.started, refresh, stopwatch.stopped]
+        elif "negative_ids" in rows.features:
+            callbacks = [hnm.FollowEpochs(live)]
+        course = Course(data, max(1, steps // run.points)) if seed < run.courses else None
+        options = SentenceTransformerTrainingArguments(
+            output_dir=str(folder), max_steps=steps, per_device_train_batch_size=run.batch, seed=seed, data_seed=seed,
+            learning_rate=run.learning_rate, warmup_steps=steps // 10, logging_steps=50, save_strategy="no",
+            report_to=[], disable_tqdm=True, use_cpu=not torch.cuda.is_available(), optim="adamw_torch_fused",
+        )  # fmt: skip
+        SentenceTransformerTrainer(
+            student, options, train_dataset=live, loss=hnm.HardNegativesRankingLoss(student),
+            callbacks=[*callbacks, *([course] if course else [])],
+        ).train()  # fmt: skip
+        end = time.process_time()
+        about["steps"] = steps
+        about["refreshes"] = refresh.history if arm.refresh is not None else []
+        about["seconds"] = {"mine": mined - start, "refresh": stopwatch.spent}
+        about["seconds"]["train"] = end - mined - stopwatch.spent - (course.spent if course else 0)
+        about["course"] = course.points if course else []
+    splits = {
+        name: values_of(student, data.corpus, queries) for name, queries in (("dev", data.dev), ("test", data.test))
     }
+    about |= {name: dict(zip(MEASURES, values.mean(axis=0).tolist(), strict=True)) for name, values in splits.items()}
+    return about, splits["test"]
 
 
-def rungs_of(run: Run) -> list[str]:
-    rungs = ["untrained", "in-batch", "random", "BM25", "dense", "dense, denoised", "dynamic", "dynamic, denoised"]
-    return run.rungs or [*rungs, *(["cross-encoder"] if run.cross_encoder else [])]
+# ---- all trainings -----------------------------------------------------------------------------------------------
+
+
+def table_name(run: Run, epochs: float) -> str:
+    """Name what the arms of a table have in common."""
+    hidden = ", all positives but one hidden" if run.hidden else ""
+    return f"{run.student}, {epochs:g} epoch{'s' * (epochs != 1)}{hidden}"
+
+
+def arms_of(run: Run) -> list[str]:
+    names = ["untrained", *(name for name in ARMS if run.cross_encoder or name != "cross-encoder")]
+    unknown = sorted({*run.arms} - {*names})
+    if unknown:
+        raise SystemExit(f"There is no arm {unknown[0]!r}, only {', '.join(names)}.")
+    return [name for name in names if name in (run.arms or names)]
 
 
 def measure(run: Run) -> Finding:
     logging.getLogger("hnm_datasets").setLevel(logging.ERROR)
-    found: Finding = {
-        "sets": run.found.get("sets", {}),
-        "about": f"{run.student} student, {run.steps} steps of {run.batch} pairs with {run.negatives} negatives, "
-        f"learning rate {run.learning_rate:g}, at most {run.queries} train queries; mean and standard deviation over "
-        f"seeds, in percent. Teacher: {run.teacher}.",
-    }
+    if run.kept:
+        datasets.config.HF_DATASETS_CACHE = Path(run.kept)
+    (source,) = run.sets
+    place = run.out / f"ladder-{set_name(source)}.npz"
+    each: dict[str, Values] = dict(np.load(place)) if place.exists() else {}
+    found: Finding = {"set": set_name(source), "tables": run.found.get("tables", {})}
+    data = None
     for seed in range(run.seeds):
-        for source in run.sets:
-            data = None
-            for rung in rungs_of(run):
-                runs = found["sets"].setdefault(set_name(source), {}).setdefault(rung, {})
-                if str(seed) in runs or (rung == "untrained" and runs):
-                    continue
-                data = data or Set(source, run)
-                with tempfile.TemporaryDirectory() as place:
-                    runs[str(seed)] = train(data, rung, seed, Path(place))
-                run.save(found)
-                (value,) = values_of([runs[str(seed)]], "ndcg@10")
-                print(set_name(source), rung, seed, f"{value:.1f}", runs[str(seed)]["seconds"], flush=True)
+        for name in arms_of(run):
+            title = table_name(run, run.epochs)
+            told = found["tables"].setdefault(title, {"about": about(run), "arms": {}})
+            runs = told["arms"].setdefault(name, {})
+            if str(seed) in runs or (name == "untrained" and runs):
+                continue
+            data = data or Set(source, run)
+            with tempfile.TemporaryDirectory() as folder:
+                runs[str(seed)], values = train(data, ARMS.get(name), seed, run.epochs, Path(folder))
+            each[f"{title}/{name}/{seed}"] = values.astype(np.float16)
+            np.savez_compressed(place, **each)
+            told["differences"] = differences(title, told["arms"], each)
+            run.save(found)
+            shown = ", ".join(f"{measure} {100 * value:.1f}" for measure, value in runs[str(seed)]["test"].items())
+            print(found["set"], title, name, seed, shown, runs[str(seed)]["seconds"], flush=True)
     return found
+
+
+def about(run: Run) -> str:
+    """Say what all trainings of a table have in common."""
+    return (
+        f"Batches of {run.batch} with {run.negatives} negatives a row, learning rate {run.learning_rate:g}, "
+        f"{run.refreshes} refreshes. Teacher: {run.teacher}."
+    )
+
+
+def differences(title: str, arms: Finding, each: dict[str, Values]) -> Finding:
+    """Return what each arm gains over the best arm without refreshes, measure by measure, with 95% intervals."""
+    static = [name for name in arms if name in ARMS and ARMS[name].refresh is None and arms[name]]
+    found: Finding = {}
+    for column, measure in enumerate(MEASURES):
+        if not static:
+            continue
+        best = max(static, key=lambda name: np.mean([one["test"][measure] for one in arms[name].values()]))
+        for name in arms:
+            seeds = sorted({*arms[name]} & {*arms[best]})
+            if name in (best, "untrained") or not seeds:
+                continue
+            ours, theirs = (
+                np.array([each[f"{title}/{one}/{seed}"][:, column] for seed in seeds], dtype=np.float64)
+                for one in (name, best)
+            )
+            found.setdefault(name, {})[measure] = {"against": best} | interval(ours - theirs)
+    return found
+
+
+def interval(gains: NDArray[np.float64]) -> Finding:
+    """Return the mean of paired differences and its 95% interval over queries and seeds. Shape (S, Q)."""
+    parts = [(gains.mean(axis=0).var(ddof=1), gains.shape[1])]
+    if len(gains) > 1:
+        parts.append((gains.mean(axis=1).var(ddof=1), len(gains)))
+    variances = [variance / size for variance, size in parts]
+    whole = sum(variances)
+    freedom = sum(one**2 / (size - 1) for one, (_, size) in zip(variances, parts, strict=True))
+    half = stats.t.ppf(0.975, whole**2 / freedom) * np.sqrt(whole) if whole else 0.0
+    mean = gains.mean()
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 # ---- report ------------------------------------------------------------------------------------------------------
 
 
-def values_of(runs: list[Finding], measure: str) -> np.ndarray[Any, Any]:
-    """Return a measure of each seed, as a percentage."""
-    return np.array([100 * next(v for k, v in run["measures"].items() if k.endswith(measure)) for run in runs])
-
-
 def show(found: Finding) -> str:
-    """Return a table for each set."""
-    shown = [f"![nDCG@10 by negatives]({found['name']}.png)\n\n{found['about']}\n"]
-    for name, rungs in found["sets"].items():
-        lines = []
-        for rung, by_seed in rungs.items():
-            runs = list(by_seed.values())
-            row = [rung]
-            for measure in MEASURES:
-                values = values_of(runs, measure)
-                row.append(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}")
-            masked = [one["masked"] for one in runs if "masked" in one]
-            for kind in ("in_batch", "mined"):
-                row.append(f"{100 * np.mean([one[kind] for one in masked]):.2f}" if masked else "")
-            row.append(f"{max(one['seconds'].get('mine', 0) for one in runs):.0f}")
-            for part in ("refresh", "train"):
-                row.append(f"{np.median([one['seconds'].get(part, 0) for one in runs]):.0f}")
-            lines.append(tuple(row))
-        head = "negatives|" + "|".join(MEASURES.values())
-        head += "|masked in batch, %|masked mined, %|mining, s|refreshes, s|training, s"
-        shown.append(f"## {name}\n\n{table(head, lines)}")
-    return "\n".join(shown)
+    """Return the tables of a set."""
+    return "\n".join(show_table(found, title, told) for title, told in found["tables"].items())
+
+
+def show_table(found: Finding, title: str, told: Finding) -> str:
+    lines, gains = [], []
+    for name, by_seed in told["arms"].items():
+        runs = list(by_seed.values())
+        if not runs:
+            continue
+        row = [name]
+        for measure in MEASURES:
+            values = 100 * np.array([one["test"][measure] for one in runs])
+            row.append(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}")
+        row.append(f"{100 * np.mean([one['dev']['nDCG@10'] + one['dev']['recall@10'] for one in runs]) / 2:.1f}")
+        row.append(f"{max(one['seconds'].get('mine', 0) for one in runs):.0f}")
+        row += [f"{np.median([one['seconds'].get(part, 0) for one in runs]):.0f}" for part in ("refresh", "train")]
+        lines.append(tuple(row))
+        if name in told.get("differences", {}):
+            gains.append((name, *(gain_of(told["differences"][name].get(measure)) for measure in MEASURES)))
+    against = {
+        measure: {one[measure]["against"] for one in told.get("differences", {}).values() if measure in one}
+        for measure in MEASURES
+    }
+    heads = [f"{measure} − {', '.join(names)}" for measure, names in against.items()]
+    steps = max((one.get("steps", 0) for runs in told["arms"].values() for one in runs.values()), default=0)
+    return (
+        f"## {found['set']}: {title}\n\n{told['about']} {steps:,} steps. Mean and standard deviation over seeds, in "
+        f"percent.\n\n"
+        + table("|".join(["negatives", *MEASURES, "on dev", "mining, s", "refreshes, s", "training, s"]), lines)
+        + "\nDifference to the best arm without refreshes, with its 95% interval; bold where zero is outside:\n\n"
+        + table("|".join(["negatives", *heads]), gains)
+    )
+
+
+def gain_of(gain: Finding | None) -> str | None:
+    if gain is None:
+        return None
+    shown = "{mean:+.1f} ({low:+.1f} to {high:+.1f})".format(**{k: 100 * v for k, v in gain.items() if k != "against"})
+    return f"**{shown}**" if gain["low"] > 0 or gain["high"] < 0 else shown
 
 
 def plot(found: Finding, target: Path) -> None:
-    """Draw nDCG@10 of each rung, a dot per seed."""
-    sets = found["sets"]
-    figure = Figure(figsize=(8, 0.6 + 3.2 * len(sets)), layout="constrained", facecolor="white")
-    for axes, (name, rungs) in zip(figure.subplots(len(sets), squeeze=False)[:, 0], sets.items(), strict=True):
-        means = {rung: values_of(list(runs.values()), "ndcg@10") for rung, runs in rungs.items()}
-        best = max(means, key=lambda rung: means[rung].mean())
-        for place, values in enumerate(means.values()):
-            axes.plot(values, np.full(len(values), place), "o", color="#0072B2", alpha=0.5)
-            axes.plot(values.mean(), place, "|", color="#D55E00", markersize=16, markeredgewidth=3)
-        axes.set_yticks(range(len(means)), list(means))
-        axes.invert_yaxis()
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_title(f"{name}: {best} is best, {means[best].mean():.1f}")
-        axes.set_xlabel("nDCG@10 (%), a dot per seed, a bar for the mean")
-    figure.savefig(target, dpi=200)
+    """Draw recall@10 of the first seed's queries of dev along the training."""
+    tables = {
+        title: {name: runs["0"]["course"] for name, runs in told["arms"].items() if runs.get("0", {}).get("course")}
+        for title, told in found["tables"].items()
+    }
+    tables = {title: arms for title, arms in tables.items() if arms}
+    if not tables:
+        return
+    figure = Figure(figsize=(8, 3.6 * len(tables)), layout="constrained", facecolor="white")
+    for axes, (title, arms) in zip(figure.subplots(len(tables), squeeze=False)[:, 0], tables.items(), strict=True):
+        for name, points in arms.items():
+            dynamic = ARMS[name].refresh is not None
+            axes.plot(
+                [one["step"] for one in points], [100 * one["recall@10"] for one in points],
+                "-" if dynamic else "--", linewidth=2.2 if dynamic else 1.4, label=name,
+            )  # fmt: skip
+        axes.set_title(f"{found['set']}: {title}")
+        axes.set_xlabel("step")
+        axes.set_ylabel("recall@10 on dev (%)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, ncols=2)
+    figure.savefig(target, dpi=150)
 
 
 if __name__ == "__main__":
     Benchmark(
         {"": Part("", measure, show)},
         {
-            "student": option("static", choices=("static", "minilm")),
+            "student": option("static", "static, minilm, or minilm-N for its first N layers"),
             "teacher": option("minilm", choices=("static", "minilm")),
-            "cross-encoder": option(None, "a path or Hub id; without it that rung is left out", str),
+            "cross-encoder": option(None, "a path or Hub id; without it that arm is left out", str),
             "max-length": option(None, "cut the cross-encoder's pairs to this many tokens", int),
-            "rungs": option([], "only these", str),
-            "queries": option(2000, "train queries, at most"),
-            "steps": option(300),
+            "tokens": option(128, "of a text that a minilm student reads"),
+            "teacher-tokens": option(128, "of a text that a minilm teacher reads"),
+            "arms": option([], "only these", str),
+            "hidden": {"action": "store_true", "help": "let the training know one positive of each query alone"},
+            "queries": option(10**9, "train queries, at most"),
+            "dev": option(500, "train queries that are kept from the training, at most a tenth of them"),
+            "epochs": option(1.0),
             "batch": option(32),
             "negatives": option(4),
             "learning-rate": option(0.02),
             "k": option(20, "candidates to draw from"),
             "depth": option(50, "candidates before the filters"),
-            "every": option(50, "steps between refreshes"),
-            "seeds": option(3, "runs of each rung"),
+            "refreshes": option(6, "of dynamic arms, spread evenly"),
+            "seeds": option(5, "runs of each arm"),
+            "courses": option(1, "seeds whose student is measured on the way"),
+            "points": option(7, "of a course"),
+            "kept": option(None, "a folder for encodings and scores, used again by the next call", str),
         },
-        sets="+",
+        sets=1,
+        file=lambda names: f"ladder-{names[0]}",
         repeats=None,
         plot=plot,
     ).run()

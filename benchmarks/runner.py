@@ -87,7 +87,7 @@ class Benchmark:
 
     parts: dict[str, Part]
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    sets: str = ""
+    sets: str | int = ""
     file: Callable[[list[str]], str] | None = None
     repeats: int | None = 3
     plot: Callable[[Any, Path], None] | None = None
