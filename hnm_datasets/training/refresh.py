@@ -68,8 +68,8 @@ class RefreshNegatives(TrainerCallback):
         start_mrr: From `start` on, wait until the model ranks a sample of the queries so well: the mean reciprocal rank
             of the best positive among the candidates that a query has, 0 to 1, looked at every `every` steps.
         stale: At each interval, refresh only if the share of the candidates above the positive, in a sample of the
-            queries, has fallen to this share of what it was after the last refresh, such as 0.5. Needs no encoding of
-            the corpus.
+            queries, has fallen to this share of what it was after the last refresh, such as 0.5. The first refresh
+            comes in any case. A look at the sample does not encode the corpus.
         probe: How many queries such a sample has, spread over the rows.
         corpus_every: Encode the corpus at one of so many refreshes; at the others encode the queries alone, and search
             the vectors that there are (Zhan et al. 2021, *ADORE*, https://arxiv.org/abs/2104.08051), at a part of the

@@ -40,11 +40,18 @@ pytestmark = [
 
 @pytest.mark.parametrize(
     ("options", "meddling"),
-    [({}, False), ({}, True), ({"gradient_accumulation_steps": 2}, True), ({"dataloader_num_workers": 1}, False)],
+    [
+        ({}, False),
+        ({}, True),
+        ({"gradient_accumulation_steps": 2}, True),
+        ({"dataloader_num_workers": 1}, False),
+        ({"options": {"memory": 0.5, "corpus_every": 2, "start": 3}}, False),
+    ],
 )
 def test_a_refresh_that_finds_the_same_leaves_every_loss_as_it_was(corpus, queries, tmp_path, options, meddling):
     rows = queries.map(BM25Negatives(corpus, k=6), batched=True)
-    plain = train(live_negatives(rows, corpus, n=3), tmp_path / "plain", **options)
+    arguments = {name: value for name, value in options.items() if name != "options"}
+    plain = train(live_negatives(rows, corpus, n=3), tmp_path / "plain", **arguments)
     steps = [meddle(corpus) if meddling else BM25Negatives(corpus, k=6)]
     done = train(live_negatives(rows, corpus, n=3), tmp_path / "refreshed", steps, 3, **options)
     assert len(done.refresh.history) == 7
