@@ -19,7 +19,8 @@ queries of test, and those of dev, are searched in the whole corpus. Known posit
   memory: half of the candidates are of earlier refreshes; late: after 0.3 epochs; queries: the corpus is encoded once,
   and later the queries alone; stale: only if the share above the positive has fallen to 0.7 of what it was.
 
-With `--hidden` all positives of a train query but one are hidden from the training, as in sets that judge few passages.
+With `--known 1` the training knows one positive of each query, as in sets that judge few passages. The column *false*
+says which share of the candidates is relevant and hidden, of dynamic arms before the first refresh.
 
 Differences are paired: by query, and over the same seeds. Their 95% intervals come from Student's t, with the variance
 over queries (of the mean over seeds) plus that over seeds (of the mean over queries) and the degrees of freedom of
@@ -135,6 +136,7 @@ def train(data: Set, arm: Arm | None, seed: int, epochs: float, folder: Path) ->
         rows = data.train
         for step in arm.first(data, student):
             rows = rows.map(step, batched=True, load_from_cache_file=False)
+        about["false"] = data.false_share(rows) if "negative_ids" in rows.features else None
         mined = time.process_time()
         live = hnm.live_negatives(rows, data.corpus, n=run.negatives, seed=seed)
         # As many for all arms, also where relabelled ones have more rows.
@@ -174,7 +176,7 @@ def train(data: Set, arm: Arm | None, seed: int, epochs: float, folder: Path) ->
 
 def table_name(run: Run, epochs: float) -> str:
     """Name what the arms of a table have in common."""
-    hidden = ", all positives but one hidden" if run.hidden else ""
+    hidden = f", {run.known} positive{'s' * (run.known > 1)} known" if run.known else ""
     return f"{run.student}, {epochs:g} epoch{'s' * (epochs != 1)}{hidden}"
 
 
@@ -274,6 +276,8 @@ def show_table(found: Finding, title: str, told: Finding) -> str:
             values = 100 * np.array([one["test"][measure] for one in runs])
             row.append(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}")
         row.append(f"{100 * np.mean([one['dev']['nDCG@10'] + one['dev']['recall@10'] for one in runs]) / 2:.1f}")
+        false = runs[0].get("false")
+        row.append(None if false is None else f"{100 * false:.1f}")
         row.append(f"{max(one['seconds'].get('mine', 0) for one in runs):.0f}")
         row += [f"{np.median([one['seconds'].get(part, 0) for one in runs]):.0f}" for part in ("refresh", "train")]
         lines.append(tuple(row))
@@ -288,7 +292,9 @@ def show_table(found: Finding, title: str, told: Finding) -> str:
     return (
         f"## {found['set']}: {title}\n\n{told['about']} {steps:,} steps. Mean and standard deviation over seeds, in "
         f"percent.\n\n"
-        + table("|".join(["negatives", *MEASURES, "on dev", "mining, s", "refreshes, s", "training, s"]), lines)
+        + table(
+            "|".join(["negatives", *MEASURES, "on dev", "false", "mining, s", "refreshes, s", "training, s"]), lines
+        )
         + "\nDifference to the best arm without refreshes, with its 95% interval; bold where zero is outside:\n\n"
         + table("|".join(["negatives", *heads]), gains)
     )
@@ -337,7 +343,7 @@ if __name__ == "__main__":
             "tokens": option(128, "of a text that a minilm student reads"),
             "teacher-tokens": option(128, "of a text that a minilm teacher reads"),
             "arms": option([], "only these", str),
-            "hidden": {"action": "store_true", "help": "let the training know one positive of each query alone"},
+            "known": option(0, "positives of each query that the training knows; 0: all"),
             "queries": option(10**9, "train queries, at most"),
             "dev": option(500, "train queries that are kept from the training, at most a tenth of them"),
             "epochs": option(1.0),

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from datasets import Dataset
 from models import make_model
 from runner import Run
 from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -28,7 +29,7 @@ class Set:
     """One set: its passages and queries, and the steps of each arm.
 
     Attributes:
-        train: The rows that are trained on: without the queries of `dev`, and with hidden positives if wanted.
+        train: The rows that are trained on: without the queries of `dev`, and with some positives hidden if wanted.
         dev: Queries that were kept from the training, to choose options on.
         test: The queries that arms are compared on.
     """
@@ -41,7 +42,9 @@ class Set:
         self.dev, rows = rows.select(range(held)), rows.select(range(held, min(len(rows), held + run.queries)))
         _, self.test = hnm.load_beir(source, "test")
         self.test = self.test.filter(lambda ids: len(ids) > 0, input_columns="positive_ids")
-        self.train = hnm.hide_positives(rows)[0] if run.hidden else rows
+        self.train = hnm.hide_positives(rows, run.known)[0] if run.known else rows
+        #: All that is known to be relevant, also what the training does not know.
+        self.relevant = rows["positive_ids"][:]
 
     def student(self) -> SentenceTransformer:
         """Make the untrained student: static embeddings, MiniLM, or the first layers of MiniLM ("minilm-2")."""
@@ -53,6 +56,15 @@ class Set:
         if name == "minilm":
             model.max_seq_length = self.options.tokens
         return model
+
+    def false_share(self, rows: Dataset) -> float:
+        """Return which share of the negatives is relevant by judgments that the training does not know."""
+        false = sum(
+            name in relevant
+            for ids, relevant in zip(rows["negative_ids"], map(set, self.relevant), strict=True)
+            for name in ids
+        )
+        return false / max(1, sum(map(len, rows["negative_ids"])))
 
     @cached_property
     def teacher(self) -> Transform:

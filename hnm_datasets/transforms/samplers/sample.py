@@ -218,7 +218,10 @@ class SampleNegatives(CandidateFilter):
             if not needed:
                 raise ValueError(f"{name}: corpus is for per= and diversity=; leave it out, or give one of them.")
             if self.per is not None:
-                self.corpus.value_codes(self.per)
+                try:
+                    self.corpus.value_codes(self.per)
+                except KeyError as error:
+                    raise KeyError(f"{name}: {error.args[0]}") from None
             if self.embeddings is not None:
                 check_embeddings(name, self.corpus, self.embeddings)
 
