@@ -44,8 +44,9 @@ def _be(words, environment, log):
 
     # Every trainer collects garbage, which takes long among all that is imported.
     gc.freeze()
-    # It is a program of its own, and no worker of a pool.
+    # It is a program of its own, and no worker of a pool; its own workers start as they usually do.
     multiprocessing.process._parent_process = None
+    multiprocessing.set_start_method(None, force=True)
     os.environ.clear()
     os.environ.update(environment)
     datasets.config.HF_DATASETS_CACHE = Path(environment["HF_DATASETS_CACHE"])
