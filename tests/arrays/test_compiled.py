@@ -23,9 +23,9 @@ from hnm_datasets.storage.tables import IdTable
 print(IdTable.of(pa.array(["a", "b"], pa.large_string())).find(pa.array(["b", "c"])).tolist())
 """
 MINE = """
-from hnm_datasets import BM25Negatives, load_sample
+from hnm_datasets import RandomNegatives, load_sample
 corpus, rows = load_sample("earthquakes")
-print(rows.map(BM25Negatives(corpus, k=1), batched=True)[0]["negative_ids"])
+print(rows.map(RandomNegatives(corpus, k=1), batched=True)[0]["negative_ids"])
 """
 
 

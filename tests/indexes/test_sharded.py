@@ -2,9 +2,9 @@
 
 import itertools
 import pickle
-import subprocess
 import sys
 
+import new_processes
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -292,7 +292,7 @@ def test_steps_refuse_shards_of_the_other_kind():
         _ = bm25.embeddings
 
 
-def test_pickles_and_hashes():
+def test_pickles_and_hashes(tmp_path):
     corpus, _ = load_sample()
     index = ShardedIndex(sharded(corpus, 3).shards, memory="1GB", workers=2)
     again = pickle.loads(pickle.dumps(index))
@@ -310,8 +310,8 @@ def test_pickles_and_hashes():
         "index = ShardedIndex([BM25Index(corpus, shard=(i, 3)) for i in (2, 0, 1)])\n"
         "print(Hasher.hash(BM25Negatives(corpus, k=3, index=index)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == hashes.pop()
+    (tmp_path / "hash.py").write_text(script)
+    assert new_processes.run(tmp_path / "hash.py", log=tmp_path / "log").strip() == hashes.pop()
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

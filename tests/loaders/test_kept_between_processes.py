@@ -2,11 +2,9 @@
 
 import contextlib
 import io
-import os
-import subprocess
-import sys
 import tempfile
 
+import new_processes
 import pandas as pd
 from datasets import Dataset
 
@@ -70,13 +68,8 @@ def second_run():
 def test_a_second_process_calls_no_step_and_builds_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     first = [f"{name} {run()[:]}" for name, run in RUNS.items()]
-    paths = [path for path in sys.path if path]
-    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(paths)}
-    second = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert second.returncode == 0, second.stderr
-    assert second.stdout.splitlines() == first
+    second = new_processes.run(__file__, log=tmp_path / "log", HF_DATASETS_CACHE=str(tmp_path))
+    assert second.splitlines() == first
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """`mine` is a chain of `map`, says what each step left, and refuses what it cannot do."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import datasets
+import new_processes
 import pytest
 from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
@@ -173,11 +171,11 @@ def test_short_rows_are_said_by_the_table_alone(corpus, capsys, caplog):
     assert "too few passages" not in caplog.text
 
 
-def test_another_process_maps_nothing_again(corpus):
+def test_another_process_maps_nothing_again(corpus, tmp_path):
     """Of rows that were made in memory; no step is called."""
     mined = mine(make_rows(), [BM25Negatives(corpus, k=8), RankWindow(2), ToTriplets(corpus)])
     code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); import datasets; datasets.disable_progress_bars()\n"
+        "import json\n"
         "from mining_helpers import *\n"
         "from hnm_datasets import MiningReport, mine\n"
         "from hnm_datasets.transforms.base import Transform\n"
@@ -187,13 +185,12 @@ def test_another_process_maps_nothing_again(corpus):
         "mined = mine(make_rows(), [BM25Negatives(corpus, k=8), RankWindow(2), ToTriplets(corpus)])\n"
         "print(json.dumps([MiningReport.of(mined).to_dict(), mined.to_list()]))"
     )
-    options = {"capture_output": True, "text": True, "check": False}
-    done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent)], **options)
-    assert done.returncode == 0, done.stderr
-    report, rows = json.loads(done.stdout.splitlines()[-1])
+    (tmp_path / "again.py").write_text(code)
+    printed = new_processes.run(tmp_path / "again.py", log=tmp_path / "log")
+    report, rows = json.loads(printed.splitlines()[-1])
     assert rows == mined.to_list()
     assert report == json.loads(json.dumps(MiningReport.of(mined).to_dict()))
-    assert done.stdout.startswith("mine: 7 rows became ")
+    assert printed.startswith("mine: 7 rows became ")
 
 
 # ---- nothing left ---------------------------------------------------------------------------------------------------
