@@ -413,6 +413,8 @@ class FailsOnArrays:
     ids=lambda one: getattr(one, "__name__", type(one).__name__),
 )
 def test_the_checks_bite(bad, check):
-    check(TopNegatives(2), ROWS)
+    # Another process takes seconds; the doctest of all checks has one.
+    if check is not testing.check_hash_is_the_same_in_another_process:
+        check(TopNegatives(2), ROWS)
     with pytest.raises(AssertionError, match="The transform"):
         check(bad, ROWS)

@@ -54,7 +54,7 @@ def test_every_recipe_mines_the_sample(run, tmp_path, make_static_model, make_cr
     make_static_model().save(str(tmp_path / "model"))
     options = ["--model", tmp_path / "model", "--negatives", 2, "--output", tmp_path / "mined", "--k", 50]
     if recipe == "cross_encoder":
-        options[-1] = 10
+        options[-1] = 5
         options += ["--teacher", make_cross_encoder(tmp_path / "teacher"), "--negative-below", 0.9]
     run(f"{recipe}.py", *options)
     mined = pd.read_parquet(tmp_path / "mined" / "mined.parquet")
