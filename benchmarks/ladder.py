@@ -16,8 +16,9 @@ queries of test, and those of dev, are searched in the whole corpus. Known posit
   positives become positives, those between it and the lower quartile are left out;
 - cross-encoder (with `--cross-encoder`): of half of dense's candidates those scored below 0.95 times the positive;
 - dynamic: starts from BM25 and is mined again with the student `--refreshes` times; … mixed and denoised as above; with
-  memory: half of the candidates are of earlier refreshes; late: after 0.3 epochs; queries: the corpus is encoded once,
-  and later the queries alone; stale: only if the share above the positive has fallen to 0.7 of what it was.
+  a margin: no near duplicates of positives, and none that the student scores more than 0.1 above them; with memory:
+  half of the candidates are of earlier refreshes; late: after 0.3 epochs; queries: the corpus is encoded once, and
+  later the queries alone; stale: only if the share above the positive has fallen to 0.7 of what it was.
 
 With `--known 1` the training knows one positive of each query, as in sets that judge few passages. The column *false*
 says which share of the candidates is relevant and hidden, of dynamic arms before the first refresh.
@@ -59,6 +60,8 @@ import hnm_datasets as hnm
 
 MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "recall@10": R @ 10, "recall@100": R @ 100}
 DEPTH = 100
+#: Whose courses are drawn.
+DRAWN = ("in-batch", "BM25", "dense", "dynamic", "dynamic, queries")
 Finding = dict[str, Any]
 #: Values of each query by measure. Shape (Q, M).
 Values = NDArray[np.float32]
@@ -262,7 +265,9 @@ def interval(gains: NDArray[np.float64]) -> Finding:
 
 def show(found: Finding) -> str:
     """Return the tables of a set."""
-    return "\n".join(show_table(found, title, told) for title, told in found["tables"].items())
+    return f"![recall@10 along the training]({found['name']}.png)\n\n" + "\n".join(
+        show_table(found, title, told) for title, told in found["tables"].items()
+    )
 
 
 def show_table(found: Finding, title: str, told: Finding) -> str:
@@ -310,7 +315,7 @@ def gain_of(gain: Finding | None) -> str | None:
 def plot(found: Finding, target: Path) -> None:
     """Draw recall@10 of the first seed's queries of dev along the training."""
     tables = {
-        title: {name: runs["0"]["course"] for name, runs in told["arms"].items() if runs.get("0", {}).get("course")}
+        title: {name: told["arms"][name]["0"]["course"] for name in DRAWN if "0" in told["arms"].get(name, {})}
         for title, told in found["tables"].items()
     }
     tables = {title: arms for title, arms in tables.items() if arms}

@@ -20,6 +20,8 @@ from hnm_datasets.transforms.base import Transform
 NEVER = 1000
 #: How much of the positive's score by the teacher a candidate must stay below.
 MARGIN = 0.05
+#: How far below the positive a candidate must score by the student; negative: it may be above.
+BELOW = -0.1
 #: Quantiles of the positives' scores by the teacher: below the first a candidate is a negative, above the second it is
 #: a positive, between them it is left out.
 RELABELLED = (0.25, 0.5)
@@ -150,6 +152,10 @@ def _refreshed(data: Set, _: Any) -> list[Any]:
     return [partial(hnm.DenseNegatives, data.corpus, k=data.options.k)]
 
 
+def _refreshed_below(data: Set, _: Any) -> list[Any]:
+    return [*_refreshed(data, _), hnm.DropNearDuplicates(data.corpus), hnm.AbsoluteMargin(BELOW)]
+
+
 def _refreshed_clean(data: Set, _: Any) -> list[Any]:
     deep = partial(hnm.DenseNegatives, data.corpus, k=data.options.depth)
     return _clean(data, [deep, hnm.DropNearDuplicates(data.corpus)])
@@ -185,6 +191,7 @@ ARMS = {
     "dynamic": Arm(_bm25, _refreshed),
     "dynamic, mixed": Arm(_bm25, lambda data, _: [partial(_union, data), _drawn(data)]),
     "dynamic, denoised": Arm(_bm25, _refreshed_clean),
+    "dynamic, margin": Arm(_bm25, _refreshed_below),
     "dynamic, memory": Arm(_bm25, _refreshed, {"memory": 0.5}),
     "dynamic, late": Arm(_bm25, _refreshed, {"start": 0.3}),
     "dynamic, queries": Arm(_bm25, _refreshed, {"corpus_every": NEVER}),
