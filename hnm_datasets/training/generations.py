@@ -164,6 +164,24 @@ def tell_dropped(owner: str, generation: Generation) -> None:
         )
 
 
+def tell_missing(owner: str, generation: Generation, sources: Sequence[str]) -> None:
+    """Warn of sources of a quota that no candidate comes from."""
+    bits = generation.negative_sources
+    if bits is None or not len(bits):
+        return
+    there = int(np.bitwise_or.reduce(bits))
+    missing = [source for place, source in enumerate(sources) if not there >> place & 1]
+    if missing:
+        tell_once(
+            logger,
+            f"{owner}: sources",
+            "%s: the quota names %s, and no candidate is of such a source by 'negative_source'; others are drawn in "
+            "their place. Sources have the names that FuseNegatives or the miner gave them.",
+            owner,
+            ", ".join(map(repr, missing)),
+        )
+
+
 def _source_bits(batch: Batch, sources: Sequence[str]) -> NDArray[np.int64]:
     """Return a bit for each source that found a candidate, by its place. Shape (C,)."""
     batch.require(NEGATIVE_SOURCE, "quota")

@@ -19,7 +19,7 @@ from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.storage.folders import cache_root
-from hnm_datasets.training.generations import tell_dropped
+from hnm_datasets.training.generations import tell_dropped, tell_missing
 from hnm_datasets.training.live_rows import LiveNegatives
 from hnm_datasets.training.live_table import live_table
 from hnm_datasets.training.live_texts import LiveTexts
@@ -160,6 +160,7 @@ def _report(source: LiveTexts, queries_of: NDArray[np.int64]) -> None:
     generation, n = source.generation(), source.n
     dropped, _ = generation.dropped
     tell_dropped(_NAME, generation)
+    tell_missing(_NAME, generation, source.sources)
     lengths = generation.negatives.lengths[queries_of]
     if not lengths.any():
         known = f" {dropped:,} candidates were known positives of their question and are left out." if dropped else ""

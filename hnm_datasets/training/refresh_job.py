@@ -24,7 +24,7 @@ from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.writing import written_aside
-from hnm_datasets.training.generations import Generation, tell_dropped
+from hnm_datasets.training.generations import Generation, tell_dropped, tell_missing
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.memory import with_earlier
 from hnm_datasets.training.refresh_tally import RefreshTally
@@ -150,6 +150,7 @@ class RefreshJob:
                 (self.parent / f"{self.number:06d}.lock").unlink(missing_ok=True)
             now = Generation.open(self.parent / f"{self.number:06d}")
             tell_dropped(_NAME, now)
+            tell_missing(_NAME, now, self.source.sources)
             if not len(now.negatives.values):
                 raise ValueError(
                     f"{_NAME}: the steps leave no candidate of any query, so that all negatives would be padding. "

@@ -86,8 +86,12 @@ def test_a_quota_changes_with_the_epoch_and_the_last_one_stays(corpus, mined):
             assert one["bm25"] >= bm25
 
 
-def test_where_a_source_is_missing_others_fill_the_row(corpus, mined):
-    live = live_negatives(mined, corpus, n=4, quota={"dense": 3, "bm25": 1})
+def test_where_a_source_is_missing_others_fill_the_row_and_a_warning_says_so(corpus, mined, caplog):
+    with caplog.at_level("WARNING", "hnm_datasets"):
+        live_negatives(mined, corpus, n=4, quota={"random": 3, "bm25": 1})
+        assert not caplog.text
+        live = live_negatives(mined, corpus, n=4, quota={"dense": 3, "bm25": 1})
+    assert "the quota names 'dense', and no candidate is of such a source" in caplog.text
     for one in sources_in(live, mined, 0):
         assert sum(one.values()) >= 4
 
