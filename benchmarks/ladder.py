@@ -18,7 +18,7 @@ queries of test, and those of dev, are searched in the whole corpus. Known posit
 - dynamic: starts from BM25 and is mined again with the student `--refreshes` times; … mixed and denoised as above; with
   a margin: no near duplicates of positives, and none that the student scores more than 0.1 above them; with memory:
   half of the candidates are of earlier refreshes; late: after 0.3 epochs; queries: the corpus is encoded once, and
-  later the queries alone; stale: only if the share above the positive has fallen to 0.7 of what it was.
+  later the queries alone; stale: only if the weight of the negatives has fallen to 0.8 of what it was.
 
 With `--known 1` the training knows one positive of each query, as in sets that judge few passages. The column *false*
 says which share of the candidates is relevant and hidden, of dynamic arms before the first refresh.
@@ -329,7 +329,7 @@ def plot(found: Finding, target: Path) -> None:
                 [one["step"] for one in points], [100 * one["recall@10"] for one in points],
                 "-" if dynamic else "--", linewidth=2.2 if dynamic else 1.4, label=name,
             )  # fmt: skip
-        axes.set_title(f"{found['set']}: {title}")
+        axes.set_title(f"{found['set']}: {title} (whole lines: mined again while training)")
         axes.set_xlabel("step")
         axes.set_ylabel("recall@10 on dev (%)")
         axes.grid(alpha=0.3)

@@ -195,5 +195,5 @@ ARMS = {
     "dynamic, memory": Arm(_bm25, _refreshed, {"memory": 0.5}),
     "dynamic, late": Arm(_bm25, _refreshed, {"start": 0.3}),
     "dynamic, queries": Arm(_bm25, _refreshed, {"corpus_every": NEVER}),
-    "dynamic, stale": Arm(_bm25, _refreshed, {"stale": 0.7, "probe": 50}),
+    "dynamic, stale": Arm(_bm25, _refreshed, {"stale": 0.8, "probe": 50}),
 }

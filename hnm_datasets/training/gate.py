@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-#: Returns what a probe found: `mrr` and `above`.
+#: Returns what a probe found: `mrr` and `weight`.
 Look = Callable[[], dict[str, float]]
+#: Where new negatives weigh less on average, the model ranks its training queries right, and newer ones weigh no more.
+_LIGHT = 0.01
 
 
 class Gate:
@@ -14,8 +16,8 @@ class Gate:
 
     Args:
         start_mrr: Begin to refresh when the mean reciprocal rank of a probe has reached this; None: at once.
-        stale: Refresh when the share above the positive has fallen to this share of what it was after the last refresh;
-            None: always.
+        stale: Refresh when the weight of the negatives has fallen to this share of what it was after the last refresh,
+            if it was worth it then; None: always.
     """
 
     def __init__(self, start_mrr: float | None, stale: float | None) -> None:
@@ -37,6 +39,8 @@ class Gate:
         """Decide, with a look at the negatives where one is needed."""
         if self._begun and (self.stale is None or self._fresh is None):
             return True
+        if self._begun and self._fresh is not None and self._fresh < _LIGHT:
+            return False
         found = look()
         if not self._begun:
             assert self.start_mrr is not None
@@ -44,9 +48,9 @@ class Gate:
             return self._begun
         assert self.stale is not None
         assert self._fresh is not None
-        return found["above"] <= self.stale * self._fresh
+        return found["weight"] <= self.stale * self._fresh
 
     def refreshed(self, look: Look) -> None:
         """Look at new negatives, to compare with later."""
         if self.stale is not None:
-            self._fresh = look()["above"]
+            self._fresh = look()["weight"]

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.models.handles import kind_of
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.training.generations import Generation
 from hnm_datasets.training.live_texts import LiveTexts
-from hnm_datasets.training.ranks import ranks_of
+from hnm_datasets.training.ranks import mean_weight, ranks_of
 from hnm_datasets.training.refresh_job import Step
 from hnm_datasets.training.refresh_vectors import discard_vectors
 from hnm_datasets.transforms.miners.model import ModelNegatives
@@ -44,7 +45,12 @@ class Probe:
         self.options = _options_of(steps)
 
     def look(self, model: Any, model_name: str) -> dict[str, float]:
-        """Return the mean reciprocal rank of the best positives, and the share of the candidates above them.
+        """Say how the model ranks the best positives of the sample among their candidates.
+
+        Returns:
+            `mrr`, their mean reciprocal rank; `above`, the share of the candidates above them; `weight`, the mean share
+            of the candidates in a softmax with them, at the scale that losses have by default: 20 for the cosine, 1 for
+            other similarities; `seconds`.
 
         Raises:
             TypeError: The model embeds texts as several vectors.
@@ -69,11 +75,13 @@ class Probe:
         scorer = BiEncoderScores(source.corpus, model, _SCORER, **self.options)
         scored = Batch(scorer(table), step=_NAME)
         discard_vectors([scorer], model_name, before)
-        ranks = ranks_of(
-            scored.number_lists(score_column(_SCORER, of="positive")), scored.number_lists(score_column(_SCORER))
+        scores: tuple[Ragged[Any], Ragged[Any]] = (
+            scored.number_lists(score_column(_SCORER, of="positive")),
+            scored.number_lists(score_column(_SCORER)),
         )
-        seconds = time.perf_counter() - start
-        return {"mrr": ranks.mrr, "above": ranks.above, "seconds": seconds}
+        ranks, scale = ranks_of(*scores), 20.0 if scorer.model.queries.similarity == "cosine" else 1.0
+        looked = {"mrr": ranks.mrr, "above": ranks.above, "weight": mean_weight(*scores, scale)}
+        return looked | {"seconds": time.perf_counter() - start}
 
 
 def _options_of(steps: Sequence[Step]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged
 
@@ -62,10 +63,7 @@ def ranks_of(positives: Ragged[Any], negatives: Ragged[Any]) -> Ranks:
         >>> ranks.mrr, round(ranks.above, 2)
         (0.5, 0.33)
     """
-    best = np.full(len(positives), np.inf)
-    answered = positives.lengths > 0
-    if answered.any():
-        best[answered] = np.maximum.reduceat(positives.values.astype(np.float64), positives.offsets[:-1][answered])
+    best, answered = _best(positives), positives.lengths > 0
     higher = negatives.values > best[negatives.owners]
     ahead = np.bincount(negatives.owners[higher], minlength=len(positives))
     # Behind all candidates: nobody knows how far.
@@ -73,3 +71,29 @@ def ranks_of(positives: Ragged[Any], negatives: Ragged[Any]) -> Ranks:
     return Ranks(
         int(answered.sum()), int(found.sum()), float((1 / (1 + ahead[found])).sum()), len(higher), int(higher.sum())
     )
+
+
+def mean_weight(positives: Ragged[Any], negatives: Ragged[Any], scale: float) -> float:
+    """Return the mean share of the candidates in a softmax with the best positive of their query: their gradient.
+
+    Args:
+        positives: The scores of B queries' positives.
+        negatives: The scores of their candidates.
+        scale: What scores are multiplied with.
+
+    Example:
+        >>> scores = Ragged(np.array([0, 1]), np.array([0.5])), Ragged(np.array([0, 2]), np.array([0.5, 0.1]))
+        >>> round(mean_weight(*scores, scale=20), 4)
+        0.2502
+    """
+    # A candidate of a query without positives has no weight.
+    behind = np.clip(scale * (_best(positives)[negatives.owners] - negatives.values), -100, 100)
+    return float((1 / (1 + np.exp(behind))).mean()) if len(behind) else 0.0
+
+
+def _best(scores: Ragged[Any]) -> NDArray[np.float64]:
+    """Return the greatest value of each list, infinity of an empty one. Shape (B,)."""
+    best, filled = np.full(len(scores), np.inf), scores.lengths > 0
+    if filled.any():
+        best[filled] = np.maximum.reduceat(scores.values.astype(np.float64), scores.offsets[:-1][filled])
+    return best

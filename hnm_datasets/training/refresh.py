@@ -67,9 +67,10 @@ class RefreshNegatives(TrainerCallback):
             that they came with.
         start_mrr: From `start` on, wait until the model ranks a sample of the queries so well: the mean reciprocal rank
             of the best positive among the candidates that a query has, 0 to 1, looked at every `every` steps.
-        stale: At each interval, refresh only if the share of the candidates above the positive, in a sample of the
-            queries, has fallen to this share of what it was after the last refresh, such as 0.5. The first refresh
-            comes in any case. A look at the sample does not encode the corpus.
+        stale: At each interval, refresh only if the candidates of a sample of the queries have become easy: their mean
+            share in a softmax with the best positive (`weight`) has fallen to this share of what it was after the last
+            refresh, such as 0.5. Where it was below 0.01 even then, the model ranks its training queries right, and no
+            refresh follows. The first comes in any case. A look at the sample does not encode the corpus.
         probe: How many queries such a sample has, spread over the rows.
         corpus_every: Encode the corpus at one of so many refreshes; at the others encode the queries alone, and search
             the vectors that there are (Zhan et al. 2021, *ADORE*, https://arxiv.org/abs/2104.08051), at a part of the
@@ -84,7 +85,7 @@ class RefreshNegatives(TrainerCallback):
             `seconds_mine`; `mrr`, `recall`: of the positives under the current model, among the candidates; `above`:
             the share of the negatives that it ranks above the positive, which carry the gradient; `replaced`: the share
             of new negatives; `short`: the share of rows with fewer negatives than wanted.
-        probes: One dict for each look at a sample: `step`, `mrr`, `above`, `seconds`.
+        probes: One dict for each look at a sample: `step`, `mrr`, `above`, `weight`, `seconds`.
 
     Raises:
         TypeError: `live` or a step is something else, or a function cannot make a step of the model alone.

@@ -41,24 +41,30 @@ def test_without_conditions_a_gate_needs_no_look():
 
 def test_a_gate_opens_once():
     gate = Gate(0.5, None)
-    look = sequence({"mrr": 0.3, "above": 0.0}, {"mrr": 0.5, "above": 0.0})
+    look = sequence({"mrr": 0.3, "weight": 0.0}, {"mrr": 0.5, "weight": 0.0})
     assert [gate.is_due(look) for _ in range(4)] == [False, True, True, True]
     other = Gate(0.5, None)
     other.restart(gate.state)
     assert other.is_due(sequence())
     gate.restart()
-    assert not gate.is_due(sequence({"mrr": 0.1, "above": 0.0}))
+    assert not gate.is_due(sequence({"mrr": 0.1, "weight": 0.0}))
 
 
 def test_a_gate_waits_until_negatives_are_stale():
     gate = Gate(None, 0.5)
     assert gate.is_due(sequence())
-    gate.refreshed(sequence({"mrr": 0.0, "above": 0.2}))
-    look = sequence(*({"mrr": 0.0, "above": above} for above in (0.2, 0.3, 0.11, 0.1)))
+    gate.refreshed(sequence({"mrr": 0.0, "weight": 0.2}))
+    look = sequence(*({"mrr": 0.0, "weight": weight} for weight in (0.2, 0.3, 0.11, 0.1)))
     assert [gate.is_due(look) for _ in range(4)] == [False, False, False, True]
     other = Gate(None, 0.5)
     other.restart(gate.state)
-    assert not other.is_due(sequence({"mrr": 0.0, "above": 0.15}))
+    assert not other.is_due(sequence({"mrr": 0.0, "weight": 0.15}))
+
+
+def test_a_gate_closes_where_new_negatives_weigh_nothing():
+    gate = Gate(None, 0.5)
+    gate.refreshed(sequence({"mrr": 1.0, "weight": 0.009}))
+    assert not any(gate.is_due(sequence()) for _ in range(3))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +80,7 @@ def probed(live, model, rows):
     """What a probe must find: by the vectors of all texts of the current candidates."""
     corpus, source = live.source.corpus, live.source
     now = Generation.open(source.folder_of(source.progress.generation))
-    reciprocal, above, answered, total = 0.0, 0, 0, 0
+    reciprocal, above, answered, total, weights = 0.0, 0, 0, 0, []
     for row in rows:
         own, others = (
             corpus.texts(lists.values[lists.offsets[row] : lists.offsets[row + 1]]).to_pylist()
@@ -85,7 +91,8 @@ def probed(live, model, rows):
         ahead = int((scores[len(own) :] > scores[: len(own)].max() + 1e-6).sum())
         answered, above, total = answered + 1, above + ahead, total + len(others)
         reciprocal += 1 / (1 + ahead) if ahead < len(others) or not others else 0
-    return reciprocal / answered, above / max(total, 1)
+        weights += [1 / (1 + np.exp(20 * (scores[: len(own)].max() - score))) for score in scores[len(own) :]]
+    return reciprocal / answered, above / max(total, 1), np.mean(weights)
 
 
 @pytest.mark.parametrize("size", [6, 100])
@@ -98,7 +105,7 @@ def test_a_probe_tells_how_the_model_ranks_the_candidates_of_its_sample(corpus, 
     model.eval()
     rows = np.unique(np.linspace(0, len(queries) - 1, size).astype(int))
     found = Probe(live.source, chain(corpus), size).look(model, model_fingerprint(model))
-    assert (found["mrr"], found["above"]) == pytest.approx(probed(live, model, rows))
+    assert (found["mrr"], found["above"], found["weight"]) == pytest.approx(probed(live, model, rows), rel=1e-4)
     assert size < 10 or 0 < found["above"] < 1
 
 
@@ -116,7 +123,7 @@ def scripted(monkeypatch):
 
     def script(name, values):
         answers = iter(values)
-        looked = {"mrr": 0.0, "above": 0.0, "seconds": 0.0}
+        looked = {"mrr": 0.0, "above": 0.0, "weight": 0.0, "seconds": 0.0}
         monkeypatch.setattr(Probe, "look", lambda *_: looked | {name: next(answers)})
 
     return script
@@ -133,7 +140,7 @@ def test_refreshes_begin_when_the_model_ranks_well_enough(corpus, mined, tmp_pat
 
 def test_only_stale_negatives_are_mined_again(corpus, mined, tmp_path, scripted):
     # The first refresh, two looks, the second one, and its own.
-    scripted("above", [0.4, 0.3, 0.21, 0.2, 0.1, 0.06, 0.06, 0.06])
+    scripted("weight", [0.4, 0.3, 0.21, 0.2, 0.1, 0.06, 0.06, 0.06])
     done = train(live_negatives(mined, corpus, n=3), tmp_path, chain(corpus), 3, options={"stale": 0.5})
     assert steps_of(done.refresh) == [3, 12]
     assert [one["step"] for one in done.refresh.probes] == [3, 6, 9, 12, 12, 15, 18, 21]
