@@ -265,9 +265,18 @@ def interval(gains: NDArray[np.float64]) -> Finding:
 
 def show(found: Finding) -> str:
     """Return the tables of a set."""
-    return f"![recall@10 along the training]({found['name']}.png)\n\n" + "\n".join(
-        show_table(found, title, told) for title, told in found["tables"].items()
-    )
+    picture = f"![recall@10 along the training]({found['name']}.png)\n\n" if courses_of(found) else ""
+    return picture + "\n".join(show_table(found, title, told) for title, told in found["tables"].items())
+
+
+def courses_of(found: Finding) -> dict[str, dict[str, list[Finding]]]:
+    """Return what was measured on the way of the first seed, by table and arm."""
+    tables = {
+        title: {name: told["arms"].get(name, {}).get("0", {}).get("course") for name in DRAWN}
+        for title, told in found["tables"].items()
+    }
+    drawn = {title: {name: course for name, course in arms.items() if course} for title, arms in tables.items()}
+    return {title: arms for title, arms in drawn.items() if arms}
 
 
 def show_table(found: Finding, title: str, told: Finding) -> str:
@@ -314,11 +323,7 @@ def gain_of(gain: Finding | None) -> str | None:
 
 def plot(found: Finding, target: Path) -> None:
     """Draw recall@10 of the first seed's queries of dev along the training."""
-    tables = {
-        title: {name: told["arms"][name]["0"]["course"] for name in DRAWN if "0" in told["arms"].get(name, {})}
-        for title, told in found["tables"].items()
-    }
-    tables = {title: arms for title, arms in tables.items() if arms}
+    tables = courses_of(found)
     if not tables:
         return
     figure = Figure(figsize=(8, 3.6 * len(tables)), layout="constrained", facecolor="white")
