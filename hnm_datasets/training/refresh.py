@@ -303,7 +303,7 @@ class RefreshNegatives(TrainerCallback):
             return []
         names = self._folder.vectors_left(self._base)
         if not names:
-            logger.info("RefreshNegatives: the vectors of the corpus are gone; it is encoded again.")
+            logger.info("RefreshNegatives: no vectors of an earlier refresh are there; the corpus is encoded again.")
         return names
 
     @staticmethod
