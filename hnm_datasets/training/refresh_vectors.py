@@ -6,6 +6,7 @@ They are in the cache directory, as all results of models are. The scores of a t
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -24,6 +25,8 @@ from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.model import ModelNegatives
 
+#: A folder of vectors or of an index of them, below the cache directory.
+_NAMED = re.compile(r"(embeddings|dense|sparse|tokens)/[0-9a-f]{32}")
 #: What holds vectors on disk.
 Holder: TypeAlias = TextEncoder | DenseIndex | SparseIndex | TokenIndex | StoredVectors
 
@@ -69,14 +72,20 @@ def leave_vectors(steps: Sequence[Transform], model_name: str, kept: set[Path], 
     folders |= {one._folder for one in own if isinstance(one, (DenseIndex, SparseIndex, TokenIndex))}
     names = [miner._vectors.fingerprint for miner in miners]
     with written_aside(note) as aside:
-        aside.write_text(json.dumps({"names": names, "folders": sorted(map(str, folders))}))
+        inside = sorted(str(folder.relative_to(cache_root())) for folder in folders)
+        aside.write_text(json.dumps({"names": names, "folders": inside}))
     return list(own)
 
 
 def left_vectors(note: Path) -> list[str]:
     """Return the names of vectors that `leave_vectors` noted, if all of them are still there."""
-    names = json.loads(note.read_text())["names"] if note.exists() else []
-    return names if all(is_complete(embeddings_folder(name)) for name in names) else []
+    names = [str(name) for name in json.loads(note.read_text())["names"]] if note.exists() else []
+    return (
+        names
+        if all(_NAMED.fullmatch(f"embeddings/{name}") for name in names)
+        and all(is_complete(embeddings_folder(name)) for name in names)
+        else []
+    )
 
 
 def forget_vectors(note: Path, holders: Sequence[Holder]) -> None:
@@ -89,7 +98,9 @@ def forget_vectors(note: Path, holders: Sequence[Holder]) -> None:
     for holder in holders:
         holder.discard()
     for folder in json.loads(note.read_text())["folders"]:
-        shutil.rmtree(folder, ignore_errors=True)
+        # The note may have come with a checkpoint from elsewhere: nothing but such a folder is deleted.
+        if _NAMED.fullmatch(str(folder)):
+            shutil.rmtree(cache_root() / folder, ignore_errors=True)
     note.unlink()
 
 
@@ -103,9 +114,17 @@ def search_again(steps: Sequence[Transform], model_name: str, fingerprints: Sequ
 
     Returns:
         The indexes that they would have searched.
+
+    Raises:
+        ValueError: There are more or fewer miners than names.
     """
-    own = []
-    for miner, earlier in zip(_miners_with(steps, model_name), fingerprints, strict=True):
+    own, miners = [], _miners_with(steps, model_name)
+    if len(miners) != len(fingerprints):
+        raise ValueError(
+            f"RefreshNegatives: {len(miners)} of the steps search with the model in training, and in the last refresh "
+            f"{len(fingerprints)} did. Resume with the steps that the training began with."
+        )
+    for miner, earlier in zip(miners, fingerprints, strict=True):
         own.append(miner.index)
         miner._set(index=_over(miner.index, type(miner._vectors)(earlier)))
     return own
@@ -119,21 +138,7 @@ def _over(index: Any, vectors: StoredVectors) -> Any:
 
 
 def _miners_with(steps: Sequence[Transform], model_name: str) -> list[ModelNegatives]:
-    return [miner for miner in _miners_of(steps) if miner.model.model_fingerprint == model_name]
-
-
-def _miners_of(value: Any) -> Iterator[ModelNegatives]:
-    """Find the miners with a model in steps and in their options."""
-    if isinstance(value, ModelNegatives):
-        yield value
-    elif isinstance(value, dict):
-        yield from _miners_of(list(value.values()))
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _miners_of(one)
-    elif isinstance(value, Transform):
-        for field in fields(value):
-            yield from _miners_of(getattr(value, field.name))
+    return [miner for miner in _found(steps, ModelNegatives) if miner.model.model_fingerprint == model_name]
 
 
 def discard_vectors(steps: Sequence[Any], model_name: str, kept: set[Path]) -> None:
@@ -164,13 +169,18 @@ def _vectors_of(holder: DenseIndex | SparseIndex | TokenIndex | StoredVectors) -
 
 def _holders_of(value: Any) -> Iterator[Holder]:
     """Find the encoders, indexes and vectors in steps, in their options, and in the shards of an index."""
-    if isinstance(value, (TextEncoder, DenseIndex, SparseIndex, TokenIndex, StoredVectors)):
+    return _found(value, (TextEncoder, DenseIndex, SparseIndex, TokenIndex, StoredVectors))
+
+
+def _found(value: Any, kinds: Any) -> Iterator[Any]:
+    """Yield what is of some classes in a value, in its parts and in their options, but not what is within it."""
+    if isinstance(value, kinds):
         yield value
     elif isinstance(value, dict):
-        yield from _holders_of(list(value.values()))
+        yield from _found(list(value.values()), kinds)
     elif isinstance(value, (list, tuple)):
         for one in value:
-            yield from _holders_of(one)
+            yield from _found(one, kinds)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            yield from _holders_of(getattr(value, field.name))
+            yield from _found(getattr(value, field.name), kinds)

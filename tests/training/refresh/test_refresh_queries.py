@@ -1,5 +1,6 @@
 """Refreshes that encode the queries alone, and search the vectors of an earlier model."""
 
+import json
 import shutil
 from functools import partial
 
@@ -19,6 +20,7 @@ from hnm_datasets import (
 )
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.storage.folders import cache_root
+from hnm_datasets.training.refresh_vectors import forget_vectors, left_vectors
 
 pytestmark = [
     pytest.mark.usefixtures("fast_trainers"),
@@ -133,6 +135,33 @@ def test_where_vectors_are_gone_the_corpus_is_encoded_again(corpus, mined, tmp_p
         train(live, tmp_path, chain(corpus), 4, resume=tmp_path / "checkpoint-5", **options)
     assert sum(len(call) == len(corpus) for call in encoded) == 1
     assert "encoded again" in caplog.text
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_note_from_elsewhere_deletes_no_folder_of_another_kind(tmp_path, absolute):
+    """Checkpoints are downloaded, and what is in them names folders."""
+    kept = cache_root() / "precious" / ("0" * 32)
+    kept.mkdir(parents=True, exist_ok=True)
+    other = tmp_path / "embeddings" / ("0" * 32)
+    other.mkdir(parents=True)
+    names = [str(other), str(kept)] if absolute else ["precious/" + "0" * 32, "embeddings/../precious", "..", ""]
+    note = tmp_path / "000001.vectors"
+    note.write_text(json.dumps({"names": ["../../elsewhere"], "folders": names}))
+    assert left_vectors(note) == []
+    forget_vectors(note, ())
+    assert kept.exists()
+    assert other.exists()
+    assert not note.exists()
+    kept.rmdir()
+
+
+def test_resuming_with_other_steps_is_refused(corpus, mined, tmp_path):
+    options = {"options": {"corpus_every": 9}, "max_steps": 10}
+    train(live_negatives(mined, corpus, n=3), tmp_path, chain(corpus), 4, save=[5], **options)
+    two = {f"dense{number}": partial(DenseNegatives, corpus, k=K) for number in range(2)}
+    steps = [lambda model: FuseNegatives({name: make(model) for name, make in two.items()})]
+    with pytest.raises(ValueError, match="Resume with the steps that the training began with"):
+        train(live_negatives(mined, corpus, n=3), tmp_path, steps, 4, resume=tmp_path / "checkpoint-5", **options)
 
 
 def test_bad_options(corpus, mined):
