@@ -15,7 +15,8 @@ def typed(kind: Any, value: Any, where: str) -> Any:
 
     Args:
         kind: `int` (a count), `float`, `str`, `bool`, `None`, a union of types, `list[...]`, `tuple[...]`,
-            `dict[str, ...]`, a dataclass or a `TypedDict`, nested in any way.
+            `dict[str, ...]`, a dataclass or a `TypedDict`, nested in any way. Only fields of a dataclass that have a
+            default may be missing.
         value: What the file holds.
         where: The place in the file, for the error.
 
@@ -81,9 +82,15 @@ def _sequence(origin: Any, parts: tuple[Any, ...], value: Any, where: str) -> An
 def _fields(kind: Any, value: Any, where: str) -> Any:
     _require(isinstance(value, dict), "an object", value, where)
     hints = get_type_hints(kind)
-    if missing := [name for name in hints if name not in value]:
+    # A field that is not there is one that an earlier version did not write.
+    defaults = set() if is_typeddict(kind) else {one.name for one in dataclasses.fields(kind) if _has_default(one)}
+    if missing := [name for name in hints if name not in value and name not in defaults]:
         raise ValueError(f"{where!r} lacks {missing}")
-    return kind(**{name: typed(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    return kind(**{name: typed(hint, value[name], f"{where}.{name}") for name, hint in hints.items() if name in value})
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def is_encodable(text: str) -> bool:

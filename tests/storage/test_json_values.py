@@ -1,7 +1,7 @@
 """Values of a JSON file are those of the types, or are named."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TypedDict
 
 import pytest
@@ -16,6 +16,15 @@ from hnm_datasets.storage.json_values import typed
 class Point:
     x: float
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Later:
+    """A class that was given more fields since."""
+
+    x: float
+    note: str | None = None
+    tags: list[str] = field(default_factory=list)
 
 
 class Config(TypedDict):
@@ -35,6 +44,8 @@ class Config(TypedDict):
         (tuple[str, int], ["a", 1], ("a", 1)),
         (dict[str, list[float]], {"a": [1]}, {"a": [1.0]}),
         (bool, True, True),
+        (Later, {"x": 1}, Later(1.0, None, [])),
+        (Later, {"x": 1, "note": "a", "tags": ["b"]}, Later(1.0, "a", ["b"])),
         (Config, {"points": {"a": {"x": 1, "names": []}}, "on": False, "more": 1},
          {"points": {"a": Point(1.0, ())}, "on": False}),
     ],
@@ -60,6 +71,9 @@ def test_values_come_back_as_their_type(kind, value, expected):
         (list[int], [1, "2"], r"'file\[1\]' must be a count"),
         (tuple[str, int], ["a"], "must be a list of 2"),
         (dict[str, int], [], "must be an object"),
+        (Later, {"note": "a"}, r"'file' lacks \['x'\]"),
+        (Later, {"x": 1, "note": 5}, r"'file.note' must be a text"),
+        (Later, {"x": 1, "tags": None}, r"'file.tags' must be a list"),
         (Config, {"points": {}}, r"'file' lacks \['on'\]"),
         (
             Config,
