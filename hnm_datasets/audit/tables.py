@@ -11,7 +11,7 @@ from hnm_datasets.markdown import fenced, plain
 from hnm_datasets.terminal import printable
 
 #: A number, with a sign or a unit.
-_NUMBER = re.compile(r"(-|-?[\d.,]+(e[-+]?\d+)?%?)( \^|  )?")
+_NUMBER = re.compile(r"(-|[-+]?[\d.,]+(e[-+]?\d+)?%?)( \^|  )?")
 _WIDEST = 110
 
 

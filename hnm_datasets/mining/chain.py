@@ -11,7 +11,8 @@ from datasets import Dataset
 
 from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS
-from hnm_datasets.mining.counting import count_shape, count_step
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.mining.counting import corpus_of, count_shape, count_step
 from hnm_datasets.mining.memory import with_memory
 from hnm_datasets.mining.names import plain_name
 from hnm_datasets.mining.report import MiningReport, StepCounts, reports_of
@@ -28,15 +29,15 @@ def mine(
     num_proc: int | None = None,
     batch_size: int = 1000,
 ) -> Dataset:
-    """Map steps one after another, and print what each one left.
+    """Map steps one after another, and print what each one left and how hard it is.
 
     The rows are those of `.map(step, batched=True)` for each step, and of a shape `.map(step, batched=True,
     remove_columns=rows.column_names)`. What is cached is not made again, also of rows that were made in memory, which
     are first written to the cache directory.
 
     The rows remember their steps and these numbers, through `select`, `train_test_split`, `save_to_disk` and the like:
-    `save_mined` and `push_mined` write the steps on the card without being told, and `MiningReport.of(mined)` returns
-    the table.
+    `save_mined` and `push_mined` write the steps and the table on the card without being told, and
+    `MiningReport.of(mined)` returns the table, with examples of what each filter dropped.
 
     Args:
         rows: The rows to mine for: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
@@ -58,10 +59,11 @@ def mine(
         >>> triplets = mine(queries, [BM25Negatives(corpus, k=4), RankWindow(2), ToTriplets(corpus)])
         mine: 1 row became 3 rows with 3 negatives.
         <BLANKLINE>
-          step                rows  candidates  mined  dropped      %  left  rows left  empty  short
-          BM25Negatives(k=4)     1           0      4        0      -     4          1      0      0
-          RankWindow(min=2)      1           4      -        1  25.0%     3          1      0      -
-          ToTriplets             1           3      -        0   0.0%     3          3      0      0
+          step                rows  candidates  mined  dropped      %  left  hardness  above  rows left  empty  short
+          BM25Negatives(k=4)     1           0      4        0      -     4    +0.134  50.0%          1      0      0
+          RankWindow(min=2)      1           4      -        1  25.0%     3   -0.0651  33.3%          1      0      -
+          ToTriplets             1           3      -        0   0.0%     3   -0.0651  33.3%          3      0      0
+          hardness: candidates' mean score less their positives', by the retriever; above: how many score higher.
         >>> triplets.column_names
         ['anchor', 'positive', 'negative']
     """
@@ -75,10 +77,16 @@ def mine(
     # Without a report, candidates show that something was mined; with several, rows of several minings were joined.
     unrecorded = not before[0].is_of(rows) if len(before) == 1 else NEGATIVE_IDS in rows.column_names
     rows, counts = kept_rows(rows), list[StepCounts]()
-    for step in steps:
+    corpora = list(map(corpus_of, steps))
+    for place, step in enumerate(steps):
+        # The passages are those of the step itself, else of the steps before it, else of the steps after it.
+        held = (*corpora[place::-1], *corpora[place + 1 :])
+        corpus = next((one for one in held if one is not None), None)
         # What is said of the rows is said once, when they are counted or mapped; the table says which are short.
         with one_call(f"{plain_name(step)}: short rows"):
-            mapped, found = _mapped(step, rows, after_unrecorded=unrecorded, num_proc=num_proc, batch_size=batch_size)
+            mapped, found = _mapped(
+                step, rows, after_unrecorded=unrecorded, corpus=corpus, num_proc=num_proc, batch_size=batch_size
+            )
         counts.append(found)
         if mapped is None:
             _show(MiningReport(tuple(counts), ""))
@@ -90,13 +98,20 @@ def mine(
 
 
 def _mapped(
-    step: Callable[[Any], Any], rows: Dataset, *, after_unrecorded: bool, num_proc: int | None, batch_size: int
+    step: Callable[[Any], Any],
+    rows: Dataset,
+    *,
+    after_unrecorded: bool,
+    corpus: Corpus | None,
+    num_proc: int | None,
+    batch_size: int,
 ) -> tuple[Dataset | None, StepCounts]:
     """Map a step and count what it did; None where it leaves no row."""
     run = partial(rows.map, step, batched=True, batch_size=batch_size, num_proc=num_proc, desc=plain_name(step))
     if not isinstance(step, Shape):
         mapped = run()
-        return mapped if len(mapped) else None, count_step(step, rows, mapped, after_unrecorded=after_unrecorded)
+        found = count_step(step, rows, mapped, after_unrecorded=after_unrecorded, corpus=corpus)
+        return mapped if len(mapped) else None, found
     found = count_shape(step, rows, after_unrecorded=after_unrecorded)
     if not found.rows_out:
         # `map` would return the old columns, without a row.

@@ -1,8 +1,8 @@
-"""The numbers of a step, from the lengths of the lists of candidates before and after it."""
+"""The numbers of a step, from the candidates before and after it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.arrow import is_list
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, QUERY_ID
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.mining.examples import DroppedCandidate, dropped_examples
+from hnm_datasets.mining.hardness import HardnessTally
 from hnm_datasets.mining.names import full_name, short_name
 from hnm_datasets.mining.report import StepCounts
 from hnm_datasets.missing_columns import check_column
-from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.base import CandidateFilter, Transform
 from hnm_datasets.transforms.filters.threshold import PROMOTED_IDS, TeacherThreshold
 from hnm_datasets.transforms.miners.base import Miner
 from hnm_datasets.transforms.miners.fusion import FuseNegatives
@@ -28,7 +31,9 @@ from hnm_datasets.transforms.shapes.base import Parts, Shape
 _ROWS = 10_000
 
 
-def count_step(step: Callable[[Any], Any], before: Dataset, after: Dataset, *, after_unrecorded: bool) -> StepCounts:
+def count_step(
+    step: Callable[[Any], Any], before: Dataset, after: Dataset, *, after_unrecorded: bool, corpus: Corpus | None
+) -> StepCounts:
     """Count what a step that makes no shape did.
 
     Args:
@@ -36,6 +41,7 @@ def count_step(step: Callable[[Any], Any], before: Dataset, after: Dataset, *, a
         before: The rows that it was given.
         after: The rows that it returned.
         after_unrecorded: See `StepCounts`.
+        corpus: The passages, for the texts of examples.
     """
     old, new = list_lengths(before, NEGATIVE_IDS), list_lengths(after, NEGATIVE_IDS)
     if isinstance(step, Transform) and NEGATIVE_IDS in step.output_columns:
@@ -46,6 +52,13 @@ def count_step(step: Callable[[Any], Any], before: Dataset, after: Dataset, *, a
         mined, dropped = int(change[change > 0].sum()), int(-change[change < 0].sum())
     wanted = wanted_candidates(step)
     promotes = isinstance(step, TeacherThreshold) and step.promote
+    hardness = HardnessTally(after.column_names)
+    for batch in _batches(after, hardness.columns, "mine"):
+        hardness.add(batch)
+    examples: tuple[DroppedCandidate, ...] = ()
+    # A sampler drops candidates for their number alone, of which there is nothing to see.
+    if isinstance(step, CandidateFilter) and wanted is None:
+        examples = dropped_examples(step, before, after, np.flatnonzero(new < old), corpus)
     return StepCounts(
         name=short_name(step),
         step=full_name(step),
@@ -60,6 +73,8 @@ def count_step(step: Callable[[Any], Any], before: Dataset, after: Dataset, *, a
         short=None if wanted is None else int((new < wanted).sum()),
         promoted=int(list_lengths(after, PROMOTED_IDS).sum()) if promotes else 0,
         padding=0,
+        hardness=hardness.hardness(),
+        examples=examples,
     )
 
 
@@ -73,10 +88,14 @@ def count_shape(step: Shape, before: Dataset, *, after_unrecorded: bool) -> Step
     """
     for name in step._required(before.column_names):
         check_column(type(step).__name__, name, before.column_names, step._option_of(name))
-    read = {*step._required(before.column_names), QUERY_ID, KNOWN_POSITIVE_IDS}
-    tables = before.select_columns([name for name in before.column_names if name in read])
-    batches = (Batch(table, step=type(step).__name__) for table in tables.with_format("arrow").iter(_ROWS))
-    tallies = [Parts(step, batch).tally() for batch in batches]
+    hardness = HardnessTally(before.column_names)
+    read = {*step._required(before.column_names), QUERY_ID, KNOWN_POSITIVE_IDS, *hardness.columns}
+    tallies = []
+    for batch in _batches(before, read, type(step).__name__):
+        parts = Parts(step, batch)
+        tally = parts.tally()
+        tallies.append(tally)
+        hardness.add(batch, parts.negatives.values[np.repeat(tally.stays, parts.negatives.lengths)])
     candidates = int(list_lengths(before, NEGATIVE_IDS).sum())
     used = sum(int(tally.used.sum()) for tally in tallies)
     left_out = sum(int((~tally.stays).sum()) for tally in tallies)
@@ -94,7 +113,23 @@ def count_shape(step: Shape, before: Dataset, *, after_unrecorded: bool) -> Step
         short=sum(int(tally.short.sum()) for tally in tallies),
         promoted=0,
         padding=sum(int(tally.padding.sum()) for tally in tallies),
+        hardness=hardness.hardness(),
     )
+
+
+def _batches(rows: Dataset, names: Collection[str], step: str) -> Iterator[Batch]:
+    """Yield some columns of rows, as far as they have them; nothing where they have none."""
+    if known := [name for name in rows.column_names if name in names]:
+        for table in rows.select_columns(known).with_format("arrow").iter(_ROWS):
+            yield Batch(table, step=step)
+
+
+def corpus_of(step: object) -> Corpus | None:
+    """Return the passages that a step goes by; None if it holds no corpus."""
+    if isinstance(step, FuseNegatives):
+        step = next(iter(step.miners.values()))
+    corpus = getattr(step, "corpus", None)
+    return corpus if isinstance(corpus, Corpus) else None
 
 
 def list_lengths(rows: Dataset, name: str) -> NDArray[np.int64]:

@@ -9,6 +9,8 @@ from datasets import Dataset
 
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
 from hnm_datasets.markdown import count
+from hnm_datasets.mining.examples import DroppedCandidate, examples_list, examples_table
+from hnm_datasets.mining.hardness import Hardness
 from hnm_datasets.mining.memory import memories
 from hnm_datasets.storage.json_values import typed
 from hnm_datasets.storage.kept_rows import content_digest
@@ -34,6 +36,8 @@ class StepCounts:
             no number.
         promoted: How many of those dropped became positives.
         padding: How many negatives in the rows of a shape repeat others of the same row.
+        hardness: How hard the candidates after it are; None where nothing is known of it.
+        examples: Of a filter, up to three candidates that it dropped.
     """
 
     name: str
@@ -49,11 +53,15 @@ class StepCounts:
     short: int | None
     promoted: int
     padding: int
+    hardness: Hardness | None = None
+    examples: tuple[DroppedCandidate, ...] = ()
 
 
 @dataclass(frozen=True)
 class MiningReport:
     """What each step of `mine` left. It shows itself in a terminal, and as HTML in a notebook.
+
+    Markdown and HTML also show examples of the candidates that filters dropped, each with the value and the limit.
 
     Args:
         steps: The steps in order, with their numbers.
@@ -66,6 +74,8 @@ class MiningReport:
         mine: ...
         >>> [(one.name, one.candidates_in, one.dropped) for one in MiningReport.of(mined).steps]
         [('BM25Negatives(k=4)', 0, 0), ('RankWindow(min=2)', 4, 1)]
+        >>> [(one.passage_id, one.reason) for one in MiningReport.of(mined).steps[1].examples]
+        [('richter-scale', '1 < min 2')]
     """
 
     steps: tuple[StepCounts, ...]
@@ -95,14 +105,19 @@ class MiningReport:
         return asdict(self)
 
     def to_markdown(self) -> str:
-        """Return the table as Markdown, for a README or a dataset card."""
-        return as_markdown("", [self._table()])
+        """Return the table and the examples as Markdown, for a README or a dataset card."""
+        table = as_markdown("", [self._table()])
+        return f"{table}\n\n{examples_list(examples)}" if (examples := self._examples()) else table
 
     def __repr__(self) -> str:
         return as_text(self._heading(), [self._table()])
 
     def _repr_html_(self) -> str:
-        return as_html(self._heading(), [self._table()])
+        examples = self._examples()
+        return as_html(self._heading(), [self._table(), examples_table(examples)] if examples else [self._table()])
+
+    def _examples(self) -> list[tuple[str, DroppedCandidate]]:
+        return [(one.name, example) for one in self.steps for example in one.examples]
 
     def _heading(self) -> str:
         first, last = self.steps[0], self.steps[-1]
@@ -119,6 +134,8 @@ class MiningReport:
             "%": [percent(one.dropped / one.candidates_in if one.candidates_in else None) for one in self.steps],
             "promoted": [number(one.promoted or None) for one in self.steps],
             "left": [number(one.candidates_out) for one in self.steps],
+            "hardness": [_signed(one.hardness.mean if one.hardness else None) for one in self.steps],
+            "above": [percent(one.hardness.above if one.hardness else None) for one in self.steps],
             "padding": [number(one.padding or None) for one in self.steps],
             "rows left": [number(one.rows_out) for one in self.steps],
             "empty": [number(one.empty) for one in self.steps],
@@ -128,7 +145,7 @@ class MiningReport:
         return Table("", tuple(shown), tuple(zip(*shown.values(), strict=True)), note="\n".join(self._notes()))
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = self._hardness_notes()
         for place, one in enumerate(self.steps):
             if one.after_unrecorded:
                 notes.append(f"Before {one.name}, the rows were mined or changed by operations that are not recorded.")
@@ -144,6 +161,26 @@ class MiningReport:
             if one.padding:
                 notes.append(f"{one.name}: {one.padding:,} negatives are padding, which repeats others of their row.")
         return notes
+
+    def _hardness_notes(self) -> list[str]:
+        scored = [(one.name, _scorer(one.hardness.by)) for one in self.steps if one.hardness]
+        if not scored:
+            return []
+        # Scorers have units of their own, so it is said where another one begins.
+        by = [name for _, name in scored]
+        changes = [f", from {step} on by {new}" for (step, new), old in zip(scored[1:], by, strict=False) if new != old]
+        return [
+            f"hardness: candidates' mean score less their positives', by {by[0]}{''.join(changes)}; above: how many "
+            f"score higher."
+        ]
+
+
+def _signed(value: float | None) -> str:
+    return f"+{number(value)}" if value is not None and value > 0 else number(value)
+
+
+def _scorer(by: str) -> str:
+    return "the retriever" if by == "score" else f"the {by}"
 
 
 def reports_of(rows: Dataset) -> list[MiningReport]:

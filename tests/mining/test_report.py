@@ -32,8 +32,8 @@ def test_the_table_shows_each_step(report):
     lines = repr(report).splitlines()
     assert lines[0].startswith("mine: 7 rows became ")
     assert lines[2].split() == [
-        *("step", "rows", "candidates", "mined", "dropped", "%", "promoted", "left", "padding"),
-        *("rows", "left", "empty", "short"),
+        *("step", "rows", "candidates", "mined", "dropped", "%", "promoted", "left"),
+        *("hardness", "above", "padding", "rows", "left", "empty", "short"),
     ]
     assert [line.split("(")[0].strip() for line in lines[3:6]] == ["BM25Negatives", "TeacherThreshold", "ToNTuples"]
     assert f"{report.steps[-1].padding} negatives are padding" in lines[-1]
