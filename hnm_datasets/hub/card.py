@@ -18,7 +18,7 @@ from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.base import Layout
 from hnm_datasets.formats.registry import recognize
 from hnm_datasets.hub.metadata import Config, card_metadata
-from hnm_datasets.hub.record import audit_of
+from hnm_datasets.hub.record import audit_of, report_in
 from hnm_datasets.hub.snippets import quoted, usage
 from hnm_datasets.markdown import code, count, fenced, link, plain, without_controls
 
@@ -36,8 +36,8 @@ def dataset_card(
     """Write the card of a set: YAML metadata, and Markdown that no text of the data can break.
 
     Args:
-        record: What `mining.json` holds: `repo_id`, `name`, `license`, `language`, `source`, `steps`, `versions`,
-            `corpus` and `audit`, each None or empty where it is not known.
+        record: What `mining.json` holds: `repo_id`, `name`, `license`, `language`, `source`, `steps`, `mined`,
+            `versions`, `corpus` and `audit`, each None or empty where it is not known.
         splits: The rows of each split. Three examples come from the first.
         configs: The configurations whose data lies in the folder, `"default"` first; empty where `load_dataset` finds
             the files by itself.
@@ -52,7 +52,7 @@ def dataset_card(
     Example:
         >>> rows = Dataset.from_dict({"anchor": ["what?"], "positive": ["this"], "negative": ["that"]})
         >>> record = {"repo_id": "me/what", "name": "What", "license": "mit", "language": ["en"], "source": None}
-        >>> record |= {"steps": ["TopNegatives(n=1)"], "versions": {}, "corpus": None, "audit": None}
+        >>> record |= {"steps": ["TopNegatives(n=1)"], "mined": None, "versions": {}, "corpus": None, "audit": None}
         >>> card = dataset_card(record, {"train": rows}, {})
         >>> print(card[card.index("# What") :].split("##")[0].strip())
         # What
@@ -126,6 +126,10 @@ def _how(record: Mapping[str, Any]) -> str:
         parts.append(fenced(steps, "text"))
     else:
         parts.append("The steps were not recorded.")
+    report = report_in(record)
+    if report is not None:
+        parts.append(f"What each step left of the split {code(record['mined']['split'])}:")
+        parts.append(report.to_markdown())
     if record["corpus"]:
         known = record["corpus"]
         parts.append(

@@ -18,8 +18,9 @@ from hnm_datasets.audit.run import audit_negatives
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.formats.base import Layout
 from hnm_datasets.hub.shards import corpus_size, size_of
-from hnm_datasets.hub.steps import steps_of
+from hnm_datasets.hub.steps import in_order, report_of, steps_of
 from hnm_datasets.hub.tokens import hide_tokens
+from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.rows import Rows
 from hnm_datasets.storage.json_files import read_object
 from hnm_datasets.storage.json_values import typed
@@ -58,6 +59,11 @@ class _Audited(TypedDict):
     numbers: Audit
 
 
+class _Mined(TypedDict):
+    split: str
+    numbers: MiningReport
+
+
 class _Record(TypedDict):
     """What a record must hold for a card to be made of it."""
 
@@ -69,6 +75,7 @@ class _Record(TypedDict):
     language: list[str] | None
     source: str | None
     steps: list[str]
+    mined: _Mined | None
     versions: dict[str, str]
     splits: dict[str, _Split]
     corpus: _Corpus | None
@@ -133,6 +140,7 @@ def record_of(
         "language": options.languages or None,
         "source": options.source,
         "steps": steps_of(owner, splits, options.steps),
+        "mined": report_of(splits),
         "versions": versions(),
         "splits": {split: {"rows": len(part), "bytes": size_of(part)} for split, part in splits.items()},
         "corpus": None
@@ -175,11 +183,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             return None
         if not content.items() >= _MADE_BY.items():
             raise ValueError(f"it does not begin with {_MADE_BY}")
-        record: dict[str, Any] = typed(_Record, content, "record")
+        # Earlier versions did not write what each step left.
+        record: dict[str, Any] = typed(_Record, {"mined": None} | content, "record")
         if not record["splits"]:
             raise ValueError("it names no split")
         for split in record["splits"]:
             checks.split_name("record", split)
+        if record["mined"] is not None:
+            record["mined"] = _mined_record(record, **record["mined"])
         if record["audit"] is not None:
             audit = record["audit"]["numbers"]
             # Numbers of the right types may still contradict each other.
@@ -203,6 +214,14 @@ def audit_of(record: Mapping[str, Any]) -> Audit | None:
     return audit
 
 
+def report_in(record: Mapping[str, Any]) -> MiningReport | None:
+    """Return what each step of `mine` left, made again from its numbers; None where the record does not hold it."""
+    if not record["mined"]:
+        return None
+    report: MiningReport = typed(MiningReport, record["mined"]["numbers"], "mined.numbers")
+    return report
+
+
 def write_record(folder: Path, record: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
     """Write the record without secrets, and return it so."""
     text = hide_tokens(json.dumps(record, indent=1, ensure_ascii=False), secrets)
@@ -210,6 +229,15 @@ def write_record(folder: Path, record: Mapping[str, Any], secrets: Sequence[str]
         aside.write_text(f"{text}\n", encoding="utf-8")
     hidden: dict[str, Any] = json.loads(text)
     return hidden
+
+
+def _mined_record(record: Mapping[str, Any], split: str, numbers: MiningReport) -> dict[str, Any]:
+    """Return what each step left as the record holds it, or raise a ValueError if it is not of these steps."""
+    numbers.to_markdown()
+    steps = [one.step for one in numbers.steps]
+    if not steps or not in_order(steps, record["steps"]) or split not in record["splits"]:
+        raise ValueError("its numbers of steps are those of other steps or splits")
+    return {"split": split, "numbers": numbers.to_dict()}
 
 
 def _audited(rows: Dataset, split: str, layout: Layout, options: Options) -> dict[str, Any] | None:

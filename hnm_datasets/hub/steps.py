@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow.compute as pc
 from datasets import Dataset
@@ -55,6 +56,24 @@ def steps_of(owner: str, splits: Mapping[str, Dataset], told: Sequence[object]) 
     return next(iter(remembered.values()))
 
 
+def report_of(splits: Mapping[str, Dataset]) -> dict[str, Any] | None:
+    """Return what each step of `mine` left of the first split, as the record holds it.
+
+    None where its rows are not those that `mine` returned, because the numbers would be of other rows.
+    """
+    split, rows = next(iter(splits.items()))
+    reports = reports_of(rows)
+    if len(reports) != 1 or not reports[0].is_of(rows):
+        return None
+    return {"split": split, "numbers": reports[0].to_dict()}
+
+
+def in_order(known: Iterable[str], steps: Iterable[str]) -> bool:
+    """Tell whether the known steps are among the steps, in their order."""
+    rest = iter(steps)
+    return all(step in rest for step in known)
+
+
 def _remembered(rows: Dataset) -> list[list[str]]:
     """Return the steps of each mining that the rows remember: one without steps if they remember none."""
     reports = reports_of(rows)
@@ -71,9 +90,7 @@ def _texts(report: MiningReport, *, changed: bool) -> list[str]:
 
 def _check_told(owner: str, told: Sequence[str], known: Sequence[str], steps: Sequence[str]) -> None:
     """Raise unless the steps that are known are told in their order; more only where some are not recorded."""
-    rest = iter(told)
-    in_order = all(step in rest for step in known)
-    if in_order and (len(known) < len(steps) or not steps or len(told) == len(known)):
+    if in_order(known, told) and (len(known) < len(steps) or not steps or len(told) == len(known)):
         return
     raise ValueError(
         f"{owner}: steps= contradicts what the rows remember. Told: {_listed(told)}. Remembered: {_listed(steps)}. "
