@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: quickstart test lint bench notebook clean
+.PHONY: quickstart test lint docs bench notebook clean
 
 quickstart: .venv/ready ## mine the embedded sample end to end and show the result
 	$(BIN)/python recipes/bm25.py
@@ -17,6 +17,12 @@ lint: .venv/ready ## ruff, mypy and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: .venv/ready ## build the documentation into build/site
+	rm -rf build/docs
+	mkdir -p build
+	cp -RL docs build/docs
+	$(BIN)/zensical build --strict
 
 bench: .venv/ready ## BM25 against bm25s on DATA, a folder in BEIR's form (default: the embedded sample)
 	$(BIN)/python benchmarks/bm25.py $(DATA)

@@ -1,0 +1,146 @@
+"""What the pages in docs/ show is true: their Python runs and prints what they say, their links resolve."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import unquote
+
+import documents
+import pytest
+
+import hnm_datasets
+
+ROOT = documents.ROOT
+DOCS = ROOT / "docs"
+#: Pages of these folders are links to files elsewhere.
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in sorted(DOCS.rglob("*.md"))
+    if path.resolve() == path and not path.is_relative_to(DOCS / "benchmarks" / "results")
+}
+EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+pytestmark = pytest.mark.usefixtures("fast_trainers")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_fences(name):
+    assert documents.complaints(PAGES[name], MAKEFILE, EXTRAS) == []
+
+
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if "```python" in page])
+def test_python(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for printed, said in documents.run_page(PAGES[name], name):
+        assert printed == said
+
+
+@pytest.mark.parametrize(
+    ("page", "complaint"),
+    [
+        ("```\nx\n```\n", "fenced as ''"),
+        ("```py\nx\n```\n", "fenced as 'py'"),
+        ("```python\n# Not run\nx\n```\n", "no reason is given"),
+        ("```text\n3\n```\n", "no Python stands right above"),
+        ("```python\nprint(3)\n```\n\nIt is\n\n```text\n3\n```\n", "no Python stands right above"),
+        ("```python\n# Not run: needs the Hub.\n```\n\n```text\n3\n```\n", "the output of Python that is not run"),
+        ("```sh\nmake nothing\n```\n", "cannot be right: make nothing"),
+        ("```sh\npip install 'hnm-datasets[nothing]'\n```\n", "cannot be right"),
+    ],
+)
+def test_a_wrong_fence_is_found(page, complaint):
+    (found,) = documents.complaints(page, MAKEFILE, EXTRAS)
+    assert complaint in found
+
+
+def test_a_wrong_output_is_found():
+    page = "```python\nx = 3\nprint(x)\n```\n\n```text\n4\n```\n\n```python\nprint(x + 1)\n```\n"
+    assert documents.run_page(page, "page") == [("3\n", "4\n"), ("4\n", "")]
+
+
+def public_names():
+    """Return the names of the stub, by the comments that group them."""
+    stub = (ROOT / "hnm_datasets" / "__init__.pyi").read_text()
+    parts = [part.partition("\n") for part in re.split(r"^# ", stub, flags=re.MULTILINE)[2:]]
+    return {title: re.findall(r" as (\w+)$", body, re.MULTILINE) for title, _, body in parts}
+
+
+def test_the_reference_has_a_page_for_each_group_with_all_its_names():
+    pages = {}
+    for name, page in PAGES.items():
+        if re.match(r"docs/reference/(?!index)", name):
+            title = page.partition("\n")[0].removeprefix("# ")
+            pages[title] = re.findall(r"^::: hnm_datasets\.(\w+)$", page, re.MULTILINE)
+    assert pages == public_names()
+    listed = re.findall(r"\]\[hnm_datasets\.(\w+)\]", PAGES["docs/reference/index.md"])
+    assert listed == [name for names in public_names().values() for name in names]
+    assert set(listed) == set(hnm_datasets.__all__)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built pages, made as `make docs` does in a folder of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    for path in ROOT.iterdir():
+        if path.name not in ("build", ".cache", "zensical.toml"):
+            (folder / path.name).symlink_to(path)
+    # Zensical writes beside the file that this one is, and not where a link to it is.
+    shutil.copy(ROOT / "zensical.toml", folder)
+    shutil.copytree(DOCS, folder / "build" / "docs")
+    zensical = Path(sys.executable).with_name("zensical")
+    built = subprocess.run([zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    # Such a page is left out without a warning.
+    assert "could not be found" not in built.stdout + built.stderr
+    return folder / "build" / "site"
+
+
+def test_every_page_is_built_and_in_the_menu(site):
+    sources = {path.relative_to(DOCS).with_suffix("") for path in DOCS.rglob("*.md")}
+    sources |= {Path("benchmarks/results") / path.stem for path in (ROOT / "benchmarks/results").glob("*.md")}
+    built = {path.parent.relative_to(site) for path in site.rglob("index.html")}
+    assert built == {source.parent if source.name == "index" else source for source in sources}
+    menu = json.dumps(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
+    missing = [source for source in sources if f'"{source}.md"' not in menu and source.parent.name != "results"]
+    assert missing == []
+
+
+def targets_of(page):
+    """Return the files and anchors that a built page names, and those that a browser would load from elsewhere."""
+    text = page.read_text()
+    links = [html.unescape(link) for link in re.findall(r"<a\s[^>]*?href=\"?([^\"\s>]+)", text)]
+    loaded = re.findall(r"<(?:img|script|source)\s[^>]*?src(?:set)?=\"?([^\"\s>]+)", text)
+    loaded += re.findall(r"<link\s[^>]*?href=\"?([^\"\s>]+)", text)
+    return links, [html.unescape(one) for one in loaded]
+
+
+def test_links_pictures_and_scripts_resolve(site):
+    pages = [page for page in site.rglob("*.html") if page.name != "404.html"]
+    anchors = {page: set(re.findall(r"\s(?:id|name)=\"?([^\"\s>]+)", page.read_text())) for page in pages}
+    broken = []
+    for page in pages:
+        links, loaded = targets_of(page)
+        assert [one for one in loaded if re.match(r"(https?:)?//", one)] == []
+        for link in [*links, *loaded]:
+            if re.match(r"\w+:", link):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (page.parent / unquote(path)).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            if not target.exists() or (
+                anchor and link in links and unquote(html.unescape(anchor)) not in anchors[target]
+            ):
+                broken.append((str(page.relative_to(site)), link))
+    assert broken == []
+
+
+def test_the_citation_names_the_version():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {hnm_datasets.__version__}\n" in citation
+    assert "license: Apache-2.0\n" in citation
