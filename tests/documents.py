@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,12 +34,14 @@ def complaints(page: str, makefile: str, extras: set[str]) -> list[str]:
     """Return what is wrong with the blocks of a page, without running any."""
     found = []
     previous = None
-    for block in blocks_of(page):
+    for block, following in pairwise([*blocks_of(page), Block("", "", "")]):
         start = block.body.strip().split("\n")[0]
         if block.language == "python":
             # A comment like the mark that is none would hide code from the test.
             if "not run" in start.lower() and not NOT_RUN.fullmatch(start):
                 found.append(f"no reason is given: {start}")
+            if re.search(r"^ *print\(", block.body, re.MULTILINE) and following.language != "text":
+                found.append(f"what this prints does not stand below it: {start}")
         elif block.language == "text":
             if previous is None or previous.language != "python" or block.before.strip():
                 found.append(f"no Python stands right above the output: {start}")
@@ -74,17 +77,16 @@ def run_page(page: str, name: str) -> list[tuple[str, str]]:
     """Run the Python of a page, block after block in one namespace.
 
     Returns:
-        What each block that is run printed, and what the page says that it prints.
+        What each block that is run printed, and what the page says that it prints, where it says so.
     """
     namespace: dict[str, object] = {"__name__": "__main__"}
-    blocks = blocks_of(page)
     answers = []
-    for block, following in zip(blocks, [*blocks[1:], Block("", "", "")], strict=True):
+    for block, following in pairwise([*blocks_of(page), Block("", "", "")]):
         if block.language != "python" or NOT_RUN.match(block.body):
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(block.body, name, "exec"), namespace)
-        said = following.body if following.language == "text" else ""
-        answers.append((printed.getvalue(), said))
+        if following.language == "text":
+            answers.append((printed.getvalue(), following.body))
     return answers
