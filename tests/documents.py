@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 #: The first line of Python that is shown and not run, with the reason.
 NOT_RUN = re.compile(r"# Not run: \w.{5,}")
+#: How a page opens a model of the Hub in Python that is run.
+DOWNLOADED = 'SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")'
 FENCE = re.compile(r"^( *)(```+|~~~+)([^\n]*)\n(.*?)^\1\2 *$", re.DOTALL | re.MULTILINE)
 
 
@@ -73,20 +76,25 @@ def _is_known(line: str, makefile: str, extras: set[str]) -> bool:
     return command.startswith(("accelerate launch ", "rm -r ", "git clone "))
 
 
-def run_page(page: str, name: str) -> list[tuple[str, str]]:
+def run_page(page: str, name: str, make_model: Callable[[], object]) -> list[tuple[str, str]]:
     """Run the Python of a page, block after block in one namespace.
+
+    Args:
+        page: The page.
+        name: Its name in tracebacks.
+        make_model: Makes the model that takes the place of one that would be downloaded.
 
     Returns:
         What each block that is run printed, and what the page says that it prints, where it says so.
     """
-    namespace: dict[str, object] = {"__name__": "__main__"}
+    namespace: dict[str, object] = {"__name__": "__main__", "_make_model": make_model}
     answers = []
     for block, following in pairwise([*blocks_of(page), Block("", "", "")]):
         if block.language != "python" or NOT_RUN.match(block.body):
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block.body, name, "exec"), namespace)
+            exec(compile(block.body.replace(DOWNLOADED, "_make_model()"), name, "exec"), namespace)
         if following.language == "text":
             answers.append((printed.getvalue(), following.body))
     return answers

@@ -1,4 +1,4 @@
-"""What the pages in docs/ show is true: their Python runs and prints what they say, their links resolve."""
+"""What README and the pages in docs/ show is true: their Python runs and prints what they say, their links resolve."""
 
 import html
 import json
@@ -20,7 +20,7 @@ DOCS = ROOT / "docs"
 #: Pages of these folders are links to files elsewhere.
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in sorted(DOCS.rglob("*.md"))
+    for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
     if path.resolve() == path and not path.is_relative_to(DOCS / "benchmarks" / "results")
 }
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
@@ -36,9 +36,9 @@ def test_fences(name):
 
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if "```python" in page])
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")
-def test_python(name, tmp_path, monkeypatch):
+def test_python(name, tmp_path, monkeypatch, make_static_model):
     monkeypatch.chdir(tmp_path)
-    for printed, said in documents.run_page(PAGES[name], name):
+    for printed, said in documents.run_page(PAGES[name], name, make_static_model):
         assert printed == said
 
 
@@ -63,7 +63,7 @@ def test_a_wrong_fence_is_found(page, complaint):
 
 def test_a_wrong_output_is_found():
     page = "```python\nx = 3\n```\n\n```python\nprint(x)\n```\n\n```text\n4\n```\n"
-    assert documents.run_page(page, "page") == [("3\n", "4\n")]
+    assert documents.run_page(page, "page", object) == [("3\n", "4\n")]
 
 
 def public_names():
@@ -135,11 +135,22 @@ def test_links_pictures_and_scripts_resolve(site):
             path, _, anchor = link.partition("#")
             target = (page.parent / unquote(path)).resolve() if path else page
             target = target / "index.html" if target.is_dir() else target
-            if not target.exists() or (
-                anchor and link in links and unquote(html.unescape(anchor)) not in anchors[target]
-            ):
+            if not target.exists() or (anchor and link in links and unquote(anchor) not in anchors[target]):
                 broken.append((str(page.relative_to(site)), link))
     assert broken == []
+
+
+def test_the_links_of_the_readme_resolve():
+    found = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", PAGES["README.md"])
+    local = [first or second for first, second in found if not (first or second).startswith("https://")]
+    assert local
+    assert [link for link in local if not (ROOT / link.partition("#")[0]).exists()] == []
+
+
+def test_the_readme_is_short():
+    readme = PAGES["README.md"]
+    assert len(readme.splitlines()) <= 170
+    assert len(readme.split()) <= 1500
 
 
 def test_the_citation_names_the_version():
