@@ -103,6 +103,14 @@ def site(tmp_path_factory):
     return folder / "build" / "site"
 
 
+def test_the_reference_shows_signatures_fields_and_examples(site):
+    page = (site / "reference/filter/index.html").read_text()
+    text = html.unescape(re.sub(r"<[^>]+>", "", page))
+    assert "RankWindow(min: int = 1" in text
+    assert "Columns read" in text
+    assert ">>> RankWindow(2, 5)(batch)" in text
+
+
 def test_every_page_is_built_and_in_the_menu(site):
     sources = {path.relative_to(DOCS).with_suffix("") for path in DOCS.rglob("*.md")}
     sources |= {Path("benchmarks/results") / path.stem for path in (ROOT / "benchmarks/results").glob("*.md")}
