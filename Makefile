@@ -27,8 +27,8 @@ docs: .venv/ready ## build the documentation into build/site
 bench: .venv/ready ## BM25 against bm25s on DATA, a folder in BEIR's form (default: the embedded sample)
 	$(BIN)/python benchmarks/bm25.py $(DATA)
 
-notebook: .venv/ready ## run the notebook and keep its outputs
-	cd recipes && ../$(BIN)/jupyter execute --inplace hard_negatives.ipynb
+notebook: .venv/ready ## run the notebooks and keep their outputs
+	cd recipes && ../$(BIN)/jupyter execute --inplace hard_negatives.ipynb dynamic_negatives.ipynb
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
