@@ -155,6 +155,54 @@ def test_the_links_of_the_readme_resolve():
     assert [link for link in local if not (ROOT / link.partition("#")[0]).exists()] == []
 
 
+#: How a table of README or docs/ names the arms of the ladder.
+ARMS = {
+    "untrained": "untrained",
+    "in-batch alone": "in-batch",
+    "random": "random",
+    "BM25": "BM25",
+    "dense": "dense",
+    "dense, by the untrained student": "dense",
+    "BM25 and dense, fused": "fused",
+    "dynamic, six refreshes": "dynamic",
+    "dynamic, corpus encoded once": "dynamic, queries",
+}
+
+
+def tables_of(page):
+    """Return the tables of a page: lists of rows, each a list of cells, of which the first is the header."""
+    found = re.findall(r"(?:^\|.*\|\n)+", page, re.MULTILINE)
+    return [[[cell.strip() for cell in row[1:-1].split("|")] for row in one.splitlines()] for one in found]
+
+
+def measured(name):
+    """Return the means of the ladder on a set: arm, then column."""
+    (header, _, *rows), *_ = tables_of((ROOT / f"benchmarks/results/ladder-{name}.md").read_text())
+    return {row[0]: dict(zip(header, (cell.split(" ")[0] for cell in row), strict=True)) for row in rows}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/guides/strategies.md"])
+def test_the_figures_are_those_of_the_results(name):
+    (header, _, *rows), *others = [table for table in tables_of(PAGES[name]) if "MedQuAD nDCG@10" in table[0]]
+    assert not others
+    of_set = {"MedQuAD": measured("medquad"), "SciFact": measured("scifact")}
+    wrong = []
+    for row in rows:
+        results = None
+        for column, figure in zip(header[1:], row[1:], strict=True):
+            first, *measure = column.split(" ")
+            results = of_set[first] if measure else results
+            arm = results[ARMS[row[0]]]
+            if column != "cost":
+                expected = arm[measure[0] if measure else first]
+            elif figure.endswith(" s"):
+                expected = f"{max(int(arm['mining, s']), int(arm['refreshes, s']))} s"
+            else:
+                continue
+            wrong += [(row[0], column, figure, expected)] if figure != expected else []
+    assert wrong == []
+
+
 def test_the_readme_is_short():
     readme = PAGES["README.md"]
     assert len(readme.splitlines()) <= 170
