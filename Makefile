@@ -19,9 +19,7 @@ lint: .venv/ready ## ruff, mypy and the direction of imports
 	$(BIN)/lint-imports --no-cache
 
 docs: .venv/ready ## build the documentation into build/site
-	rm -rf build/docs
-	mkdir -p build
-	cp -RL docs build/docs
+	$(BIN)/python tools/stage_documents.py
 	$(BIN)/zensical build --strict
 
 bench: .venv/ready ## BM25 against bm25s on DATA, a folder in BEIR's form (default: the embedded sample)

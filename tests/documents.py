@@ -70,7 +70,7 @@ def _is_known(line: str, makefile: str, extras: set[str]) -> bool:
     if match := re.fullmatch(r"python (\S+\.py)\b.*", command):
         return (ROOT / match[1]).exists()
     if match := re.fullmatch(r"python -m hnm_datasets (\w+) .*", command):
-        return match[1] in ("audit", "card")
+        return f'"{match[1]}"' in (ROOT / "hnm_datasets" / "__main__.py").read_text()
     if match := re.fullmatch(r"pip install '?hnm-datasets(?:\[(\w+)\])?'?", command):
         return match[1] is None or match[1] in extras
     return command.startswith(("accelerate launch ", "rm -r ", "git clone "))

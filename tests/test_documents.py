@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,7 @@ import hnm_datasets
 
 ROOT = documents.ROOT
 DOCS = ROOT / "docs"
-#: Pages of these folders are links to files elsewhere.
-PAGES = {
-    str(path.relative_to(ROOT)): path.read_text()
-    for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-    if path.resolve() == path and not path.is_relative_to(DOCS / "benchmarks" / "results")
-}
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]}
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -80,7 +76,7 @@ def test_the_reference_has_a_page_for_each_group_with_all_its_names():
             title = page.partition("\n")[0].removeprefix("# ")
             pages[title] = re.findall(r"^::: hnm_datasets\.(\w+)$", page, re.MULTILINE)
     assert pages == public_names()
-    listed = re.findall(r"\]\[hnm_datasets\.(\w+)\]", PAGES["docs/reference/index.md"])
+    listed = re.findall(r"#hnm_datasets\.(\w+)\)", PAGES["docs/reference/index.md"])
     assert listed == [name for names in public_names().values() for name in names]
     assert set(listed) == set(hnm_datasets.__all__)
 
@@ -89,12 +85,12 @@ def test_the_reference_has_a_page_for_each_group_with_all_its_names():
 def site(tmp_path_factory):
     """The built pages, made as `make docs` does in a folder of its own."""
     folder = tmp_path_factory.mktemp("site")
-    for path in ROOT.iterdir():
-        if path.name not in ("build", ".cache", "zensical.toml"):
-            (folder / path.name).symlink_to(path)
+    # Where the reference is made from, and how.
+    for name in ("hnm_datasets", "tools"):
+        (folder / name).symlink_to(ROOT / name)
     # Zensical writes beside the file that this one is, and not where a link to it is.
     shutil.copy(ROOT / "zensical.toml", folder)
-    shutil.copytree(DOCS, folder / "build" / "docs")
+    runpy.run_path(str(ROOT / "tools" / "stage_documents.py"))["stage"](ROOT, folder / "build" / "docs")
     zensical = Path(sys.executable).with_name("zensical")
     built = subprocess.run([zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -112,13 +108,12 @@ def test_the_reference_shows_signatures_fields_and_examples(site):
 
 
 def test_every_page_is_built_and_in_the_menu(site):
-    sources = {path.relative_to(DOCS).with_suffix("") for path in DOCS.rglob("*.md")}
-    sources |= {Path("benchmarks/results") / path.stem for path in (ROOT / "benchmarks/results").glob("*.md")}
+    staged = site.parent / "docs"
+    sources = {path.relative_to(staged) for path in staged.rglob("*.md")}
     built = {path.parent.relative_to(site) for path in site.rglob("index.html")}
-    assert built == {source.parent if source.name == "index" else source for source in sources}
+    assert built == {path.parent if path.stem in ("index", "README") else path.with_suffix("") for path in sources}
     menu = json.dumps(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
-    missing = [source for source in sources if f'"{source}.md"' not in menu and source.parent.name != "results"]
-    assert missing == []
+    assert [path for path in sources if f'"{path}"' not in menu and path.parent.name != "results"] == []
 
 
 def targets_of(page):
@@ -148,11 +143,12 @@ def test_links_pictures_and_scripts_resolve(site):
     assert broken == []
 
 
-def test_the_links_of_the_readme_resolve():
-    found = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", PAGES["README.md"])
+@pytest.mark.parametrize("name", PAGES)
+def test_links_resolve_in_the_repository(name):
+    page = (ROOT / name).parent
+    found = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", re.sub(r"(?s)```.*?```", "", PAGES[name]))
     local = [first or second for first, second in found if not (first or second).startswith("https://")]
-    assert local
-    assert [link for link in local if not (ROOT / link.partition("#")[0]).exists()] == []
+    assert [link for link in local if not (page / link.partition("#")[0]).exists()] == []
 
 
 #: How a table of README or docs/ names the arms of the ladder.
