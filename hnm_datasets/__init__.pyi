@@ -84,6 +84,11 @@ from .pictures.scores import plot_scores as plot_scores
 from .pictures.hardness import plot_hardness as plot_hardness
 from .pictures.training import plot_training as plot_training
 
+# Choose
+from .pilot.run import pilot as pilot
+from .pilot.report import Pilot as Pilot
+from .pictures.pilot import plot_pilot as plot_pilot
+
 # Share
 from .formats.conversion import convert as convert
 from .hub.saving import save_mined as save_mined

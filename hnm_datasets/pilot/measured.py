@@ -1,0 +1,174 @@
+"""What is measured of mined rows without training on them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+from numpy.typing import NDArray
+
+from hnm_datasets.audit.false_negatives import FalseNegatives
+from hnm_datasets.audit.run import audit_negatives
+from hnm_datasets.columns import NEGATIVE_IDS
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.mining.counting import list_lengths
+from hnm_datasets.mining.names import plain_name
+from hnm_datasets.pilot.parts import miners_of, models_of
+from hnm_datasets.rows import Rows
+from hnm_datasets.runtime.notices import one_call
+from hnm_datasets.storage.digests import fingerprint
+from hnm_datasets.storage.folders import build_once, cache_root
+from hnm_datasets.storage.json_files import read_object
+from hnm_datasets.storage.kept_rows import content_digest
+from hnm_datasets.transforms.base import Transform
+
+#: Rows whose texts an audit reads; counts are of all.
+_READ = 200
+#: Rows that are mined before the time is taken.
+_FIRST = 10
+
+
+class Cost(NamedTuple):
+    """What mining a sample took on this machine.
+
+    Attributes:
+        preparing: Seconds for what is made once: indexes and embeddings of the corpus.
+        mining: Seconds for the rows of the sample.
+        bytes: What was left in the cache directory.
+    """
+
+    preparing: float
+    mining: float
+    bytes: int
+
+
+class Spent(NamedTuple):
+    """What was spent on a sample, as it is kept.
+
+    Attributes:
+        made: By the name of an index or of embeddings, the seconds and bytes for making it; next to none where it was
+            in the cache directory, such as for a strategy before.
+        mining: Seconds for the rows of the sample.
+    """
+
+    made: dict[str, tuple[float, int]]
+    mining: float
+
+
+def costs_of(spent: Mapping[str, Spent]) -> dict[str, Cost]:
+    """Return the cost of each strategy, as if it were alone: what several need counts for each."""
+    made: dict[str, tuple[float, int]] = {}
+    for one in spent.values():
+        for name, (seconds, size) in one.made.items():
+            before = made.get(name, (0.0, 0))
+            made[name] = max(before[0], seconds), max(before[1], size)
+    return {
+        name: Cost(sum(made[part][0] for part in one.made), one.mining, sum(made[part][1] for part in one.made))
+        for name, one in spent.items()
+    }
+
+
+class Hardness(NamedTuple):
+    """How hard negatives are.
+
+    Attributes:
+        above: Which share of them scores above the positives of their row.
+        below: By how much the positives of a row score higher, on average.
+        words: Which share of the query's words is in a negative.
+    """
+
+    above: float | None
+    below: float | None
+    words: float | None
+
+
+def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tuple[Dataset, Spent]:
+    """Map steps over a sample, and time it the first time."""
+    made: dict[str, tuple[float, int]] = {}
+    few = rows.select(range(min(_FIRST, len(rows))))
+    with one_call():
+        for step in steps:
+            # Compiling and what is made once are no part of what a row takes.
+            for name, part in _prepared(step):
+                before, start = _size(cache_root()), time.perf_counter()
+                part.prepare()
+                made[name] = time.perf_counter() - start, max(0, _size(cache_root()) - before)
+            few = few.map(step, batched=True)
+        start, mined = time.perf_counter(), rows
+        for step in steps:
+            mined = mined.map(step, batched=True, num_proc=num_proc, desc=plain_name(step))
+    spent = Spent(made, time.perf_counter() - start)
+    if len(mined) != len(rows):
+        raise ValueError(
+            f"the steps made {len(mined):,} rows of {len(rows):,}. Leave out what changes the number of rows: a shape "
+            f"is added for the training."
+        )
+    if steps and NEGATIVE_IDS not in mined.column_names:
+        raise KeyError(f"the steps wrote no column {NEGATIVE_IDS!r}. Begin with one that mines, such as BM25Negatives.")
+    # A second time it would all come from caches.
+    name = fingerprint({"kind": "spent", "rows": content_digest(rows), "steps": Hasher.hash(list(steps))})
+    folder = build_once(cache_root() / "pilot", name, lambda aside: _write(aside, spent))
+    kept = read_object(folder / "spent.json")
+    return mined, Spent({name: (float(one[0]), int(one[1])) for name, one in kept["made"].items()}, kept["mining"])
+
+
+def _prepared(step: Any) -> Iterator[tuple[str, Transform]]:
+    """Yield what makes an index or embeddings, with a name that all steps have in common that need the same."""
+    miners = list(miners_of(step))
+    for miner in miners:
+        yield " ".join([type(miner).__name__, *sorted(one.model_fingerprint for one in models_of(miner))]), miner
+    if not miners and isinstance(step, Transform):
+        yield type(step).__name__, step
+
+
+def _write(folder: Path, spent: Spent) -> None:
+    (folder / "spent.json").write_text(json.dumps(spent._asdict()))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+
+
+def hardness_of(mined: Dataset, corpus: Corpus, scorer: Transform) -> Hardness:
+    """Measure how hard the negatives are, by the scores of one model for all strategies."""
+    scored = mined.map(scorer, batched=True)
+    name = str(getattr(scorer, "name", "teacher"))
+    audit = audit_negatives(scored, corpus, teacher=name, sample=_READ)
+    scores = audit.scores.get(name)
+    margin = None if scores is None or scores.margin is None else scores.margin.mean
+    return Hardness(None if scores is None else scores.above, margin, audit.overlap.get("query in negative"))
+
+
+def false_negatives_of(
+    mined: Dataset, corpus: Corpus, judgments: Rows | None, teacher: Transform | None
+) -> FalseNegatives | None:
+    """Estimate which share of the negatives is relevant: by judgments, else by a teacher; None without either."""
+    if judgments is None and teacher is None:
+        return None
+    if not int(list_lengths(mined, NEGATIVE_IDS).sum()):
+        return None
+    # What an earlier step has scored is no part of this.
+    names = [name for name in mined.column_names if not name.endswith("_scores")]
+    return audit_negatives(
+        mined.select_columns(names), corpus, judgments=judgments, teacher=teacher, sample=_READ
+    ).false_negatives
+
+
+def overlap_of(first: NDArray[np.int64], second: NDArray[np.int64], rows: int) -> float | None:
+    """Return which share of two strategies' negatives is common (Jaccard), mean over the rows that have any.
+
+    Args:
+        first: A number for each pair of row and passage, ascending and distinct: the row times 2^32, and the passage.
+        second: The same of the other.
+        rows: How many rows there are.
+    """
+    both = np.bincount(np.intersect1d(first, second, assume_unique=True) >> 32, minlength=rows)
+    either = np.bincount(np.union1d(first, second) >> 32, minlength=rows)
+    known = either > 0
+    return float((both[known] / either[known]).mean()) if known.any() else None

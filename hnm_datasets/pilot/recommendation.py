@@ -1,0 +1,137 @@
+"""Which strategy a pilot recommends, by rules that it states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnm_datasets.markdown import count
+from hnm_datasets.pilot.intervals import Difference, paired
+
+#: The share of false negatives that is tolerated where no student is trained.
+TOLERATED = 0.05
+
+
+class Recommendation(NamedTuple):
+    """A strategy, and why.
+
+    Attributes:
+        name: The strategy; None: nothing can be recommended.
+        sentence: Why.
+        differences: By how much each strategy's measure differs from that of the best; None of the best itself, and
+            empty without training.
+        needed: For each strategy, how many queries would have to be held out to tell it from the best.
+    """
+
+    name: str | None
+    sentence: str
+    differences: dict[str, Difference | None]
+    needed: dict[str, int | None]
+
+
+def by_training(values: Mapping[str, NDArray[np.floating]], work: Mapping[str, float], measure: str) -> Recommendation:
+    """Recommend the cheapest strategy whose measure is within the 95% interval of the best one's.
+
+    Of strategies that need the same work of models the better one counts as cheaper: where nothing else tells them
+    apart, there is no reason to take the worse.
+
+    Args:
+        values: The measure of each strategy, by seed and query. Shape (S, Q) each.
+        work: What models compute for each, see `work_of`.
+        measure: The name of the measure.
+
+    Example:
+        >>> noise = np.array([[0.01, -0.01] * 50])
+        >>> found = by_training({"BM25": 0.5 + noise, "dense": 0.51 - noise}, {"BM25": 0, "dense": 9}, "nDCG@10")
+        >>> found.name
+        'dense'
+    """
+    means = {name: float(found.mean()) for name, found in values.items()}
+    best = max(means, key=lambda name: (means[name], -work[name]))
+    differences = {name: None if name == best else paired(found - values[best]) for name, found in values.items()}
+    within = [name for name, found in differences.items() if found is None or found.high >= 0]
+    chosen = min(within, key=lambda name: (work[name], -means[name]))
+    queries = next(iter(values.values())).shape[1]
+    needed = {name: None if found is None else _needed(found, queries) for name, found in differences.items()}
+    return Recommendation(chosen, _sentence(chosen, best, within, means, differences, measure), differences, needed)
+
+
+def _needed(found: Difference, queries: int) -> int | None:
+    """Return how many queries would make an interval so narrow that it leaves zero out; None if it does already."""
+    half = (found.high - found.low) / 2
+    if found.high < 0 or found.mean >= 0:
+        return None
+    return math.ceil(queries * (half / found.mean) ** 2)
+
+
+def _sentence(
+    chosen: str,
+    best: str,
+    within: list[str],
+    means: Mapping[str, float],
+    differences: Mapping[str, Difference | None],
+    measure: str,
+) -> str:
+    found = differences[chosen]
+    beaten = len(means) - len(within)
+    if found is None:
+        others = [name for name in within if name != chosen]
+        if not others:
+            return f"Take {chosen!r}: its {measure}, {100 * means[chosen]:.1f}, is better than that of all others."
+        return (
+            f"Take {chosen!r}: it has the best {measure}, {100 * means[chosen]:.1f}, and what is within the noise of "
+            f"it costs no less ({', '.join(map(repr, others))})."
+        )
+    return (
+        f"Take {chosen!r}: it is the cheapest whose {measure}, {100 * means[chosen]:.1f}, is within the noise of the "
+        f"best ({best!r}: {100 * means[best]:.1f}, a difference of {shown(found)}); "
+        f"{count(beaten, 'strategy is', 'strategies are')} worse."
+    )
+
+
+def shown(found: Difference) -> str:
+    """Write a difference with its interval, in percent."""
+    return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def by_mining(
+    rates: Mapping[str, tuple[float, float] | None], above: Mapping[str, float | None], work: Mapping[str, float]
+) -> Recommendation:
+    """Without training, recommend the hardest strategy with few false negatives.
+
+    Args:
+        rates: The share of false negatives of each strategy, and where its interval begins; None where unknown.
+        above: Which share of its negatives scores above the positives.
+        work: What models compute for each.
+    """
+    known = {name: rate for name, rate in rates.items() if rate is not None and above[name] is not None}
+    if not known:
+        return Recommendation(
+            None,
+            "Nothing can be recommended: the share of false negatives is unknown. Pass judgments= or a teacher=, rows "
+            "with several positives, or let a student be trained (train=True).",
+            {},
+            {},
+        )
+    few = [name for name, (rate, low) in known.items() if rate <= TOLERATED]
+    if not few:
+        chosen = min(known, key=lambda name: (known[name][0], work[name]))
+        return Recommendation(
+            chosen,
+            f"Take {chosen!r} if any: it has the fewest false negatives, {known[chosen][0]:.1%}, and none has at most "
+            f"{TOLERATED:.0%}. Filter by a margin or a teacher.",
+            {},
+            {},
+        )
+    chosen = max(few, key=lambda name: (above[name] or 0.0, -work[name]))
+    return Recommendation(
+        chosen,
+        f"Take {chosen!r}: of the strategies with at most {TOLERATED:.0%} false negatives it has the hardest ones "
+        f"({above[chosen]:.1%} above their positive). No student was trained, so what they are worth is not measured.",
+        {},
+        {},
+    )

@@ -1,0 +1,64 @@
+"""How much models have to compute for a strategy, so that cheap is the same on every machine and in every run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.mining.counting import wanted_candidates
+from hnm_datasets.models.handles import ModelHandle
+from hnm_datasets.pilot.parts import miners_of, models_of
+from hnm_datasets.pilot.strategies import Strategy
+from hnm_datasets.transforms.scorers.base import Scorer
+
+#: The parameters of a model that cannot be looked into, such as a service: those of a small transformer.
+_UNKNOWN = 10_000_000
+
+
+def work_of(strategy: Strategy, steps: list[Any], corpus: Corpus, rows: int, student: Any, refreshes: int) -> float:
+    """Count what models compute to mine all rows: texts or pairs that they read, times the size of the model.
+
+    A miner reads the corpus and the queries, a scorer the candidates. BM25 and random passages need no model.
+
+    Args:
+        strategy: The strategy.
+        steps: Its steps, made.
+        corpus: The passages.
+        rows: How many rows there are in all.
+        student: The model in training.
+        refreshes: How often a dynamic strategy mines.
+    """
+    if strategy.dynamic:
+        return float(refreshes * (len(corpus) + rows) * size_of(student))
+    total, candidates = 0.0, 0
+    for step in steps:
+        for miner in miners_of(step):
+            total += (len(corpus) + rows) * sum(size_of(handle) for handle in models_of(miner))
+        candidates = wanted_candidates(step) or candidates
+        if isinstance(step, Scorer):
+            total += rows * (candidates + 1) * sum(size_of(handle) for handle in models_of(step))
+    return total
+
+
+def size_of(model: Any) -> int:
+    """Count the parameters that work on each token of a text: all but the tables of embeddings.
+
+    Args:
+        model: A model, or a handle of one.
+    """
+    if isinstance(model, ModelHandle):
+        loaded = model.loaded
+        if loaded.is_function:
+            return _UNKNOWN
+        model = loaded.model
+    if not isinstance(model, torch.nn.Module):
+        return _UNKNOWN
+    tables = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    own = [
+        one for module in model.modules() if not isinstance(module, tables) for one in module.parameters(recurse=False)
+    ]
+    found = sum(parameter.numel() for parameter in own)
+    looked_up = [module.embedding_dim for module in model.modules() if isinstance(module, tables)]
+    return found + sum(looked_up)
