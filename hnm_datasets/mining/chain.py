@@ -67,6 +67,18 @@ def mine(
         >>> triplets.column_names
         ['anchor', 'positive', 'negative']
     """
+    return mined_with(rows, steps, _show, num_proc=num_proc, batch_size=batch_size)
+
+
+def mined_with(
+    rows: Rows,
+    steps: Sequence[Callable[[Any], Any]],
+    show: Callable[[MiningReport], None],
+    *,
+    num_proc: int | None = None,
+    batch_size: int = 1000,
+) -> Dataset:
+    """Do what `mine` does, and show the table in another way."""
     rows = dataset_of(rows, "mine")
     if not len(rows):
         raise ValueError("mine: there are no rows to mine for.")
@@ -89,11 +101,11 @@ def mine(
             )
         counts.append(found)
         if mapped is None:
-            _show(MiningReport(tuple(counts), ""))
+            show(MiningReport(tuple(counts), ""))
             raise ValueError(_nothing_left(counts))
         rows, unrecorded = mapped, False
     report = MiningReport((*known, *counts), content_digest(rows))
-    _show(replace(report, steps=tuple(counts)))
+    show(replace(report, steps=tuple(counts)))
     return with_memory(rows, report.to_dict())
 
 

@@ -17,8 +17,10 @@ from hnm_datasets.audit.false_negatives import FalseNegatives
 from hnm_datasets.audit.run import audit_negatives
 from hnm_datasets.columns import NEGATIVE_IDS
 from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.mining.chain import mined_with
 from hnm_datasets.mining.counting import list_lengths
 from hnm_datasets.mining.names import plain_name
+from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.pilot.parts import miners_of, models_of
 from hnm_datasets.rows import Rows
 from hnm_datasets.runtime.notices import one_call
@@ -116,6 +118,15 @@ def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tu
     folder = build_once(cache_root() / "pilot", name, lambda aside: _write(aside, spent))
     kept = read_object(folder / "spent.json")
     return mined, Spent({name: (float(one[0]), int(one[1])) for name, one in kept["made"].items()}, kept["mining"])
+
+
+def funnel_of(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> MiningReport | None:
+    """Return what each step leaves, as `mine` counts it: mining itself comes from the cache of `map`."""
+    if not steps:
+        return None
+    reports: list[MiningReport] = []
+    mined_with(rows, steps, reports.append, num_proc=num_proc)
+    return reports[-1]
 
 
 def _prepared(step: Any) -> Iterator[tuple[str, Transform]]:

@@ -8,6 +8,7 @@ from typing import Any
 from hnm_datasets.audit.false_negatives import FalseNegatives
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
 from hnm_datasets.markdown import count
+from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.pilot.intervals import Difference
 from hnm_datasets.pilot.measured import Cost, Hardness
 from hnm_datasets.pilot.recommendation import shown
@@ -24,6 +25,7 @@ class Trial:
         error: What went wrong; all else is None then.
         candidates: Negatives of a row, on average.
         short: How many rows of the sample have fewer than a training takes.
+        funnel: What each step left of the sample, as `mine` counts it, and some of what the filters dropped.
         hardness: How hard its negatives are.
         false_negatives: Which share of them is relevant; None where that is unknown.
         cost: What mining the sample took.
@@ -42,6 +44,7 @@ class Trial:
     error: str | None = None
     candidates: float | None = None
     short: int | None = None
+    funnel: MiningReport | None = None
     hardness: Hardness | None = None
     false_negatives: FalseNegatives | None = None
     cost: Cost | None = None

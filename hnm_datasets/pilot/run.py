@@ -21,7 +21,15 @@ from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.mining.counting import list_lengths
 from hnm_datasets.models.handles import load_model
 from hnm_datasets.pilot.code import chain_code
-from hnm_datasets.pilot.measured import Spent, costs_of, false_negatives_of, hardness_of, mine_sample, overlap_of
+from hnm_datasets.pilot.measured import (
+    Spent,
+    costs_of,
+    false_negatives_of,
+    funnel_of,
+    hardness_of,
+    mine_sample,
+    overlap_of,
+)
 from hnm_datasets.pilot.ranking import MEASURES
 from hnm_datasets.pilot.recommendation import Recommendation, by_mining, by_training
 from hnm_datasets.pilot.report import Pilot, Trial
@@ -273,6 +281,7 @@ class _Run:
             trial,
             candidates=float(lengths.mean()),
             short=int((lengths < _NEGATIVES).sum()),
+            funnel=funnel_of(split.sample, steps, self.num_proc),
             hardness=hardness_of(mined, self.corpus, self.scorer),
             false_negatives=false_negatives_of(hidden, self.corpus, self._judgments(), self.teacher),
             work=work_of(strategy, steps, self.corpus, len(split.rows), self.student, REFRESHES + 1),
