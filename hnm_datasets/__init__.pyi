@@ -85,8 +85,8 @@ from .pictures.hardness import plot_hardness as plot_hardness
 from .pictures.training import plot_training as plot_training
 
 # Choose
-from .pilot.run import pilot as pilot
-from .pilot.report import Pilot as Pilot
+from .piloting.run import pilot as pilot
+from .piloting.report import Pilot as Pilot
 from .pictures.pilot import plot_pilot as plot_pilot
 
 # Share

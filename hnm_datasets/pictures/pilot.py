@@ -11,7 +11,7 @@ from hnm_datasets.pictures.installed import check_matplotlib
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from hnm_datasets.pilot.report import Pilot, Trial
+    from hnm_datasets.piloting.report import Pilot, Trial
 
 
 def plot_pilot(pilot: Pilot) -> Figure:

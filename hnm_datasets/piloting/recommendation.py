@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.markdown import count
-from hnm_datasets.pilot.intervals import Difference, paired
+from hnm_datasets.piloting.intervals import Difference, paired
 
 #: The share of false negatives that is tolerated where no student is trained.
 TOLERATED = 0.05

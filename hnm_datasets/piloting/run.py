@@ -20,8 +20,8 @@ from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.mining.counting import list_lengths
 from hnm_datasets.models.handles import load_model
-from hnm_datasets.pilot.code import chain_code
-from hnm_datasets.pilot.measured import (
+from hnm_datasets.piloting.code import chain_code
+from hnm_datasets.piloting.measured import (
     Spent,
     costs_of,
     false_negatives_of,
@@ -30,14 +30,14 @@ from hnm_datasets.pilot.measured import (
     mine_sample,
     overlap_of,
 )
-from hnm_datasets.pilot.ranking import MEASURES
-from hnm_datasets.pilot.recommendation import Recommendation, by_mining, by_training
-from hnm_datasets.pilot.report import Pilot, Trial
-from hnm_datasets.pilot.split import Split, split_rows
-from hnm_datasets.pilot.strategies import Strategy, checked, deepest, usual
-from hnm_datasets.pilot.student import is_static, make_student
-from hnm_datasets.pilot.trainings import REFRESHES, Course
-from hnm_datasets.pilot.work import work_of
+from hnm_datasets.piloting.ranking import MEASURES
+from hnm_datasets.piloting.recommendation import Recommendation, by_mining, by_training
+from hnm_datasets.piloting.report import Pilot, Trial
+from hnm_datasets.piloting.split import Split, split_rows
+from hnm_datasets.piloting.strategies import Strategy, checked, deepest, usual
+from hnm_datasets.piloting.student import is_static, make_student
+from hnm_datasets.piloting.trainings import REFRESHES, Course
+from hnm_datasets.piloting.work import work_of
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.transforms.base import Transform

@@ -10,7 +10,7 @@ from typing import Any
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.mining.names import plain_name
 from hnm_datasets.models.handles import ModelHandle
-from hnm_datasets.pilot.strategies import Strategy
+from hnm_datasets.piloting.strategies import Strategy
 from hnm_datasets.transforms.base import Transform
 
 

@@ -21,7 +21,7 @@ from hnm_datasets.mining.chain import mined_with
 from hnm_datasets.mining.counting import list_lengths
 from hnm_datasets.mining.names import plain_name
 from hnm_datasets.mining.report import MiningReport
-from hnm_datasets.pilot.parts import miners_of, models_of
+from hnm_datasets.piloting.parts import miners_of, models_of
 from hnm_datasets.rows import Rows
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.storage.digests import fingerprint

@@ -9,9 +9,9 @@ from hnm_datasets.audit.false_negatives import FalseNegatives
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
 from hnm_datasets.markdown import count
 from hnm_datasets.mining.report import MiningReport
-from hnm_datasets.pilot.intervals import Difference
-from hnm_datasets.pilot.measured import Cost, Hardness
-from hnm_datasets.pilot.recommendation import shown
+from hnm_datasets.piloting.intervals import Difference
+from hnm_datasets.piloting.measured import Cost, Hardness
+from hnm_datasets.piloting.recommendation import shown
 
 
 @dataclass(frozen=True)

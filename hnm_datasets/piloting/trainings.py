@@ -26,7 +26,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.models.fingerprint import model_fingerprint
-from hnm_datasets.pilot.ranking import measures_of
+from hnm_datasets.piloting.ranking import measures_of
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.json_files import read_object

@@ -9,8 +9,8 @@ import torch
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.mining.counting import wanted_candidates
 from hnm_datasets.models.handles import ModelHandle
-from hnm_datasets.pilot.parts import miners_of, models_of
-from hnm_datasets.pilot.strategies import Strategy
+from hnm_datasets.piloting.parts import miners_of, models_of
+from hnm_datasets.piloting.strategies import Strategy
 from hnm_datasets.transforms.scorers.base import Scorer
 
 #: The parameters of a model that cannot be looked into, such as a service: those of a small transformer.
