@@ -11,7 +11,7 @@ never shown to it. The ladder's arms are then compared on the queries of test, a
   *regret*, with the 95% interval of the difference over queries and seeds; and Kendall's tau between the order of the
   arms in the pilot and in the ladder;
 - coverage: whether the intervals of false negatives hold the rate that they estimate. Of `--draws` samples of
-  `--queries` queries, each with one positive known and the others hidden, the share whose 95% interval holds the rate
+  `--size` queries, each with one positive known and the others hidden, the share whose 95% interval holds the rate
   of all queries of the set that have several positives.
 """
 
@@ -107,8 +107,8 @@ def show_recommendations(found: list[Finding]) -> str:
             for place, ((arm, predicted, actual), rank) in enumerate(zip(rows, ranks, strict=True), start=1)
         ]
         parts.append(
-            f"### {one['set']}\n\nLadder: {one['table']}, {one['queries']:,} queries. Pilot: {one['sample']:,} queries, "
-            f"{one['steps']} steps, measured with {one['held_out']:,}. “{one['sentence']}”\n\n"
+            f"### {one['set']}\n\nLadder: {one['table']}, {one['queries']:,} queries. Pilot: {one['sample']:,} queries "
+            f"and {one['steps']} steps, measured with {one['held_out']:,} queries. “{one['sentence']}”\n\n"
             + table("negatives|ladder|rank|pilot|rank", cells)
         )
     return "\n".join(parts)
@@ -121,7 +121,7 @@ def cover(run: Run) -> list[Finding]:
     for source in run.sets:
         data = Set(source, run)
         several = data.train.filter(lambda ids: len(ids) > 1, input_columns="positive_ids")
-        if len(several) < 2 * run.queries:
+        if len(several) < 2 * run.size:
             continue
         strategies = {"BM25": [hnm.BM25Negatives(data.corpus, k=run.k)]}
         strategies["dense"] = [hnm.DenseNegatives(data.corpus, data.student(), k=run.k)]
@@ -133,7 +133,7 @@ def cover(run: Run) -> list[Finding]:
             truth[name] = audit.false_negatives.rate
         held: dict[str, list[bool]] = {name: [] for name in strategies}
         for draw in range(run.draws):
-            pilot = hnm.pilot(several, data.corpus, strategies, sample=run.queries, train=False, seed=draw)
+            pilot = hnm.pilot(several, data.corpus, strategies, sample=run.size, train=False, seed=draw)
             for trial in pilot.trials:
                 assert trial.false_negatives is not None
                 held[trial.name].append(trial.false_negatives.low <= truth[trial.name] <= trial.false_negatives.high)
@@ -167,7 +167,7 @@ if __name__ == "__main__":
             "sample": option(500, "queries of a pilot"),
             "seeds": option(3, "trainings of each arm in a pilot"),
             "draws": option(100, "samples of the coverage"),
-            "queries": option(100, "queries of each of these samples"),
+            "size": option(100, "queries of each of these samples"),
             "student": option("static", "as in ladder.py"),
             "teacher": option("minilm", choices=("static", "minilm")),
             "cross-encoder": option(None, "a path or Hub id", str),
@@ -176,7 +176,7 @@ if __name__ == "__main__":
             "teacher-tokens": option(128, "of a text that a minilm teacher reads"),
             "known": option(0, "positives of each query that are known; 0: all"),
             "dev": option(500, "as in ladder.py"),
-            "train-rows": option(10**9, "train queries, at most"),
+            "queries": option(10**9, "train queries, at most"),
             "k": option(20, "candidates to draw from"),
             "depth": option(50, "candidates before the filters"),
             "kept": option(None, "a folder for encodings and trainings, used again by the next call", str),
