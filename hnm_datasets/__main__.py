@@ -1,22 +1,32 @@
-"""Look at a folder of mined data, or write its card.
+"""Look at a folder of mined data, write its card, or find out which negatives pay on a retrieval set.
 
 python -m hnm_datasets audit FOLDER     # what is wrong with it, how hard it is
 python -m hnm_datasets card FOLDER      # write README.md, the dataset card
+python -m hnm_datasets pilot FOLDER     # mine a sample with each strategy, train a cheap student on each
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from datasets import DatasetDict, get_dataset_config_names, load_dataset
+from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset
 from datasets.exceptions import DatasetsError
 
 from hnm_datasets.audit.run import audit_negatives
+from hnm_datasets.columns import POSITIVE_IDS
 from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.hub.record import RECORD
 from hnm_datasets.hub.saving import write_card
+from hnm_datasets.loaders.beir import load_beir
+from hnm_datasets.pictures.pilot import plot_pilot
+from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.terminal import printable
+
+_PILOT = "find out which negatives pay: mine a sample with each strategy, train a cheap student on each"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, about in (("audit", "print the audit of each split"), ("card", "write the dataset card, README.md")):
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("folder", help="a folder that save_mined wrote, or any that load_dataset reads")
+    _add_pilot(commands.add_parser("pilot", help=_PILOT, description=_PILOT))
     options = parser.parse_args(arguments)
     try:
         if options.command == "audit":
             audit(options.folder)
+        elif options.command == "pilot":
+            run_pilot(options)
         else:
             print(printable(f"written: {write_card(options.folder)}"))  # noqa: T201
     except (OSError, KeyError, TypeError, ValueError, DatasetsError) as error:
@@ -49,6 +62,53 @@ def audit(folder: str) -> None:
     splits: DatasetDict = load_dataset(folder, "default" if "default" in configs else None)
     for split, rows in splits.items():
         print(f"{printable(split)}: {audit_negatives(rows, corpus)}")  # noqa: T201
+
+
+def _add_pilot(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", help="a folder in BEIR's form or a Hub id, or what save_mined wrote with a corpus")
+    command.add_argument("--split", default="train", help="the split whose queries are taken (default: train)")
+    command.add_argument("--model", help="a SentenceTransformer that mines: a path or Hub id")
+    command.add_argument("--teacher", help="a CrossEncoder that tells false negatives: a path or Hub id")
+    command.add_argument("--sample", type=int, default=500, help="queries to mine and train on (default: 500)")
+    command.add_argument("--steps", type=int, default=100, help="steps of a training (default: 100)")
+    command.add_argument("--seeds", type=int, default=3, help="trainings of each strategy (default: 3)")
+    command.add_argument("--output", type=Path, help="a folder for pilot.md, pilot.json and pilot.png")
+
+
+def run_pilot(options: argparse.Namespace) -> None:
+    """Print what a pilot finds with the usual strategies, and write it to a folder if one is named."""
+    from hnm_datasets.piloting.run import pilot
+    from hnm_datasets.transforms.scorers.cross_encoder import CrossEncoderScores
+
+    corpus, rows = _queries(options.folder, options.split)
+    teacher = None if options.teacher is None else CrossEncoderScores(corpus, options.teacher)
+    found = pilot(
+        rows, corpus, model=options.model, teacher=teacher, sample=options.sample, steps=options.steps,
+        seeds=options.seeds,
+    )  # fmt: skip
+    print(found)  # noqa: T201
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        with written_aside(options.output / "pilot.json") as aside:
+            aside.write_text(json.dumps(found.to_dict(), indent=1))
+        with written_aside(options.output / "pilot.md") as aside:
+            aside.write_text(found.to_markdown() + "\n")
+        with written_aside(options.output / "pilot.png") as aside:
+            plot_pilot(found).savefig(aside, format="png")
+
+
+def _queries(folder: str, split: str) -> tuple[Corpus, Dataset]:
+    """Read a corpus and queries with positives, from a retrieval set or a saved one."""
+    if not (Path(folder) / RECORD).is_file():
+        return load_beir(folder, split)
+    if "corpus" not in get_dataset_config_names(folder):
+        raise ValueError(
+            f"{folder} holds mined rows without their corpus. Save them again with save_mined(corpus=...)."
+        )
+    rows = load_dataset(folder, "default", split=split)
+    if POSITIVE_IDS not in rows.column_names:
+        raise ValueError(f"{folder} holds {rows.column_names}; a pilot needs rows with 'query' and 'positive_ids'.")
+    return Corpus.from_dataset(load_dataset(folder, "corpus", split="train")), rows
 
 
 if __name__ == "__main__":
