@@ -52,11 +52,11 @@ from ladder_arms import ARMS, Arm, Set
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from runner import Benchmark, Part, Run, option, set_name, table
-from scipy import stats
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import TrainerCallback
 
 import hnm_datasets as hnm
+from hnm_datasets.piloting.intervals import paired
 
 MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "recall@10": R @ 10, "recall@100": R @ 100}
 DEPTH = 100
@@ -243,21 +243,8 @@ def differences(title: str, arms: Finding, each: dict[str, Values]) -> Finding:
                 np.array([each[f"{title}/{one}/{seed}"][:, column] for seed in seeds], dtype=np.float64)
                 for one in (name, best)
             )
-            found.setdefault(name, {})[measure] = {"against": best} | interval(ours - theirs)
+            found.setdefault(name, {})[measure] = {"against": best} | paired(ours - theirs)._asdict()
     return found
-
-
-def interval(gains: NDArray[np.float64]) -> Finding:
-    """Return the mean of paired differences and its 95% interval over queries and seeds. Shape (S, Q)."""
-    parts = [(gains.mean(axis=0).var(ddof=1), gains.shape[1])]
-    if len(gains) > 1:
-        parts.append((gains.mean(axis=1).var(ddof=1), len(gains)))
-    variances = [variance / size for variance, size in parts]
-    whole = sum(variances)
-    freedom = sum(one**2 / (size - 1) for one, (_, size) in zip(variances, parts, strict=True))
-    half = stats.t.ppf(0.975, whole**2 / freedom) * np.sqrt(whole) if whole else 0.0
-    mean = gains.mean()
-    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 # ---- report ------------------------------------------------------------------------------------------------------

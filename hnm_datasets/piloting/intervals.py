@@ -29,11 +29,11 @@ def paired(gains: NDArray[np.floating]) -> Difference:
     queries), and the degrees of freedom of Welch and Satterthwaite.
 
     Args:
-        gains: By how much one is better than the other, of each seed and query. Shape (S, Q).
+        gains: By how much one is better than the other, of each seed and query. Shape (S, Q), with Q of at least 2.
 
     Example:
-        >>> paired(np.array([[0.1, 0.2, 0.3, 0.4]]))
-        Difference(mean=0.25, low=0.044574..., high=0.455425...)
+        >>> [round(one, 3) for one in paired(np.array([[0.1, 0.2, 0.3, 0.4]]))]
+        [0.25, 0.045, 0.455]
     """
     from scipy import stats
 
@@ -42,8 +42,10 @@ def paired(gains: NDArray[np.floating]) -> Difference:
     if len(gains) > 1:
         parts.append((gains.mean(axis=1).var(ddof=1), len(gains)))
     variances = [variance / size for variance, size in parts]
-    whole = sum(variances)
-    freedom = sum(one**2 / (size - 1) for one, (_, size) in zip(variances, parts, strict=True))
-    half = float(stats.t.ppf(0.975, whole**2 / freedom) * np.sqrt(whole)) if whole else 0.0
+    whole, half = sum(variances), 0.0
+    if whole:
+        # Shares of the variance, because squares of small ones would be zero.
+        freedom = 1 / sum((one / whole) ** 2 / (size - 1) for one, (_, size) in zip(variances, parts, strict=True))
+        half = float(stats.t.ppf(0.975, freedom) * np.sqrt(whole))
     mean = float(gains.mean())
     return Difference(mean, mean - half, mean + half)
