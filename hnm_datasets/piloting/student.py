@@ -19,8 +19,10 @@ from hnm_datasets.corpus.words import terms_of
 #: Passages whose words are counted, words of each, and words that get a vector.
 _PASSAGES, _WORDS, _VOCABULARY = 20_000, 128, 30_000
 _DIMENSION = 256
-#: Tokens that are remembered, four bytes each.
-_REMEMBERED = 50_000_000
+#: In each dimension of the vector of a word that is not in the vocabulary.
+_UNKNOWN = 1e-3
+#: Tokens that are remembered, four bytes each, and what else a text takes, in tokens.
+_REMEMBERED, _TEXT = 50_000_000, 60
 
 
 class Tokens:
@@ -47,7 +49,7 @@ class Tokens:
         arrays = {key: np.asarray(ids if len(ids) else [0], dtype=np.int32) for key, ids in found.items()}
         if self._count < _REMEMBERED:
             self._known |= arrays
-            self._count += sum(map(len, arrays.values()))
+            self._count += sum(len(ids) + _TEXT for ids in arrays.values())
         return [arrays[key] if key in arrays else self._known[key] for key in keys]
 
 
@@ -103,17 +105,15 @@ def make_student(corpus: Corpus, model: object, seed: int) -> tuple[SentenceTran
     if isinstance(model, SentenceTransformer):
         if not isinstance(model[0], StaticEmbedding):
             return copy.deepcopy(model), "the model itself"
-        first: Any = model[0]
+        student = copy.deepcopy(model).to("cpu", torch.float32)
+        first: Any = student[0]
         tokenizer = first.tokenizer
 
         def tokenize(texts: list[str]) -> list[list[int]]:
             return [found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
-        weights = first.embedding.weight.detach().to("cpu", torch.float32, copy=True)
-        modules = [MeanOfTokens(weights, Tokens(tokenize)), *copy.deepcopy(list(model)[1:])]
-        prompts = {name: prompt for name, prompt in model.prompts.items() if prompt is not None}
-        student = SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
-        student.similarity_fn_name = model.similarity_fn_name
+        # All else, such as prompts and later modules, stays as it is.
+        student[0] = MeanOfTokens(first.embedding.weight.detach(), Tokens(tokenize))
         return student, "the model itself, of static embeddings"
     return word_student(corpus, seed), "static embeddings, made of the words of the corpus"
 
@@ -127,22 +127,30 @@ def word_student(corpus: Corpus, seed: int) -> SentenceTransformer:
     Args:
         corpus: The passages, of which some thousands are read.
         seed: For the approximate SVD.
+
+    Raises:
+        ValueError: No passage has a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
     from sklearn.utils.extmath import randomized_svd
 
     rows = np.unique(np.linspace(0, len(corpus) - 1, min(len(corpus), _PASSAGES)).astype(np.int64))
+    texts = corpus.texts(rows).to_pylist()
     counter = TfidfVectorizer(analyzer=_words, max_features=_VOCABULARY, sublinear_tf=True, dtype=np.float32)
-    matrix = counter.fit_transform(corpus.texts(rows).to_pylist())
-    size = max(1, min(_DIMENSION, min(matrix.shape) - 1))
+    if not any(map(_words, texts)):
+        raise ValueError("pilot: the passages have no words to make a student of. Pass the model to train as student=.")
+    matrix = counter.fit_transform(texts)
+    size = min(_DIMENSION, *matrix.shape)
     _, _, components = randomized_svd(matrix, n_components=size, n_iter=3, random_state=seed)
     # The directions of rare and common words count alike; how much a word counts is for its rarity to say.
     vectors = normalize(components.T) * counter.idf_[:, None] ** 2
     # Word vectors of other models have about this size, which the learning rate is meant for.
     vectors /= max(float(np.sqrt(np.mean(vectors**2))), 1e-12)
+    # A vector of zeros has no direction, and none to learn.
+    vectors[~vectors.any(axis=1)] = _UNKNOWN
     # Number 0 is for all other words.
-    unknown = np.full((1, vectors.shape[1]), 1e-3)
+    unknown = np.full((1, vectors.shape[1]), _UNKNOWN)
     weights = torch.from_numpy(np.concatenate([unknown, vectors]).astype(np.float32))
     numbers = {word: place + 1 for word, place in counter.vocabulary_.items()}
 
