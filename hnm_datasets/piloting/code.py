@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
+
+from datasets.fingerprint import Hasher
 
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.mining.names import plain_name
@@ -38,7 +40,7 @@ def chain_code(strategy: Strategy, negatives: int, teacher: Transform | None) ->
 
 
 def _code(value: Any) -> str:
-    """Write a step or an option of one."""
+    """Write a step or an option of one; `...` stands for what cannot be written, such as an index."""
     if isinstance(value, Corpus):
         return "corpus"
     if isinstance(value, ModelHandle):
@@ -48,18 +50,37 @@ def _code(value: Any) -> str:
         return f"partial({', '.join([plain_name(value.func), *map(_code, value.args), *options])})"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key!r}: {_code(option)}' for key, option in value.items())}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_code, value))}]"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if not isinstance(value, Transform) or not is_dataclass(value):
-        return repr(value) if isinstance(value, (bool, int, str)) or value is None else plain_name(value)
-    options = []
-    # What has no default comes first and is passed by its place; what a step derives from a model is left out.
-    for place, field in enumerate(fields(value)):
-        option = getattr(value, field.name)
-        if place < 2 and isinstance(option, (Corpus, ModelHandle, Mapping)):
-            options.append(_code(option))
-        elif option != field.default and isinstance(option, (bool, int, float, str)):
-            options.append(f"{field.name}={_code(option)}")
-    return f"{plain_name(value)}({', '.join(options)})"
+    if isinstance(value, Transform):
+        return _step_code(value)
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return repr(value)
+    name = plain_name(value) if callable(value) else ""
+    return name if name.isidentifier() else "..."
+
+
+def _step_code(step: Transform) -> str:
+    """Write a step with the options that are not at their defaults; what has none is passed by its place."""
+    parameters = inspect.signature(type(step)).parameters
+    needed = [getattr(step, name) for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    options: dict[str, Any] = {}
+    # A step fills options in, such as the prompts of its model, which another one of the same model has too.
+    other = _made(type(step), needed, options)
+    for name, parameter in parameters.items():
+        value = getattr(step, name)
+        if parameter.default is not parameter.empty and not _is_same(value, getattr(other, name, parameter.default)):
+            options[name] = value
+            other = _made(type(step), needed, options)
+    written = [*map(_code, needed), *(f"{name}={_code(value)}" for name, value in options.items())]
+    return f"{plain_name(step)}({', '.join(written)})"
+
+
+def _made(kind: type[Transform], needed: list[Any], options: dict[str, Any]) -> Transform | None:
+    """Make a step; None where it takes more than these options."""
+    try:
+        return kind(*needed, **options)
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    return bool(first == second) or (type(first) is type(second) and Hasher.hash(first) == Hasher.hash(second))
