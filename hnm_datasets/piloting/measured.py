@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.audit.false_negatives import FalseNegatives
 from hnm_datasets.audit.run import audit_negatives
+from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.mining.chain import mined_with
@@ -100,7 +103,9 @@ def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tu
             for name, part in _prepared(step):
                 before, start = _size(cache_root()), time.perf_counter()
                 part.prepare()
-                made[name] = time.perf_counter() - start, max(0, _size(cache_root()) - before)
+                seconds, size = made.get(name, (0.0, 0))
+                grown = max(0, _size(cache_root()) - before)
+                made[name] = seconds + time.perf_counter() - start, size + grown
             few = few.map(step, batched=True)
         start, mined = time.perf_counter(), rows
         for step in steps:
@@ -131,11 +136,11 @@ def funnel_of(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> Mini
 
 def _prepared(step: Any) -> Iterator[tuple[str, Transform]]:
     """Yield what makes an index or embeddings, with a name that all steps have in common that need the same."""
-    miners = list(miners_of(step))
-    for miner in miners:
-        yield " ".join([type(miner).__name__, *sorted(one.model_fingerprint for one in models_of(miner))]), miner
-    if not miners and isinstance(step, Transform):
-        yield type(step).__name__, step
+    parts: list[Transform] = list(miners_of(step))
+    if not parts and isinstance(step, Transform):
+        parts = [step]
+    for part in parts:
+        yield " ".join([type(part).__name__, *sorted(one.model_fingerprint for one in models_of(part))]), part
 
 
 def _write(folder: Path, spent: Spent) -> None:
@@ -143,7 +148,13 @@ def _write(folder: Path, spent: Spent) -> None:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    """Count the bytes in a folder, also while other processes remove files from it."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(parent) / name).lstat().st_size
+    return total
 
 
 def hardness_of(mined: Dataset, corpus: Corpus, scorer: Transform) -> Hardness:
@@ -169,6 +180,24 @@ def false_negatives_of(
     return audit_negatives(
         mined.select_columns(names), corpus, judgments=judgments, teacher=teacher, sample=_READ
     ).false_negatives
+
+
+def overlaps_of(mined: Mapping[str, Dataset], corpus: Corpus) -> dict[str, dict[str, float | None]]:
+    """Return which share of the negatives of each two strategies is common, see `overlap_of`.
+
+    Args:
+        mined: The same rows, mined with each strategy; those without negatives are left out.
+        corpus: The passages.
+    """
+    pairs, size = {}, 0
+    for name, rows in mined.items():
+        if NEGATIVE_IDS in rows.column_names:
+            table = rows.select_columns([NEGATIVE_IDS]).with_format("arrow")[:]
+            lists, size = Batch(table, step="pilot").rows_in(NEGATIVE_IDS, corpus), len(rows)
+            pairs[name] = np.unique((lists.owners.astype(np.int64) << 32) + lists.values)
+    return {
+        one: {other: overlap_of(first, second, size) for other, second in pairs.items()} for one, first in pairs.items()
+    }
 
 
 def overlap_of(first: NDArray[np.int64], second: NDArray[np.int64], rows: int) -> float | None:

@@ -39,3 +39,16 @@ def measures_of(scores: torch.Tensor, offsets: NDArray[np.int64], relevant: NDAr
     found_gain = hits[:, :10] @ gains[: min(10, depth)]
     columns = [found_gain / best, hits[:, :10].sum(axis=1) / known, hits.sum(axis=1) / known]
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def means_of(values: NDArray[np.float32]) -> dict[str, float]:
+    """Return the mean of each measure over seeds and queries.
+
+    Args:
+        values: Shape (S, Q, 3), in the order of `MEASURES`.
+
+    Example:
+        >>> means_of(np.array([[[0.5, 1, 1], [1, 1, 1]]], dtype=np.float32))
+        {'nDCG@10': 0.75, 'recall@10': 1.0, 'recall@100': 1.0}
+    """
+    return dict(zip(MEASURES, values.mean(axis=(0, 1), dtype=np.float64).tolist(), strict=True))

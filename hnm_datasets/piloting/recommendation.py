@@ -80,16 +80,21 @@ def _sentence(
     beaten = len(means) - len(within)
     if found is None:
         others = [name for name in within if name != chosen]
+        if len(means) == 1:
+            return f"Take {chosen!r}: no other was trained on. Its {measure} is {100 * means[chosen]:.1f}."
         if not others:
-            return f"Take {chosen!r}: its {measure}, {100 * means[chosen]:.1f}, is better than that of all others."
+            return (
+                f"Take {chosen!r}: its {measure}, {100 * means[chosen]:.1f}, is better than that of all others, beyond "
+                f"the noise."
+            )
         return (
             f"Take {chosen!r}: it has the best {measure}, {100 * means[chosen]:.1f}, and what is within the noise of "
             f"it costs no less ({', '.join(map(repr, others))})."
         )
     return (
         f"Take {chosen!r}: it is the cheapest whose {measure}, {100 * means[chosen]:.1f}, is within the noise of the "
-        f"best ({best!r}: {100 * means[best]:.1f}, a difference of {shown(found)}); "
-        f"{count(beaten, 'strategy is', 'strategies are')} worse."
+        f"best ({best!r}: {100 * means[best]:.1f}, a difference of {shown(found)})"
+        + (f"; {count(beaten, 'strategy is', 'strategies are')} worse." if beaten else ".")
     )
 
 
@@ -99,12 +104,12 @@ def shown(found: Difference) -> str:
 
 
 def by_mining(
-    rates: Mapping[str, tuple[float, float] | None], above: Mapping[str, float | None], work: Mapping[str, float]
+    rates: Mapping[str, float | None], above: Mapping[str, float | None], work: Mapping[str, float]
 ) -> Recommendation:
     """Without training, recommend the hardest strategy with few false negatives.
 
     Args:
-        rates: The share of false negatives of each strategy, and where its interval begins; None where unknown.
+        rates: The share of false negatives of each strategy; None where unknown.
         above: Which share of its negatives scores above the positives.
         work: What models compute for each.
     """
@@ -117,12 +122,12 @@ def by_mining(
             {},
             {},
         )
-    few = [name for name, (rate, low) in known.items() if rate <= TOLERATED]
+    few = [name for name, rate in known.items() if rate <= TOLERATED]
     if not few:
-        chosen = min(known, key=lambda name: (known[name][0], work[name]))
+        chosen = min(known, key=lambda name: (known[name], work[name]))
         return Recommendation(
             chosen,
-            f"Take {chosen!r} if any: it has the fewest false negatives, {known[chosen][0]:.1%}, and none has at most "
+            f"Take {chosen!r} if any: it has the fewest false negatives, {known[chosen]:.1%}, and none has at most "
             f"{TOLERATED:.0%}. Filter by a margin or a teacher.",
             {},
             {},

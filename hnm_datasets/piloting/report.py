@@ -7,11 +7,14 @@ from typing import Any
 
 from hnm_datasets.audit.false_negatives import FalseNegatives
 from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
-from hnm_datasets.markdown import count
+from hnm_datasets.markdown import count, one_line
 from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.piloting.intervals import Difference
 from hnm_datasets.piloting.measured import Cost, Hardness
 from hnm_datasets.piloting.recommendation import shown
+
+#: Characters of a strategy's name in a table.
+_LONGEST = 30
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ class Pilot:
             tables.append(self._common())
         failed = [trial for trial in self.trials if trial.error]
         if failed:
-            rows = tuple((trial.name, trial.error or "") for trial in failed)
+            rows = tuple((_short(trial.name), trial.error or "") for trial in failed)
             tables.append(Table("What failed", ("strategy", "error"), rows))
         return tables
 
@@ -160,13 +163,14 @@ class Pilot:
             told = "within the noise" if trial.difference is not None and trial.difference.high >= 0 else ""
             told = "worse" if trial.difference is not None and not told else told
             cells = [_hundredfold(trial.measures[name]) for name in names]
-            rows.append((trial.name, *cells, against, told, number(trial.whole_seconds)))
+            rows.append((_short(trial.name), *cells, against, told, _seconds(trial.whole_seconds)))
         columns = ("strategy", *names, f"{self.measure} against the best", "", "s, all rows")
-        where = "" if self.searched == self.passages else f" {self.searched:,} of"
+        where = "" if self.searched == self.passages else f"{self.searched:,} of "
         notes = [
-            f"Trained: {self.student}; {self.steps:,} steps on {count(self.sample, 'query', 'queries')}, "
-            f"{count(self.seeds, 'seed')}. Measured, in percent, with {self.held_out:,} other queries in{where} "
-            f"{self.passages:,} passages; intervals of 95% over queries and seeds.",
+            f"Trained: {self.student}; {count(self.steps, 'step')} on {count(self.sample, 'query', 'queries')}, "
+            f"{count(self.seeds, 'seed')}.",
+            f"Measured with {count(self.held_out, 'other query', 'other queries')} in {where}{self.passages:,} "
+            f"passages, in percent; intervals of 95% over queries and seeds.",
             *self._too_few(),
         ]
         return Table("What a student learned from them", columns, tuple(rows), note="\n".join(notes))
@@ -176,8 +180,8 @@ class Pilot:
         if not needed:
             return []
         return [
-            f"To tell apart what is within the noise would take some {max(min(needed), self.held_out + 1):,} held-out "
-            f"queries for the clearest pair, or more."
+            f"To tell the clearest of them from the best would take some {max(min(needed), self.held_out + 1):,} "
+            f"held-out queries."
         ]
 
     def _mined(self) -> Table:
@@ -188,26 +192,29 @@ class Pilot:
             hardness, cost, rate = trial.hardness, trial.cost, trial.false_negatives
             rows.append(
                 (
-                    trial.name,
+                    _short(trial.name),
                     number(round(trial.candidates, 1)),
                     number(trial.short),
-                    percent(None if rate is None else rate.rate)
-                    + ("" if rate is None else f" ({percent(rate.low)} to {percent(rate.high)})"),
+                    percent(None if rate is None else rate.rate),
+                    "-" if rate is None else f"{percent(rate.low)} to {percent(rate.high)}",
                     percent(None if hardness is None else hardness.above),
                     number(None if hardness is None else hardness.below),
                     percent(None if hardness is None else hardness.words),
-                    number(None if cost is None else round(cost.preparing + cost.mining, 2)),
+                    _seconds(None if cost is None else cost.preparing + cost.mining),
                     number(None if cost is None else round(cost.bytes / 1e6, 1)),
-                    number(trial.whole_seconds),
+                    _seconds(trial.whole_seconds),
                 )
             )
         columns = (
-            "strategy", "negatives a row", "short rows", "false", "above the positive", "below it by", "words shared",
-            "s", "MB", "s, all rows",
+            "strategy", "negatives", "short", "false", "95% interval", "above", "below", "words", "s", "MB",
+            "s, all rows",
         )  # fmt: skip
         notes = [
-            f"Of {count(self.sample, 'query', 'queries')}; all rows are {self.rows:,}. Scores by {self.scored_by}; "
-            f"words shared with the query. Short rows have fewer than {self.negatives}.",
+            f"Of {count(self.sample, 'query', 'queries')}; all rows are {self.rows:,}. Short: rows with fewer than "
+            f"{self.negatives} negatives.",
+            f"Above: negatives that score above their positive; below: by how much positives score higher, on average; "
+            f"by {self.scored_by}.",
+            "Words: of the query's, how many a negative has.",
             f"False negatives: {self.false_by}."
             if self.false_by
             else "False negatives are unknown: pass judgments= or a teacher=, or rows with several positives.",
@@ -217,10 +224,24 @@ class Pilot:
     def _common(self) -> Table:
         names = list(self.overlap)
         rows = tuple(
-            (one, *("" if one == other else percent(self.overlap[one][other]) for other in names)) for one in names
+            (
+                f"{place}. {_short(one)}",
+                *("" if one == other else percent(self.overlap[one][other]) for other in names),
+            )
+            for place, one in enumerate(names, start=1)
         )
-        return Table("Negatives in common", ("", *names), rows)
+        return Table("Negatives in common", ("", *(f"{place}." for place in range(1, len(names) + 1))), rows)
 
 
 def _hundredfold(value: float) -> str:
     return f"{100 * value:.1f}"
+
+
+def _seconds(value: float | None) -> str:
+    return number(None if value is None else round(value, 2))
+
+
+def _short(name: str) -> str:
+    """Shorten the name of a strategy, so that a table stays narrow."""
+    name = one_line(name)
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"

@@ -14,13 +14,13 @@ from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
-from hnm_datasets.audit.calibration import calibrate_margin
-from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS
+from hnm_datasets.columns import NEGATIVE_IDS
 from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.markdown import one_line
 from hnm_datasets.mining.counting import list_lengths
-from hnm_datasets.models.handles import load_model
 from hnm_datasets.piloting.code import chain_code
+from hnm_datasets.piloting.given import check_teacher, checked_judgments, checked_model, model_to_train
+from hnm_datasets.piloting.margins import margins_of
 from hnm_datasets.piloting.measured import (
     Spent,
     costs_of,
@@ -28,17 +28,18 @@ from hnm_datasets.piloting.measured import (
     funnel_of,
     hardness_of,
     mine_sample,
-    overlap_of,
+    overlaps_of,
 )
-from hnm_datasets.piloting.ranking import MEASURES
+from hnm_datasets.piloting.ranking import MEASURES, means_of
 from hnm_datasets.piloting.recommendation import Recommendation, by_mining, by_training
 from hnm_datasets.piloting.report import Pilot, Trial
-from hnm_datasets.piloting.split import Split, split_rows
-from hnm_datasets.piloting.strategies import Strategy, checked, deepest, usual
+from hnm_datasets.piloting.split import FEWEST, Split, searched_passages, split_rows
+from hnm_datasets.piloting.strategies import NEGATIVES, Strategy, checked, usual
 from hnm_datasets.piloting.student import is_static, make_student
 from hnm_datasets.piloting.trainings import REFRESHES, Course
 from hnm_datasets.piloting.work import work_of
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.runtime.bars import without_bars
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.scorers.bi_encoder import BiEncoderScores
@@ -49,10 +50,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NAME = "pilot"
-#: Rows of a step, and negatives of a row.
-_BATCH, _NEGATIVES = 32, 4
-#: Passages that a student is measured in, at most, besides the positives.
-_SEARCHED = 20_000
+#: Rows of a step.
+_BATCH = 32
 #: What a strategy costs on the bar before it is trained, in steps of a training.
 _MINING = 30
 #: The columns that the model of a pilot writes its scores to.
@@ -138,48 +137,50 @@ def pilot(
     rows = dataset_of(rows, _NAME)
     check_corpus(_NAME, corpus)
     sample, held_out, steps, seeds = (
-        checks.whole_number(_NAME, name, value, low=1)
-        for name, value in (("sample", sample), ("held_out", held_out), ("steps", steps), ("seeds", seeds))
-    )
+        checks.whole_number(_NAME, name, value, low=low)
+        for name, value, low in (
+            ("sample", sample, FEWEST), ("held_out", held_out, FEWEST), ("steps", steps, 1), ("seeds", seeds, 1),
+        )
+    )  # fmt: skip
     seed, train = checks.whole_number(_NAME, "seed", seed, low=0), checks.yes_or_no(_NAME, "train", train)
     measure = checks.one_of(_NAME, "measure", measure, MEASURES)
-    model = _checked_model(model)
-    _check_student(student)
-    if teacher is not None and not isinstance(teacher, Transform):
-        raise TypeError(
-            f"{_NAME}: teacher must be a step that scores, such as CrossEncoderScores(corpus, model), got "
-            f"{type(teacher).__name__}."
-        )
+    check_teacher(teacher)
     given = None if strategies is None else checked(strategies)
-    split = split_rows(rows, corpus, sample, held_out, seed, train=train)
-    learner, what = make_student(corpus, _trained(student, model), seed)
-    scorer = BiEncoderScores(corpus, learner if model is None else model, name=_SCORES)
-    if given is None:
-        given = usual(corpus, model, teacher, _margins(split, corpus, model, teacher, num_proc), train=train)
-    run = _Run(
-        split=split,
-        corpus=corpus,
-        strategies=given,
-        student=learner,
-        scorer=scorer,
-        teacher=teacher,
-        judgments=judgments,
-        num_proc=num_proc,
-    )
-    course = Course(
-        corpus, learner, split.held_out, _searched(split, corpus, seed), steps, _BATCH, _NEGATIVES,
-        2e-2 if is_static(learner) else 2e-5,
-    )  # fmt: skip
-    with interruptible(
-        lambda: "pilot was interrupted. What was mined, scored and trained is kept; repeat the call to go on."
-    ):
-        found = run.all(course, seeds if train else 0, measure, seed)
-    recommended = next((one for one in given if one.name == found.recommended), None)
-    chain = () if recommended is None else recommended.steps
-    return replace(
-        found, rows=len(split.rows), student=what if train else None, chain=chain,
-        scored_by="the student before training" if model is None else "the model",
-    )  # fmt: skip
+    model = checked_model(model)
+    trained = model_to_train(student, model)
+    run: _Run | None = None
+
+    def explain() -> str:
+        doing = "preparing" if run is None else run.doing
+        return (
+            f"pilot was interrupted while {doing}. What was mined, scored and trained before is kept; repeat the call "
+            f"to go on."
+        )
+
+    with interruptible(explain, replace=True):
+        with without_bars():
+            split = split_rows(rows, corpus, sample, held_out, seed, train=train)
+            judged = checked_judgments(judgments, split.sample)
+            learner, what = make_student(corpus, trained, seed)
+            if given is None:
+                margins = margins_of(split, corpus, model, teacher, num_proc)
+                given = usual(corpus, model, teacher, margins, train=train)
+        passages = searched_passages(split, corpus, seed)
+        rate = 2e-2 if is_static(learner) else 2e-5
+        run = _Run(
+            split=split,
+            strategies=given,
+            course=Course(corpus, learner, split.held_out, passages, steps, _BATCH, NEGATIVES, rate),
+            scorer=BiEncoderScores(corpus, learner if model is None else model, name=_SCORES),
+            scored_by="the student before training" if model is None else "the model",
+            teacher=teacher,
+            judgments=judged,
+            measure=measure,
+            student=what if train else None,
+            seeds=[seed + number for number in range(seeds)] if train else [],
+            num_proc=num_proc,
+        )
+        return run.all()
 
 
 @dataclass
@@ -188,108 +189,117 @@ class _Run:
 
     Attributes:
         split: The rows.
-        corpus: The passages.
         strategies: What is compared.
-        student: The model that is trained.
+        course: What all trainings have in common.
         scorer: Tells how hard negatives are.
+        scored_by: Whose scores these are.
         teacher: A step that tells false negatives, if there is one.
         judgments: What tells them better.
+        measure: The measure that decides.
+        student: What is trained; None: nothing is.
+        seeds: The seed of each training of a strategy; empty: there is none.
         num_proc: Processes that mine.
+        doing: What is done at the moment.
     """
 
     split: Split
-    corpus: Corpus
     strategies: list[Strategy]
-    student: SentenceTransformer
+    course: Course
     scorer: Transform
+    scored_by: str
     teacher: Transform | None
-    judgments: Rows | None
+    judgments: Dataset | None
+    measure: str
+    student: str | None
+    seeds: list[int]
     num_proc: int | None
+    doing: str = "preparing"
 
-    def all(self, course: Course, seeds: int, measure: str, seed: int) -> Pilot:
+    def all(self) -> Pilot:
         """Mine, measure and train, with a bar over all of it."""
-        mined: dict[str, Dataset] = {}
-        spent: dict[str, Spent] = {}
-        trials = {one.name: Trial(one.name, self._code(one), one.dynamic) for one in self.strategies}
-        total = len(self.strategies) * (_MINING + seeds * course.steps)
-        with tqdm(total=total, desc="pilot", unit="step") as bar:
-            for strategy in self.strategies:
-                bar.set_postfix_str(f"mining: {strategy.name}")
-                try:
-                    rows, trial, taken = self._mine(strategy, trials[strategy.name])
-                    mined[strategy.name], trials[strategy.name], spent[strategy.name] = rows, trial, taken
-                except Exception as error:
-                    trials[strategy.name] = _failed(trials[strategy.name], error)
-                bar.update(_MINING)
-            for name, cost in costs_of(spent).items():
-                # The corpus is encoded again at each refresh.
-                often = REFRESHES + 1 if trials[name].dynamic else 1
-                whole = often * (cost.preparing + cost.mining * len(self.split.rows) / len(self.split.sample))
-                trials[name] = replace(trials[name], cost=cost, whole_seconds=whole)
-            values, trials = self._train(course, trials, mined, seeds, seed, bar)
+        code = {one.name: chain_code(one, NEGATIVES, self.teacher) for one in self.strategies}
+        trials = {one.name: Trial(one.name, code[one.name], one.dynamic) for one in self.strategies}
+        total = len(self.strategies) * (_MINING + len(self.seeds) * self.course.steps)
+        with tqdm(total=total, desc="pilot", unit="step") as bar, without_bars():
+            mined = self._mine_all(trials, bar)
+            values = self._train_all(trials, mined, bar)
         good = [name for name, trial in trials.items() if trial.error is None]
         if not good:
             errors = "; ".join(f"{trial.name}: {trial.error}" for trial in trials.values())
             raise ValueError(f"{_NAME}: all strategies failed. {errors}")
-        untrained = None
-        if seeds:
-            decisive = {name: found[:, :, MEASURES.index(measure)] for name, found in values.items()}
-            found = by_training(decisive, {name: trials[name].work or 0.0 for name in values}, measure)
-            untrained = _means(course.untrained()[None])
-        else:
-            found = by_mining(
-                {name: _rate(trials[name]) for name in good},
-                {name: one.above if (one := trials[name].hardness) else None for name in good},
-                {name: trials[name].work or 0.0 for name in good},
-            )
+        self.doing = "comparing the strategies"
+        found = self._recommended({name: trials[name] for name in good}, values)
+        course, split = self.course, self.split
         return Pilot(
-            trials=tuple(_told(trial, found) for trial in trials.values()),
+            trials=tuple(
+                replace(trial, difference=found.differences.get(name), needed=found.needed.get(name))
+                for name, trial in trials.items()
+            ),
             recommended=found.name,
             sentence=found.sentence,
-            rows=0,
-            sample=len(self.split.sample),
-            held_out=len(self.split.held_out),
-            passages=len(self.corpus),
+            rows=len(split.rows),
+            sample=len(split.sample),
+            held_out=len(split.held_out),
+            passages=len(course.corpus),
             searched=len(course.passages),
             negatives=course.negatives,
             steps=course.steps,
-            seeds=seeds,
-            student=None,
-            untrained=untrained,
-            measure=measure,
-            scored_by="",
+            seeds=len(self.seeds),
+            student=self.student,
+            untrained=means_of(course.untrained()[None]) if self.seeds else None,
+            measure=self.measure,
+            scored_by=self.scored_by,
             false_by=self._false_by(),
-            overlap=self._overlap({name: mined[name] for name in good}),
+            overlap=overlaps_of({name: mined[name] for name in good}, course.corpus),
+            chain=next((one.steps for one in self.strategies if one.name == found.name), ()),
         )
 
-    def _code(self, strategy: Strategy) -> str:
-        return chain_code(strategy, _NEGATIVES, self.teacher)
+    def _mine_all(self, trials: dict[str, Trial], bar: tqdm) -> dict[str, Dataset]:
+        """Mine with each strategy and measure; return the mined sample of each that works."""
+        mined: dict[str, Dataset] = {}
+        spent: dict[str, Spent] = {}
+        for strategy in self.strategies:
+            name = strategy.name
+            self._show(bar, f"mining: {name}")
+            try:
+                mined[name], trials[name], spent[name] = self._mine(strategy, trials[name])
+            except Exception as error:
+                trials[name] = _failed(trials[name], error)
+            bar.update(_MINING)
+        for name, cost in costs_of(spent).items():
+            # The corpus is encoded again at each refresh.
+            often = REFRESHES + 1 if trials[name].dynamic else 1
+            whole = often * (cost.preparing + cost.mining * len(self.split.rows) / len(self.split.sample))
+            trials[name] = replace(trials[name], cost=cost, whole_seconds=whole)
+        return mined
+
+    def _show(self, bar: tqdm, doing: str) -> None:
+        self.doing = one_line(doing)
+        bar.set_postfix_str(self.doing)
 
     def _mine(self, strategy: Strategy, trial: Trial) -> tuple[Dataset, Trial, Spent]:
         """Mine with a strategy and measure its negatives."""
-        split, steps = self.split, strategy.made(self.student)
+        split, steps = self.split, strategy.made(self.course.student)
         mined, spent = mine_sample(split.sample, steps, self.num_proc)
         if not steps:
             return mined, replace(trial, work=0.0), spent
         lengths = list_lengths(mined, NEGATIVE_IDS)
         if not lengths.any():
             raise ValueError("the steps leave no negative of any row. Widen the filters, or mine with a larger k.")
-        hidden = mined
-        if self.judgments is None and split.hidden is not None:
-            hidden, _ = mine_sample(split.hidden, steps, self.num_proc)
+        judged, judgments, corpus = mined, self.judgments, self.course.corpus
+        if judgments is None and split.hidden is not None:
+            judged, _ = mine_sample(split.hidden, steps, self.num_proc)
+            judgments = split.judgments
         trial = replace(
             trial,
             candidates=float(lengths.mean()),
-            short=int((lengths < _NEGATIVES).sum()),
+            short=int((lengths < NEGATIVES).sum()),
             funnel=funnel_of(split.sample, steps, self.num_proc),
-            hardness=hardness_of(mined, self.corpus, self.scorer),
-            false_negatives=false_negatives_of(hidden, self.corpus, self._judgments(), self.teacher),
-            work=work_of(strategy, steps, self.corpus, len(split.rows), self.student, REFRESHES + 1),
+            hardness=hardness_of(mined, corpus, self.scorer),
+            false_negatives=false_negatives_of(judged, corpus, judgments, self.teacher),
+            work=work_of(strategy, steps, corpus, len(split.rows), REFRESHES + 1),
         )
         return mined, trial, spent
-
-    def _judgments(self) -> Rows | None:
-        return self.judgments if self.judgments is not None else self.split.judgments
 
     def _false_by(self) -> str:
         if self.judgments is not None:
@@ -299,48 +309,45 @@ class _Run:
             return f"of {rows:,} rows with several positives, if one were known and the others hidden"
         return "" if self.teacher is None else f"by the scores of {getattr(self.teacher, 'name', 'the teacher')!r}"
 
-    def _train(
-        self, course: Course, trials: dict[str, Trial], mined: dict[str, Dataset], seeds: int, seed: int, bar: tqdm
-    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Trial]]:
-        """Train on each strategy; return the measures that decide by strategy, seed and query, and what was found."""
+    def _train_all(
+        self, trials: dict[str, Trial], mined: dict[str, Dataset], bar: tqdm
+    ) -> dict[str, NDArray[np.float32]]:
+        """Train on each strategy; return all measures by strategy. Shape (S, Q, M) each."""
         values: dict[str, list[NDArray[np.float32]]] = {}
         seconds: dict[str, list[float]] = {}
-        common = course.name() if seeds else ""
-        for number in range(seeds):
+        common = self.course.name() if self.seeds else ""
+        for number, seed in enumerate(self.seeds, start=1):
             for strategy in self.strategies:
-                if trials[strategy.name].error is None:
-                    bar.set_postfix_str(f"training {number + 1} of {seeds}: {strategy.name}")
-                    rows = self.split.sample if strategy.dynamic else mined[strategy.name]
+                name = strategy.name
+                if trials[name].error is None:
+                    self._show(bar, f"training {number} of {len(self.seeds)}: {name}")
+                    rows = self.split.sample if strategy.dynamic else mined[name]
                     refresh = list(strategy.steps) if strategy.dynamic else []
                     try:
-                        found = course.train(common, rows, refresh, Hasher.hash(refresh), seed + number)
-                        values.setdefault(strategy.name, []).append(found.values)
-                        seconds.setdefault(strategy.name, []).append(found.seconds)
+                        found = self.course.train(common, rows, refresh, Hasher.hash(refresh), seed)
+                        values.setdefault(name, []).append(found.values)
+                        seconds.setdefault(name, []).append(found.seconds)
                     except Exception as error:
-                        trials[strategy.name] = _failed(trials[strategy.name], error)
-                bar.update(course.steps)
+                        trials[name] = _failed(trials[name], error)
+                bar.update(self.course.steps)
         whole = {name: np.stack(parts) for name, parts in values.items() if trials[name].error is None}
         for name, parts in whole.items():
             trials[name] = replace(
-                trials[name], measures=_means(parts), training_seconds=float(np.median(seconds[name]))
+                trials[name], measures=means_of(parts), training_seconds=float(np.median(seconds[name]))
             )
-        return whole, trials
+        return whole
 
-    def _overlap(self, mined: dict[str, Dataset]) -> dict[str, dict[str, float | None]]:
-        pairs = {}
-        for name, rows in mined.items():
-            if NEGATIVE_IDS in rows.column_names:
-                lists = Batch(rows.with_format("arrow")[:], step=_NAME).rows_in(NEGATIVE_IDS, self.corpus)
-                pairs[name] = np.unique((lists.owners.astype(np.int64) << 32) + lists.values)
-        size = len(self.split.sample)
-        return {
-            one: {other: overlap_of(first, second, size) for other, second in pairs.items()}
-            for one, first in pairs.items()
-        }
-
-
-def _told(trial: Trial, found: Recommendation) -> Trial:
-    return replace(trial, difference=found.differences.get(trial.name), needed=found.needed.get(trial.name))
+    def _recommended(self, trials: dict[str, Trial], values: dict[str, NDArray[np.float32]]) -> Recommendation:
+        """Recommend one of the strategies that work."""
+        work = {name: trial.work or 0.0 for name, trial in trials.items()}
+        if values:
+            decisive = MEASURES.index(self.measure)
+            return by_training({name: found[:, :, decisive] for name, found in values.items()}, work, self.measure)
+        return by_mining(
+            {name: found.rate if (found := trial.false_negatives) else None for name, trial in trials.items()},
+            {name: hard.above if (hard := trial.hardness) else None for name, trial in trials.items()},
+            work,
+        )
 
 
 def _failed(trial: Trial, error: Exception) -> Trial:
@@ -348,70 +355,3 @@ def _failed(trial: Trial, error: Exception) -> Trial:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or type(error).__name__
     logger.warning("pilot: the strategy %r failed and is left out: %s", trial.name, text)
     return Trial(trial.name, trial.code, trial.dynamic, error=text)
-
-
-def _means(values: NDArray[np.float32]) -> dict[str, float]:
-    """Return the mean of each measure. Shape (S, Q, M)."""
-    return dict(zip(MEASURES, values.mean(axis=(0, 1), dtype=np.float64).tolist(), strict=True))
-
-
-def _rate(trial: Trial) -> tuple[float, float] | None:
-    found = trial.false_negatives
-    return None if found is None else (found.rate, found.low)
-
-
-def _checked_model(model: Any) -> Any:
-    """Return a model that mines as an object, loaded if it is a path."""
-    if model is None:
-        return None
-    if not isinstance(model, str) and type(model).__name__ == "function":
-        raise TypeError(
-            f"{_NAME}: model must be a SentenceTransformer, or its path or Hub id. Mine with a function by a strategy: "
-            f"strategies={{'dense': [DenseNegatives(corpus, function, fingerprint='...')]}}."
-        )
-    return load_model(model, None).model
-
-
-def _check_student(student: Any) -> None:
-    if student is None:
-        return
-    from sentence_transformers import SentenceTransformer
-
-    if not isinstance(student, SentenceTransformer):
-        raise TypeError(
-            f"{_NAME}: student must be a SentenceTransformer, which can be trained, got {type(student).__name__}. "
-            f"Leave it out to train static embeddings made of the words of the corpus."
-        )
-
-
-def _trained(student: Any, model: Any) -> Any:
-    """Return the model to train, None for one that is made of the corpus."""
-    if student is not None:
-        return student
-    return model if is_static(model) else None
-
-
-def _margins(
-    split: Split, corpus: Corpus, model: Any, teacher: Transform | None, num_proc: int | None
-) -> dict[str, float]:
-    """Read margins off rows some of whose positives are hidden, for 5% false negatives; none where that fails."""
-    if split.hidden is None or split.judgments is None or (model is None and teacher is None):
-        return {}
-    steps = [deepest(corpus, model), *([] if teacher is None else [teacher])]
-    mined, _ = mine_sample(split.hidden, steps, num_proc)
-    found = {}
-    for name in ["score"] if teacher is None else ["score", str(getattr(teacher, "name", "teacher"))]:
-        try:
-            found[name] = calibrate_margin(mined, split.judgments, n=_NEGATIVES, by=name).value
-        except ValueError as error:
-            logger.info("pilot: no margin by %r could be read off the rows: %s", name, error)
-    return found
-
-
-def _searched(split: Split, corpus: Corpus, seed: int) -> NDArray[np.int64]:
-    """Return the rows of the passages that a student is measured in: all, or the positives and random others."""
-    if len(corpus) <= _SEARCHED or not len(split.held_out):
-        return np.arange(len(corpus))
-    wanted = Batch(split.held_out.with_format("arrow")[:], step=_NAME).rows_in(POSITIVE_IDS, corpus).values
-    others = np.random.default_rng(seed).choice(len(corpus), _SEARCHED, replace=False)
-    return np.union1d(wanted, others)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
+from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.text import normalized_digests
 from hnm_datasets.loaders.columns import with_ids_as_texts
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _NAME = "pilot"
 #: Fewer queries tell nothing, whatever the strategy.
 FEWEST = 20
+#: Passages that a student is measured in, at most, besides the relevant ones.
+_SEARCHED = 20_000
 
 
 class Split(NamedTuple):
@@ -51,56 +53,72 @@ def split_rows(rows: Dataset, corpus: Corpus, sample: int, held_out: int, seed: 
     Args:
         rows: Queries with positives.
         corpus: Where the positives are.
-        sample: How many rows to mine, at most; half of the rows where there are fewer than that and `held_out`.
+        sample: How many rows to mine, at most; no more than half of the questions are in them.
         held_out: How many to measure with, at most.
         seed: Another seed draws others.
         train: Whether any are held out.
 
     Raises:
         KeyError: A column is missing, or a positive is not in the corpus.
-        ValueError: Too few rows have a positive.
+        ValueError: Too few questions have a positive.
     """
-    rows = with_ids_as_texts(rows, _NAME)
+    rows = _unmined(with_ids_as_texts(rows, _NAME))
     for column in (QUERY, POSITIVE_IDS):
         check_column(_NAME, column, rows.column_names)
-    if NEGATIVE_IDS in rows.column_names:
-        logger.warning("%s: the rows were mined before; their columns 'negative_*' are left out and mined anew.", _NAME)
-        rows = rows.remove_columns([name for name in rows.column_names if name.startswith("negative_")])
-    batch = Batch(rows.with_format("arrow")[:], step=_NAME)
-    positives = batch.rows_in(POSITIVE_IDS, corpus)
-    answered = np.flatnonzero(positives.lengths)
+    read = [name for name in (QUERY_ID, QUERY, POSITIVE_IDS) if name in rows.column_names]
+    batch = Batch(rows.select_columns(read).with_format("arrow")[:], step=_NAME)
+    lengths = batch.rows_in(POSITIVE_IDS, corpus).lengths
+    answered = np.flatnonzero(lengths)
+    order, starts = _shuffled(batch, answered, seed)
     wanted = (2 if train else 1) * FEWEST
-    if len(answered) < wanted:
+    if len(starts) < wanted:
         raise ValueError(
-            f"{_NAME}: {len(answered)} of {len(rows)} rows have a positive, and it takes at least {wanted} to tell "
-            f"anything: {FEWEST} to mine"
+            f"{_NAME}: the rows with a positive, {len(answered):,} of {len(rows):,}, have {len(starts):,} different "
+            f"questions, and it takes at least {wanted} to tell anything: {FEWEST} to mine"
             + (f" and {FEWEST} to measure with" if train else "")
             + ". Add positives with attach_positives, or more queries."
         )
-    rows = pool_positives(rows.select(answered))
-    queries = batch.strings(QUERY).take(answered)
-    order, starts = _shuffled(queries, seed)
-    rows, lengths = rows.select(order), positives.lengths[answered][order]
+    rows, lengths = pool_positives(rows.select(order)), lengths[order]
     hidden, judgments = _hidden(rows, lengths, sample)
     if not train:
         return Split(rows, rows.select(range(min(sample, len(rows)))), rows.select([]), hidden, judgments)
-    # Rows of one question follow each other, and all of them are on one side.
-    later = starts[starts >= min(sample, len(rows) // 2)]
-    if len(later) < FEWEST:
-        raise ValueError(
-            f"{_NAME}: only {len(later)} questions would be left to measure with, because many rows have the same "
-            f"question. Add queries, or take a smaller sample."
-        )
-    return Split(rows, rows.select(range(int(later[0]))), rows.select(later[:held_out]), hidden, judgments)
+    # Rows of one question follow each other. No question that the sample has is among those to measure with.
+    size = min(sample, int(starts[len(starts) // 2]))
+    later = starts[starts >= size][:held_out]
+    return Split(rows, rows.select(range(size)), rows.select(later), hidden, judgments)
 
 
-def _shuffled(queries: pa.Array, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows in an order that their questions and the seed determine, and where each question begins in it."""
+def _unmined(rows: Dataset) -> Dataset:
+    """Leave out what an earlier mining wrote."""
+    if NEGATIVE_IDS not in rows.column_names:
+        return rows
+    logger.warning("%s: the rows were mined before; their negatives and scores are left out and mined anew.", _NAME)
+    mined = [name for name in rows.column_names if re.fullmatch("negative_.*|positive_(.*_)?scores", name)]
+    return rows.remove_columns(mined)
+
+
+def _shuffled(batch: Batch, answered: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Order rows by their questions and the seed, whatever their order is.
+
+    Args:
+        batch: All rows.
+        answered: Those to order.
+        seed: Another seed makes another order.
+
+    Returns:
+        The rows in their new order, and where each question begins in it.
+    """
+    queries = batch.strings(QUERY).take(answered)
     names = (f"{seed} {first} {second}" for first, second in normalized_digests(queries).tolist())
     places = digest_strings(names)[:, 0]
-    order = np.argsort(places, kind="stable")
-    starts = np.flatnonzero(np.diff(places[order], prepend=places[order[0]] + np.uint64(1)))
-    return order, starts
+    # Rows of one question in an order of their own.
+    ids = batch.ids(QUERY_ID).take(answered).to_pylist() if batch.has(QUERY_ID) else [""] * len(answered)
+    positives = batch.column(POSITIVE_IDS).take(answered).to_pylist()
+    contents = digest_strings(map(repr, zip(ids, queries.to_pylist(), positives, strict=True)))[:, 0]
+    order = np.lexsort((contents, places))
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = np.diff(places[order]) != 0
+    return answered[order], np.flatnonzero(is_first)
 
 
 def _hidden(rows: Dataset, lengths: NDArray[np.int64], sample: int) -> tuple[Dataset | None, Dataset | None]:
@@ -109,3 +127,18 @@ def _hidden(rows: Dataset, lengths: NDArray[np.int64], sample: int) -> tuple[Dat
     if len(several) < FEWEST:
         return None, None
     return hide_positives(rows.select(several))
+
+
+def searched_passages(split: Split, corpus: Corpus, seed: int) -> NDArray[np.int64]:
+    """Return the rows of the passages to measure a student in: all, or what is known to be relevant and random others.
+
+    Args:
+        split: The rows of a pilot.
+        corpus: The passages.
+        seed: Another seed draws others.
+    """
+    if len(corpus) <= _SEARCHED or not len(split.held_out):
+        return np.arange(len(corpus))
+    wanted = Batch(split.held_out.with_format("arrow")[:], step=_NAME).known_positives_in(corpus).values
+    others = np.random.default_rng(seed).choice(len(corpus), _SEARCHED, replace=False)
+    return np.union1d(wanted, others)

@@ -20,6 +20,8 @@ from hnm_datasets.transforms.samplers.sample import TopNegatives
 from hnm_datasets.transforms.shapes.base import Shape
 
 _NAME = "pilot"
+#: Negatives of a row in a training.
+NEGATIVES = 4
 #: Candidates to draw from, and candidates before filters.
 _K, _DEPTH = 20, 50
 #: Ranks that "without the top" leaves out.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from sentence_transformers import (
@@ -23,7 +22,7 @@ from sentence_transformers import (
 from transformers import PrinterCallback
 
 from hnm_datasets.batch import Batch
-from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
+from hnm_datasets.columns import NEGATIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.models.fingerprint import model_fingerprint
 from hnm_datasets.piloting.ranking import measures_of
@@ -35,6 +34,7 @@ from hnm_datasets.training.follow_epochs import FollowEpochs
 from hnm_datasets.training.live import live_negatives
 from hnm_datasets.training.loss import HardNegativesRankingLoss
 from hnm_datasets.training.refresh import RefreshNegatives
+from hnm_datasets.training.refresh_job import untouched
 from hnm_datasets.version import __version__
 
 #: Raise it when a training gives other answers.
@@ -124,7 +124,8 @@ class Course:
     def _save(self, folder: Path, rows: Dataset, refresh: Sequence[Any], seed: int) -> None:
         student = copy.deepcopy(self.student)
         start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as output:
+        # A trainer seeds all random numbers of the process.
+        with tempfile.TemporaryDirectory() as output, untouched(student):
             refreshing = self._run(student, rows, refresh, seed, output)
         seconds = time.perf_counter() - start
         np.save(folder / "values.npy", self._measured(student), allow_pickle=False)
@@ -154,9 +155,9 @@ class Course:
 
     def _measured(self, student: SentenceTransformer) -> NDArray[np.float32]:
         batch = Batch(self.held_out.with_format("arrow")[:], step="pilot")
-        positives = batch.rows_in(POSITIVE_IDS, self.corpus)
-        with torch.random.fork_rng():
-            student.eval()
+        # Also those that other rows with the same question have.
+        positives = batch.known_positives_in(self.corpus)
+        with untouched(student):
             options: dict[str, Any] = {"show_progress_bar": False, "convert_to_tensor": True, "batch_size": 256}
             passages = student.encode_document(self.corpus.texts(self.passages).to_pylist(), **options)
             queries = student.encode_query(batch.strings(QUERY).to_pylist(), **options)

@@ -17,21 +17,19 @@ from hnm_datasets.transforms.scorers.base import Scorer
 _UNKNOWN = 10_000_000
 
 
-def work_of(strategy: Strategy, steps: list[Any], corpus: Corpus, rows: int, student: Any, refreshes: int) -> float:
+def work_of(strategy: Strategy, steps: list[Any], corpus: Corpus, rows: int, refreshes: int) -> float:
     """Count what models compute to mine all rows: texts or pairs that they read, times the size of the model.
 
-    A miner reads the corpus and the queries, a scorer the candidates. BM25 and random passages need no model.
+    A miner reads the corpus and the queries, a scorer the candidates; those of a dynamic strategy do so again at each
+    refresh. BM25 and random passages need no model.
 
     Args:
         strategy: The strategy.
         steps: Its steps, made.
         corpus: The passages.
         rows: How many rows there are in all.
-        student: The model in training.
         refreshes: How often a dynamic strategy mines.
     """
-    if strategy.dynamic:
-        return float(refreshes * (len(corpus) + rows) * size_of(student))
     total, candidates = 0.0, 0
     for step in steps:
         for miner in miners_of(step):
@@ -39,7 +37,7 @@ def work_of(strategy: Strategy, steps: list[Any], corpus: Corpus, rows: int, stu
         candidates = wanted_candidates(step) or candidates
         if isinstance(step, Scorer):
             total += rows * (candidates + 1) * sum(size_of(handle) for handle in models_of(step))
-    return total
+    return float(refreshes * total if strategy.dynamic else total)
 
 
 def size_of(model: Any) -> int:
