@@ -71,7 +71,7 @@ def plot_pilot(pilot: Pilot) -> Figure:
         panels[0].set_ylim(bottom=0)
         panels[0].set_xlabel("negatives above their positive (%, harder →)", fontsize=SMALL)
         panels[0].set_ylabel("false negatives (%)", fontsize=SMALL)
-        panels[0].set_title("What they mine (area: time)", fontsize=SMALL, loc="left")
+        panels[0].set_title("Mined negatives (area: time)", fontsize=SMALL, loc="left")
     if trained:
         for trial in trained:
             value = 100 * (trial.measures or {})[pilot.measure]
@@ -81,7 +81,7 @@ def plot_pilot(pilot: Pilot) -> Figure:
         panels[-1].set_xlim(left=-0.2)
         panels[-1].set_xlabel("seconds to mine all rows (cheaper ←)", fontsize=SMALL)
         panels[-1].set_ylabel(f"{pilot.measure} (%)", fontsize=SMALL)
-        panels[-1].set_title("What a student learned from them", fontsize=SMALL, loc="left")
+        panels[-1].set_title("Student trained on each strategy", fontsize=SMALL, loc="left")
     for axes in panels:
         finish(axes)
     handles = [

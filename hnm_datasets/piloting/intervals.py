@@ -15,11 +15,13 @@ class Difference(NamedTuple):
         mean: The mean over queries and seeds.
         low: Where the interval begins.
         high: Where it ends.
+        error: The standard error of the mean.
     """
 
     mean: float
     low: float
     high: float
+    error: float
 
 
 def paired(gains: NDArray[np.floating]) -> Difference:
@@ -33,7 +35,7 @@ def paired(gains: NDArray[np.floating]) -> Difference:
 
     Example:
         >>> [round(one, 3) for one in paired(np.array([[0.1, 0.2, 0.3, 0.4]]))]
-        [0.25, 0.045, 0.455]
+        [0.25, 0.045, 0.455, 0.065]
     """
     from scipy import stats
 
@@ -48,4 +50,4 @@ def paired(gains: NDArray[np.floating]) -> Difference:
         freedom = 1 / sum((one / whole) ** 2 / (size - 1) for one, (_, size) in zip(variances, parts, strict=True))
         half = float(stats.t.ppf(0.975, freedom) * np.sqrt(whole))
     mean = float(gains.mean())
-    return Difference(mean, mean - half, mean + half)
+    return Difference(mean, mean - half, mean + half, float(np.sqrt(whole)))

@@ -107,9 +107,8 @@ def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tu
                 grown = max(0, _size(cache_root()) - before)
                 made[name] = seconds + time.perf_counter() - start, size + grown
             few = few.map(step, batched=True)
-        start, mined = time.perf_counter(), rows
-        for step in steps:
-            mined = mined.map(step, batched=True, num_proc=num_proc, desc=plain_name(step))
+        start = time.perf_counter()
+        mined = _mapped(rows, steps, num_proc)
     spent = Spent(made, time.perf_counter() - start)
     if len(mined) != len(rows):
         raise ValueError(
@@ -123,6 +122,18 @@ def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tu
     folder = build_once(cache_root() / "pilot", name, lambda aside: _write(aside, spent))
     kept = read_object(folder / "spent.json")
     return mined, Spent({name: (float(one[0]), int(one[1])) for name, one in kept["made"].items()}, kept["mining"])
+
+
+def mine_quietly(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> Dataset:
+    """Map steps over rows, without a warning of each batch."""
+    with one_call():
+        return _mapped(rows, steps, num_proc)
+
+
+def _mapped(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> Dataset:
+    for step in steps:
+        rows = rows.map(step, batched=True, num_proc=num_proc, desc=plain_name(step))
+    return rows
 
 
 def funnel_of(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> MiningReport | None:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hnm_datasets.markdown import count
 from hnm_datasets.piloting.intervals import Difference, paired
 
 #: The share of false negatives that is tolerated where no student is trained.
@@ -34,10 +33,11 @@ class Recommendation(NamedTuple):
 
 
 def by_training(values: Mapping[str, NDArray[np.floating]], work: Mapping[str, float], measure: str) -> Recommendation:
-    """Recommend the cheapest strategy whose measure is within the 95% interval of the best one's.
+    """Recommend the cheapest strategy whose measure is at most one standard error below the best.
 
-    Of strategies that need the same work of models the better one counts as cheaper: where nothing else tells them
-    apart, there is no reason to take the worse.
+    This is the one-standard-error rule (Breiman et al. 1984, *Classification and Regression Trees*). A pilot is small:
+    nearly all strategies are within a 95% interval, and such a rule would always choose the cheapest. Of strategies
+    with the same cost, the better one is chosen.
 
     Args:
         values: The measure of each strategy, by seed and query. Shape (S, Q) each.
@@ -47,13 +47,13 @@ def by_training(values: Mapping[str, NDArray[np.floating]], work: Mapping[str, f
     Example:
         >>> noise = np.array([[0.01, -0.01] * 50])
         >>> found = by_training({"BM25": 0.5 + noise, "dense": 0.51 - noise}, {"BM25": 0, "dense": 9}, "nDCG@10")
-        >>> found.name
-        'dense'
+        >>> found.name, round(found.differences["BM25"].mean, 3)
+        ('dense', -0.01)
     """
     means = {name: float(found.mean()) for name, found in values.items()}
     best = max(means, key=lambda name: (means[name], -work[name]))
     differences = {name: None if name == best else paired(found - values[best]) for name, found in values.items()}
-    within = [name for name, found in differences.items() if found is None or found.high >= 0]
+    within = [name for name, found in differences.items() if found is None or found.mean + found.error >= 0]
     chosen = min(within, key=lambda name: (work[name], -means[name]))
     queries = next(iter(values.values())).shape[1]
     needed = {name: None if found is None else _needed(found, queries) for name, found in differences.items()}
@@ -77,24 +77,22 @@ def _sentence(
     measure: str,
 ) -> str:
     found = differences[chosen]
-    beaten = len(means) - len(within)
-    if found is None:
-        others = [name for name in within if name != chosen]
-        if len(means) == 1:
-            return f"Take {chosen!r}: no other was trained on. Its {measure} is {100 * means[chosen]:.1f}."
-        if not others:
-            return (
-                f"Take {chosen!r}: its {measure}, {100 * means[chosen]:.1f}, is better than that of all others, beyond "
-                f"the noise."
-            )
+    if found is not None:
         return (
-            f"Take {chosen!r}: it has the best {measure}, {100 * means[chosen]:.1f}, and what is within the noise of "
-            f"it costs no less ({', '.join(map(repr, others))})."
+            f"Take {chosen!r}: it is the cheapest strategy within one standard error of the best. Its {measure} is "
+            f"{100 * means[chosen]:.1f}, that of {best!r} is {100 * means[best]:.1f} (difference {shown(found)})."
+        )
+    others = [name for name in within if name != chosen]
+    if len(means) == 1:
+        return f"Take {chosen!r}: no other was trained on. Its {measure} is {100 * means[chosen]:.1f}."
+    if not others:
+        return (
+            f"Take {chosen!r}: it has the best {measure}, {100 * means[chosen]:.1f}, and no other strategy is within "
+            f"one standard error of it."
         )
     return (
-        f"Take {chosen!r}: it is the cheapest whose {measure}, {100 * means[chosen]:.1f}, is within the noise of the "
-        f"best ({best!r}: {100 * means[best]:.1f}, a difference of {shown(found)})"
-        + (f"; {count(beaten, 'strategy is', 'strategies are')} worse." if beaten else ".")
+        f"Take {chosen!r}: it has the best {measure}, {100 * means[chosen]:.1f}, and the strategies within one "
+        f"standard error of it cost no less ({', '.join(map(repr, others))})."
     )
 
 

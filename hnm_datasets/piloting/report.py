@@ -68,7 +68,8 @@ class Pilot:
         recommended: The name of the one to take; None: there is no telling.
         sentence: Why.
         rows: How many rows there are to mine in all.
-        sample: How many were mined and trained on.
+        sample: How many were mined and counted.
+        trained: How many were trained on.
         held_out: How many the student was measured with.
         passages: How many passages the corpus has.
         searched: How many of them the student was measured in.
@@ -99,6 +100,7 @@ class Pilot:
     sentence: str
     rows: int
     sample: int
+    trained: int
     held_out: int
     passages: int
     searched: int
@@ -149,7 +151,7 @@ class Pilot:
         failed = [trial for trial in self.trials if trial.error]
         if failed:
             rows = tuple((_short(trial.name), trial.error or "") for trial in failed)
-            tables.append(Table("What failed", ("strategy", "error"), rows))
+            tables.append(Table("Failed strategies", ("strategy", "error"), rows))
         return tables
 
     def _trained(self) -> Table:
@@ -173,7 +175,7 @@ class Pilot:
             f"passages, in percent; intervals of 95% over queries and seeds.",
             *self._too_few(),
         ]
-        return Table("What a student learned from them", columns, tuple(rows), note="\n".join(notes))
+        return Table("Student trained on each strategy", columns, tuple(rows), note="\n".join(notes))
 
     def _too_few(self) -> list[str]:
         needed = [trial.needed for trial in self.trials if trial.needed is not None]
@@ -219,7 +221,7 @@ class Pilot:
             if self.false_by
             else "False negatives are unknown: pass judgments= or a teacher=, or rows with several positives.",
         ]
-        return Table("What they mine", columns, tuple(rows), note="\n".join(notes))
+        return Table("Mined negatives", columns, tuple(rows), note="\n".join(notes))
 
     def _common(self) -> Table:
         names = list(self.overlap)
@@ -230,7 +232,9 @@ class Pilot:
             )
             for place, one in enumerate(names, start=1)
         )
-        return Table("Negatives in common", ("", *(f"{place}." for place in range(1, len(names) + 1))), rows)
+        return Table(
+            "Overlap: share of negatives in common", ("", *(f"{place}." for place in range(1, len(names) + 1))), rows
+        )
 
 
 def _hundredfold(value: float) -> str:

@@ -27,6 +27,7 @@ from hnm_datasets.piloting.measured import (
     false_negatives_of,
     funnel_of,
     hardness_of,
+    mine_quietly,
     mine_sample,
     overlaps_of,
 )
@@ -67,7 +68,7 @@ def pilot(
     teacher: Transform | None = None,
     judgments: Rows | None = None,
     sample: int = 500,
-    held_out: int = 1000,
+    held_out: int = 2000,
     train: bool = True,
     student: SentenceTransformer | None = None,
     steps: int = 100,
@@ -78,11 +79,14 @@ def pilot(
 ) -> Pilot:
     """Find out on a sample which negatives pay on these rows: mine with each strategy, measure, and train on each.
 
-    Every strategy mines for the same sample of the rows. Its negatives are counted and weighed, and a cheap student is
-    trained on them some hundred steps and measured with other queries, several times. The recommendation is the
-    cheapest strategy whose measure is within the 95% interval of the best: of the paired differences over queries and
-    seeds. Cheap is what makes models compute little: the texts or pairs that they read, times their parameters; of two
-    that need the same, the better one.
+    Every strategy mines for the same sample of the rows, and its negatives are counted and scored. Then a cheap student
+    is trained for a hundred steps on each strategy, several times, and measured with other queries. A step takes rows
+    that no step before it had, as long as there are such rows: a student that knows few queries by heart learns nothing
+    from negatives that are mined for them later.
+
+    The recommendation is the cheapest strategy whose measure is at most one standard error below the best, in paired
+    differences over queries and seeds. The cost is what models compute: the number of texts or pairs that they read,
+    times their parameters. Of two strategies with the same cost the better one is chosen.
 
     False negatives are told by `judgments`; else by rows that have several positives, of which all but one are hidden,
     so that the rate is that of rows that know one; else by the teacher.
@@ -104,7 +108,8 @@ def pilot(
         model: A `SentenceTransformer`, or its path or Hub id, that mines.
         teacher: A step that scores, such as `CrossEncoderScores(corpus, cross_encoder)`.
         judgments: Which passages are relevant, also beyond the positives of the rows, in a form of `audit_negatives`.
-        sample: Rows to mine and train on, at most; half of the rows where there are fewer than that and `held_out`.
+        sample: Rows to mine and count, at most. The student is trained on 32 times `steps` rows, where there are so
+            many, with at most half of the questions.
         held_out: Queries to measure with, at most.
         train: Train the student; False: only mine and measure. Then the hardest strategy with at most 5% false
             negatives is recommended.
@@ -159,7 +164,7 @@ def pilot(
 
     with interruptible(explain, replace=True):
         with without_bars():
-            split = split_rows(rows, corpus, sample, held_out, seed, train=train)
+            split = split_rows(rows, corpus, sample, steps * _BATCH if train else 0, held_out, seed)
             judged = checked_judgments(judgments, split.sample)
             learner, what = make_student(corpus, trained, seed)
             if given is None:
@@ -222,7 +227,7 @@ class _Run:
         total = len(self.strategies) * (_MINING + len(self.seeds) * self.course.steps)
         with tqdm(total=total, desc="pilot", unit="step") as bar, without_bars():
             mined = self._mine_all(trials, bar)
-            values = self._train_all(trials, mined, bar)
+            values = self._train_all(trials, bar)
         good = [name for name, trial in trials.items() if trial.error is None]
         if not good:
             errors = "; ".join(f"{trial.name}: {trial.error}" for trial in trials.values())
@@ -239,6 +244,7 @@ class _Run:
             sentence=found.sentence,
             rows=len(split.rows),
             sample=len(split.sample),
+            trained=len(split.trained),
             held_out=len(split.held_out),
             passages=len(course.corpus),
             searched=len(course.passages),
@@ -309,9 +315,7 @@ class _Run:
             return f"of {rows:,} rows with several positives, if one were known and the others hidden"
         return "" if self.teacher is None else f"by the scores of {getattr(self.teacher, 'name', 'the teacher')!r}"
 
-    def _train_all(
-        self, trials: dict[str, Trial], mined: dict[str, Dataset], bar: tqdm
-    ) -> dict[str, NDArray[np.float32]]:
+    def _train_all(self, trials: dict[str, Trial], bar: tqdm) -> dict[str, NDArray[np.float32]]:
         """Train on each strategy; return all measures by strategy. Shape (S, Q, M) each."""
         values: dict[str, list[NDArray[np.float32]]] = {}
         seconds: dict[str, list[float]] = {}
@@ -321,9 +325,9 @@ class _Run:
                 name = strategy.name
                 if trials[name].error is None:
                     self._show(bar, f"training {number} of {len(self.seeds)}: {name}")
-                    rows = self.split.sample if strategy.dynamic else mined[name]
                     refresh = list(strategy.steps) if strategy.dynamic else []
                     try:
+                        rows = self._rows_to_train_on(strategy)
                         found = self.course.train(common, rows, refresh, Hasher.hash(refresh), seed)
                         values.setdefault(name, []).append(found.values)
                         seconds.setdefault(name, []).append(found.seconds)
@@ -336,6 +340,12 @@ class _Run:
                 trials[name], measures=means_of(parts), training_seconds=float(np.median(seconds[name]))
             )
         return whole
+
+    def _rows_to_train_on(self, strategy: Strategy) -> Dataset:
+        """Mine the rows to train on, which may be more than the sample; a dynamic strategy mines while training."""
+        if strategy.dynamic:
+            return self.split.trained
+        return mine_quietly(self.split.trained, strategy.steps, self.num_proc)
 
     def _recommended(self, trials: dict[str, Trial], values: dict[str, NDArray[np.float32]]) -> Recommendation:
         """Recommend one of the strategies that work."""

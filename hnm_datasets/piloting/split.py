@@ -34,7 +34,8 @@ class Split(NamedTuple):
 
     Attributes:
         rows: All rows with a positive, which the sample stands for.
-        sample: Those to mine and to train on.
+        sample: Those to mine and count.
+        trained: Those to train on: the sample, and others where more were asked for.
         held_out: Those to measure with.
         hidden: Rows that keep one of several positives, to mine for false negatives; None where too few have several.
         judgments: All positives of these.
@@ -42,21 +43,23 @@ class Split(NamedTuple):
 
     rows: Dataset
     sample: Dataset
+    trained: Dataset
     held_out: Dataset
     hidden: Dataset | None
     judgments: Dataset | None
 
 
-def split_rows(rows: Dataset, corpus: Corpus, sample: int, held_out: int, seed: int, *, train: bool) -> Split:
+def split_rows(rows: Dataset, corpus: Corpus, sample: int, trained: int, held_out: int, seed: int) -> Split:
     """Draw the rows of a pilot, by their questions alone, so that neither order nor process changes the draw.
 
     Args:
         rows: Queries with positives.
         corpus: Where the positives are.
-        sample: How many rows to mine, at most; no more than half of the questions are in them.
+        sample: How many rows to mine and count, at most.
+        trained: How many to train on, at most; no more than half of the questions are in them. 0: none, and none are
+            held out.
         held_out: How many to measure with, at most.
         seed: Another seed draws others.
-        train: Whether any are held out.
 
     Raises:
         KeyError: A column is missing, or a positive is not in the corpus.
@@ -70,29 +73,31 @@ def split_rows(rows: Dataset, corpus: Corpus, sample: int, held_out: int, seed: 
     lengths = batch.rows_in(POSITIVE_IDS, corpus).lengths
     answered = np.flatnonzero(lengths)
     order, starts = _shuffled(batch, answered, seed)
-    wanted = (2 if train else 1) * FEWEST
+    wanted = (2 if trained else 1) * FEWEST
     if len(starts) < wanted:
         raise ValueError(
             f"{_NAME}: the rows with a positive, {len(answered):,} of {len(rows):,}, have {len(starts):,} different "
             f"questions, and it takes at least {wanted} to tell anything: {FEWEST} to mine"
-            + (f" and {FEWEST} to measure with" if train else "")
+            + (f" and {FEWEST} to measure with" if trained else "")
             + ". Add positives with attach_positives, or more queries."
         )
     rows, lengths = pool_positives(rows.select(order)), lengths[order]
     hidden, judgments = _hidden(rows, lengths, sample)
-    if not train:
-        return Split(rows, rows.select(range(min(sample, len(rows)))), rows.select([]), hidden, judgments)
-    # Rows of one question follow each other. No question that the sample has is among those to measure with.
-    size = min(sample, int(starts[len(starts) // 2]))
+    if not trained:
+        few = rows.select(range(min(sample, len(rows))))
+        return Split(rows, few, few, rows.select([]), hidden, judgments)
+    # Rows of one question follow each other. No question to train on is among those to measure with.
+    size = min(max(sample, trained), int(starts[len(starts) // 2]))
     later = starts[starts >= size][:held_out]
-    return Split(rows, rows.select(range(size)), rows.select(later), hidden, judgments)
+    few, more = rows.select(range(min(sample, size))), rows.select(range(size))
+    return Split(rows, few, more, rows.select(later), hidden, judgments)
 
 
 def _unmined(rows: Dataset) -> Dataset:
     """Leave out what an earlier mining wrote."""
     if NEGATIVE_IDS not in rows.column_names:
         return rows
-    logger.warning("%s: the rows were mined before; their negatives and scores are left out and mined anew.", _NAME)
+    logger.warning("%s: the rows were mined before; their negatives and scores are left out and mined again.", _NAME)
     mined = [name for name in rows.column_names if re.fullmatch("negative_.*|positive_(.*_)?scores", name)]
     return rows.remove_columns(mined)
 

@@ -35,7 +35,7 @@ def test_an_interval_is_finite_and_holds_its_mean(gains):
 
 
 def test_gains_that_are_all_equal_leave_no_doubt():
-    assert paired(np.full((3, 5), 0.2)) == pytest.approx((0.2, 0.2, 0.2))
+    assert paired(np.full((3, 5), 0.2)) == pytest.approx((0.2, 0.2, 0.2, 0.0))
 
 
 @pytest.mark.parametrize(("of_seeds", "seeds"), [(0.2, 5), (0.0, 3), (0.0, 1)])

@@ -73,24 +73,25 @@ NOISE = np.tile([0.01, -0.01], (1, 50))
         (
             {"a": 0.5, "b": 0.6},
             [0, 1],
-            "Take 'b': its nDCG@10, 60.0, is better than that of all others, beyond the noise.",
+            "Take 'b': it has the best nDCG@10, 60.0, and no other strategy is within one standard error of it.",
         ),
         (
             {"a": 0.5, "b": 0.5001},
             [1, 1],
-            "Take 'b': it has the best nDCG@10, 50.0, and what is within the noise of it costs no less ('a').",
+            "Take 'b': it has the best nDCG@10, 50.0, and the strategies within one standard error of it cost no less "
+            "('a').",
         ),
         (
             {"a": 0.5, "b": 0.5001},
             [0, 1],
-            "Take 'a': it is the cheapest whose nDCG@10, 50.0, is within the noise of the best ('b': 50.0, a "
-            "difference of -0.0 (-0.4 to +0.4)).",
+            "Take 'a': it is the cheapest strategy within one standard error of the best. Its nDCG@10 is 50.0, that of "
+            "'b' is 50.0 (difference -0.0 (-0.4 to +0.4)).",
         ),
         (
             {"a": 0.5, "b": 0.5001, "c": 0.1, "d": 0.2},
             [0, 1, 0, 0],
-            "Take 'a': it is the cheapest whose nDCG@10, 50.0, is within the noise of the best ('b': 50.0, a "
-            "difference of -0.0 (-0.4 to +0.4)); 2 strategies are worse.",
+            "Take 'a': it is the cheapest strategy within one standard error of the best. Its nDCG@10 is 50.0, that of "
+            "'b' is 50.0 (difference -0.0 (-0.4 to +0.4)).",
         ),
     ],
     ids=["one", "clear", "best", "cheapest", "cheapest of several"],
