@@ -26,6 +26,13 @@ PAIRS = {"query": ["a?", "b?"], "answer": ["A.", "B."]}
 TRIPLETS = {"query": ["a?", "b?"], "positive": ["A.", "B."], "negative": ["B.", "C."]}
 PASSAGES = {"id": ["0", "1", "2", "3"], "text": TEXTS}
 QRELS = {"query_id": ["q0", "q1"], "corpus_id": ["2", "1"], "score": [1, 1]}
+#: As many as a pilot takes at least.
+MANY = {
+    "query_id": [f"q{at}" for at in range(20)],
+    "query": [f"why do plates move {at} times?" for at in range(20)],
+    "positive_ids": [["0"]] * 20,
+}
+MANY_JUDGED = {"query_id": MANY["query_id"], "corpus_id": ["2"] * 20, "score": [1] * 20}
 #: Each parameter of rows: columns that it may have, and what is made of them.
 CALLS = {
     ("Corpus.from_dataset", "dataset"): (PASSAGES, lambda rows, corpus, folder: Corpus.from_dataset(rows)),
@@ -67,6 +74,8 @@ CALLS = {
         MINED,
         lambda rows, corpus, folder: hnm.plot_scores(rows).axes[0].get_title(loc="left"),
     ),
+    ("pilot", "rows"): (MANY, lambda rows, corpus, folder: piloted(rows, MANY_JUDGED)),
+    ("pilot", "judgments"): (MANY_JUDGED, lambda rows, corpus, folder: piloted(MANY, rows)),
     ("save_mined", "dataset"): (MINED, lambda rows, corpus, folder: saved(rows, corpus, folder)),
 }
 
@@ -74,6 +83,13 @@ CALLS = {
 def saved(rows, corpus, folder, **options):
     folder = hnm.save_mined(rows, folder / "set", corpus=corpus, **options)
     return (folder / "README.md").read_text()
+
+
+def piloted(rows, judgments):
+    corpus = Corpus.from_dataset(PASSAGES)
+    found = hnm.pilot(rows, corpus, {"BM25": [hnm.BM25Negatives(corpus, k=2)]}, judgments=judgments, train=False)
+    trial = found.trials[0]
+    return trial.candidates, trial.hardness, trial.false_negatives
 
 
 @pytest.fixture(scope="module")

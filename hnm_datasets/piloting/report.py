@@ -214,9 +214,8 @@ class Pilot:
         notes = [
             f"Of {count(self.sample, 'query', 'queries')}; all rows are {self.rows:,}. Short: rows with fewer than "
             f"{self.negatives} negatives.",
-            f"Above: negatives that score above their positive; below: by how much positives score higher, on average; "
-            f"by {self.scored_by}.",
-            "Words: of the query's, how many a negative has.",
+            "Above: negatives that score above their positive; below: by how much positives score higher, on average;",
+            f"both by {self.scored_by}. Words: of the query's, how many a negative has.",
             f"False negatives: {self.false_by}."
             if self.false_by
             else "False negatives are unknown: pass judgments= or a teacher=, or rows with several positives.",
