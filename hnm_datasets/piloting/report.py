@@ -169,7 +169,7 @@ class Pilot:
         columns = ("strategy", *names, f"{self.measure} against the best", "", "s, all rows")
         where = "" if self.searched == self.passages else f"{self.searched:,} of "
         notes = [
-            f"Trained: {self.student}; {count(self.steps, 'step')} on {count(self.sample, 'query', 'queries')}, "
+            f"Trained: {self.student}; {count(self.steps, 'step')} on {count(self.trained, 'query', 'queries')}, "
             f"{count(self.seeds, 'seed')}.",
             f"Measured with {count(self.held_out, 'other query', 'other queries')} in {where}{self.passages:,} "
             f"passages, in percent; intervals of 95% over queries and seeds.",

@@ -24,15 +24,16 @@ def make_trial(name, place, *, trained=True, known=True, **more):
         false_negatives=rate if known else None,
         whole_seconds=10.0**place,
         measures={"nDCG@10": 0.5 + 0.01 * place} if trained else None,
-        difference=None if place == 1 else Difference(-0.02, -0.05, 0.01),
+        difference=None if place == 1 else Difference(-0.02, -0.05, 0.01, 0.015),
         **more,
     )
 
 
 def make_pilot(trials, recommended="first"):
     return Pilot(
-        tuple(trials), recommended, "Take it.", 100, 50, 50, 1000, 1000, 4, 10, 2, "a student", {"nDCG@10": 0.4},
-        "nDCG@10", "the student", "by the judgments", {},
+        trials=tuple(trials), recommended=recommended, sentence="Take it.", rows=100, sample=50, trained=50,
+        held_out=50, passages=1000, searched=1000, negatives=4, steps=10, seeds=2, student="a student",
+        untrained={"nDCG@10": 0.4}, measure="nDCG@10", scored_by="the student", false_by="by the judgments", overlap={},
     )  # fmt: skip
 
 

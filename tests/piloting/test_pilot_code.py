@@ -40,7 +40,7 @@ def test_the_usual_strategies_mine_what_the_pilot_mined(tiny, static_model, caps
     relevant = [[f"p{at}", f"p{(at + 8) % 120}", f"p{(at + 16) % 120}"] for at in range(60)]
     rows = Dataset.from_list([row | {"positive_ids": ids} for row, ids in zip(rows, relevant, strict=True)])
     teacher = BiEncoderScores(corpus, static_model, name="big", query_prompt="of: ")
-    split = split_rows(rows, corpus, 60, 20, 0, train=True)
+    split = split_rows(rows, corpus, 60, 60, 20, 0)
     margins = margins_of(split, corpus, static_model, teacher, None)
     # They are read off the rows, and can be typed.
     assert margins.keys() == {"score", "big"}

@@ -50,7 +50,7 @@ def test_each_strategy_is_in_each_form(found):
     for text in (repr(found), found.to_markdown(), found._repr_html_()):
         for name in ("in-batch", "random", "BM25", "dynamic", "untrained"):
             assert name in text
-        for words in ("What a student learned", "What they mine", "Negatives in common", "40 other queries"):
+        for words in ("Student trained", "Mined negatives", "negatives in common", "40 other queries"):
             assert words in text
 
 
@@ -58,9 +58,16 @@ def test_a_terminal_shows_hostile_names_in_narrow_tables(hostile):
     text = repr(hostile)
     assert "\x1b" not in text
     assert "\u202e" not in text
-    tables = text[text.index("What a student") :]
+    tables = text[text.index("Student trained") :]
     assert max(map(len, tables.splitlines())) <= 125
-    for words in ("a | b | --- | # c", "gone", "`x` $y$ [z](http", "name name", "What failed", "division by zero"):
+    for words in (
+        "a | b | --- | # c",
+        "gone",
+        "`x` $y$ [z](http",
+        "name name",
+        "Failed strategies",
+        "division by zero",
+    ):
         assert words in tables
 
 
@@ -85,6 +92,15 @@ def test_html_holds_no_tags_of_names(hostile):
     assert all(set(attributes) <= {"style"} for _, attributes in found)
 
 
+def test_it_says_of_how_many_queries_each_part_is(found):
+    # Five steps of 32 rows.
+    assert (found.sample, found.trained, found.held_out, found.rows) == (60, 160, 40, 600)
+    text = repr(found)
+    assert "5 steps on 160 queries, 2 seeds" in text
+    assert "Measured with 40 other queries in 2,108 passages" in text
+    assert "Of 60 queries; all rows are 600" in text
+
+
 def test_usual_names_fit_a_terminal(found):
     # A terminal breaks the sentence at the top.
     assert max(map(len, repr(found).splitlines()[1:])) <= 120
@@ -96,7 +112,7 @@ def test_what_is_not_known_is_a_dash(found):
     )
     text = repr(replace(found, trials=trials, false_by="", student=None))
     assert "False negatives are unknown" in text
-    assert "What a student learned" not in text
+    assert "Student trained" not in text
     assert "None" not in text
 
 
