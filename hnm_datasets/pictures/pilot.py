@@ -41,10 +41,12 @@ def plot_pilot(pilot: Pilot) -> Figure:
     check_matplotlib(name)
     from hnm_datasets.pictures.drawing import LARGE, SERIES, SMALL, Look, Picture, finish, fitted, ink
 
-    looks = {
-        trial.name: Look(*SERIES[place % len(SERIES)][:2], hollow=place >= len(SERIES))
-        for place, trial in enumerate(one for one in pilot.trials if one.error is None)
-    }
+    looks = {}
+    for place, trial in enumerate(one for one in pilot.trials if one.error is None):
+        rounds = place // len(SERIES)
+        # Filled, hollow, and then with the marker of the next color.
+        marker = SERIES[(place + rounds // 2) % len(SERIES)][1]
+        looks[trial.name] = Look(SERIES[place % len(SERIES)][0], marker, hollow=rounds % 2 == 1)
     mined = [trial for trial in pilot.trials if _hardness(trial) is not None]
     trained = [trial for trial in pilot.trials if trial.measures is not None]
     if not mined and not trained:

@@ -97,7 +97,10 @@ def test_what_failed_and_what_is_unknown_has_no_point():
 def test_hostile_and_long_names_of_many_strategies_can_be_read():
     names = ["$x_1$ and $", "a\nb", "\\frac{", "name " * 60, "<b>", *(f"strategy number {place}" for place in range(9))]
     trials = [make_trial(name, 1 + place / 10) for place, name in enumerate(names)]
-    texts = texts_of(plot_pilot(make_pilot(trials, names[0])))
+    figure = plot_pilot(make_pilot(trials, names[0]))
+    looks = [(one.get_color(), one.get_marker(), one.get_markerfacecolor()) for one in figure.legends[0].get_lines()]
+    assert len(set(looks)) == len(names)
+    texts = texts_of(figure)
     assert any("x_1" in text for text in texts)
     texts_of(plot_pilot(make_pilot(trials, names[3])))
 

@@ -93,10 +93,10 @@ def test_html_holds_no_tags_of_names(hostile):
 
 
 def test_it_says_of_how_many_queries_each_part_is(found):
-    # Five steps of 32 rows.
-    assert (found.sample, found.trained, found.held_out, found.rows) == (60, 160, 40, 600)
+    # Two steps of 32 rows.
+    assert (found.sample, found.trained, found.held_out, found.rows) == (60, 64, 40, 600)
     text = repr(found)
-    assert "5 steps on 160 queries, 2 seeds" in text
+    assert "2 steps on 64 queries, 2 seeds" in text
     assert "Measured with 40 other queries in 2,108 passages" in text
     assert "Of 60 queries; all rows are 600" in text
 
