@@ -108,9 +108,9 @@ def pilot(
         model: A `SentenceTransformer`, or its path or Hub id, that mines.
         teacher: A step that scores, such as `CrossEncoderScores(corpus, cross_encoder)`.
         judgments: Which passages are relevant, also beyond the positives of the rows, in a form of `audit_negatives`.
-        sample: Rows to mine and count, at most. The student is trained on 32 times `steps` rows, where there are so
+        sample: Rows to mine and count, at most; 20 or more. The student is trained on 32 times `steps` rows, where there are so
             many, with at most half of the questions.
-        held_out: Queries to measure with, at most.
+        held_out: Queries to measure with, at most; 20 or more.
         train: Train the student; False: only mine and measure. Then the hardest strategy with at most 5% false
             negatives is recommended.
         student: The model to train.

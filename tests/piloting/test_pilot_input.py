@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 from datasets import Dataset
-from pilot_helpers import QUICK
+from pilot_helpers import QUICK, answer
 
 from hnm_datasets import (
     BM25Negatives,
+    Corpus,
     DenseNegatives,
     RandomNegatives,
     RankWindow,
@@ -229,6 +230,22 @@ def test_rows_and_judgments_in_any_form(tiny):
     for form in forms:
         assert rate(form(rows[:]), form(judgments)) == wanted
         assert rate(rows, form(lists)) == wanted
+
+
+def test_ids_may_be_whole_numbers(tiny):
+    texts = tiny[0].texts(np.arange(120)).to_pylist()
+    corpus = Corpus.from_dataset({"id": list(range(120)), "text": texts})
+    numbers = {"query_id": list(range(60)), "query": tiny[1]["query"][:], "positive_ids": [[at] for at in range(60)]}
+    judged = {"query_id": list(range(60)), "corpus_id": [at + 8 for at in range(60)], "score": [1] * 60}
+
+    def count(columns, judgments):
+        strategies = {"BM25": [BM25Negatives(corpus, k=4)]}
+        return answer(pilot(columns, corpus, strategies, judgments=judgments, train=False, sample=60))
+
+    written = {name: [str(one) for one in judged[name]] for name in ("query_id", "corpus_id")} | {"score": [1] * 60}
+    texts = {name: [str(one) for one in numbers[name]] for name in ("query_id", "query")}
+    texts["positive_ids"] = [[str(at)] for at in range(60)]
+    assert count(numbers, judged) == count(texts, written)
 
 
 def test_without_query_ids_judgments_are_by_the_text(tiny):
