@@ -108,8 +108,8 @@ def pilot(
         model: A `SentenceTransformer`, or its path or Hub id, that mines.
         teacher: A step that scores, such as `CrossEncoderScores(corpus, cross_encoder)`.
         judgments: Which passages are relevant, also beyond the positives of the rows, in a form of `audit_negatives`.
-        sample: Rows to mine and count, at most; 20 or more. The student is trained on 32 times `steps` rows, where there are so
-            many, with at most half of the questions.
+        sample: Rows to mine and count, at most; 20 or more. The student is trained on 32 times `steps` rows, where
+            there are so many, with at most half of the questions.
         held_out: Queries to measure with, at most; 20 or more.
         train: Train the student; False: only mine and measure. Then the hardest strategy with at most 5% false
             negatives is recommended.
@@ -317,6 +317,7 @@ class _Run:
 
     def _train_all(self, trials: dict[str, Trial], bar: tqdm) -> dict[str, NDArray[np.float32]]:
         """Train on each strategy; return all measures by strategy. Shape (S, Q, M) each."""
+        rows: dict[str, Dataset] = {}
         values: dict[str, list[NDArray[np.float32]]] = {}
         seconds: dict[str, list[float]] = {}
         common = self.course.name() if self.seeds else ""
@@ -327,8 +328,10 @@ class _Run:
                     self._show(bar, f"training {number} of {len(self.seeds)}: {name}")
                     refresh = list(strategy.steps) if strategy.dynamic else []
                     try:
-                        rows = self._rows_to_train_on(strategy)
-                        found = self.course.train(common, rows, refresh, Hasher.hash(refresh), seed)
+                        # Once for all seeds: steps that have no hash are never found in the cache of `map`.
+                        if name not in rows:
+                            rows[name] = self._rows_to_train_on(strategy)
+                        found = self.course.train(common, rows[name], refresh, Hasher.hash(refresh), seed)
                         values.setdefault(name, []).append(found.values)
                         seconds.setdefault(name, []).append(found.seconds)
                     except Exception as error:

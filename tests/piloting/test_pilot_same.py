@@ -8,7 +8,7 @@ import pytest
 import torch
 from pilot_helpers import QUICK, answer, make_strategies
 
-from hnm_datasets import load_sample, pilot
+from hnm_datasets import BM25Negatives, load_sample, pilot
 from hnm_datasets.models.fingerprint import model_fingerprint
 from hnm_datasets.piloting import measured
 from hnm_datasets.piloting.trainings import Course
@@ -21,7 +21,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pilot_helpers import QUICK, answer, make_strategies
 
-from hnm_datasets import load_sample, pilot
+from hnm_datasets import BM25Negatives, load_sample, pilot
 
 corpus, queries = load_sample()
 found = pilot(queries.select(range(len(queries) - 1, -1, -1)), corpus, make_strategies(corpus), **QUICK)
@@ -121,3 +121,19 @@ def test_another_seed_or_option_is_another_training(tiny, trainings):
     # One more seed is one more training.
     pilot(rows, corpus, only, **QUICK | {"seeds": 3})
     assert trainings["made"] == 7
+
+
+def test_rows_to_train_on_are_mined_once_for_all_seeds(tiny):
+    corpus, rows = tiny
+    calls = []
+
+    def step(batch):
+        # It changes with each call, so `map` never finds what it made.
+        calls.append(len(calls))
+        return batch
+
+    for seeds in (1, 3):
+        pilot(rows, corpus, {"counted": [BM25Negatives(corpus, k=4), step]}, **QUICK | {"seeds": seeds})
+        calls.append("|")
+    first, second = calls.index("|"), calls[calls.index("|") + 1 :].index("|")
+    assert first == second

@@ -33,19 +33,28 @@ def questions(rows):
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 2**32 - 1), st.integers(40, 80), st.integers(20, 70), st.integers(20, 40))
-def test_no_question_is_on_both_sides(tiny, seed, distinct, sample, held_out):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(40, 80),
+    st.integers(20, 70),
+    st.sampled_from([1, 30, 50, 70]),
+    st.integers(20, 40),
+)
+def test_no_question_is_on_both_sides(tiny, seed, distinct, sample, trained, held_out):
     rng = np.random.default_rng(seed)
     numbers = [*range(distinct), *rng.choice(distinct, rng.integers(0, 100), p=rng.dirichlet(np.full(distinct, 0.1)))]
     rows = rows_of(rng.permutation(numbers).tolist(), rng)
-    split = split_rows(rows, tiny[0], sample, sample, held_out, seed % 7)
-    assert not questions(split.sample) & questions(split.held_out)
+    split = split_rows(rows, tiny[0], sample, trained, held_out, seed % 7)
+    assert not questions(split.trained) & questions(split.held_out)
     assert 1 <= len(split.sample) <= sample
+    assert len(split.sample) <= len(split.trained) <= max(sample, trained)
+    # What is mined is trained on.
+    assert split.trained[: len(split.sample)] == split.sample[:]
     # Each question that is held out is asked once.
     assert 20 <= len(split.held_out) <= held_out
     assert len(questions(split.held_out)) == len(split.held_out)
     assert len(split.rows) == len(rows)
-    assert questions(split.sample) | questions(split.held_out) <= questions(rows)
+    assert questions(split.trained) | questions(split.held_out) <= questions(rows)
 
 
 @settings(max_examples=10)
