@@ -243,7 +243,10 @@ def differences(title: str, arms: Finding, each: dict[str, Values]) -> Finding:
                 np.array([each[f"{title}/{one}/{seed}"][:, column] for seed in seeds], dtype=np.float64)
                 for one in (name, best)
             )
-            found.setdefault(name, {})[measure] = {"against": best} | paired(ours - theirs)._asdict()
+            gain = paired(ours - theirs)
+            found.setdefault(name, {})[measure] = {
+                "against": best, "mean": gain.mean, "low": gain.low, "high": gain.high,
+            }  # fmt: skip
     return found
 
 
