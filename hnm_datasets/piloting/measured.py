@@ -26,6 +26,7 @@ from hnm_datasets.mining.names import plain_name
 from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.piloting.parts import miners_of, models_of
 from hnm_datasets.rows import Rows
+from hnm_datasets.runtime.bars import with_bars
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
@@ -102,7 +103,9 @@ def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tu
             # Compiling and what is made once are no part of what a row takes.
             for name, part in _prepared(step):
                 before, start = _size(cache_root()), time.perf_counter()
-                part.prepare()
+                # Encoding a corpus may take hours.
+                with with_bars():
+                    part.prepare()
                 seconds, size = made.get(name, (0.0, 0))
                 grown = max(0, _size(cache_root()) - before)
                 made[name] = seconds + time.perf_counter() - start, size + grown
