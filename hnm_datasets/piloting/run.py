@@ -42,6 +42,7 @@ from hnm_datasets.piloting.work import work_of
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.bars import without_bars
 from hnm_datasets.runtime.interrupts import interruptible
+from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.scorers.bi_encoder import BiEncoderScores
 
@@ -162,7 +163,8 @@ def pilot(
             f"to go on."
         )
 
-    with interruptible(explain, replace=True):
+    # Each warning once: the strategies are mined and trained on again and again.
+    with interruptible(explain, replace=True), one_call():
         with without_bars():
             split = split_rows(rows, corpus, sample, steps * _BATCH if train else 0, held_out, seed)
             judged = checked_judgments(judgments, split.sample)

@@ -54,9 +54,16 @@ def tell_once(logger: logging.Logger, kind: str, message: str, *values: object) 
 def one_call(*told: str) -> Iterator[None]:
     """Tell in this block as if it were one call of `map`: for loops over batches of another kind.
 
+    A block within another one is part of it.
+
     Args:
         told: The kinds of messages that the caller tells in its own way, and that are not logged.
     """
+    whole = _IN_BLOCK.get()
+    if whole is not None:
+        whole.update(told)
+        yield
+        return
     token = _IN_BLOCK.set(set(told))
     try:
         yield

@@ -97,3 +97,15 @@ def test_without_a_folder_of_its_own_each_worker_tells(rows, tmp_path, monkeypat
     path = tmp_path / "log"
     rows.map(_say_to_file, batched=True, batch_size=5, num_proc=2, fn_kwargs={"path": path})
     assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_block_within_another_is_part_of_it(caplog):
+    with one_call():
+        for _ in range(2):
+            with one_call("known"):
+                tell_once(logger, "known", "told in another way")
+                tell_once(logger, "short", "a row is short")
+        tell_once(logger, "short", "a row is short")
+    assert caplog.messages == ["a row is short"]
+    tell_once(logger, "short", "a row is short")
+    assert len(caplog.messages) == 2
