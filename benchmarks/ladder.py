@@ -38,7 +38,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,21 @@ Values = NDArray[np.float32]
 
 def values_of(student: Any, corpus: hnm.Corpus, queries: Dataset) -> Values:
     """Search the corpus with a student, and return all measures of each query."""
+    (values,) = values_of_splits(student, corpus, [queries])
+    return values
+
+
+def values_of_splits(student: Any, corpus: hnm.Corpus, splits: Sequence[Dataset]) -> list[Values]:
+    """Do the same for several sets of queries, with one encoding of the corpus."""
     embeddings = corpus.embed(student, batch_size=256)
     step = hnm.DenseNegatives(corpus, student, k=DEPTH, batch_size=256)
+    values = [measured(step, queries) for queries in splits]
+    embeddings.discard()
+    step.model.discard()
+    return values
+
+
+def measured(step: hnm.DenseNegatives, queries: Dataset) -> Values:
     # Without positives nothing is left out.
     asked = {"query_id": queries["query_id"][:], "query": queries["query"][:], "positive_ids": [[]] * len(queries)}
     found = step(asked)["negative_ids"]
@@ -86,8 +99,6 @@ def values_of(student: Any, corpus: hnm.Corpus, queries: Dataset) -> Values:
     values = np.zeros((len(names), len(places)), dtype=np.float32)
     for one in ir_measures.iter_calc(list(places), relevant, ranked):
         values[int(one.query_id), places[one.measure]] = one.value
-    embeddings.discard()
-    step.model.discard()
     return values
 
 
@@ -167,9 +178,7 @@ def train(data: Set, arm: Arm | None, seed: int, epochs: float, folder: Path) ->
         about["seconds"] = {"mine": mined - start, "refresh": stopwatch.spent}
         about["seconds"]["train"] = end - mined - stopwatch.spent - (course.spent if course else 0)
         about["course"] = course.points if course else []
-    splits = {
-        name: values_of(student, data.corpus, queries) for name, queries in (("dev", data.dev), ("test", data.test))
-    }
+    splits = dict(zip(("dev", "test"), values_of_splits(student, data.corpus, [data.dev, data.test]), strict=True))
     about |= {name: dict(zip(MEASURES, values.mean(axis=0).tolist(), strict=True)) for name, values in splits.items()}
     return about, splits["test"]
 
