@@ -4,8 +4,8 @@
     python ance.py
 
 Xiong et al. 2021, ANCE (https://arxiv.org/abs/2007.00808): start from BM25's negatives, then encode the corpus with the
-model in training, search it, and train on what it ranks high and is not relevant. Near duplicates of positives are
-left out, and so are candidates that score more than 0.1 above the positive: they are often relevant but not annotated.
+model in training, search it, and train on what it ranks high and is not relevant. If many relevant passages are not
+annotated, add filters to `again`, such as `hnm.DropNearDuplicates(corpus)` and `hnm.AbsoluteMargin(-0.1)`.
 """
 
 from functools import partial
@@ -43,7 +43,7 @@ student = SentenceTransformer(modules=[static], device="cpu")
 
 mined = train.map(hnm.BM25Negatives(corpus, k=K), batched=True)
 live = hnm.live_negatives(mined, corpus, n=NEGATIVES, seed=0)
-again = [partial(hnm.DenseNegatives, corpus, k=K), hnm.DropNearDuplicates(corpus), hnm.AbsoluteMargin(-0.1)]
+again = [partial(hnm.DenseNegatives, corpus, k=K)]
 refresh = hnm.RefreshNegatives(live, again, every=EVERY)
 evaluator = hnm.retrieval_evaluator(corpus, test, batch_size=256, write_csv=False)
 before = evaluator(student)

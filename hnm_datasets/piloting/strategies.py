@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.filters.limits import RankWindow
-from hnm_datasets.transforms.filters.margins import AbsoluteMargin, RelativeMargin
+from hnm_datasets.transforms.filters.margins import RelativeMargin
 from hnm_datasets.transforms.filters.near_duplicates import DropNearDuplicates
 from hnm_datasets.transforms.miners.bm25 import BM25Negatives
 from hnm_datasets.transforms.miners.dense import DenseNegatives
@@ -28,8 +28,6 @@ _K, _DEPTH = 20, 50
 _TOP = 10
 #: The usual margin, where none can be read off the rows.
 MARGIN = 0.05
-#: How far above the positive a candidate of dynamic negatives may score.
-_ABOVE = 0.1
 
 
 class Strategy(NamedTuple):
@@ -131,8 +129,7 @@ def usual(
         source = "BM25" if model is None else "dense"
         found[f"{source}, denoised"] = [deep, DropNearDuplicates(corpus), teacher, margin, TopNegatives(_K)]
     if train:
-        mined_again = partial(DenseNegatives, corpus, k=_K)
-        found["dynamic"] = [mined_again, DropNearDuplicates(corpus), AbsoluteMargin(-_ABOVE)]
+        found["dynamic"] = [partial(DenseNegatives, corpus, k=_K)]
     return checked(found)
 
 
