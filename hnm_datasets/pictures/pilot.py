@@ -80,6 +80,7 @@ def plot_pilot(pilot: Pilot) -> Figure:
             half = 0.0 if trial.difference is None else 50 * (trial.difference.high - trial.difference.low)
             draw(panels[-1], trial, max(trial.whole_seconds or 0.0, 0.0), value, value - half, value + half, 8)
         panels[-1].set_xscale("symlog", linthresh=1)
+        panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         panels[-1].set_xlim(left=-0.2)
         panels[-1].set_xlabel("seconds to mine all rows (cheaper ←)", fontsize=SMALL)
         panels[-1].set_ylabel(f"{pilot.measure} (%)", fontsize=SMALL)
