@@ -79,9 +79,11 @@ def plot_pilot(pilot: Pilot) -> Figure:
             value = 100 * (trial.measures or {})[pilot.measure]
             half = 0.0 if trial.difference is None else 50 * (trial.difference.high - trial.difference.low)
             draw(panels[-1], trial, max(trial.whole_seconds or 0.0, 0.0), value, value - half, value + half, 8)
-        panels[-1].set_xscale("symlog", linthresh=1)
-        panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        panels[-1].set_xlim(left=-0.2)
+        most = max(trial.whole_seconds or 0.0 for trial in trained)
+        if most > 10:
+            panels[-1].set_xscale("symlog", linthresh=1)
+            panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        panels[-1].set_xlim(left=-0.05 * most if most <= 10 else -0.2)
         panels[-1].set_xlabel("seconds to mine all rows (cheaper ←)", fontsize=SMALL)
         panels[-1].set_ylabel(f"{pilot.measure} (%)", fontsize=SMALL)
         panels[-1].set_title("Student trained on each strategy", fontsize=SMALL, loc="left")
