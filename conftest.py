@@ -19,11 +19,11 @@ def _uses_ray(file):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Run the tests of Ray first: they take longest, and no worker should be left alone with them at the end.
+    """Run the tests of Ray and the notebooks first: they take longest, and no worker should end alone with them.
 
     Of the examples that a test draws, half are tried. They are the same in each run, and `HNM_EXHAUSTIVE=1` tries all.
     """
-    items.sort(key=lambda item: not _uses_ray(item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: (not _uses_ray(item.nodeid.split("::")[0]), "test_notebook" not in item.nodeid))
     if os.environ.get("HNM_EXHAUSTIVE"):
         return
     for test in {getattr(item, "obj", None) for item in items}:

@@ -80,7 +80,7 @@ def run_pilot(options: argparse.Namespace) -> None:
     from hnm_datasets.piloting.run import pilot
     from hnm_datasets.transforms.scorers.cross_encoder import CrossEncoderScores
 
-    corpus, rows = _queries(options.folder, options.split)
+    corpus, rows = read_queries(options.folder, options.split)
     teacher = None if options.teacher is None else CrossEncoderScores(corpus, options.teacher)
     found = pilot(
         rows, corpus, model=options.model, teacher=teacher, sample=options.sample, steps=options.steps,
@@ -97,7 +97,7 @@ def run_pilot(options: argparse.Namespace) -> None:
             plot_pilot(found).savefig(aside, format="png")
 
 
-def _queries(folder: str, split: str) -> tuple[Corpus, Dataset]:
+def read_queries(folder: str, split: str) -> tuple[Corpus, Dataset]:
     """Read a corpus and queries with positives, from a retrieval set or a saved one."""
     if not (Path(folder) / RECORD).is_file():
         return load_beir(folder, split)

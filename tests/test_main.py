@@ -8,7 +8,7 @@ from datasets import Dataset
 
 import hnm_datasets
 from hnm_datasets import BM25Negatives, TopNegatives, ToTriplets, load_sample
-from hnm_datasets.__main__ import main
+from hnm_datasets.__main__ import main, read_queries
 from hnm_datasets.hub.saving import save_mined
 
 
@@ -75,7 +75,7 @@ def test_folder_without_data_is_an_error_of_one_line(tmp_path, capsys):
 
 def test_pilot_of_a_retrieval_set_prints_and_writes_what_it_found(tmp_path, capsys):
     sample = Path(hnm_datasets.__file__).parent / "sample" / "medquad"
-    few = ["--sample", "60", "--steps", "5", "--seeds", "1", "--output", str(tmp_path / "found")]
+    few = ["--sample", "60", "--steps", "2", "--seeds", "1", "--output", str(tmp_path / "found")]
     assert main(["pilot", str(sample), *few]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("Take '")
@@ -84,12 +84,13 @@ def test_pilot_of_a_retrieval_set_prints_and_writes_what_it_found(tmp_path, caps
     assert (tmp_path / "found" / "pilot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_pilot_of_a_saved_set_mines_its_queries_anew(tmp_path, capsys):
+def test_pilot_of_a_saved_set_takes_its_queries_and_corpus(tmp_path, capsys):
     corpus, queries = load_sample()
     rows = queries.select(range(60)).map(BM25Negatives(corpus, k=2), batched=True)
     save_mined(rows, tmp_path / "saved", corpus=corpus)
-    assert main(["pilot", str(tmp_path / "saved"), "--steps", "2", "--seeds", "1"]) == 0
-    assert "BM25" in capsys.readouterr().out
+    found, read = read_queries(str(tmp_path / "saved"), "train")
+    assert found == corpus
+    assert read["positive_ids"][:] == rows["positive_ids"][:]
     save_mined(rows, tmp_path / "alone")
     assert main(["pilot", str(tmp_path / "alone")]) == 1
     assert "save_mined(corpus=...)" in capsys.readouterr().err

@@ -137,7 +137,7 @@ def pilot(
         >>> from hnm_datasets import BM25Negatives, RandomNegatives, load_sample
         >>> corpus, queries = load_sample()
         >>> strategies = {"random": [RandomNegatives(corpus, k=4)], "BM25": [BM25Negatives(corpus, k=4)]}
-        >>> pilot(queries, corpus, strategies, sample=100, held_out=200, steps=20, seeds=2).recommended
+        >>> pilot(queries, corpus, strategies, sample=100, held_out=200, steps=8, seeds=1).recommended
         'BM25'
     """
     rows = dataset_of(rows, _NAME)
