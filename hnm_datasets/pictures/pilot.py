@@ -27,6 +27,7 @@ def plot_pilot(pilot: Pilot) -> Figure:
 
     Raises:
         ImportError: matplotlib is not installed.
+        TypeError: `pilot` is something else.
         ValueError: Neither panel has a point: no strategy has known false negatives, and none was trained on.
 
     Example:
@@ -39,6 +40,8 @@ def plot_pilot(pilot: Pilot) -> Figure:
     """
     name = "plot_pilot"
     check_matplotlib(name)
+    if not hasattr(pilot, "trials"):
+        raise TypeError(f"{name}: expected what pilot(rows, corpus) returns, got {type(pilot).__name__}.")
     from hnm_datasets.pictures.drawing import LARGE, SERIES, SMALL, Look, Picture, finish, fitted, ink
 
     looks = {}

@@ -107,3 +107,8 @@ def test_hostile_and_long_names_of_many_strategies_can_be_read():
 
 def test_no_time_at_all_can_be_drawn():
     texts_of(plot_pilot(make_pilot([replace(make_trial("first", 1), whole_seconds=0.0)])))
+
+
+def test_what_is_no_pilot_is_refused():
+    with pytest.raises(TypeError, match=r"expected what pilot\(rows, corpus\) returns, got str"):
+        plot_pilot("pilot")
