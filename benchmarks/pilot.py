@@ -1,4 +1,4 @@
-"""Does a pilot on 500 queries recommend what the whole training set would?
+"""Does a pilot on a sample recommend what the whole training set would?
 
     python benchmarks/ladder.py SET ...                # first: what pays when all queries are trained on
     python benchmarks/pilot.py SET SET ...             # then: what a pilot says of it

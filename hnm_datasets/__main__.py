@@ -22,6 +22,7 @@ from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.hub.record import RECORD
 from hnm_datasets.hub.saving import write_card
 from hnm_datasets.loaders.beir import load_beir
+from hnm_datasets.pictures.installed import check_matplotlib
 from hnm_datasets.pictures.pilot import plot_pilot
 from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.terminal import printable
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_pilot(options)
         else:
             print(printable(f"written: {write_card(options.folder)}"))  # noqa: T201
-    except (OSError, KeyError, TypeError, ValueError, DatasetsError) as error:
+    except (OSError, ImportError, KeyError, TypeError, ValueError, DatasetsError) as error:
         # The text of a KeyError is its first argument; as a string it would stand in quotes.
         text = str(error.args[0] if isinstance(error, KeyError) else error)
         print(f"error: {printable(text)}", file=sys.stderr)  # noqa: T201
@@ -80,6 +81,9 @@ def run_pilot(options: argparse.Namespace) -> None:
     from hnm_datasets.piloting.run import pilot
     from hnm_datasets.transforms.scorers.cross_encoder import CrossEncoderScores
 
+    if options.output is not None:
+        # Before the minutes that a pilot takes.
+        check_matplotlib("pilot --output")
     corpus, rows = read_queries(options.folder, options.split)
     teacher = None if options.teacher is None else CrossEncoderScores(corpus, options.teacher)
     found = pilot(

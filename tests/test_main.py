@@ -96,6 +96,12 @@ def test_pilot_of_a_saved_set_takes_its_queries_and_corpus(tmp_path, capsys):
     assert "save_mined(corpus=...)" in capsys.readouterr().err
 
 
+def test_a_pilot_that_cannot_draw_says_so_before_it_begins(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["pilot", str(tmp_path / "nowhere"), "--output", str(tmp_path / "found")]) == 1
+    assert "pip install 'hnm-datasets[plots]'" in capsys.readouterr().err
+
+
 def test_help_names_all_commands():
     shown = subprocess.run([sys.executable, "-m", "hnm_datasets", "--help"], capture_output=True, text=True, check=True)
     assert "audit" in shown.stdout
