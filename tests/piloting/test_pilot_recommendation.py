@@ -35,6 +35,17 @@ def test_the_cheapest_within_one_standard_error_of_the_best_is_taken(seed, size,
     assert "recall@10" in found.sentence
 
 
+@pytest.mark.parametrize(("errors", "taken"), [(0.5, "cheap"), (1.5, "best")])
+def test_one_standard_error_below_the_best_is_the_limit(errors, taken):
+    # A difference with a standard error of 0.01, whose 95% interval includes zero in both cases.
+    noise = np.tile([0.1, -0.1], (1, 50)) * np.sqrt(99 / 100)
+    values = {"cheap": 0.5 - 0.01 * errors + noise, "best": np.full((1, 100), 0.5)}
+    found = by_training(values, {"cheap": 0.0, "best": 1.0}, "nDCG@10")
+    assert found.differences["cheap"].error == pytest.approx(0.01)
+    assert found.differences["cheap"].high > 0
+    assert found.name == taken
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_strategies_changes_nothing(seed):
     values, work = drawn(seed, 4)
