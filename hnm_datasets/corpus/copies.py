@@ -1,4 +1,4 @@
-"""Which passages of a corpus with titles have the same text, with their titles or without."""
+"""Finding passages with the same text, with or without their titles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hnm_datasets.storage.mapped import open_array, save_array
 from hnm_datasets.storage.tables import KeyTable
 
-#: Passages that are looked at together.
+#: Passages processed at a time.
 _CHUNK = 1 << 20
 
 
@@ -20,11 +20,11 @@ _CHUNK = 1 << 20
 class Copies:
     """The copies among N passages, memory-mapped.
 
-    Two passages are copies if their texts are the same, each with its title or without it. Copies of copies are copies.
+    Two passages are copies if their texts are equal, each with or without its title. The relation is transitive.
 
     Attributes:
-        codes: The first row among the copies of each passage. Shape (N,).
-        by_body: Rows by the text without the title, of passages that have both.
+        codes: The lowest row among the copies of each passage. Shape (N,).
+        by_body: Row lookup by the text without the title, for passages that have both.
     """
 
     codes: NDArray[np.int64]
@@ -43,7 +43,7 @@ class Copies:
         Args:
             bodies: The `normalized_digests` of the texts without titles. Shape (N, 2).
             has_both: Which passages have a title and a text. Shape (N,).
-            by_text: Rows by title and text.
+            by_text: Row lookup by title and text.
             text_codes: The first row with the same title and text. Shape (N,).
         """
         rows = np.flatnonzero(has_both)
@@ -71,11 +71,11 @@ class Copies:
 
 
 class CodeCounts(NamedTuple):
-    """How many of N passages have the same code. Most codes are those of one passage, so only the others are kept.
+    """The number of passages per code. Most codes belong to one passage, so only the others are stored.
 
     Attributes:
-        codes: The codes of several passages, ascending. Shape (C,).
-        counts: How many passages have each. Shape (C,).
+        codes: The codes that several passages share, ascending. Shape (C,).
+        counts: The number of passages with each code. Shape (C,).
     """
 
     codes: NDArray[np.int64]
@@ -83,7 +83,7 @@ class CodeCounts(NamedTuple):
 
     @classmethod
     def of(cls, codes: NDArray[np.int64]) -> CodeCounts:
-        """Count. The code of a passage is the first row with this code. Shape (N,)."""
+        """Count the codes. Shape (N,): the code of a passage is the first row with the same code."""
         others = [
             start + np.flatnonzero(part != np.arange(start, start + len(part)))
             for start in range(0, len(codes), _CHUNK)
@@ -93,35 +93,35 @@ class CodeCounts(NamedTuple):
         return cls(repeated, counts + 1)
 
     def passages(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many passages have each of these codes, 0 for -1. Shape (B,) → (B,)."""
+        """Return the number of passages with each code, 0 for code -1. Shape (B,) → (B,)."""
         counts = (codes >= 0).astype(np.int64)
         if len(self.codes):
-            places = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
-            found = self.codes[places] == codes
-            counts[found] = self.counts[places[found]]
+            positions = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
+            found = self.codes[positions] == codes
+            counts[found] = self.counts[positions[found]]
         return counts
 
 
 def _first_of_linked(count: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the lowest number that each of the numbers below `count` is linked to, over any number of links.
+    """Return the lowest node in the connected component of each node.
 
     Args:
-        count: N.
+        count: The number of nodes, N.
         first: One end of each link. Shape (L,).
         second: The other end. Shape (L,).
 
     Returns:
         Shape (N,).
     """
-    apart = first != second
-    first, second = first[apart], second[apart]
+    differ = first != second
+    first, second = first[differ], second[differ]
     codes = np.arange(count)
     while True:
         low = np.minimum(codes[first], codes[second])
         closer = codes.copy()
         np.minimum.at(closer, first, low)
         np.minimum.at(closer, second, low)
-        # The code of a code is linked too: long chains need few rounds.
+        # Replace each code by its own code, so that long chains converge in few rounds.
         closer = closer[closer]
         if np.array_equal(closer, codes):
             return codes

@@ -37,13 +37,13 @@ class CorpusFiles:
 
     @property
     def columns(self) -> dict[str, pa.LargeStringArray | None]:
-        """All columns, by the names that a corpus gives them; None for what it lacks."""
+        """All columns by name; None for columns that the corpus does not have."""
         own = (self.ids, self.texts, self.titles, self.groups)
         return dict(zip(PARTS.values(), own, strict=True)) | self.others
 
     @property
     def may_lack(self) -> set[str]:
-        """The columns in which a passage may have no value, which is kept as an empty text."""
+        """The columns in which a passage may have no value, stored as an empty string."""
         return {PARTS["groups"], *self.others}
 
     @property
@@ -53,13 +53,13 @@ class CorpusFiles:
 
     @cached_property
     def copy_counts(self) -> CodeCounts:
-        """How many passages have each of the `copy_codes`."""
+        """The number of passages per code of `copy_codes`."""
         return CodeCounts.of(self.copy_codes)
 
     @cached_property
     def group_counts(self) -> CodeCounts:
-        """How many passages have each of the `group_codes`."""
-        assert self.group_codes is not None  # asked for by whoever has read the codes
+        """The number of passages per code of `group_codes`."""
+        assert self.group_codes is not None  # callers have read the codes before
         return CodeCounts.of(self.group_codes)
 
 
@@ -67,20 +67,20 @@ _OPENED: Opened[CorpusFiles] = Opened()
 
 
 def open_files(name: str) -> CorpusFiles:
-    """Map the files of the corpus of this fingerprint."""
+    """Map the files of the corpus with this fingerprint."""
 
     def opened() -> CorpusFiles:
         folder = cache_root() / "corpora" / name
         check_complete(
             folder,
             f"The corpus {name}",
-            "Make the corpus again with Corpus.from_dataset: the same passages have the same name. A corpus is opened "
-            "from the datasets cache directory: HF_DATASETS_CACHE must be the same folder in every process.",
+            "Recreate the corpus with Corpus.from_dataset: the same passages get the same name. A corpus is read from "
+            "the datasets cache directory, so HF_DATASETS_CACHE must be the same folder in every process.",
         )
         has_titles, has_groups = (folder / "titles.bytes").exists(), (folder / "groups.bytes").exists()
         ids = open_strings(folder, "ids")
         names = json.loads((folder / COLUMNS).read_text()) if (folder / COLUMNS).exists() else []
-        parts = {name: f"{COLUMN}_{place}" for place, name in enumerate(names)}
+        parts = {name: f"{COLUMN}_{number}" for number, name in enumerate(names)}
         return CorpusFiles(
             ids=ids,
             texts=open_strings(folder, "texts"),

@@ -1,4 +1,4 @@
-"""The passages that negatives are drawn from: found by id, memory-mapped, named by their content."""
+"""The corpus: passages by id, memory-mapped and identified by a content fingerprint."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
     from hnm_datasets.models.token_embeddings import TokenEmbeddings
 
-#: `id`, `text`, `title`, `group` and other columns that the corpus keeps; None for what it lacks.
+#: `id`, `text`, `title`, `group` and the other columns of the corpus; None where there is no value.
 Passage: TypeAlias = dict[str, str | None]
 
 
 class Corpus:
-    """Passages by id, memory-mapped from the `datasets` cache directory and named by their content.
+    """Passages by id, memory-mapped from the `datasets` cache directory.
 
-    Make one with `Corpus.from_dataset`, `load_beir` or `from_pairs`. A corpus pickles to its fingerprint alone, so a
-    transform that holds one stays small and hashes to the same value in every process; wherever it is unpickled, it is
-    opened from the cache directory when it is first used.
+    Create one with `Corpus.from_dataset`, `load_beir` or `from_pairs`. A corpus pickles to its content fingerprint, so
+    a transform that uses one stays small and hashes to the same value in every process. After unpickling, it is opened
+    from the cache directory on first use.
 
-    A passage's text is its title and its text, joined by a space.
+    The text of a passage is its title and its text, joined by a space.
 
     Attributes:
-        fingerprint: 32 hexadecimal digits that depend on ids, texts, titles, groups and other columns that were kept,
-            and on nothing else.
+        fingerprint: 32 hexadecimal digits that depend only on the ids, texts, titles, groups and other columns of the
+            corpus.
 
     Example:
         >>> from datasets import Dataset
@@ -71,27 +71,27 @@ class Corpus:
         group_column: str | None = "group",
         columns: Sequence[str] = (),
     ) -> Corpus:
-        """Make a corpus of a dataset with one passage per row.
+        """Create a corpus from a dataset with one passage per row.
 
-        The first time, the passages are copied into the cache directory, in a form that any process can map and that
-        finds passages by id; afterwards the same passages are recognized by their content.
+        The first call copies the passages into the cache directory, in memory-mapped files with an index by id. Later
+        calls with the same passages reuse these files.
 
         Args:
             dataset: The passages: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
-            id_column: The column of ids, each once: strings, or whole numbers, which become strings.
-            text_column: The column of texts: strings; null is refused.
-            title_column: The column of titles; null is an empty title. By default the column `title` if there is one;
+            id_column: The column of unique ids: strings, or whole numbers, which become strings.
+            text_column: The column of texts: strings, not null.
+            title_column: The column of titles; null is an empty title. By default the column `title` if it exists;
                 None: no titles.
-            group_column: The column that names the document which a passage was cut from; null: a passage on its own.
-                By default the column `group` if there is one; None: no groups.
+            group_column: The column that names the document each passage comes from; a passage with null is a group of
+                its own. By default the column `group` if it exists; None: no groups.
             columns: Other columns to keep, such as a language or a site, for `SampleNegatives(per=...)`: strings or
-                whole numbers, which become strings; null is no value. They are a part of the fingerprint, so that
-                indexes and vectors of the passages with other columns are made again.
+                whole numbers, which become strings; null is no value. They are part of the fingerprint: with other
+                columns, indexes and vectors are built again.
 
         Raises:
             KeyError: A named column does not exist.
-            TypeError: The dataset is something else, or a column does not hold strings.
-            ValueError: There is no passage, an id comes twice, or an id or text is null or empty.
+            TypeError: The dataset has an unsupported type, or a column does not hold strings.
+            ValueError: The dataset is empty, an id is repeated, or an id or text is null or empty.
         """
         source = Source(dataset, id_column, text_column, title_column, group_column, columns)
         name = source.fingerprint()
@@ -117,52 +117,52 @@ class Corpus:
 
     @property
     def has_groups(self) -> bool:
-        """Whether the passages name the documents that they were cut from."""
+        """Whether the corpus has a `group` column that names the source document of each passage."""
         return self._files.groups is not None
 
     @property
     def columns(self) -> dict[str, pa.LargeStringArray]:
-        """The columns as `Corpus.from_dataset` takes them, memory-mapped: `id`, `text`, and `title`, `group` if any.
+        """The memory-mapped columns, as in `Corpus.from_dataset`: `id`, `text`, and `title` and `group` if they exist.
 
-        Then other columns that it keeps. What is null is empty here.
+        The other columns follow. Null values are empty strings here.
         """
         return {name: column for name, column in self._files.columns.items() if column is not None}
 
     # ---- passages ------------------------------------------------------------------------------------------------
 
     def __getitem__(self, which: str | int) -> Passage:
-        """Return one passage as `id`, `text`, `title`, `group` and other columns that the corpus keeps.
+        """Return one passage as a dict of `id`, `text`, `title`, `group` and the other columns of the corpus.
 
         Args:
-            which: Its id, a string; or its row number, which counts from the end if it is negative.
+            which: An id (string), or a row number. Negative row numbers count from the end.
 
         Raises:
-            IndexError: There is no such row.
-            KeyError: There is no such id.
-            TypeError: It is something else, such as a slice.
+            IndexError: The row does not exist.
+            KeyError: The id does not exist.
+            TypeError: The argument is neither, such as a slice.
         """
         if isinstance(which, str):
             return next(self._passages(self.rows([which])))
         if isinstance(which, bool) or not hasattr(which, "__index__"):
             raise TypeError(
-                f"A corpus gives one passage, by its id, a string, or by its row number, got {which!r}. For several "
-                f"take corpus.to_dataset()[...], or corpus.texts(corpus.rows(ids))."
+                f"corpus[...] returns one passage by its id (a string) or row number, got {which!r}. For several "
+                f"passages use corpus.to_dataset()[...] or corpus.texts(corpus.rows(ids))."
             )
         row = operator.index(which)
         if not -len(self) <= row < len(self):
-            raise IndexError(f"There is no row {row} among the {len(self)} passages of this corpus.")
+            raise IndexError(f"Row {row} is out of range for this corpus of {len(self)} passages.")
         return next(self._passages(np.array([row % len(self)])))
 
     def __iter__(self) -> Iterator[Passage]:
-        """Yield every passage, in order, in the form of `corpus[0]`."""
+        """Yield all passages in order, as dicts like `corpus[0]`."""
         chunk = chunk_size(self._files.texts)
         for start in range(0, len(self), chunk):
             yield from self._passages(np.arange(start, min(start + chunk, len(self))))
 
     def __contains__(self, passage_id: object) -> bool:
-        """Tell whether there is a passage of this id, a string or a whole number."""
+        """Return whether the corpus has a passage with this id, a string or a whole number."""
         if not isinstance(passage_id, (str, int, np.integer)) or isinstance(passage_id, bool):
-            raise TypeError(f"A corpus is asked for ids, strings or whole numbers, got {passage_id!r}.")
+            raise TypeError(f"The id of a passage is a string or a whole number, got {passage_id!r}.")
         return bool(self.find([passage_id])[0] >= 0)
 
     def _passages(self, rows: NDArray[np.integer]) -> Iterator[Passage]:
@@ -173,13 +173,13 @@ class Corpus:
             yield passage | {name: passage[name] or None for name in self._files.may_lack}
 
     def to_dataset(self) -> Dataset:
-        """Return the passages as a `Dataset`, whose columns are mapped from the files of the corpus and not copied.
+        """Return the passages as a `Dataset`, memory-mapped from the files of the corpus.
 
-        Its columns are `id`, `text`, and `title`, `group` and others where the corpus has them; a passage without a
-        title has an empty one, a passage on its own the group null. `Corpus.from_dataset` makes the same corpus of it,
-        if `columns` names the others again.
+        Its columns are `id`, `text`, and `title`, `group` and the others if the corpus has them. A missing title is an
+        empty string; a missing group is null. `Corpus.from_dataset` with the same `columns` restores the same corpus.
 
-        It is a lookup for `sentence_transformers.util.resolve_ids`, which makes texts of mined rows (without titles).
+        Use it as a lookup for `sentence_transformers.util.resolve_ids`, which replaces the ids in mined rows with texts
+        (without titles).
 
         Example:
             >>> from sentence_transformers.util import resolve_ids
@@ -195,8 +195,8 @@ class Corpus:
         columns = dict(self.columns)
         for name in columns.keys() & self._files.may_lack:
             values = columns[name]
-            named = pc.not_equal(values, "").buffers()[1]
-            columns[name] = pa.LargeStringArray.from_buffers(len(values), *values.buffers()[1:], named)
+            validity = pc.not_equal(values, "").buffers()[1]
+            columns[name] = pa.LargeStringArray.from_buffers(len(values), *values.buffers()[1:], validity)
         return Dataset(pa.table(columns), fingerprint=self.fingerprint)
 
     def rows(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
@@ -209,18 +209,18 @@ class Corpus:
             Shape (B,).
 
         Raises:
-            KeyError: The corpus has no passage of such an id.
+            KeyError: An id is not in the corpus.
         """
         rows = self.find(ids)
         if (rows < 0).any():
             unknown = str(ids[int(np.flatnonzero(rows < 0)[0])])
-            raise KeyError(f"There is no passage {unknown!r} among the {len(self)} passages of this corpus.")
+            raise KeyError(f"The id {unknown!r} is not among the {len(self)} passages of this corpus.")
         return rows
 
     def find(self, ids: Sequence[str] | pa.Array) -> NDArray[np.int64]:
-        """Return the row number of each passage, -1 where the corpus has none of this id. Shape (B,)."""
+        """Return the row number of each passage, -1 for ids that are not in the corpus. Shape (B,)."""
         if is_one_value(ids):
-            raise TypeError(f"A corpus finds passages by a list of ids, got one id: pass [{ids!r}].")
+            raise TypeError(f"Corpus.find and Corpus.rows expect a list of ids, got a single id: pass [{ids!r}].")
         return self._files.by_id.find(as_ids(as_arrow(ids, "ids", "Corpus"), "ids", "Corpus", "value {}".format))
 
     def ids(self, rows: NDArray[np.integer]) -> pa.Array:
@@ -233,21 +233,21 @@ class Corpus:
         return passage_texts(None if files.titles is None else files.titles.take(at), files.texts.take(at))
 
     def text_sizes(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return the bytes of the texts (title and text) of passages by row number. Shape (B,)."""
+        """Return the size in bytes of passages (title and text) by row number. Shape (B,) → (B,)."""
         sizes = np.zeros(len(rows), dtype=np.int64)
         for column in (self._files.titles, self._files.texts):
             if column is not None:
                 offsets = np.frombuffer(column.buffers()[1], dtype=np.int64)[column.offset :]
-                # And the space between them.
+                # Count the space that joins title and text.
                 sizes += offsets[rows + 1] - offsets[rows] + 1
         return sizes
 
     def iter_texts(self, chunk: int = _CHUNK, rows: range | None = None) -> Iterator[pa.Array]:
-        """Yield the texts of all passages, or of a range of them (title and text), in order.
+        """Yield the texts of passages (title and text) in order, in chunks.
 
         Args:
-            chunk: How many at a time, or fewer where they are long.
-            rows: Which ones; None: all.
+            chunk: Passages per chunk; chunks of long passages are smaller.
+            rows: A range of rows; None: all.
         """
         files = self._files
         rows = range(len(self)) if rows is None else rows
@@ -259,9 +259,9 @@ class Corpus:
             yield passage_texts(titles, files.texts.slice(start, length))
 
     def iter_bodies(self) -> Iterator[pa.Array]:
-        """Yield the texts of all passages without their titles, in order, some at a time; nothing without titles.
+        """Yield the texts of all passages without their titles in order, in chunks, if the corpus has titles.
 
-        Null for a passage that has no title or nothing but a title.
+        The text is null for a passage without a title and for a passage that is only a title.
         """
         titles, texts = self._files.titles, self._files.texts
         chunk = chunk_size(texts)
@@ -284,34 +284,33 @@ class Corpus:
         similarity: str | None = None,
         fingerprint: str | None = None,
     ) -> Embeddings:
-        """Encode every passage with a model, once, into memory-mapped vectors in the cache directory.
+        """Encode all passages with an embedding model into memory-mapped vectors in the cache directory.
 
-        A second call with the same passages, weights, prompt and options finds the vectors there. An interrupted run
-        resumes at its shard of 4,096 passages, with the same result to the byte. Passages with the same
-        text are encoded once. Several processes, such as those of `accelerate launch`, share the work when each makes
-        this call.
+        A second call with the same passages, weights, prompt and options reuses the vectors. An interrupted run resumes
+        at the last unfinished shard of 4,096 passages, with byte-identical results. Passages with the same text are
+        encoded once. If several processes make this call, such as those of `accelerate launch`, they share the work.
 
         Args:
             model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
                 (B, D).
             prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
-            batch_size: Of the longest passages, how many a transformer encodes at a time on a GPU; of shorter ones it
-                takes more. On a CPU it takes some hundreds of tokens at a time. 1: always a single passage. Other
-                models: passages per forward pass.
-            dtype: `"float32"`, or `"float16"` for half the disk and memory and scores to three digits.
-            devices: Run a process of the model on each of these, such as `["cuda:0", "cuda:1"]` or `["cpu", "cpu"]`;
-                None: the model works here, where it is. (With `devices`, a script needs `if __name__ == "__main__":`.)
-            normalize: Scale vectors to length 1; None: if the similarity is cosine.
-            similarity: `"cosine"`, `"dot"` or `"euclidean"`; None: the model's own, and cosine for a function.
-            fingerprint: For a function: a name that changes whenever its vectors do.
+            batch_size: For transformers on a GPU, the batch size of the longest passages; batches of shorter passages
+                are larger. On a CPU, batches have some hundreds of tokens, whatever this value is, except that 1 always
+                encodes one passage at a time. For other models: passages per forward pass.
+            dtype: `"float32"`, or `"float16"`, which halves disk and memory and keeps scores to three digits.
+            devices: Devices that each run one process of the model, such as `["cuda:0", "cuda:1"]` or `["cpu", "cpu"]`;
+                None: this process, on the model's device. With `devices`, a script needs `if __name__ == "__main__":`.
+            normalize: Scale vectors to length 1; None: only if the similarity is cosine.
+            similarity: `"cosine"`, `"dot"` or `"euclidean"`; None: the model's own, or cosine for a function.
+            fingerprint: For a function: a name that you change whenever its vectors change.
 
         Returns:
             The vectors, see `Embeddings`.
 
         Raises:
-            TypeError: `model` is something else.
-            ValueError: A vector is zero, NaN or infinite, and the message names the passage; a function comes without
-                `fingerprint`; an option is unknown.
+            TypeError: `model` has an unsupported type.
+            ValueError: A vector is zero, NaN or infinite (the message names the passage), a function has no
+                `fingerprint`, or an option has an unknown value.
         """
         from hnm_datasets.models.embedding_job import embed_passages
 
@@ -337,29 +336,29 @@ class Corpus:
         devices: Sequence[str] | None = None,
         fingerprint: str | None = None,
     ) -> SparseEmbeddings:
-        """Encode every passage with a sparse model, once, into memory-mapped terms and weights in the cache directory.
+        """Encode all passages with a sparse model into memory-mapped terms and weights in the cache directory.
 
-        As with `embed`, a second call finds them there, an interrupted run resumes, passages with the same text are
-        encoded once, and several processes share the work. Weights may be negative. A passage without any is never
-        found.
+        As with `embed`, a second call reuses the vectors, an interrupted run resumes, passages with the same text are
+        encoded once, and several processes share the work. Weights may be negative. A passage without weights is never
+        retrieved.
 
         Args:
             model: A `SparseEncoder`, its path or Hub id, or a function from a list of texts to a matrix of shape
-                (B, V): of scipy, of torch, or an array.
+                (B, V): a scipy matrix, a torch tensor or an array.
             prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
             batch_size: Passages per forward pass; for SPLADE on a GPU as in `embed`.
-            max_active_dims: Keep this many of the largest weights of a passage, for a smaller index and a faster
-                search; None: as many as the model keeps.
+            max_active_dims: Keep only this many of the largest weights of a passage, for a smaller index and a faster
+                search; None: the model's own limit.
             devices: As in `embed`.
-            fingerprint: For a function: a name that changes whenever its answers do.
+            fingerprint: For a function: a name that you change whenever its output changes.
 
         Returns:
-            The vectors, see `SparseEmbeddings`. They are compared by the dot product, or by the cosine if the model is.
+            The vectors, see `SparseEmbeddings`. The similarity is the dot product, or cosine if the model uses it.
 
         Raises:
-            TypeError: `model` is something else.
-            ValueError: A weight is NaN, infinite or beyond 1e15, and the message names the passage; the model compares
-                by a distance; a function comes without `fingerprint`; an option is out of range.
+            TypeError: `model` has an unsupported type.
+            ValueError: A weight is NaN, infinite or beyond 1e15 (the message names the passage), the similarity of the
+                model is a distance, a function has no `fingerprint`, or an option is out of range.
         """
         from hnm_datasets.models.sparse_embedding_job import embed_passages_sparse
 
@@ -383,10 +382,10 @@ class Corpus:
         devices: Sequence[str] | None = None,
         fingerprint: str | None = None,
     ) -> TokenEmbeddings:
-        """Encode every passage with a model of token vectors, such as ColBERT, once, for late interaction.
+        """Encode all passages with a late-interaction model, such as ColBERT, into one vector per token.
 
-        As with `embed`, a second call finds the vectors in the cache directory, an interrupted run resumes, passages
-        with the same text are encoded once, and several processes share the work. The vectors are kept in half
+        As with `embed`, a second call reuses the vectors in the cache directory, an interrupted run resumes, passages
+        with the same text are encoded once, and several processes share the work. The vectors are stored in half
         precision: a million passages of 60 tokens and 128 dimensions take 15 GB.
 
         Args:
@@ -394,18 +393,18 @@ class Corpus:
                 (tokens, D) for each.
             prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
             batch_size: Passages per forward pass.
-            token_pooling: Merges the tokens of a passage, for fewer vectors: a `BaseTokenPooling` such as
-                `HierarchicalTokenPooling(pool_factor=2)`; None: as the model does.
+            token_pooling: Merges tokens of a passage to store fewer vectors: a `BaseTokenPooling` such as
+                `HierarchicalTokenPooling(pool_factor=2)`; None: the model's own pooling, if any.
             devices: As in `embed`.
-            fingerprint: For a function: a name that changes whenever its vectors do.
+            fingerprint: For a function: a name that you change whenever its vectors change.
 
         Returns:
             The vectors, see `TokenEmbeddings`.
 
         Raises:
-            TypeError: `model` or `token_pooling` is something else.
-            ValueError: A passage has no token, or a vector that is NaN, infinite or beyond 65,504, and the message
-                names it; a function comes without `fingerprint`; an option is out of range.
+            TypeError: `model` or `token_pooling` has an unsupported type.
+            ValueError: A passage has no tokens, or a value that is NaN, infinite or beyond 65,504 (the message names
+                the passage), a function has no `fingerprint`, or an option is out of range.
         """
         from hnm_datasets.models.token_embedding_job import embed_passages_by_tokens
 
@@ -423,72 +422,73 @@ class Corpus:
 
     @property
     def text_codes(self) -> NDArray[np.int64]:
-        """The first row whose text is the same but for Unicode form, case and white space. Shape (N,)."""
+        """The first row with the same text, ignoring Unicode form, case and whitespace. Shape (N,)."""
         return self._files.text_codes
 
     @property
     def copy_codes(self) -> NDArray[np.int64]:
-        """The first row among the copies of a passage: what is known of one holds for all of them. Shape (N,).
+        """The first row among the copies of each passage. Shape (N,).
 
-        Copies have the same text, each with its title or without it. Without titles these are the `text_codes`.
+        Copies have the same text, each with or without its title. If one is relevant to a query, so are the others.
+        In a corpus without titles these are the `text_codes`.
         """
         return self._files.copy_codes
 
     @property
     def group_codes(self) -> NDArray[np.int64]:
-        """The first row of the same group; a passage without one is a group of its own. Shape (N,).
+        """The first row of the same group; a passage without a group is a group of its own. Shape (N,).
 
         Raises:
-            ValueError: The corpus was made without groups.
+            ValueError: The corpus has no groups.
         """
         if self._files.group_codes is None:
             raise ValueError(
-                "This corpus has no groups. Name the column that tells which document a passage was cut from: "
+                "This corpus has no groups. Name the column with the source document of each passage: "
                 "Corpus.from_dataset(..., group_column='document_id')."
             )
         return self._files.group_codes
 
     def value_codes(self, name: str) -> NDArray[np.int64]:
-        """Return the first row with the same value of a column; of `"group"`, the `group_codes`. Shape (N,).
+        """Return the first row with the same value in a column; for `"group"`, the `group_codes`. Shape (N,).
 
         Args:
-            name: `"group"`, or one of the `columns` that were kept when the corpus was made.
+            name: `"group"`, or one of the `columns` passed to `Corpus.from_dataset`.
 
         Raises:
-            KeyError: The corpus does not keep such a column.
+            KeyError: The corpus does not have this column.
         """
         if name == "group":
             return self.group_codes
         codes = self._files.value_codes
         if name not in codes:
             raise KeyError(
-                f"This corpus does not keep a column {name!r}, only {list(codes)} beside its texts. Make it again with "
-                f"it: Corpus.from_dataset(..., columns=[{name!r}])."
+                f"This corpus has no column {name!r}; its extra columns are {list(codes)}. Create it again with this "
+                f"column: Corpus.from_dataset(..., columns=[{name!r}])."
             )
         return codes[name]
 
     def copy_counts(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many passages have each of these `copy_codes`, 0 for -1. Shape (B,) → (B,)."""
+        """Return the number of passages with each of these `copy_codes`, 0 for code -1. Shape (B,) → (B,)."""
         return self._files.copy_counts.passages(codes)
 
     def group_counts(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many passages have each of these `group_codes`. Shape (B,) → (B,)."""
+        """Return the number of passages with each of these `group_codes`. Shape (B,) → (B,)."""
         return self._files.group_counts.passages(codes)
 
     def find_texts(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return the first row with the same text but for Unicode form, case and white space, or -1. Shape (B,)."""
+        """Return the first row with the same text, ignoring Unicode form, case and whitespace, or -1. Shape (B,)."""
         return self.find_digests(normalized_digests(texts))
 
     def find_digests(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return what `find_texts` does, given the texts' `normalized_digests`. Shape (B, 2) → (B,)."""
+        """Do the same as `find_texts`, given the `normalized_digests` of the texts. Shape (B, 2) → (B,)."""
         return self._files.by_text.find(digests)
 
     def find_copies(self, texts: Sequence[str] | pa.Array) -> NDArray[np.int64]:
-        """Return the `copy_codes` of the passages with such a text, with their titles or without, or -1. Shape (B,)."""
+        """Return the `copy_codes` of passages with this text, with or without their titles, or -1. Shape (B,)."""
         return self.find_copies_of(normalized_digests(texts))
 
     def find_copies_of(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return what `find_copies` does, given the texts' `normalized_digests`. Shape (B, 2) → (B,)."""
+        """Do the same as `find_copies`, given the `normalized_digests` of the texts. Shape (B, 2) → (B,)."""
         rows, copies = self.find_digests(digests), self._files.copies
         if copies is None:
             return rows
@@ -502,6 +502,6 @@ class Corpus:
 
 
 def check_corpus(owner: str, corpus: object) -> None:
-    """Raise a TypeError that names the step or index unless it was given a corpus."""
+    """Raise a TypeError that names the step or index unless `corpus` is a `Corpus`."""
     if not isinstance(corpus, Corpus):
         raise TypeError(f"{owner}: corpus must be a Corpus, got {type(corpus).__name__}. See Corpus.from_dataset.")

@@ -1,4 +1,4 @@
-"""Which rows ask the same question."""
+"""Finding rows with the same question."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hnm_datasets.storage.digests import distinct_digests
 
 
 def question_codes(queries: Iterable[pa.Array]) -> NDArray[np.int64]:
-    """Return the first row with the same query but for Unicode form, case and white space.
+    """Return the first row with the same query, ignoring Unicode form, case and whitespace.
 
-    A blank query is a question of its own.
+    Each blank query is a question of its own.
 
     Args:
-        queries: B texts, some at a time.
+        queries: B texts, in chunks.
 
     Returns:
         Shape (B,).

@@ -1,8 +1,8 @@
-"""Word shingles of passages: what two nearly equal texts share.
+"""Word shingles of passages, for finding near duplicates.
 
-A passage's shingles are the hashes of its runs of three words, as `words_of` finds them: case, Unicode form and
-punctuation do not count, and a script without spaces gives pairs of characters. Two texts are as near as the share of
-shingles that they have in common (Jaccard similarity; Broder 1997, *On the resemblance and containment of documents*).
+The shingles of a passage are the hashes of all sequences of three words, as returned by `words_of`: they ignore case,
+Unicode form and punctuation, and a script without spaces gives pairs of characters. The similarity of two texts is the
+Jaccard similarity of their shingles (Broder 1997, *On the resemblance and containment of documents*).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.mapped import append_array, open_array, save_array
 from hnm_datasets.storage.opened import Opened
 
-#: Goes into the folder's name; raise it when the shingles change.
+#: Part of the folder name; increase it when the shingles change.
 _FORMAT = 4
 _WORDS = 3
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -36,8 +36,8 @@ class Shingles:
     """The sorted, distinct shingles of each passage of a corpus, memory-mapped.
 
     Attributes:
-        offsets: Where the shingles of each passage begin and end. If the corpus has titles, those of the texts without
-            titles follow those of all passages, empty where a passage lacks either. Shape (N + 1,) or (2·N + 1,).
+        offsets: Where the shingles of each passage begin and end. Shape (N + 1,). If the corpus has titles, shape
+            (2·N + 1,): the shingles of the texts without titles come second, empty for a passage that lacks either.
         values: Shape (S,), uint32.
     """
 
@@ -46,7 +46,7 @@ class Shingles:
 
 
 def shingles_of(texts: pa.Array) -> Ragged[NDArray[np.uint32]]:
-    """Return the sorted, distinct shingles of each text; a text of fewer than three words has one.
+    """Return the sorted, distinct shingles of each text. A text of fewer than three words has one shingle.
 
     Args:
         texts: N texts.
@@ -55,9 +55,9 @@ def shingles_of(texts: pa.Array) -> Ragged[NDArray[np.uint32]]:
         >>> shingles_of(pa.array(["The plate moves north.", "the  plate moves south", "板块运动"])).lengths.tolist()
         [2, 2, 1]
     """
-    # A text of signs alone has no words, and is compared by them.
+    # A text without words, such as "???", is compared by its punctuation.
     words = [words_of(text) or normal_text(text).split() for text in texts.to_pylist()]
-    # Too short texts are filled up with the empty word.
+    # Pad short texts with empty words.
     words = [found + [""] * (_WORDS - len(found)) for found in words]
     codes = {word: xxhash.xxh3_64_intdigest(compared(word).encode()) for word in set(chain.from_iterable(words))}
     lengths = np.array([len(found) for found in words], dtype=np.int64)
@@ -65,26 +65,26 @@ def shingles_of(texts: pa.Array) -> Ragged[NDArray[np.uint32]]:
     hashed = flat.copy()
     for step in range(1, _WORDS):
         hashed[: len(flat) - step] = hashed[: len(flat) - step] * _FACTOR + flat[step:]
-    # The last words of a text begin no shingle.
+    # No shingle starts at the last words of a text.
     begins = positions_within(offsets_of(lengths)) <= np.repeat(lengths, lengths) - _WORDS
     owners = np.repeat(np.arange(len(words)), lengths)[begins]
     short = (hashed[begins] >> np.uint64(32)).astype(np.uint32)
     order = np.lexsort((short, owners))
     owners, short = owners[order], short[order]
-    fresh = first_of_runs(owners, short)
-    return Ragged(offsets_of(np.bincount(owners[fresh], minlength=len(words))), short[fresh])
+    distinct = first_of_runs(owners, short)
+    return Ragged(offsets_of(np.bincount(owners[distinct], minlength=len(words))), short[distinct])
 
 
 _OPENED: Opened[Shingles] = Opened()
 
 
 def open_shingles(corpus: Corpus) -> Shingles:
-    """Return the shingles of a corpus, made once and kept in the cache directory."""
+    """Return the shingles of a corpus from the cache directory. The first call builds them."""
 
     def build(folder: Path) -> None:
         lengths, total = [], len(corpus) * (2 if "title" in corpus.columns else 1)
         with (
-            tqdm(total=total, desc="Shingling passages", unit=" texts") as bar,
+            tqdm(total=total, desc="Hashing shingles", unit=" texts") as bar,
             append_array(folder, "values", np.dtype(np.uint32)) as append,
         ):
             for texts in chain(corpus.iter_texts(), corpus.iter_bodies()):

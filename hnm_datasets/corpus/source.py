@@ -1,4 +1,4 @@
-"""A dataset of passages, checked while it is copied into a corpus."""
+"""Checking a dataset of passages and writing it as a corpus."""
 
 from __future__ import annotations
 
@@ -22,24 +22,22 @@ from hnm_datasets.storage.digests import ColumnsHasher, digest_strings, distinct
 from hnm_datasets.storage.mapped import open_strings, save_array, save_strings
 from hnm_datasets.storage.tables import IdTable, KeyTable, RepeatedIdError
 
-#: Goes into every corpus's fingerprint; raise it when the files or the meaning of a passage's text change.
+#: Part of the fingerprint of a corpus; increase it when the files or the definition of a passage's text change.
 _FORMAT = 5
 _OWNER = "Corpus.from_dataset"
-#: The columns that every corpus may have, in the order in which it gives them.
+#: The standard columns of a corpus, in order, by file name.
 PARTS = {"ids": "id", "texts": "text", "titles": "title", "groups": "group"}
-#: What the files of other columns are called, with a number; their names are in `COLUMNS`.
+#: The files of other columns are named by this prefix and a number. The file `COLUMNS` lists the column names.
 COLUMN = "column"
 COLUMNS = "columns.json"
 
+#: The largest chunk of passages, in rows and in bytes.
 _CHUNK = 20_000
-
-
-#: Long passages are read fewer at a time.
 _CHUNK_BYTES = 1 << 26
 
 
 class Source:
-    """A dataset of passages, checked while it is read."""
+    """A dataset of passages that is checked while it is read."""
 
     def __init__(
         self, dataset: Rows, id_: str, text: str, title: str | None, group: str | None, others: Sequence[str] = ()
@@ -47,7 +45,7 @@ class Source:
         dataset = dataset_of(dataset, _OWNER, "dataset")
         optional = {"titles": (title, "title"), "groups": (group, "group")}
         columns = {"ids": id_, "texts": text}
-        # The default names are a convention, not a demand.
+        # A column with the default name is optional; a column that the user named is required.
         columns |= {
             part: name
             for part, (name, usual) in optional.items()
@@ -56,18 +54,18 @@ class Source:
         for part, name in columns.items():
             if name not in dataset.column_names:
                 raise KeyError(
-                    f"The corpus has no column {name!r} for the {part}, only {dataset.column_names}. Name it: "
-                    f"Corpus.from_dataset(dataset, {part[:-1]}_column=...)."
+                    f"The corpus has no column {name!r} for the {part}. Its columns are {dataset.column_names}. Choose "
+                    f"one: Corpus.from_dataset(dataset, {part[:-1]}_column=...)."
                 )
         self.others = _checked_others(others, dataset.column_names)
-        columns |= {f"{COLUMN}_{place}": name for place, name in enumerate(self.others)}
+        columns |= {f"{COLUMN}_{number}": name for number, name in enumerate(self.others)}
         if len(dataset) == 0:
             raise ValueError("The corpus is empty: it needs at least one passage.")
         self.columns = columns
         self.dataset = dataset.select_columns(list(dict.fromkeys(columns.values()))).with_format("arrow")
 
     def chunks(self, parts: Collection[str]) -> Iterator[dict[str, pa.Array]]:
-        """Yield checked columns, some rows at a time."""
+        """Yield chunks of rows with these columns, checked."""
         seen = 0
         for table in self.dataset.iter(chunk_size(self.dataset.data)):
             yield {part: self._checked(part, table[self.columns[part]].combine_chunks(), table, seen) for part in parts}
@@ -91,19 +89,19 @@ class Source:
         if array.null_count:
             row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
             raise ValueError(
-                f"The corpus's column {name!r} is null in {self._name(part, table, row, seen)}. Filter such passages "
-                f"out: dataset.filter(lambda row: row[{name!r}])."
+                f"The corpus's column {name!r} is null in {self._name(part, table, row, seen)}. Remove these passages: "
+                f"dataset.filter(lambda row: row[{name!r}])."
             )
         empty = is_blank(array)
         if part == "texts" and "titles" in self.columns:
-            # A passage may consist of its title alone.
+            # A passage may be only a title.
             titles = self._checked("titles", table[self.columns["titles"]].combine_chunks(), table, seen)
             empty = pc.and_(empty, is_blank(titles))
         if empty.true_count:
             row = int(np.flatnonzero(empty.to_numpy(zero_copy_only=False))[0])
             raise ValueError(
-                f"The corpus's column {name!r} is empty in {self._name(part, table, row, seen)}. Such a passage can "
-                f"never be found; filter it out: dataset.filter(lambda row: row[{name!r}].strip())."
+                f"The corpus's column {name!r} is empty in {self._name(part, table, row, seen)}. An empty passage is "
+                f"never retrieved. Remove it: dataset.filter(lambda row: row[{name!r}].strip())."
             )
         return array
 
@@ -111,7 +109,7 @@ class Source:
         return f"row {seen + row}" if part == "ids" else f"the passage {table[self.columns['ids']][row].as_py()!r}"
 
     def fingerprint(self) -> str:
-        """Name the passages by their content."""
+        """Return the fingerprint of the content of the passages."""
         hasher = ColumnsHasher(self.columns)
         for chunk in self.chunks(self.columns):
             for part, array in chunk.items():
@@ -129,7 +127,7 @@ class Source:
         except RepeatedIdError as error:
             raise ValueError(
                 f"The corpus has the id {ids[error.first].as_py()!r} more than once, first in rows {error.first} and "
-                f"{error.second}. Each passage needs an id of its own: drop the repeated rows or make the ids distinct."
+                f"{error.second}. Each passage needs a unique id: remove the repeated rows or change their ids."
             ) from None
         texts = open_strings(folder, "texts")
         titles = open_strings(folder, "titles") if "titles" in self.columns else None
@@ -152,28 +150,28 @@ class Source:
             (folder / COLUMNS).write_text(json.dumps(self.others))
 
 
-def _checked_others(names: Sequence[str], there: list[str]) -> list[str]:
-    """Return the names of other columns to keep, in an order that does not depend on how they were given."""
+def _checked_others(names: Sequence[str], available: list[str]) -> list[str]:
+    """Return the sorted names of other columns to keep."""
     if isinstance(names, str):
         raise TypeError(f"{_OWNER}: columns must be a list of names, got one name: pass [{names!r}].")
     for name in names:
-        if name not in there:
-            raise KeyError(f"{_OWNER}: columns names {name!r}, and the corpus has only the columns {there}.")
+        if name not in available:
+            raise KeyError(f"{_OWNER}: columns contains {name!r}, but the columns of the dataset are {available}.")
         if name in PARTS.values():
             raise ValueError(
-                f"{_OWNER}: columns is for other columns than {name!r}, which {name}_column= chooses. Rename it."
+                f"{_OWNER}: columns must not contain {name!r}: pass this column as {name}_column=, or rename it."
             )
     return sorted(set(names))
 
 
 def _first_rows(folder: Path, name: str) -> NDArray[np.int64]:
-    """Return the first row with the same value of a column that was saved. Shape (N,)."""
+    """Return the first row with the same value in a saved column. Shape (N,)."""
     first, numbers = distinct_digests(_in_chunks(digest_strings, open_strings(folder, name)))
     return first[numbers]
 
 
 def chunk_size(rows: pa.Array | datasets.table.Table) -> int:
-    """Return how many rows are read at a time: fewer where they are long."""
+    """Return the number of rows per chunk; long rows give smaller chunks."""
     return int(min(_CHUNK, max(1, _CHUNK_BYTES * len(rows) // max(rows.nbytes, 1))))
 
 

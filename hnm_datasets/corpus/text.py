@@ -1,4 +1,4 @@
-"""How passages become text, and when two texts are the same."""
+"""The text of a passage, and text normalization for comparisons."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hnm_datasets.arrays.arrow import string_buffers
 from hnm_datasets.corpus.text_kernels import fold_ascii
 from hnm_datasets.storage.digests import digest_slices, digest_strings
 
-#: What is left out. Characters that are invisible and mean nothing (Unicode's Default_Ignorable_Code_Point): joiners,
-#: soft hyphens, marks of direction, selectors of variants; the zero-width space is not among them, because it separates
-#: words. And what most writers leave out: the points of Hebrew and Arabic, the Arabic tatweel, and the Armenian marks
-#: of intonation, which stand inside of words.
+#: Characters to remove. First, invisible characters (Unicode's Default_Ignorable_Code_Point): joiners, soft hyphens,
+#: direction marks and variation selectors, but not the zero-width space, which separates words. Second, characters that
+#: most writers omit: Hebrew and Arabic vowel points, the Arabic tatweel, and Armenian intonation marks, which occur
+#: inside words.
 _IGNORED = re.compile(
     "[\u055b\u055c\u055e\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670"
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
@@ -27,10 +27,10 @@ _IGNORED = re.compile(
 
 
 def passage_texts(titles: pa.Array | None, texts: pa.Array) -> pa.Array:
-    """Join each title and text by a space, as BEIR does; a passage without a title is its text.
+    """Join each title and text with a space, as BEIR does. Without a title, return the text.
 
     Args:
-        titles: Shape (N,), empty strings where a passage has no title; None if no passage has one.
+        titles: Shape (N,), an empty string for a passage without a title; None if the corpus has no titles.
         texts: Shape (N,).
 
     Returns:
@@ -48,22 +48,22 @@ def passage_texts(titles: pa.Array | None, texts: pa.Array) -> pa.Array:
 
 
 def is_blank(texts: pa.Array) -> pa.Array:
-    """Tell which texts are empty or nothing but white space. Shape (B,) → (B,), null for null.
+    """Return whether each text is empty or whitespace. Shape (B,) → (B,), null for null.
 
     Example:
         >>> is_blank(pa.array(["", "  ", "a "])).to_pylist()
         [True, True, False]
     """
-    # A regular expression stops at the first letter; trimming would copy every text.
+    # The regular expression stops at the first letter; trimming would copy every text.
     return pc.match_substring_regex(texts, r"^[\t-\r\x1c-\x20\x{85}\p{Z}]*$")
 
 
 def normal_text(text: str) -> str:
-    """Return a text without differences of case and Unicode form: what is compared wherever texts or words are.
+    """Normalize case and Unicode form. All comparisons of texts and words use this form.
 
-    That is Unicode's NFKC_Casefold, with three changes: the Turkish İ becomes i without a dot above; signs such as ™
-    become a space, where NFKC would add letters to the word before; and Hebrew and Arabic lose their points, which most
-    writers leave out.
+    This is Unicode's NFKC_Casefold with three changes: the Turkish İ becomes a plain i, without a combining dot; signs
+    such as ™ become a space, because NFKC would append letters to the word before; and Hebrew and Arabic lose their
+    vowel points, which most writers omit.
 
     Example:
         >>> normal_text("Straße in İstanbul, ﬁne")
@@ -72,14 +72,14 @@ def normal_text(text: str) -> str:
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFKC", text.replace("\u2122", " ").replace("\u2120", " ")).casefold()
-    # Case folding can leave characters apart that have a form together.
+    # Case folding can produce character sequences that NFKC composes.
     return unicodedata.normalize("NFKC", _IGNORED.sub("", text).replace("i\u0307", "i"))
 
 
 def normalized_digests(texts: pa.Array | Sequence[str]) -> NDArray[np.uint64]:
-    """Hash texts so that texts which differ only in Unicode form, case or white space have equal digests.
+    """Hash texts after normalization: texts that differ only in Unicode form, case or whitespace have equal digests.
 
-    Case and form are those of `normal_text`.
+    See `normal_text` for the normalization.
 
     Args:
         texts: B texts.
@@ -97,7 +97,7 @@ def normalized_digests(texts: pa.Array | Sequence[str]) -> NDArray[np.uint64]:
     if not len(texts):
         return np.empty((0, 2), dtype=np.uint64)
     starts, data = string_buffers(texts)
-    # For ASCII, Python's str methods would take twenty times as long.
+    # The compiled loop for ASCII is twenty times as fast as Python's str methods.
     folded = np.empty(starts[-1] - starts[0], dtype=np.uint8)
     ends, is_ascii = np.empty(len(texts), dtype=np.int64), np.empty(len(texts), dtype=bool)
     fold_ascii(data, starts, folded, ends, is_ascii)

@@ -1,4 +1,4 @@
-"""The loop that normalizes texts, compiled by numba."""
+"""Text normalization, compiled by numba."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ def fold_ascii(
     ends: NDArray[np.int64],
     is_ascii: NDArray[np.bool_],
 ) -> None:
-    """Write texts in lower case, with one space for each stretch of white space and none at the ends.
+    """Lowercase ASCII texts, strip whitespace at both ends and collapse all other whitespace to single spaces.
 
     Args:
-        data: The bytes of the texts, in UTF-8.
+        data: The UTF-8 bytes of the texts.
         offsets: Where each text begins and ends. Shape (B + 1,).
-        out: Filled with what was made of the texts, one after another; as long as they are.
-        ends: Filled with where each ends in `out`. Shape (B,).
-        is_ascii: Filled with whether a text is of ASCII alone; of one that is not, nothing is written. Shape (B,).
+        out: Receives the normalized texts without separators. Its size is the size of the texts.
+        ends: Receives the end of each text in `out`. Shape (B,).
+        is_ascii: Receives whether each text is pure ASCII. For other texts nothing is written to `out`. Shape (B,).
     """
     at = 0
     for text in range(len(ends)):
         start, waiting, plain = at, False, True
-        for place in range(offsets[text], offsets[text + 1]):
-            byte = data[place]
+        for position in range(offsets[text], offsets[text + 1]):
+            byte = data[position]
             if byte >= 128:
                 plain, at = False, start
                 break
-            # What `str.split` takes for white space.
+            # The whitespace of `str.split`.
             if byte == 32 or 9 <= byte <= 13 or 28 <= byte <= 31:
                 waiting = True
                 continue

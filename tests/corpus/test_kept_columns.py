@@ -76,10 +76,10 @@ def test_a_corpus_without_them_writes_what_it_always_wrote():
 @pytest.mark.parametrize(
     ("columns", "error", "match"),
     [
-        (["site"], KeyError, "columns names 'site', and the corpus has only the columns"),
+        (["site"], KeyError, "columns contains 'site', but the columns of the dataset are"),
         ("language", TypeError, r"got one name: pass \['language'\]"),
-        (["text"], ValueError, "'text', which text_column= chooses"),
-        (["group"], ValueError, "'group', which group_column= chooses"),
+        (["text"], ValueError, "must not contain 'text': pass this column as text_column="),
+        (["group"], ValueError, "must not contain 'group': pass this column as group_column="),
         (["price"], ValueError, "the corpus's column 'price' holds the number 0.5 in row 0"),
         (["tags"], TypeError, "the corpus's column 'tags' must hold ids, which are strings or whole numbers"),
     ],
@@ -91,5 +91,5 @@ def test_wrong_columns_are_refused(columns, error, match):
 
 
 def test_a_column_that_is_not_kept_is_named_with_the_way_out():
-    with pytest.raises(KeyError, match=r"keep a column 'site', only \['language'\].*columns=\['site'\]"):
+    with pytest.raises(KeyError, match=r"no column 'site'; its extra columns are \['language'\].*columns=\['site'\]"):
         corpus_of(["language"]).value_codes("site")

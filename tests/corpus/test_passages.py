@@ -188,9 +188,9 @@ def test_a_named_column_must_exist(option):
 
 def test_unknown_ids():
     corpus = Corpus.from_dataset(small())
-    with pytest.raises(KeyError, match="no passage 'zz' among the 4 passages"):
+    with pytest.raises(KeyError, match="The id 'zz' is not among the 4 passages"):
         corpus.rows(["a", "zz"])
-    with pytest.raises(KeyError, match="no passage 'zz'"):
+    with pytest.raises(KeyError, match="The id 'zz' is not among"):
         corpus["zz"]
 
 

@@ -97,7 +97,7 @@ def test_too_few_of_a_value_are_told(corpus, caplog):
 @pytest.mark.parametrize(
     ("n", "options", "error", "match"),
     [
-        (1, {"per": "site"}, KeyError, r"keep a column 'site', only \['language', 'year'\].*columns=\['site'\]"),
+        (1, {"per": "site"}, KeyError, r"no column 'site'; its .* \['language', 'year'\].*columns=\['site'\]"),
         (1, {"per": "language", "corpus": None}, ValueError, "per and diversity need the passages: pass corpus="),
         (1, {"per": ["language"]}, TypeError, "per must be the name of a column"),
         (1, {}, ValueError, "corpus is for per= and diversity="),
