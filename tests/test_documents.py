@@ -13,6 +13,8 @@ from urllib.parse import unquote
 
 import documents
 import pytest
+from hatchling.metadata.core import ProjectMetadata
+from hatchling.plugin.manager import PluginManager
 
 import hnm_datasets
 
@@ -100,11 +102,45 @@ def site(tmp_path_factory):
 
 
 def test_the_reference_shows_signatures_fields_and_examples(site):
-    page = (site / "reference/filter/index.html").read_text()
-    text = html.unescape(re.sub(r"<[^>]+>", "", page))
+    text = text_of(site / "reference/filter/index.html")
     assert "RankWindow(min: int = 1" in text
-    assert "Columns read" in text
+    assert "Columns read: negative_ids" in text
     assert ">>> RankWindow(2, 5)(batch)" in text
+    # The value of a constant, not its name.
+    assert 'against: str = "max"' in text
+    assert not re.search(r"= _?[A-Z][A-Z_]{2,}", text)
+    # One returned value, whose text has several lines.
+    (returns,) = re.findall(r"Returns:\s+(.*?)Raises:", text_of(site / "reference/choose/index.html"), re.DOTALL)[:1]
+    assert returns.count("\N{EN DASH}") == 1
+
+
+def text_of(page):
+    return html.unescape(re.sub(r"<[^>]+>", "", page.read_text()))
+
+
+def test_pictures_have_a_description_and_fit_light_and_dark_pages(site):
+    pictures = {page: re.findall(r"<img\s[^>]*>", page.read_text()) for page in site.rglob("index.html")}
+    assert [(page, one) for page, shown in pictures.items() for one in shown if not re.search(r'alt="[^"]', one)] == []
+    home = "".join(pictures[site / "index.html"])
+    assert "query-light.png#only-light" in home
+    assert "query-dark.png#only-dark" in home
+    shown = [one for page in pictures.values() for one in page]
+    assert [one for one in shown if re.search(r"-(light|dark)\.png(?!#only-\1)", one)] == []
+
+
+def test_the_search_finds_pages_and_no_tables_of_results(site):
+    found = {entry["location"] for entry in json.loads((site / "search.json").read_text())["items"]}
+    assert any(location.startswith("guides/speed/") for location in found)
+    assert not any(location.startswith("benchmarks/results/") for location in found)
+
+
+def test_the_readme_of_the_package_has_no_relative_links():
+    plain = runpy.run_path(str(ROOT / "tools" / "package_readme.py"))["without_relative_links"]
+    assert plain("See [a](b.md), [c](https://d.e) ([f](g/h.md#i)).") == "See a, [c](https://d.e)."
+    assert plain('<picture>\n<img alt="A line" src="a.png">\n</picture>') == "*A line.*"
+    found = ProjectMetadata(str(ROOT), PluginManager()).core.readme
+    assert found == plain(PAGES["README.md"])
+    assert re.findall(r"\]\((?!https://)|<img|<picture", re.sub(r"(?s)```.*?```", "", found)) == []
 
 
 def test_every_page_is_built_and_in_the_menu(site):
