@@ -1,1 +1,1 @@
-"""Which negatives pay on a user's own data: strategies mined on a sample, measured and trained on."""
+"""Compare mining strategies on a sample of a user's own data: mine, measure, train, recommend."""

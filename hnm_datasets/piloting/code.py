@@ -1,4 +1,4 @@
-"""A chain of steps as Python that can be pasted."""
+"""A chain of steps as Python code to paste."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hnm_datasets.transforms.base import Transform
 
 
 def chain_code(strategy: Strategy, negatives: int, teacher: Transform | None) -> str:
-    """Write what mines with a strategy and makes rows for the trainer.
+    """Return the code that mines with a strategy and makes rows for the trainer.
 
-    The corpus, the rows, models and the teacher stand under the names `corpus`, `rows`, `model` and `teacher`.
+    The code refers to the corpus, rows, model and teacher as `corpus`, `rows`, `model` and `teacher`.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, RankWindow, load_sample
@@ -40,7 +40,7 @@ def chain_code(strategy: Strategy, negatives: int, teacher: Transform | None) ->
 
 
 def _code(value: Any) -> str:
-    """Write a step or an option of one; `...` stands for what cannot be written, such as an index."""
+    """Return the code of a step or an option; `...` replaces values that have no code, such as an index."""
     if isinstance(value, Corpus):
         return "corpus"
     if isinstance(value, ModelHandle):
@@ -59,11 +59,11 @@ def _code(value: Any) -> str:
 
 
 def _step_code(step: Transform) -> str:
-    """Write a step with the options that are not at their defaults; what has none is passed by its place."""
+    """Return the code of a step: required options by position, then the options that differ from their defaults."""
     parameters = inspect.signature(type(step)).parameters
     needed = [getattr(step, name) for name, parameter in parameters.items() if parameter.default is parameter.empty]
     options: dict[str, Any] = {}
-    # A step fills options in, such as the prompts of its model, which another one of the same model has too.
+    # A step fills in some options itself, such as the prompts of its model. A second step fills in the same values.
     other = _made(type(step), needed, options)
     for name, parameter in parameters.items():
         value = getattr(step, name)
@@ -75,7 +75,7 @@ def _step_code(step: Transform) -> str:
 
 
 def _made(kind: type[Transform], needed: list[Any], options: dict[str, Any]) -> Transform | None:
-    """Make a step; None where it takes more than these options."""
+    """Make a step; None if it requires more options than these."""
     try:
         return kind(*needed, **options)
     except (TypeError, ValueError):

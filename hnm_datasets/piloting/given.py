@@ -1,4 +1,4 @@
-"""Checks of the models and judgments that a user gives a pilot."""
+"""Checks of the models and judgments passed to a pilot."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _NAME = "pilot"
 
 
 def checked_model(model: Any) -> Any:
-    """Return a model that mines as an object, loaded if it is a path; None for None."""
+    """Return the mining model, loaded if it is a path; None for None."""
     if model is None:
         return None
     if not isinstance(model, str) and callable(model) and kind_of(model) is None:
         raise TypeError(
-            f"{_NAME}: model must be a SentenceTransformer, or its path or Hub id, got {type(model).__name__}. Mine "
-            f"with a function by a strategy: "
+            f"{_NAME}: model must be a SentenceTransformer, or its path or Hub id, got {type(model).__name__}. To mine "
+            f"with a function, pass strategies=: "
             f"strategies={{'dense': [DenseNegatives(corpus, function, fingerprint='...')]}}."
         )
     try:
@@ -34,17 +34,17 @@ def checked_model(model: Any) -> Any:
 
 
 def model_to_train(student: Any, model: Any) -> Any:
-    """Return the model to train; None for one that is to be made of the corpus.
+    """Return the model to train; None: the student is made from the corpus.
 
     Args:
-        student: What the user wants to train; None: what seems best.
-        model: The model that mines, if there is one.
+        student: The model to train; None: the mining model if it has static embeddings, else None.
+        model: The mining model, if there is one.
     """
     if student is None:
         return model if is_static(model) else None
     from sentence_transformers import SentenceTransformer
 
-    way_out = "Leave it out to train static embeddings made of the words of the corpus."
+    way_out = "Leave student= out to train static embeddings made from the words of the corpus."
     if not isinstance(student, SentenceTransformer):
         raise TypeError(
             f"{_NAME}: student must be a SentenceTransformer, which can be trained, got {type(student).__name__}. "
@@ -56,7 +56,7 @@ def model_to_train(student: Any, model: Any) -> Any:
 
 
 def check_teacher(teacher: Any) -> None:
-    """Raise unless a teacher is a step that scores."""
+    """Raise unless the teacher is a scorer or None."""
     if teacher is not None and not isinstance(teacher, Scorer):
         raise TypeError(
             f"{_NAME}: teacher must be a step that scores, such as CrossEncoderScores(corpus, model), got "
@@ -68,8 +68,8 @@ def checked_judgments(judgments: Rows | None, sample: Dataset) -> Dataset | None
     """Return judgments as a `Dataset`.
 
     Args:
-        judgments: In a form of `audit_negatives`.
-        sample: The rows that are mined, some of whose queries must be judged.
+        judgments: In a format that `audit_negatives` accepts.
+        sample: The rows to mine. At least one of their queries must be judged.
     """
     if judgments is None:
         return None
@@ -79,8 +79,8 @@ def checked_judgments(judgments: Rows | None, sample: Dataset) -> Dataset | None
     queries = sample.select_columns([key]).with_format("arrow")[:][key].cast(asked.type)
     if not pc.any(pc.is_in(queries, asked)).as_py():
         raise ValueError(
-            f"{_NAME}: none of the {len(sample):,} queries of the sample is in the judgments. Are the queries of both "
-            f"named alike? The first of the sample has {key} {queries[0].as_py()!r}. Pass judgments of more queries or "
-            f"a larger sample=, or leave judgments= out."
+            f"{_NAME}: none of the {len(sample):,} queries of the sample is in the judgments. Check that both use the "
+            f"same {key} values; that of the first query of the sample is {queries[0].as_py()!r}. Pass judgments of "
+            f"more queries or a larger sample=, or leave judgments= out."
         )
     return judgments

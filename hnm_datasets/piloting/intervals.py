@@ -13,8 +13,8 @@ class Difference(NamedTuple):
 
     Attributes:
         mean: The mean over queries and seeds.
-        low: Where the interval begins.
-        high: Where it ends.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
         error: The standard error of the mean.
     """
 
@@ -27,11 +27,11 @@ class Difference(NamedTuple):
 def paired(gains: NDArray[np.floating]) -> Difference:
     """Return the mean of paired differences and its 95% interval over queries and seeds.
 
-    Student's t, with the variance over queries (of the mean over seeds) plus that over seeds (of the mean over
-    queries), and the degrees of freedom of Welch and Satterthwaite.
+    The interval uses Student's t with the degrees of freedom of Welch and Satterthwaite. Its variance is the variance
+    over queries (of the mean over seeds) plus the variance over seeds (of the mean over queries).
 
     Args:
-        gains: By how much one is better than the other, of each seed and query. Shape (S, Q), with Q of at least 2.
+        gains: The difference for each seed and query. Shape (S, Q), with Q of at least 2.
 
     Example:
         >>> [round(one, 3) for one in paired(np.array([[0.1, 0.2, 0.3, 0.4]]))]
@@ -46,7 +46,7 @@ def paired(gains: NDArray[np.floating]) -> Difference:
     variances = [variance / size for variance, size in parts]
     whole, half = sum(variances), 0.0
     if whole:
-        # Shares of the variance, because squares of small ones would be zero.
+        # Shares of the variance, because the squares of small variances underflow to zero.
         freedom = 1 / sum((one / whole) ** 2 / (size - 1) for one, (_, size) in zip(variances, parts, strict=True))
         half = float(stats.t.ppf(0.975, freedom) * np.sqrt(whole))
     mean = float(gains.mean())

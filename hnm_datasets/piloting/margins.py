@@ -1,4 +1,4 @@
-"""The margins of the usual strategies, read off a user's own rows."""
+"""Margins for the usual strategies, calibrated on a user's own rows."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 def margins_of(
     split: Split, corpus: Corpus, model: Any, teacher: Transform | None, num_proc: int | None
 ) -> dict[str, float]:
-    """Read margins off rows some of whose positives are hidden, for 5% false negatives; none where that fails.
+    """Calibrate margins for 5% false negatives on rows with hidden positives.
 
     Args:
         split: The rows of a pilot.
         corpus: The passages.
-        model: A model that mines; None: BM25 does.
-        teacher: A step that scores, if there is one.
+        model: The mining model; None: BM25 mines.
+        teacher: A scorer, if there is one.
         num_proc: Processes that mine.
 
     Returns:
-        A relative margin for `"score"`, and one for the teacher's name.
+        A relative margin for `"score"` and one for the teacher's name. Margins that cannot be calibrated are missing.
     """
     if split.hidden is None or split.judgments is None or (model is None and teacher is None):
         return {}
@@ -37,8 +37,8 @@ def margins_of(
     found = {}
     for name in ["score"] if teacher is None else ["score", str(getattr(teacher, "name", "teacher"))]:
         try:
-            # Digits that can be typed: the code of a strategy is to mine what the pilot mined.
+            # Rounded, because the code of a strategy shows the margin and must mine the same negatives as the pilot.
             found[name] = round(calibrate_margin(mined, split.judgments, n=NEGATIVES, by=name).value, 4)
         except ValueError as error:
-            logger.info("pilot: no margin by %r could be read off the rows: %s", name, error)
+            logger.info("pilot: the margin by %r could not be calibrated on the rows: %s", name, error)
     return found

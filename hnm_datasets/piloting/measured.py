@@ -1,4 +1,4 @@
-"""What is measured of mined rows without training on them."""
+"""Measures of mined rows that need no training."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from hnm_datasets.storage.json_files import read_object
 from hnm_datasets.storage.kept_rows import content_digest
 from hnm_datasets.transforms.base import Transform
 
-#: Rows whose texts an audit reads; counts are of all.
-_READ = 200
-#: Rows that are mined before the time is taken.
-_FIRST = 10
+#: Rows with texts that an audit reads; counts cover all rows.
+_AUDITED_TEXTS = 200
+#: Rows that are mined before timing starts.
+_WARM_UP_ROWS = 10
 
 
 class Cost(NamedTuple):
-    """What mining a sample took on this machine.
+    """The cost of mining a sample on this machine.
 
     Attributes:
-        preparing: Seconds for what is made once: indexes and embeddings of the corpus.
+        preparing: Seconds for work done once: indexes and embeddings of the corpus.
         mining: Seconds for the rows of the sample.
-        bytes: What was left in the cache directory.
+        bytes: Bytes added to the cache directory.
     """
 
     preparing: float
@@ -55,11 +55,11 @@ class Cost(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What was spent on a sample, as it is kept.
+    """The cost of one strategy, as stored in the cache directory.
 
     Attributes:
-        made: By the name of an index or of embeddings, the seconds and bytes for making it; next to none where it was
-            in the cache directory, such as for a strategy before.
+        made: The seconds and bytes for each index or set of embeddings, by name. Both are near zero if the cache
+            directory already had it, such as from an earlier strategy.
         mining: Seconds for the rows of the sample.
     """
 
@@ -68,7 +68,7 @@ class Spent(NamedTuple):
 
 
 def costs_of(spent: Mapping[str, Spent]) -> dict[str, Cost]:
-    """Return the cost of each strategy, as if it were alone: what several need counts for each."""
+    """Return the cost of each strategy as if it were the only one: shared indexes and embeddings count for each."""
     made: dict[str, tuple[float, int]] = {}
     for one in spent.values():
         for name, (seconds, size) in one.made.items():
@@ -84,9 +84,9 @@ class Hardness(NamedTuple):
     """How hard negatives are.
 
     Attributes:
-        above: Which share of them scores above the positives of their row.
+        above: The share of negatives that score above the positives of their row.
         below: By how much the positives of a row score higher, on average.
-        words: Which share of the query's words is in a negative.
+        words: The share of the query's words that a negative contains.
     """
 
     above: float | None
@@ -95,32 +95,32 @@ class Hardness(NamedTuple):
 
 
 def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tuple[Dataset, Spent]:
-    """Map steps over a sample, and time it the first time."""
+    """Map steps over a sample; return the mined rows and the cost, which is measured on the first call only."""
     made: dict[str, tuple[float, int]] = {}
-    few = rows.select(range(min(_FIRST, len(rows))))
+    warm_up = rows.select(range(min(_WARM_UP_ROWS, len(rows))))
     with one_call():
         for step in steps:
-            # Compiling and what is made once are no part of what a row takes.
+            # Compiling and one-time preparation must not count as time per row.
             for name, part in _prepared(step):
                 before, start = _size(cache_root()), time.perf_counter()
-                # Encoding a corpus may take hours.
+                # Encoding a corpus may take hours, so show its progress.
                 with with_bars():
                     part.prepare()
                 seconds, size = made.get(name, (0.0, 0))
                 grown = max(0, _size(cache_root()) - before)
                 made[name] = seconds + time.perf_counter() - start, size + grown
-            few = few.map(step, batched=True)
+            warm_up = warm_up.map(step, batched=True)
         start = time.perf_counter()
         mined = _mapped(rows, steps, num_proc)
     spent = Spent(made, time.perf_counter() - start)
     if len(mined) != len(rows):
         raise ValueError(
-            f"the steps made {len(mined):,} rows of {len(rows):,}. Leave out what changes the number of rows: a shape "
-            f"is added for the training."
+            f"the steps returned {len(mined):,} rows for {len(rows):,}. Remove the step that changes the number of "
+            f"rows. The pilot makes the rows for the training itself."
         )
     if steps and NEGATIVE_IDS not in mined.column_names:
-        raise KeyError(f"the steps wrote no column {NEGATIVE_IDS!r}. Begin with one that mines, such as BM25Negatives.")
-    # A second time it would all come from caches.
+        raise KeyError(f"the steps wrote no column {NEGATIVE_IDS!r}. Start with a miner, such as BM25Negatives.")
+    # Keep the first measurement: a repeated call reads everything from caches.
     name = fingerprint({"kind": "spent", "rows": content_digest(rows), "steps": Hasher.hash(list(steps))})
     folder = build_once(cache_root() / "pilot", name, lambda aside: _write(aside, spent))
     kept = read_object(folder / "spent.json")
@@ -128,7 +128,7 @@ def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tu
 
 
 def mine_quietly(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> Dataset:
-    """Map steps over rows, without a warning of each batch."""
+    """Map steps over rows, and log each warning once instead of once per batch."""
     with one_call():
         return _mapped(rows, steps, num_proc)
 
@@ -140,7 +140,7 @@ def _mapped(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> Datase
 
 
 def funnel_of(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> MiningReport | None:
-    """Return what each step leaves, as `mine` counts it: mining itself comes from the cache of `map`."""
+    """Return the counts of `mine` for each step; the mined rows come from the cache of `map`."""
     if not steps:
         return None
     reports: list[MiningReport] = []
@@ -149,7 +149,7 @@ def funnel_of(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> Mini
 
 
 def _prepared(step: Any) -> Iterator[tuple[str, Transform]]:
-    """Yield what makes an index or embeddings, with a name that all steps have in common that need the same."""
+    """Yield the parts of a step that build an index or embeddings, with a name; equal names share what they build."""
     parts: list[Transform] = list(miners_of(step))
     if not parts and isinstance(step, Transform):
         parts = [step]
@@ -175,7 +175,7 @@ def hardness_of(mined: Dataset, corpus: Corpus, scorer: Transform) -> Hardness:
     """Measure how hard the negatives are, by the scores of one model for all strategies."""
     scored = mined.map(scorer, batched=True)
     name = str(getattr(scorer, "name", "teacher"))
-    audit = audit_negatives(scored, corpus, teacher=name, sample=_READ)
+    audit = audit_negatives(scored, corpus, teacher=name, sample=_AUDITED_TEXTS)
     scores = audit.scores.get(name)
     margin = None if scores is None or scores.margin is None else scores.margin.mean
     return Hardness(None if scores is None else scores.above, margin, audit.overlap.get("query in negative"))
@@ -184,23 +184,23 @@ def hardness_of(mined: Dataset, corpus: Corpus, scorer: Transform) -> Hardness:
 def false_negatives_of(
     mined: Dataset, corpus: Corpus, judgments: Rows | None, teacher: Transform | None
 ) -> FalseNegatives | None:
-    """Estimate which share of the negatives is relevant: by judgments, else by a teacher; None without either."""
+    """Estimate the share of relevant negatives from judgments, else from a teacher; None without either."""
     if judgments is None and teacher is None:
         return None
     if not int(list_lengths(mined, NEGATIVE_IDS).sum()):
         return None
-    # What an earlier step has scored is no part of this.
+    # The audit must not read scores of earlier steps.
     names = [name for name in mined.column_names if not name.endswith("_scores")]
     return audit_negatives(
-        mined.select_columns(names), corpus, judgments=judgments, teacher=teacher, sample=_READ
+        mined.select_columns(names), corpus, judgments=judgments, teacher=teacher, sample=_AUDITED_TEXTS
     ).false_negatives
 
 
 def overlaps_of(mined: Mapping[str, Dataset], corpus: Corpus) -> dict[str, dict[str, float | None]]:
-    """Return which share of the negatives of each two strategies is common, see `overlap_of`.
+    """Return the share of common negatives for each pair of strategies, see `overlap_of`.
 
     Args:
-        mined: The same rows, mined with each strategy; those without negatives are left out.
+        mined: The same rows, mined with each strategy. Strategies without negatives are skipped.
         corpus: The passages.
     """
     pairs, size = {}, 0
@@ -215,12 +215,12 @@ def overlaps_of(mined: Mapping[str, Dataset], corpus: Corpus) -> dict[str, dict[
 
 
 def overlap_of(first: NDArray[np.int64], second: NDArray[np.int64], rows: int) -> float | None:
-    """Return which share of two strategies' negatives is common (Jaccard), mean over the rows that have any.
+    """Return the overlap (Jaccard) of two strategies' negatives, averaged over the rows that have negatives.
 
     Args:
-        first: A number for each pair of row and passage, ascending and distinct: the row times 2^32, and the passage.
-        second: The same of the other.
-        rows: How many rows there are.
+        first: The row times 2^32, plus the passage, for each negative of one strategy. Ascending and distinct.
+        second: The same for the other strategy.
+        rows: The number of rows.
     """
     both = np.bincount(np.intersect1d(first, second, assume_unique=True) >> 32, minlength=rows)
     either = np.bincount(np.union1d(first, second) >> 32, minlength=rows)

@@ -12,7 +12,7 @@ from hnm_datasets.transforms.miners.fusion import FuseNegatives
 
 
 def miners_of(step: Any) -> Iterator[Miner]:
-    """Yield the miners of a step: itself, or the sources that it fuses."""
+    """Yield the miners of a step: the step itself, or the sources that it fuses."""
     if isinstance(step, Miner):
         yield step
     elif isinstance(step, FuseNegatives):
@@ -21,7 +21,7 @@ def miners_of(step: Any) -> Iterator[Miner]:
 
 
 def models_of(value: Any, depth: int = 3) -> list[ModelHandle]:
-    """Return the distinct models of a step: those of queries and of passages are often the same."""
+    """Return the distinct models of a step; queries and passages often use the same one."""
     found: dict[str, ModelHandle] = {}
     parts: list[Any] = []
     if isinstance(value, ModelHandle):

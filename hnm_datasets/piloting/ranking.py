@@ -1,4 +1,4 @@
-"""Measures of a ranking, query by query."""
+"""Retrieval measures for each query."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-#: In the order of the columns of `measures_of`.
+#: The measures, in the order of the columns that `measures_of` returns.
 MEASURES = ("nDCG@10", "recall@10", "recall@100")
 
 
@@ -15,8 +15,8 @@ def measures_of(scores: torch.Tensor, offsets: NDArray[np.int64], relevant: NDAr
 
     Args:
         scores: The score of each query and passage. Shape (Q, P).
-        offsets: Where each query's relevant passages begin and end. Shape (Q + 1,).
-        relevant: Their columns. Shape (R,).
+        offsets: The offsets of each query's passages in `relevant`. Shape (Q + 1,).
+        relevant: The columns of the relevant passages in `scores`. Shape (R,).
 
     Returns:
         Shape (Q, 3), in the order of `MEASURES`.

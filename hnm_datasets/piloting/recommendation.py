@@ -1,4 +1,4 @@
-"""Which strategy a pilot recommends, by rules that it states."""
+"""The rules by which a pilot recommends a strategy."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from numpy.typing import NDArray
 
 from hnm_datasets.piloting.intervals import Difference, paired
 
-#: The share of false negatives that is tolerated where no student is trained.
+#: The highest tolerated share of false negatives when no student is trained.
 TOLERATED = 0.05
 
 
 class Recommendation(NamedTuple):
-    """A strategy, and why.
+    """A recommended strategy and the reason.
 
     Attributes:
-        name: The strategy; None: nothing can be recommended.
-        sentence: Why.
-        differences: By how much each strategy's measure differs from that of the best; None of the best itself, and
-            empty without training.
-        needed: For each strategy, how many queries would have to be held out to tell it from the best.
+        name: The strategy; None if none can be recommended.
+        sentence: The reason.
+        differences: The difference of each strategy's measure to the best one; None for the best itself. Empty without
+            training.
+        needed: The number of held-out queries that would distinguish each strategy from the best; None if no more are
+            needed.
     """
 
     name: str | None
@@ -35,13 +36,13 @@ class Recommendation(NamedTuple):
 def by_training(values: Mapping[str, NDArray[np.floating]], work: Mapping[str, float], measure: str) -> Recommendation:
     """Recommend the cheapest strategy whose measure is at most one standard error below the best.
 
-    This is the one-standard-error rule (Breiman et al. 1984, *Classification and Regression Trees*). A pilot is small:
-    nearly all strategies are within a 95% interval, and such a rule would always choose the cheapest. Of strategies
-    with the same cost, the better one is chosen.
+    This is the one-standard-error rule (Breiman et al. 1984, *Classification and Regression Trees*). A rule based on
+    the 95% interval would always recommend the cheapest strategy: a pilot is small, so nearly all strategies are within
+    it. Among strategies of equal cost, the better one is recommended.
 
     Args:
         values: The measure of each strategy, by seed and query. Shape (S, Q) each.
-        work: What models compute for each, see `work_of`.
+        work: The computation of models for each strategy, see `work_of`.
         measure: The name of the measure.
 
     Example:
@@ -61,7 +62,7 @@ def by_training(values: Mapping[str, NDArray[np.floating]], work: Mapping[str, f
 
 
 def _needed(found: Difference, queries: int) -> int | None:
-    """Return how many queries would make an interval so narrow that it leaves zero out; None if it does already."""
+    """Return the number of queries for an interval that excludes zero; None if it does already or never will."""
     half = (found.high - found.low) / 2
     if found.high < 0 or found.mean >= 0:
         return None
@@ -84,7 +85,7 @@ def _sentence(
         )
     others = [name for name in within if name != chosen]
     if len(means) == 1:
-        return f"Take {chosen!r}: no other was trained on. Its {measure} is {100 * means[chosen]:.1f}."
+        return f"Take {chosen!r}: no other strategy was trained on. Its {measure} is {100 * means[chosen]:.1f}."
     if not others:
         return (
             f"Take {chosen!r}: it has the best {measure}, {100 * means[chosen]:.1f}, and no other strategy is within "
@@ -97,26 +98,26 @@ def _sentence(
 
 
 def shown(found: Difference) -> str:
-    """Write a difference with its interval, in percent."""
+    """Format a difference with its interval, in percent."""
     return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def by_mining(
     rates: Mapping[str, float | None], above: Mapping[str, float | None], work: Mapping[str, float]
 ) -> Recommendation:
-    """Without training, recommend the hardest strategy with few false negatives.
+    """Without training, recommend the hardest strategy with at most 5% false negatives.
 
     Args:
-        rates: The share of false negatives of each strategy; None where unknown.
-        above: Which share of its negatives scores above the positives.
-        work: What models compute for each.
+        rates: The share of false negatives of each strategy; None if unknown.
+        above: The share of negatives that score above the positives, for each strategy.
+        work: The computation of models for each strategy.
     """
     known = {name: rate for name, rate in rates.items() if rate is not None and above[name] is not None}
     if not known:
         return Recommendation(
             None,
-            "Nothing can be recommended: the share of false negatives is unknown. Pass judgments= or a teacher=, rows "
-            "with several positives, or let a student be trained (train=True).",
+            "No recommendation: the share of false negatives is unknown. Pass judgments= or a teacher=, pass rows with "
+            "several positives, or train a student (train=True).",
             {},
             {},
         )
@@ -125,16 +126,17 @@ def by_mining(
         chosen = min(known, key=lambda name: (known[name], work[name]))
         return Recommendation(
             chosen,
-            f"Take {chosen!r} if any: it has the fewest false negatives, {known[chosen]:.1%}, and none has at most "
-            f"{TOLERATED:.0%}. Filter by a margin or a teacher.",
+            f"Take {chosen!r}, but filter it by a margin or a teacher: it has the fewest false negatives, "
+            f"{known[chosen]:.1%}, and no strategy has at most {TOLERATED:.0%}.",
             {},
             {},
         )
     chosen = max(few, key=lambda name: (above[name] or 0.0, -work[name]))
     return Recommendation(
         chosen,
-        f"Take {chosen!r}: of the strategies with at most {TOLERATED:.0%} false negatives it has the hardest ones "
-        f"({above[chosen]:.1%} above their positive). No student was trained, so what they are worth is not measured.",
+        f"Take {chosen!r}: of the strategies with at most {TOLERATED:.0%} false negatives, it has the hardest "
+        f"negatives ({above[chosen]:.1%} score above their positive). No student was trained, so their effect on "
+        f"training is not measured.",
         {},
         {},
     )

@@ -1,4 +1,4 @@
-"""What a pilot found, as numbers, text, Markdown and HTML."""
+"""The results of a pilot, as numbers, text, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from hnm_datasets.piloting.intervals import Difference
 from hnm_datasets.piloting.measured import Cost, Hardness
 from hnm_datasets.piloting.recommendation import shown
 
-#: Characters of a strategy's name in a table.
-_LONGEST = 30
+#: Maximum number of characters of a strategy's name in a table.
+_NAME_LENGTH = 30
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a pilot found of one strategy.
+    """The results of one strategy.
 
     Args:
-        name: The strategy.
-        code: Its chain as Python that can be pasted.
-        dynamic: Whether it is mined again while training.
-        error: What went wrong; all else is None then.
-        candidates: Negatives of a row, on average.
-        short: How many rows of the sample have fewer than a training takes.
-        funnel: What each step left of the sample, as `mine` counts it, and some of what the filters dropped.
+        name: The name of the strategy.
+        code: Its chain as Python code to paste.
+        dynamic: Whether the strategy mines again during training.
+        error: The error, if the strategy failed; all later fields are then None.
+        candidates: The mean number of negatives per row.
+        short: The number of rows of the sample with fewer negatives than training uses.
+        funnel: The counts of `mine` for each step on the sample, with examples of dropped candidates.
         hardness: How hard its negatives are.
-        false_negatives: Which share of them is relevant; None where that is unknown.
-        cost: What mining the sample took.
-        whole_seconds: What mining all rows would take at this pace; of a dynamic strategy with its refreshes.
-        work: What models compute for all rows, by which strategies are ordered from cheap to dear: texts or pairs that
-            they read, times their parameters.
+        false_negatives: The share of its negatives that are relevant; None if unknown.
+        cost: The cost of mining the sample.
+        whole_seconds: The estimated seconds for mining all rows, including the refreshes of a dynamic strategy.
+        work: The computation of models for all rows: the number of texts or pairs that they read, times their
+            parameters. The recommendation compares costs by it.
         measures: The measures of the trained student, means over seeds and queries; None without training.
-        training_seconds: How long a training took.
-        difference: By how much its measure differs from that of the best; None of the best itself.
-        needed: How many queries would have to be held out to tell it from the best; None where it can be told.
+        training_seconds: The median seconds of a training.
+        difference: The difference of its measure to the best one; None for the best strategy.
+        needed: The number of held-out queries that would distinguish it from the best; None if no more are needed.
     """
 
     name: str
@@ -61,28 +61,28 @@ class Trial:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What `pilot` found. It shows itself in a terminal, and as HTML in a notebook; `plot_pilot` draws it.
+    """The results of `pilot`. Prints as tables in a terminal and as HTML in a notebook; `plot_pilot` draws it.
 
     Args:
-        trials: The strategies, in their order.
-        recommended: The name of the one to take; None: there is no telling.
-        sentence: Why.
-        rows: How many rows there are to mine in all.
-        sample: How many were mined and counted.
-        trained: How many were trained on.
-        held_out: How many the student was measured with.
-        passages: How many passages the corpus has.
-        searched: How many of them the student was measured in.
-        negatives: Negatives of a row in training.
-        steps: Steps of a training.
+        trials: The results of each strategy, in the order of the strategies.
+        recommended: The name of the recommended strategy; None if none can be recommended.
+        sentence: The recommendation and its reason.
+        rows: The number of rows to mine in all.
+        sample: The number of rows that were mined and counted.
+        trained: The number of rows that the student was trained on.
+        held_out: The number of queries that the student was measured with.
+        passages: The number of passages in the corpus.
+        searched: The number of passages that the student was measured on.
+        negatives: Negatives per row in training.
+        steps: Optimizer steps of a training.
         seeds: Trainings of each strategy.
-        student: What was trained; None: nothing was.
-        untrained: The measures of the student before training.
+        student: A description of the trained model; None without training.
+        untrained: The measures of the student before training; None without training.
         measure: The measure that decides.
-        scored_by: Whose scores tell how hard negatives are.
-        false_by: How false negatives were told; empty: not at all.
-        overlap: Which share of the negatives of two strategies is common.
-        chain: The steps of the recommended strategy, ready for `mine`; those of a dynamic one for `RefreshNegatives`.
+        scored_by: The model with the scores of `Trial.hardness`.
+        false_by: The source of the false-negative rates; empty if they are unknown.
+        overlap: The share of common negatives (Jaccard) for each pair of strategies.
+        chain: The steps of the recommended strategy, ready for `mine`, or for `RefreshNegatives` if it is dynamic.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, RandomNegatives, load_sample, pilot
@@ -117,7 +117,7 @@ class Pilot:
 
     @property
     def code(self) -> str:
-        """The recommended chain as Python that can be pasted; empty if there is none."""
+        """The recommended chain as Python code to paste; empty without a recommendation."""
         return next((trial.code for trial in self.trials if trial.name == self.recommended), "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,17 +162,18 @@ class Pilot:
             if trial.measures is None:
                 continue
             against = "best" if trial.difference is None else shown(trial.difference)
-            told = "within the noise" if trial.difference is not None and trial.difference.high >= 0 else ""
-            told = "worse" if trial.difference is not None and not told else told
+            verdict = ""
+            if trial.difference is not None:
+                verdict = "within the noise" if trial.difference.high >= 0 else "worse"
             cells = [_hundredfold(trial.measures[name]) for name in names]
-            rows.append((_short(trial.name), *cells, against, told, _seconds(trial.whole_seconds)))
+            rows.append((_short(trial.name), *cells, against, verdict, _seconds(trial.whole_seconds)))
         columns = ("strategy", *names, f"{self.measure} against the best", "", "s, all rows")
         where = "" if self.searched == self.passages else f"{self.searched:,} of "
         notes = [
             f"Trained: {self.student}; {count(self.steps, 'step')} on {count(self.trained, 'query', 'queries')}, "
             f"{count(self.seeds, 'seed')}.",
             f"Measured with {count(self.held_out, 'other query', 'other queries')} in {where}{self.passages:,} "
-            f"passages, in percent; intervals of 95% over queries and seeds.",
+            f"passages, in percent, with 95% intervals over queries and seeds.",
             *self._too_few(),
         ]
         return Table("Student trained on each strategy", columns, tuple(rows), note="\n".join(notes))
@@ -182,8 +183,8 @@ class Pilot:
         if not needed:
             return []
         return [
-            f"To tell the clearest of them from the best would take some {max(min(needed), self.held_out + 1):,} "
-            f"held-out queries."
+            f"Distinguishing any strategy within the noise from the best would take about "
+            f"{max(min(needed), self.held_out + 1):,} held-out queries or more."
         ]
 
     def _mined(self) -> Table:
@@ -212,10 +213,10 @@ class Pilot:
             "s, all rows",
         )  # fmt: skip
         notes = [
-            f"Of {count(self.sample, 'query', 'queries')}; all rows are {self.rows:,}. Short: rows with fewer than "
-            f"{self.negatives} negatives.",
-            "Above: negatives that score above their positive; below: by how much positives score higher, on average;",
-            f"both by {self.scored_by}. Words: of the query's, how many a negative has.",
+            f"A sample of {self.sample:,} of {count(self.rows, 'row')}. Short: rows with fewer than {self.negatives} "
+            f"negatives. False: share of relevant negatives.",
+            "Above: share of negatives that score above their positive. Below: mean distance to the positive's score.",
+            f"Both use the scores of {self.scored_by}. Words: share of the query's words that a negative contains.",
             f"False negatives: {self.false_by}."
             if self.false_by
             else "False negatives are unknown: pass judgments= or a teacher=, or rows with several positives.",
@@ -226,14 +227,13 @@ class Pilot:
         names = list(self.overlap)
         rows = tuple(
             (
-                f"{place}. {_short(one)}",
-                *("" if one == other else percent(self.overlap[one][other]) for other in names),
+                f"{index}. {_short(name)}",
+                *("" if name == other else percent(self.overlap[name][other]) for other in names),
             )
-            for place, one in enumerate(names, start=1)
+            for index, name in enumerate(names, start=1)
         )
-        return Table(
-            "Overlap: share of negatives in common", ("", *(f"{place}." for place in range(1, len(names) + 1))), rows
-        )
+        columns = ("", *(f"{index}." for index in range(1, len(names) + 1)))
+        return Table("Overlap: share of negatives in common", columns, rows)
 
 
 def _hundredfold(value: float) -> str:
@@ -245,6 +245,6 @@ def _seconds(value: float | None) -> str:
 
 
 def _short(name: str) -> str:
-    """Shorten the name of a strategy, so that a table stays narrow."""
+    """Shorten the name of a strategy to keep tables narrow."""
     name = one_line(name)
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"

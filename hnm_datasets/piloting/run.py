@@ -1,4 +1,4 @@
-"""`pilot`: which negatives pay on a user's own data."""
+"""`pilot`: find the best mining strategy for a user's own data."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NAME = "pilot"
-#: Rows of a step.
+#: Rows per training step.
 _BATCH = 32
-#: What a strategy costs on the bar before it is trained, in steps of a training.
+#: How far mining with a strategy advances the progress bar, in training steps.
 _MINING = 30
-#: The columns that the model of a pilot writes its scores to.
+#: The name of the score columns for hardness.
 _SCORES = "pilot"
 
 
@@ -78,60 +78,61 @@ def pilot(
     num_proc: int | None = None,
     seed: int = 0,
 ) -> Pilot:
-    """Find out on a sample which negatives pay on these rows: mine with each strategy, measure, and train on each.
+    """Recommend a mining strategy for these rows: mine a sample with each strategy, measure, and train on each.
 
-    Every strategy mines for the same sample of the rows, and its negatives are counted and scored. Then a cheap student
-    is trained for a hundred steps on each strategy, several times, and measured with other queries. A step takes rows
-    that no step before it had, as long as there are such rows: a student that knows few queries by heart learns nothing
-    from negatives that are mined for them later.
+    All strategies mine the same sample of the rows, and the pilot counts and scores their negatives. It then trains a
+    cheap student on each strategy, with several seeds, and measures the student with held-out queries. Each training
+    step uses new rows as long as there are any. On few, repeated queries, the student memorizes them and learns nothing
+    from refreshed negatives.
 
-    The recommendation is the cheapest strategy whose measure is at most one standard error below the best, in paired
-    differences over queries and seeds. The cost is what models compute: the number of texts or pairs that they read,
-    times their parameters. Of two strategies with the same cost the better one is chosen.
+    The recommendation is the cheapest strategy whose measure is at most one standard error below the best. The error is
+    that of paired differences over queries and seeds. Cost is the computation of models: the number of texts or pairs
+    that they read, times their parameters. Among strategies of equal cost, the better one is recommended.
 
-    False negatives are told by `judgments`; else by rows that have several positives, of which all but one are hidden,
-    so that the rate is that of rows that know one; else by the teacher.
+    The rate of false negatives comes from `judgments`. Without them, the pilot hides all but one positive of rows with
+    several, and counts how many of the hidden positives are mined. Without such rows, it comes from the teacher.
 
-    The student is `model` itself where it is of static embeddings. Otherwise it is static embeddings made of the words
-    of the corpus, whose gains are smaller or larger than those of a transformer; pass it as `student=` to train that.
+    The student is `model` itself if that has static embeddings. Otherwise it is static embeddings made from the words
+    of the corpus. A transformer may gain more or less from a strategy; pass it as `student=` to train it instead.
 
-    What was mined, scored and trained is kept in the cache directory, so that a pilot that was interrupted goes on when
-    it is called again. One seed gives one answer, whatever `num_proc`; only the seconds differ.
+    The cache directory keeps all mined rows, scores and results, so an interrupted pilot resumes when you repeat the
+    call. The results depend on `seed`, not on `num_proc`; only the seconds differ between runs.
 
     Args:
         rows: Queries with positives: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
         corpus: The passages.
-        strategies: From a name to a list of steps; an empty list stands for in-batch negatives alone. A step that waits
-            for the model in training makes the strategy dynamic, as in `[partial(DenseNegatives, corpus, k=20)]`; such
-            a list is what `RefreshNegatives` takes. None: in-batch, random, BM25, BM25 below rank 10 and dynamic; with
-            `model` also dense, fused with BM25, and dense with a margin; with `teacher` denoised by it. Margins are
-            read off rows with several positives, for 5% false negatives, where there are such rows.
-        model: A `SentenceTransformer`, or its path or Hub id, that mines.
-        teacher: A step that scores, such as `CrossEncoderScores(corpus, cross_encoder)`.
-        judgments: Which passages are relevant, also beyond the positives of the rows, in a form of `audit_negatives`.
-        sample: Rows to mine and count, at most; 20 or more. The student is trained on 32 times `steps` rows, where
-            there are so many, with at most half of the questions.
-        held_out: Queries to measure with, at most; 20 or more.
-        train: Train the student; False: only mine and measure. Then the hardest strategy with at most 5% false
-            negatives is recommended.
-        student: The model to train.
-        steps: Steps of a training, each of 32 rows with 4 negatives.
+        strategies: A dict from names to lists of steps. An empty list means in-batch negatives only. A step that takes
+            the model in training makes a strategy dynamic, as in `[partial(DenseNegatives, corpus, k=20)]`;
+            `RefreshNegatives` takes the same lists. None: in-batch, random, BM25, BM25 below rank 10, and dynamic; with
+            `model` also dense, dense fused with BM25, and dense with a margin; with `teacher` also denoised. Margins
+            are calibrated for 5% false negatives on rows with several positives; 0.05 without such rows.
+        model: The mining model: a `SentenceTransformer`, or its path or Hub id.
+        teacher: A scorer, such as `CrossEncoderScores(corpus, cross_encoder)`.
+        judgments: Relevant passages, including those that are not positives of the rows, in a format that
+            `audit_negatives` accepts.
+        sample: Maximum number of rows to mine and count; 20 or more. The student is trained on up to 32 times `steps`
+            rows, with at most half of the questions.
+        held_out: Maximum number of queries to measure with; 20 or more.
+        train: Whether to train the student. If False, the recommendation is the hardest strategy with at most 5% false
+            negatives.
+        student: The `SentenceTransformer` to train; None: see above.
+        steps: Optimizer steps of a training, each with 32 rows and 4 negatives per row.
         seeds: Trainings of each strategy.
-        measure: What decides: `"nDCG@10"`, `"recall@10"` or `"recall@100"`.
+        measure: The measure that decides: `"nDCG@10"`, `"recall@10"` or `"recall@100"`.
         num_proc: The number of processes that mine, see `Dataset.map`.
-        seed: For the sample, the student and the trainings.
+        seed: Seed of the sample, the student and the trainings.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` and `known_positive_ids`, if there; what the steps read.
+        `query`, `positive_ids`; `query_id` and `known_positive_ids`, if present; the columns that the steps read.
 
     Returns:
-        A `Pilot`: it prints itself, shows itself in a notebook, and has `.recommended`, `.sentence`, `.chain`, `.code`,
-        `.to_dict()` and `.to_markdown()`. A strategy that fails is in it with its error, and the others go on.
+        A `Pilot`, which prints as tables and has `.recommended`, `.sentence`, `.chain`, `.code`, `.to_dict()` and
+        `.to_markdown()`. A strategy that fails is listed with its error, and the others continue.
 
     Raises:
         KeyError: A column is missing, or a positive is not in the corpus.
-        TypeError: Something is of the wrong type, such as a student that cannot be trained.
-        ValueError: Too few rows have a positive to tell anything, an option is out of range, or all strategies fail.
+        TypeError: An argument has the wrong type, such as a student that cannot be trained.
+        ValueError: Too few questions have a positive, an option is out of range, or all strategies fail.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, RandomNegatives, load_sample
@@ -159,11 +160,11 @@ def pilot(
     def explain() -> str:
         doing = "preparing" if run is None else run.doing
         return (
-            f"pilot was interrupted while {doing}. What was mined, scored and trained before is kept; repeat the call "
-            f"to go on."
+            f"pilot was interrupted while {doing}. Everything mined, scored and trained so far is kept; repeat the "
+            f"call to resume."
         )
 
-    # Each warning once: the strategies are mined and trained on again and again.
+    # Log each warning once, although the same steps are mapped many times.
     with interruptible(explain, replace=True), one_call():
         with without_bars():
             split = split_rows(rows, corpus, sample, steps * _BATCH if train else 0, held_out, seed)
@@ -192,21 +193,21 @@ def pilot(
 
 @dataclass
 class _Run:
-    """A pilot on its way.
+    """A running pilot.
 
     Attributes:
         split: The rows.
-        strategies: What is compared.
-        course: What all trainings have in common.
-        scorer: Tells how hard negatives are.
-        scored_by: Whose scores these are.
-        teacher: A step that tells false negatives, if there is one.
-        judgments: What tells them better.
+        strategies: The strategies to compare.
+        course: The settings that all trainings share.
+        scorer: The scorer that measures hardness.
+        scored_by: A description of the scorer's model.
+        teacher: A scorer that identifies false negatives, if there is one.
+        judgments: Judgments that identify false negatives; preferred over the teacher.
         measure: The measure that decides.
-        student: What is trained; None: nothing is.
-        seeds: The seed of each training of a strategy; empty: there is none.
+        student: A description of the model to train; None without training.
+        seeds: The seed of each training of a strategy; empty without training.
         num_proc: Processes that mine.
-        doing: What is done at the moment.
+        doing: The current task, for the progress bar and the message after Ctrl-C.
     """
 
     split: Split
@@ -223,9 +224,10 @@ class _Run:
     doing: str = "preparing"
 
     def all(self) -> Pilot:
-        """Mine, measure and train, with a bar over all of it."""
-        code = {one.name: chain_code(one, NEGATIVES, self.teacher) for one in self.strategies}
-        trials = {one.name: Trial(one.name, code[one.name], one.dynamic) for one in self.strategies}
+        """Mine, measure and train, with one progress bar."""
+        trials = {
+            one.name: Trial(one.name, chain_code(one, NEGATIVES, self.teacher), one.dynamic) for one in self.strategies
+        }
         total = len(self.strategies) * (_MINING + len(self.seeds) * self.course.steps)
         with tqdm(total=total, desc="pilot", unit="step") as bar, without_bars():
             mined = self._mine_all(trials, bar)
@@ -263,7 +265,7 @@ class _Run:
         )
 
     def _mine_all(self, trials: dict[str, Trial], bar: tqdm) -> dict[str, Dataset]:
-        """Mine with each strategy and measure; return the mined sample of each that works."""
+        """Mine with each strategy and measure; return the mined sample of each strategy that works."""
         mined: dict[str, Dataset] = {}
         spent: dict[str, Spent] = {}
         for strategy in self.strategies:
@@ -275,9 +277,9 @@ class _Run:
                 trials[name] = _failed(trials[name], error)
             bar.update(_MINING)
         for name, cost in costs_of(spent).items():
-            # The corpus is encoded again at each refresh.
-            often = REFRESHES + 1 if trials[name].dynamic else 1
-            whole = often * (cost.preparing + cost.mining * len(self.split.rows) / len(self.split.sample))
+            # Each refresh encodes the corpus again.
+            rounds = REFRESHES + 1 if trials[name].dynamic else 1
+            whole = rounds * (cost.preparing + cost.mining * len(self.split.rows) / len(self.split.sample))
             trials[name] = replace(trials[name], cost=cost, whole_seconds=whole)
         return mined
 
@@ -293,7 +295,7 @@ class _Run:
             return mined, replace(trial, work=0.0), spent
         lengths = list_lengths(mined, NEGATIVE_IDS)
         if not lengths.any():
-            raise ValueError("the steps leave no negative of any row. Widen the filters, or mine with a larger k.")
+            raise ValueError("the steps leave no negatives for any row. Loosen the filters, or mine with a larger k.")
         judged, judgments, corpus = mined, self.judgments, self.course.corpus
         if judgments is None and split.hidden is not None:
             judged, _ = mine_sample(split.hidden, steps, self.num_proc)
@@ -314,11 +316,11 @@ class _Run:
             return "by the judgments"
         if self.split.hidden is not None:
             rows = len(self.split.hidden)
-            return f"of {rows:,} rows with several positives, if one were known and the others hidden"
+            return f"by {rows:,} rows with several positives, with one known and the others hidden"
         return "" if self.teacher is None else f"by the scores of {getattr(self.teacher, 'name', 'the teacher')!r}"
 
     def _train_all(self, trials: dict[str, Trial], bar: tqdm) -> dict[str, NDArray[np.float32]]:
-        """Train on each strategy; return all measures by strategy. Shape (S, Q, M) each."""
+        """Train on each strategy; return the measures of each. Shape (S, Q, M) each."""
         rows: dict[str, Dataset] = {}
         values: dict[str, list[NDArray[np.float32]]] = {}
         seconds: dict[str, list[float]] = {}
@@ -330,7 +332,7 @@ class _Run:
                     self._show(bar, f"training {number} of {len(self.seeds)}: {name}")
                     refresh = list(strategy.steps) if strategy.dynamic else []
                     try:
-                        # Once for all seeds: steps that have no hash are never found in the cache of `map`.
+                        # Mine once for all seeds: the cache of `map` never finds steps without a hash.
                         if name not in rows:
                             rows[name] = self._rows_to_train_on(strategy)
                         found = self.course.train(common, rows[name], refresh, Hasher.hash(refresh), seed)
@@ -347,7 +349,7 @@ class _Run:
         return whole
 
     def _rows_to_train_on(self, strategy: Strategy) -> Dataset:
-        """Mine the rows to train on, which may be more than the sample; a dynamic strategy mines while training."""
+        """Mine the rows to train on, which may be more than the sample; a dynamic strategy mines during training."""
         if strategy.dynamic:
             return self.split.trained
         return mine_quietly(self.split.trained, strategy.steps, self.num_proc)
@@ -366,7 +368,7 @@ class _Run:
 
 
 def _failed(trial: Trial, error: Exception) -> Trial:
-    # The text of a KeyError is its first argument; as a string it would stand in quotes.
+    # str() of a KeyError puts its message in quotes.
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or type(error).__name__
-    logger.warning("pilot: the strategy %r failed and is left out: %s", trial.name, text)
+    logger.warning("pilot: the strategy %r failed and is skipped: %s", trial.name, text)
     return Trial(trial.name, trial.code, trial.dynamic, error=text)

@@ -1,4 +1,4 @@
-"""What a pilot mines, trains on and measures with: a sample of the rows, and others that are kept from it."""
+"""Split the rows of a pilot into a sample to mine, rows to train on, and held-out queries."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from hnm_datasets.storage.digests import digest_strings
 logger = logging.getLogger(__name__)
 
 _NAME = "pilot"
-#: Fewer queries tell nothing, whatever the strategy.
+#: The minimum number of queries to mine, and to measure with.
 FEWEST = 20
-#: Passages that a student is measured in, at most, besides the relevant ones.
+#: The maximum number of passages that a student is measured on, not counting the relevant ones.
 _SEARCHED = 20_000
 
 
 class Split(NamedTuple):
-    """The rows of a pilot, none of which has a question of another part.
+    """The rows of a pilot. No held-out question is in the rows to train on.
 
     Attributes:
-        rows: All rows with a positive, which the sample stands for.
-        sample: Those to mine and count.
-        trained: Those to train on: the sample, and others where more were asked for.
-        held_out: Those to measure with.
-        hidden: Rows that keep one of several positives, to mine for false negatives; None where too few have several.
-        judgments: All positives of these.
+        rows: All rows with a positive.
+        sample: The rows to mine and count.
+        trained: The rows to train on: the sample, and more rows if training uses more.
+        held_out: The rows to measure with.
+        hidden: Rows that keep one of several positives, for the rate of false negatives; None if too few rows have
+            several.
+        judgments: All positives of the `hidden` rows.
     """
 
     rows: Dataset
@@ -50,16 +51,16 @@ class Split(NamedTuple):
 
 
 def split_rows(rows: Dataset, corpus: Corpus, sample: int, trained: int, held_out: int, seed: int) -> Split:
-    """Draw the rows of a pilot, by their questions alone, so that neither order nor process changes the draw.
+    """Draw the rows of a pilot by their questions, so that the draw does not depend on row order or the process.
 
     Args:
         rows: Queries with positives.
-        corpus: Where the positives are.
-        sample: How many rows to mine and count, at most.
-        trained: How many to train on, at most; no more than half of the questions are in them. 0: none, and none are
-            held out.
-        held_out: How many to measure with, at most.
-        seed: Another seed draws others.
+        corpus: The passages.
+        sample: Maximum number of rows to mine and count.
+        trained: Maximum number of rows to train on, with at most half of the questions. 0: no rows to train on or
+            measure with.
+        held_out: Maximum number of rows to measure with.
+        seed: Seed of the draw.
 
     Raises:
         KeyError: A column is missing, or a positive is not in the corpus.
@@ -76,58 +77,58 @@ def split_rows(rows: Dataset, corpus: Corpus, sample: int, trained: int, held_ou
     wanted = (2 if trained else 1) * FEWEST
     if len(starts) < wanted:
         raise ValueError(
-            f"{_NAME}: the rows with a positive, {len(answered):,} of {len(rows):,}, have {len(starts):,} different "
-            f"questions, and it takes at least {wanted} to tell anything: {FEWEST} to mine"
+            f"{_NAME}: {len(answered):,} of {len(rows):,} rows have a positive, with {len(starts):,} different "
+            f"questions, but a pilot needs at least {wanted}: {FEWEST} to mine"
             + (f" and {FEWEST} to measure with" if trained else "")
-            + ". Add positives with attach_positives, or more queries."
+            + ". Add positives with attach_positives, or add queries."
         )
     rows, lengths = pool_positives(rows.select(order)), lengths[order]
     hidden, judgments = _hidden(rows, lengths, sample)
     if not trained:
-        few = rows.select(range(min(sample, len(rows))))
-        return Split(rows, few, few, rows.select([]), hidden, judgments)
-    # Rows of one question follow each other. No question to train on is among those to measure with.
+        to_mine = rows.select(range(min(sample, len(rows))))
+        return Split(rows, to_mine, to_mine, rows.select([]), hidden, judgments)
+    # Rows of the same question are adjacent, so no question is both trained on and held out.
     size = min(max(sample, trained), int(starts[len(starts) // 2]))
     later = starts[starts >= size][:held_out]
-    few, more = rows.select(range(min(sample, size))), rows.select(range(size))
-    return Split(rows, few, more, rows.select(later), hidden, judgments)
+    to_mine, to_train = rows.select(range(min(sample, size))), rows.select(range(size))
+    return Split(rows, to_mine, to_train, rows.select(later), hidden, judgments)
 
 
 def _unmined(rows: Dataset) -> Dataset:
-    """Leave out what an earlier mining wrote."""
+    """Remove the columns that earlier mining wrote."""
     if NEGATIVE_IDS not in rows.column_names:
         return rows
-    logger.warning("%s: the rows were mined before; their negatives and scores are left out and mined again.", _NAME)
+    logger.warning("%s: the rows were mined before; the pilot ignores their negatives and scores.", _NAME)
     mined = [name for name in rows.column_names if re.fullmatch("negative_.*|positive_(.*_)?scores", name)]
     return rows.remove_columns(mined)
 
 
 def _shuffled(batch: Batch, answered: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Order rows by their questions and the seed, whatever their order is.
+    """Shuffle rows by their questions and the seed, independent of their present order.
 
     Args:
         batch: All rows.
-        answered: Those to order.
-        seed: Another seed makes another order.
+        answered: The numbers of the rows to shuffle.
+        seed: Seed of the shuffle.
 
     Returns:
-        The rows in their new order, and where each question begins in it.
+        The row numbers in the new order, and the positions in it at which each question begins.
     """
     queries = batch.strings(QUERY).take(answered)
     names = (f"{seed} {first} {second}" for first, second in normalized_digests(queries).tolist())
-    places = digest_strings(names)[:, 0]
-    # Rows of one question in an order of their own.
+    keys = digest_strings(names)[:, 0]
+    # Rows of the same question are ordered by their content.
     ids = batch.ids(QUERY_ID).take(answered).to_pylist() if batch.has(QUERY_ID) else [""] * len(answered)
     positives = batch.column(POSITIVE_IDS).take(answered).to_pylist()
     contents = digest_strings(map(repr, zip(ids, queries.to_pylist(), positives, strict=True)))[:, 0]
-    order = np.lexsort((contents, places))
+    order = np.lexsort((contents, keys))
     is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = np.diff(places[order]) != 0
+    is_first[1:] = np.diff(keys[order]) != 0
     return answered[order], np.flatnonzero(is_first)
 
 
 def _hidden(rows: Dataset, lengths: NDArray[np.int64], sample: int) -> tuple[Dataset | None, Dataset | None]:
-    """Hide all but one positive of rows that have several."""
+    """Hide all but one positive of rows with several; return these rows and their judgments."""
     several = np.flatnonzero(lengths > 1)[:sample]
     if len(several) < FEWEST:
         return None, None
@@ -135,12 +136,14 @@ def _hidden(rows: Dataset, lengths: NDArray[np.int64], sample: int) -> tuple[Dat
 
 
 def searched_passages(split: Split, corpus: Corpus, seed: int) -> NDArray[np.int64]:
-    """Return the rows of the passages to measure a student in: all, or what is known to be relevant and random others.
+    """Return the corpus rows of the passages to measure a student on.
+
+    These are all passages, or for a large corpus the known positives of the held-out queries and random passages.
 
     Args:
         split: The rows of a pilot.
         corpus: The passages.
-        seed: Another seed draws others.
+        seed: Seed of the random passages.
     """
     if len(corpus) <= _SEARCHED or not len(split.held_out):
         return np.arange(len(corpus))

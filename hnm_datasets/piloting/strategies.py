@@ -1,4 +1,4 @@
-"""The strategies that a pilot compares: what a user passes, or a ladder made of what there is."""
+"""The strategies that a pilot compares: those that a user passes, or the usual ones."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from hnm_datasets.transforms.samplers.sample import TopNegatives
 from hnm_datasets.transforms.shapes.base import Shape
 
 _NAME = "pilot"
-#: Negatives of a row in a training.
+#: Negatives per row in training.
 NEGATIVES = 4
-#: Candidates to draw from, and candidates before filters.
+#: Candidates per row, and candidates before filters.
 _K, _DEPTH = 20, 50
-#: Ranks that "without the top" leaves out.
+#: The number of top ranks that "BM25 below rank" skips.
 _TOP = 10
-#: The usual margin, where none can be read off the rows.
+#: The margin if none can be calibrated on the rows.
 MARGIN = 0.05
 
 
 class Strategy(NamedTuple):
-    """A chain of steps under a name.
+    """A named chain of steps.
 
     Attributes:
-        name: Its name.
-        steps: The steps, in order; none: the other rows' passages are the negatives.
-        dynamic: Whether a step waits for the model in training, so that it is mined again while training.
+        name: The name.
+        steps: The steps, in order; empty for in-batch negatives only.
+        dynamic: Whether a step takes the model in training, so that the strategy mines again during training.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Strategy(NamedTuple):
     dynamic: bool
 
     def made(self, model: Any) -> list[Any]:
-        """Return the steps, with those that wait for a model made of this one."""
+        """Return the steps; steps that take a model are made with this one."""
         return [step(model) if waits(step) else step for step in self.steps]
 
 
 def waits(step: Any) -> bool:
-    """Tell whether a step is yet to be made of a model: a class, a partial, or a function of `model`."""
+    """Return whether a step takes the model in training: a class, a partial, or a function of `model`."""
     if isinstance(step, Transform):
         return False
     if isinstance(step, (type, partial)):
@@ -61,34 +61,34 @@ def waits(step: Any) -> bool:
 
 
 def checked(strategies: Mapping[str, Sequence[Callable[[Any], Any]]]) -> list[Strategy]:
-    """Return the strategies that a user passes; a shape at the end is left out, because all are trained on alike.
+    """Check the strategies that a user passes; drop a shape at the end, because the pilot shapes rows itself.
 
     Raises:
-        TypeError: It is no dict, a name is no text, or a chain is no list of steps.
-        ValueError: There is no strategy.
+        TypeError: `strategies` is not a dict, a name is not a string, or a chain is not a list of steps.
+        ValueError: There are no strategies, or a shape is not the last step.
     """
     if not isinstance(strategies, Mapping):
         raise TypeError(
-            f"{_NAME}: strategies must be a dict from a name to a list of steps, got {type(strategies).__name__}: "
-            f"{{'BM25': [BM25Negatives(corpus)]}}."
+            f"{_NAME}: strategies must be a dict from names to lists of steps, such as "
+            f"{{'BM25': [BM25Negatives(corpus)]}}, got {type(strategies).__name__}."
         )
     if not strategies:
-        raise ValueError(f"{_NAME}: there are no strategies. Pass some, or leave them out for the usual ones.")
+        raise ValueError(f"{_NAME}: strategies is empty. Pass at least one strategy, or None for the usual ones.")
     found = []
     for name, steps in strategies.items():
         if not isinstance(name, str) or not name:
-            raise TypeError(f"{_NAME}: the name of a strategy must be a text, got {name!r}.")
+            raise TypeError(f"{_NAME}: the name of a strategy must be a non-empty string, got {name!r}.")
         if isinstance(steps, Transform) or not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
             raise TypeError(f"{_NAME}: the strategy {name!r} must be a list of steps, got {type(steps).__name__}.")
         for step in steps:
             if not callable(step):
                 raise TypeError(
-                    f"{_NAME}: the strategy {name!r} holds a {type(step).__name__}, which is neither a step such as "
-                    f"BM25Negatives(corpus) nor a function of a batch."
+                    f"{_NAME}: the steps of the strategy {name!r} must be steps such as BM25Negatives(corpus) or "
+                    f"functions of a batch, got {type(step).__name__}."
                 )
         chain = tuple(steps[:-1] if steps and isinstance(steps[-1], Shape) else steps)
         if any(isinstance(step, Shape) for step in chain):
-            raise ValueError(f"{_NAME}: the strategy {name!r} has a shape in its middle. A shape ends a chain.")
+            raise ValueError(f"{_NAME}: the strategy {name!r} has a shape before its last step. Move it to the end.")
         found.append(Strategy(name, chain, any(map(waits, chain))))
     return found
 
@@ -96,14 +96,14 @@ def checked(strategies: Mapping[str, Sequence[Callable[[Any], Any]]]) -> list[St
 def usual(
     corpus: Corpus, model: Any, teacher: Transform | None, margins: Mapping[str, float], *, train: bool
 ) -> list[Strategy]:
-    """Make a ladder of strategies of what there is.
+    """Return the usual strategies for the given models.
 
     Args:
         corpus: The passages.
-        model: A model that mines; None: there is none.
-        teacher: A step that scores; None: there is none.
-        margins: A relative margin for `"score"` and one for the teacher's name; without one, 0.05.
-        train: Whether a student is trained: without one there are neither in-batch nor dynamic negatives.
+        model: The mining model; None: no dense strategies.
+        teacher: A scorer; None: no denoised strategy.
+        margins: A relative margin for `"score"` and one for the teacher's name; 0.05 if missing.
+        train: Whether a student is trained; if not, in-batch and dynamic negatives are left out.
     """
     bm25 = BM25Negatives(corpus, k=_K)
     found: dict[str, list[Any]] = {"in-batch": []} if train else {}
@@ -134,7 +134,7 @@ def usual(
 
 
 def deepest(corpus: Corpus, model: Any) -> Transform:
-    """Return the miner before the filters of `usual`, to read margins off."""
+    """Return the miner that `usual` uses before its filters, to calibrate margins with."""
     if model is None:
         return BM25Negatives(corpus, k=_DEPTH)
     return DenseNegatives(corpus, model, k=_DEPTH)

@@ -1,4 +1,4 @@
-"""One training of the student, measured on the queries that are held out, and kept by its content."""
+"""One training of the student, measured with the held-out queries. Results are cached by content."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from hnm_datasets.training.refresh import RefreshNegatives
 from hnm_datasets.training.refresh_job import untouched
 from hnm_datasets.version import __version__
 
-#: Raise it when a training gives other answers.
+#: Raise it when a training gives different results.
 _VERSION = 1
 #: Refreshes of a training with dynamic negatives.
 REFRESHES = 3
 
 
 class Trained(NamedTuple):
-    """What came out of a training.
+    """The result of a training.
 
     Attributes:
-        values: The measures of each query that was held out, in the order of `MEASURES`. Shape (Q, M).
-        seconds: What the training took, refreshes included.
-        refreshing: What the refreshes took of it.
+        values: The measures of each held-out query, in the order of `MEASURES`. Shape (Q, M).
+        seconds: Seconds of the training, including refreshes.
+        refreshing: Seconds of the refreshes.
     """
 
     values: NDArray[np.float32]
@@ -58,25 +58,25 @@ class Trained(NamedTuple):
 
 
 class _Trainer(SentenceTransformerTrainer):
-    """The stock trainer without the card of a model that nobody keeps, which takes as long as a hundred steps."""
+    """The stock trainer without a model card, which would take as long as a hundred steps."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Add none."""
+        """Add no callback."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """What all trainings of a pilot have in common.
+    """The settings that all trainings of a pilot share.
 
     Attributes:
         corpus: The passages.
-        student: The model before training; it stays as it is.
+        student: The model before training; it is copied, not changed.
         held_out: The queries to measure with.
-        passages: The rows of the passages that are searched: the positives of these queries, and others.
+        passages: The corpus rows of the passages to search: the positives of these queries, and others.
         steps: Optimizer steps of a training.
-        batch: Rows of a step.
-        negatives: Negatives of a row.
-        learning_rate: Of the optimizer.
+        batch: Rows per step.
+        negatives: Negatives per row.
+        learning_rate: The learning rate of the optimizer.
     """
 
     corpus: Corpus
@@ -89,7 +89,7 @@ class Course:
     learning_rate: float
 
     def name(self) -> str:
-        """Name what is common, by its content."""
+        """Return a fingerprint of these settings."""
         return fingerprint(
             {
                 "version": [_VERSION, __version__],
@@ -106,14 +106,14 @@ class Course:
         return self._measured(self.student)
 
     def train(self, common: str, rows: Dataset, refresh: Sequence[Any], refresh_name: str, seed: int) -> Trained:
-        """Train a copy of the student and measure it, unless that was done before.
+        """Train a copy of the student and measure it, or return the cached result.
 
         Args:
-            common: What `name` returns.
-            rows: The rows to train on, mined; without `negative_ids` the other rows' passages are the negatives.
-            refresh: The steps of a refresh; empty: there is none.
-            refresh_name: A name of these steps, by their content.
-            seed: Of the order of the rows and the draws of negatives.
+            common: The fingerprint that `name` returns.
+            rows: The mined rows to train on; without `negative_ids`, training uses in-batch negatives only.
+            refresh: The steps of a refresh; empty for no refreshes.
+            refresh_name: A fingerprint of these steps.
+            seed: Seed of the row order and of the draws of negatives.
         """
         name = fingerprint({"course": common, "rows": content_digest(rows), "refresh": refresh_name, "seed": seed})
         folder = build_once(cache_root() / "pilot", name, lambda aside: self._save(aside, rows, refresh, seed))
@@ -124,7 +124,7 @@ class Course:
     def _save(self, folder: Path, rows: Dataset, refresh: Sequence[Any], seed: int) -> None:
         student = copy.deepcopy(self.student)
         start = time.perf_counter()
-        # A trainer seeds all random numbers of the process.
+        # A trainer seeds the random number generators of the process, so restore them.
         with tempfile.TemporaryDirectory() as output, untouched(student):
             refreshing = self._run(student, rows, refresh, seed, output)
         seconds = time.perf_counter() - start
@@ -134,7 +134,7 @@ class Course:
     def _run(
         self, student: SentenceTransformer, rows: Dataset, refresh: Sequence[Any], seed: int, output: str
     ) -> float:
-        """Train the student in place, and return how many seconds the refreshes took."""
+        """Train the student in place, and return the seconds of the refreshes."""
         live = live_negatives(rows, self.corpus, n=self.negatives, seed=seed)
         callbacks: list[Any] = [FollowEpochs(live)] if NEGATIVE_IDS in rows.column_names else []
         if refresh:
@@ -155,7 +155,7 @@ class Course:
 
     def _measured(self, student: SentenceTransformer) -> NDArray[np.float32]:
         batch = Batch(self.held_out.with_format("arrow")[:], step="pilot")
-        # Also those that other rows with the same question have.
+        # Including positives of other rows with the same question.
         positives = batch.known_positives_in(self.corpus)
         with untouched(student):
             options: dict[str, Any] = {"show_progress_bar": False, "convert_to_tensor": True, "batch_size": 256}

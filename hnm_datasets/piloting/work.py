@@ -1,4 +1,4 @@
-"""How much models have to compute for a strategy, so that cheap is the same on every machine and in every run."""
+"""The model computation of a strategy: a cost that is the same on every machine and in every run."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from hnm_datasets.piloting.parts import miners_of, models_of
 from hnm_datasets.piloting.strategies import Strategy
 from hnm_datasets.transforms.scorers.base import Scorer
 
-#: The parameters of a model that cannot be looked into, such as a service: those of a small transformer.
+#: The assumed parameters of a model that cannot be inspected, such as a service: those of a small transformer.
 _UNKNOWN = 10_000_000
 
 
 def work_of(strategy: Strategy, steps: list[Any], corpus: Corpus, rows: int, refreshes: int) -> float:
-    """Count what models compute to mine all rows: texts or pairs that they read, times the size of the model.
+    """Return the model computation to mine all rows: the texts or pairs that models read, times their parameters.
 
-    A miner reads the corpus and the queries, a scorer the candidates; those of a dynamic strategy do so again at each
+    A miner reads the corpus and the queries; a scorer reads the candidates. A dynamic strategy repeats both at each
     refresh. BM25 and random passages need no model.
 
     Args:
         strategy: The strategy.
-        steps: Its steps, made.
+        steps: Its steps, see `Strategy.made`.
         corpus: The passages.
-        rows: How many rows there are in all.
-        refreshes: How often a dynamic strategy mines.
+        rows: The number of rows to mine in all.
+        refreshes: The number of times that a dynamic strategy mines.
     """
     total, candidates = 0.0, 0
     for step in steps:
@@ -41,10 +41,10 @@ def work_of(strategy: Strategy, steps: list[Any], corpus: Corpus, rows: int, ref
 
 
 def size_of(model: Any) -> int:
-    """Count the parameters that work on each token of a text: all but the tables of embeddings.
+    """Count the parameters that process each token of a text. Of an embedding table, this is one row.
 
     Args:
-        model: A model, or a handle of one.
+        model: A model, or a `ModelHandle`.
     """
     if isinstance(model, ModelHandle):
         loaded = model.loaded

@@ -98,7 +98,7 @@ def test_it_says_of_how_many_queries_each_part_is(found):
     text = repr(found)
     assert "2 steps on 64 queries, 2 seeds" in text
     assert "Measured with 40 other queries in 2,108 passages" in text
-    assert "Of 60 queries; all rows are 600" in text
+    assert "A sample of 60 of 600 rows" in text
 
 
 def test_usual_names_fit_a_terminal(found):
@@ -120,7 +120,7 @@ def test_how_many_queries_would_tell_is_said_of_the_clearest(found):
     trials = tuple(
         replace(one, needed=number) for one, number in zip(found.trials, (None, 7000, 3000, None), strict=True)
     )
-    assert "would take some 3,000 held-out queries" in repr(replace(found, trials=trials))
+    assert "would take about 3,000 held-out queries" in repr(replace(found, trials=trials))
     trials = tuple(replace(one, needed=None) for one in found.trials)
     assert "held-out queries" not in repr(replace(found, trials=trials))
 
@@ -131,9 +131,12 @@ def test_without_a_recommendation_there_is_no_code(found):
 
 def test_one_bar_is_shown_and_nothing_is_left_of_others(tiny, capfd):
     corpus, rows = tiny
+    miner = BM25Negatives(corpus, k=5)
+    # Building an index shows a bar of its own.
+    miner.prepare()
     enable_progress_bars()
     try:
-        pilot(rows, corpus, {"BM25": [BM25Negatives(corpus, k=5)], "in-batch": []}, **QUICK | {"seed": 3, "seeds": 1})
+        pilot(rows, corpus, {"BM25": [miner], "in-batch": []}, **QUICK | {"seed": 3, "seeds": 1})
         assert not are_progress_bars_disabled()
     finally:
         disable_progress_bars()

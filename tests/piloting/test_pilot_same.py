@@ -102,7 +102,7 @@ def test_models_and_random_states_stay_as_they_were(tiny, static_model, training
     strategies = make_strategies(corpus)
     found = pilot(rows, corpus, {"dynamic": strategies["dynamic"]}, model=static_model, **QUICK)
     assert trainings["made"] == 2
-    assert found.student == "the model itself, of static embeddings"
+    assert found.student == "the model itself (static embeddings)"
     assert found.scored_by == "the model"
     assert torch.equal(torch.rand(3), wanted[0])
     assert np.array_equal(np.random.rand(3), wanted[1])  # noqa: NPY002

@@ -95,14 +95,14 @@ def test_what_other_rows_know_of_a_question_is_relevant_too(tiny):
 def test_too_few_questions_are_an_error_that_says_how_many_would_do(tiny):
     corpus, rows = tiny
     empty = [*rows.select(range(39)), {"query_id": "q", "query": "empty?", "positive_ids": []}]
-    with pytest.raises(ValueError, match=r"39 of 40, have 39 different questions.*at least 40.*: 20 to mine and 20 to"):
+    with pytest.raises(ValueError, match=r"39 of 40 rows .*39 different questions.*at least 40: 20 to mine and 20 to"):
         split_rows(Dataset.from_list(empty), corpus, 30, 30, 30, 0)
     split = split_rows(Dataset.from_list(empty), corpus, 30, 0, 30, 0)
     assert (len(split.rows), len(split.sample), len(split.held_out)) == (39, 30, 0)
-    with pytest.raises(ValueError, match=r"19 of 19, .*at least 20 to tell anything: 20 to mine\. Add positives"):
+    with pytest.raises(ValueError, match=r"19 of 19 rows .*at least 20: 20 to mine\. Add positives"):
         split_rows(rows.select(range(19)), corpus, 30, 0, 30, 0)
     # Many rows of few questions.
-    with pytest.raises(ValueError, match=r"200 of 200, have 39 different questions"):
+    with pytest.raises(ValueError, match=r"200 of 200 rows have a positive, with 39 different questions"):
         split_rows(rows_of([at % 39 for at in range(200)]), corpus, 30, 30, 30, 0)
 
 
