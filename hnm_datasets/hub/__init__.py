@@ -1,1 +1,1 @@
-"""Sharing a mined set: a folder, the Hub, and the dataset card."""
+"""Share mined data: a folder, a push to the Hub, and the dataset card."""

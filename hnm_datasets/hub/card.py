@@ -1,7 +1,7 @@
-"""The dataset card: what a published set is, how it was mined, how good it is, and how to train on it.
+"""The dataset card: a description of the data, the mining steps, an audit, examples, and code to train.
 
-A card is made of the data and of a *record*, the plain values beside the data in `mining.json`. So a card can
-be made again from a folder alone.
+A card is written from the data and from a *record*, the values in `mining.json` next to the data. The folder alone is
+therefore enough to write the card again.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ def dataset_card(
     configs: Mapping[str, Config],
     corpus: Corpus | None = None,
 ) -> str:
-    """Write the card of a set: YAML metadata, and Markdown that no text of the data can break.
+    """Return a dataset card: YAML metadata, and Markdown with all texts of the data escaped.
 
     Args:
-        record: What `mining.json` holds: `repo_id`, `name`, `license`, `language`, `source`, `steps`, `mined`,
-            `versions`, `corpus` and `audit`, each None or empty where it is not known.
-        splits: The rows of each split. Three examples come from the first.
-        configs: The configurations whose data lies in the folder, `"default"` first; empty where `load_dataset` finds
-            the files by itself.
-        corpus: The passages, for the texts of examples that hold ids.
+        record: The content of `mining.json`: `repo_id`, `name`, `license`, `language`, `source`, `steps`, `mined`,
+            `versions`, `corpus` and `audit`. Unknown values are None or empty.
+        splits: The rows of each split. Three examples come from the first split.
+        configs: The configurations in the folder, `"default"` first; empty if `load_dataset` finds the files without
+            them.
+        corpus: The passages, for the texts of examples with passage ids.
 
     Returns:
         The text of README.md.
 
     Raises:
-        KeyError: The columns are in no known format.
+        KeyError: The columns match no known format.
 
     Example:
         >>> rows = Dataset.from_dict({"anchor": ["what?"], "positive": ["this"], "negative": ["that"]})
@@ -81,12 +81,12 @@ def dataset_card(
 
 
 def signed(card: str) -> str:
-    """End a card with a comment by which `is_own` knows that it was written here and not changed since."""
+    """Append a comment with a hash of the card, by which `is_own` recognizes an unedited card."""
     return f"{card}\n<!-- hnm_datasets card {_digest(card)} -->\n"
 
 
 def is_own(card: str) -> bool:
-    """Tell whether a card was written here and not changed since."""
+    """Return whether hnm_datasets wrote a card and nobody edited it since."""
     found = _MARKER.search(card)
     return found is not None and found[1] == _digest(card[: found.start() - 1])
 
@@ -111,7 +111,7 @@ def _what(record: Mapping[str, Any], audit: Audit | None, splits: Mapping[str, D
             f"{audit.negatives / audit.queries:.1f} negatives per query on average."
         )
     if record["source"]:
-        text += f" Made from {link(record['source'])}."
+        text += f" Mined from {link(record['source'])}."
     if len(splits) > 1:
         lines = [f"| {code(name)} | {len(rows):,} |" for name, rows in splits.items()]
         text += "\n\n" + "\n".join(["| split | rows |", "|---|---|", *lines])
@@ -122,20 +122,20 @@ def _how(record: Mapping[str, Any]) -> str:
     parts = []
     if record["steps"]:
         steps = "\n".join(f"{number}. {without_controls(step)}" for number, step in enumerate(record["steps"], start=1))
-        parts.append("In this order, each step by `Dataset.map(step, batched=True)`:")
+        parts.append("Each step was applied with `Dataset.map(step, batched=True)`, in this order:")
         parts.append(fenced(steps, "text"))
     else:
         parts.append("The steps were not recorded.")
     report = report_in(record)
     if report is not None:
-        parts.append(f"What each step left of the split {code(record['mined']['split'])}:")
+        parts.append(f"Rows and candidates after each step, for the split {code(record['mined']['split'])}:")
         parts.append(report.to_markdown())
     if record["corpus"]:
         known = record["corpus"]
         parts.append(
-            f"The negatives come from a corpus of {count(known['passages'], 'passage')}, fingerprint "
-            f"{code(known['fingerprint'])}"
-            + (", which is published here as the configuration `corpus`." if known["included"] else ".")
+            f"The negatives come from a corpus of {count(known['passages'], 'passage')} (fingerprint "
+            f"{code(known['fingerprint'])})"
+            + (", which is included in this dataset as the configuration `corpus`." if known["included"] else ".")
         )
     if record["versions"]:
         lines = [f"| {plain(name, 60)} | {plain(version, 60)} |" for name, version in record["versions"].items()]
@@ -145,8 +145,8 @@ def _how(record: Mapping[str, Any]) -> str:
 
 def _audit(record: Mapping[str, Any], audit: Audit | None) -> str:
     if audit is None:
-        return "None: the labels are a teacher's scores, which do not tell negatives from positives."
-    return f"Of the split {code(record['audit']['split'])}.\n\n{audit.to_markdown().strip()}"
+        return "Not audited: the labels are a teacher's scores, which do not distinguish negatives from positives."
+    return f"The audit covers the split {code(record['audit']['split'])}.\n\n{audit.to_markdown().strip()}"
 
 
 def _caveats(record: Mapping[str, Any], audit: Audit | None) -> str:
@@ -154,28 +154,30 @@ def _caveats(record: Mapping[str, Any], audit: Audit | None) -> str:
     if rate is not None:
         text = (
             f"**False negatives**: an estimated {rate.rate:.1%} of the negatives are relevant (95% interval "
-            f"{rate.low:.1%} to {rate.high:.1%}), judged by {plain(rate.by, 200)} ({plain(rate.rule, 200)})."
+            f"{rate.low:.1%} to {rate.high:.1%}), according to {plain(rate.by, 200)} ({plain(rate.rule, 200)})."
         )
     else:
         text = (
-            "**False negatives**: how many of the negatives are in truth relevant is unknown. Of the passages that a "
-            "retriever ranks highest, some always are."
+            "**False negatives**: the share of negatives that are relevant is unknown. Some of the passages that a "
+            "retriever ranks highest usually are."
         )
     items = [
         text,
-        "**Unannotated positives**: only what the source marks as relevant was kept out of the negatives. A relevant "
-        "passage that nobody annotated can be among them.",
+        "**Unannotated positives**: only passages that the source marks as relevant were excluded from the negatives. "
+        "Relevant passages without an annotation may be among them.",
     ]
     if audit is not None and audit.defects:
         found = ", ".join(f"{plain(defect.name, 60)} ({defect.count:,})" for defect in audit.defects)
-        items.append(f"**Defects**: {found}; see the audit.")
+        items.append(f"**Defects**: {found}; see the audit above.")
     if record["license"]:
         items.append(
-            f"**License**: {plain(record['license'], 100)}, as the one who published this set "
-            f"states it. The texts are those of the source, and its terms bind."
+            f"**License**: {plain(record['license'], 100)}, as stated by the publisher of this dataset. The texts come "
+            f"from the source, and the source's license also applies."
         )
     else:
-        items.append("**License**: not stated. The texts are those of the source: find out its terms before use.")
+        items.append(
+            "**License**: not stated. The texts come from the source; check the source's license before you use them."
+        )
     return "\n".join(f"- {item}" for item in items)
 
 
@@ -192,9 +194,9 @@ def _example(row: Mapping[str, Any], layout: Layout, corpus: Corpus | None) -> s
     counts: dict[str, int] = {}
     for kind, passage in _passages(row, layout, corpus):
         counts[kind] = counts.get(kind, 0) + 1
-        if counts[kind] <= _most(kind):
+        if counts[kind] <= _limit(kind):
             lines.append(f"  - **{kind}**: {plain(passage, _LENGTH)}")
-    lines += [f"  - … {found - _most(kind):,} more ({kind})" for kind, found in counts.items() if found > _most(kind)]
+    lines += [f"  - … {found - _limit(kind):,} more ({kind})" for kind, found in counts.items() if found > _limit(kind)]
     return "\n".join(lines)
 
 
@@ -206,7 +208,7 @@ def _passages(row: Mapping[str, Any], layout: Layout, corpus: Corpus | None) -> 
     return [(kind, str(text)) for (kind, _), text in zip(shown, texts, strict=True)]
 
 
-def _most(kind: str) -> int:
+def _limit(kind: str) -> int:
     return 1 if kind == "positive" else _NEGATIVES_SHOWN
 
 
@@ -217,15 +219,15 @@ def _use(record: Mapping[str, Any], rows: Dataset, layout: Layout, split: str) -
     repo_id, format = record["repo_id"], layout.format
     intro, passages = "", None
     if format.needs_corpus:
-        intro = "The rows name their passages by id; the package `hnm_datasets` looks the texts up.\n\n"
+        intro = "The rows contain passage ids. The package `hnm_datasets` looks up the texts.\n\n"
         if record["corpus"] and record["corpus"]["included"]:
             passages = f'passages = load_dataset({quoted(repo_id)}, "corpus", split="train")\n'
         else:
             intro += (
-                "The passages are not part of this set: take the corpus that the ids belong to, as a dataset with the "
-                "columns `id` and `text` (and `title`, if it has one).\n\n"
+                "The passages are not part of this dataset. Load the corpus that the ids refer to, as a dataset with "
+                "the columns `id` and `text`, and optionally `title`.\n\n"
             )
-            passages = 'passages = load_dataset("the/corpus", split="train")  # the source of the passages\n'
+            passages = 'passages = load_dataset("the/corpus", split="train")  # replace with the source of the ids\n'
     texts = [layout.query, *layout.positives, *layout.negatives] if format.trainable and not format.labeled else []
     gaps = any(rows.data.column(name).null_count > 0 for name in texts)
     graded = format.is_graded(layout, rows)

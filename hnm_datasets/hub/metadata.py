@@ -1,4 +1,4 @@
-"""The YAML at the top of a dataset card, from which the Hub and `load_dataset` know what a set holds."""
+"""The YAML metadata of a dataset card, which the Hub and `load_dataset` read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
 class Config(NamedTuple):
-    """One configuration of a published set.
+    """One configuration of a published dataset.
 
     Attributes:
         folder: The folder of its shards.
-        features: What its columns hold.
-        splits: Rows and bytes of each split.
+        features: The features of its columns.
+        splits: The rows and bytes of each split.
     """
 
     folder: str
@@ -32,11 +32,11 @@ class Config(NamedTuple):
 
 
 def configs_of(record: Mapping[str, Any], features: Features) -> dict[str, Config]:
-    """Return the configurations of a set that `save_mined` wrote: the rows, and the corpus if it is included.
+    """Return the configurations of a dataset that `save_mined` wrote: the rows, and the corpus if it is included.
 
     Args:
-        record: The set's record.
-        features: What the columns of its rows hold.
+        record: The record of the dataset.
+        features: The features of its rows.
     """
     sizes = {name: (known["rows"], known["bytes"]) for name, known in record["splits"].items()}
     configs = {"default": Config(DATA, features, sizes)}
@@ -50,7 +50,7 @@ def configs_of(record: Mapping[str, Any], features: Features) -> dict[str, Confi
 def card_metadata(
     record: Mapping[str, Any], splits: Mapping[str, Dataset], configs: Mapping[str, Config], format: Format
 ) -> str:
-    """Write the metadata of a card as YAML, see `dataset_card`."""
+    """Return the metadata of a card as YAML, see `dataset_card`."""
     more: dict[str, Any] = {"tags": _TAGS}
     if configs:
         more["configs"] = [
@@ -76,7 +76,7 @@ def _info(config: Config) -> dict[str, Any]:
     splits = SplitDict(
         {name: SplitInfo(name, num_bytes=size, num_examples=rows) for name, (rows, size) in config.splits.items()}
     )
-    # Only here does `datasets` say how features are written in YAML; its own push uses it too.
+    # Private, but the only way to write features as YAML; `push_to_hub` of `datasets` uses it too.
     info: dict[str, Any] = DatasetInfo(features=config.features, splits=splits)._to_yaml_dict()
     return info
 

@@ -1,4 +1,4 @@
-"""The push of a mined set to the Hub: one commit, so that it is there whole or not at all."""
+"""Push a mined dataset to the Hub in one commit, so that the repository never holds half of it."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ def push_mined(
     commit_message: str | None = None,
     **options: Any,
 ) -> str:
-    """Publish mined rows on the Hub, with a card that says how they were mined: `save_mined`, then one commit.
+    """Publish mined rows on the Hub with a dataset card: write a folder as `save_mined` does, then push one commit.
 
-    Shards of an earlier push that are no longer needed are removed in the same commit. Another endpoint than
-    huggingface.co is named by the environment variable `HF_ENDPOINT`.
+    The same commit removes shards of an earlier push that are no longer needed. Set the environment variable
+    `HF_ENDPOINT` to push to an endpoint other than huggingface.co.
 
     Args:
-        dataset: The rows, in any format that `audit_negatives` knows. A `Dataset` becomes the split `train`.
-        repo_id: `"name/dataset"`; it is made if it is not there.
-        folder: Where the set is written first; None: in the cache directory, under `hnm_datasets/pushes`.
-        token: A token that may write; None: the one of `hf auth login` or of the environment variable `HF_TOKEN`.
-        private: Whether a new repository is private; None: as the account's settings say.
-        revision: The branch to commit to; it is made if it is not there. None: the main one.
-        commit_message: The commit's message.
+        dataset: The rows, in any format that `audit_negatives` accepts. A `Dataset` becomes the split `train`.
+        repo_id: `"name/dataset"`. The repository is created if it does not exist.
+        folder: The folder to write first; None: a folder in the cache directory, under `hnm_datasets/pushes`.
+        token: A token with write access; None: the token of `hf auth login` or of the environment variable `HF_TOKEN`.
+        private: Whether a new repository is private; None: the default of the account.
+        revision: The branch to commit to, which is created if it does not exist; None: the main branch.
+        commit_message: The commit message; None: "Publish mined negatives".
         **options: The options of `save_mined`: `steps`, `corpus`, `audit`, `judgments`, `license`, `language`,
             `name`, `source`, `include_corpus`.
 
     Returns:
-        The URL of the set.
+        The URL of the dataset.
 
     Raises:
-        ConnectionError: The Hub could not be reached. In this and the next two cases the folder is complete, and the
-            message says how to go on.
-        PermissionError: The token is missing, wrong, or may not write there.
-        RuntimeError: The Hub refused or failed otherwise.
-        FileExistsError: The repository holds another set, or the folder something else.
-        ValueError: `repo_id` is no id, a split has no rows, or `steps` contradicts the rows.
-        TypeError: An option is unknown or something else.
-        KeyError: The columns are in no known format.
+        ConnectionError: The Hub could not be reached. In this and the next two cases, the folder is complete and the
+            message says how to resume.
+        PermissionError: The token is missing, invalid, or has no write access.
+        RuntimeError: The Hub rejected the dataset or failed otherwise.
+        FileExistsError: The repository or the folder contains other files.
+        ValueError: `repo_id` is invalid, a split has no rows, or `steps` contradicts the rows.
+        TypeError: An option is unknown or has the wrong type.
+        KeyError: The columns match no known format.
 
     Example:
         >>> from datasets import Dataset
@@ -90,12 +90,12 @@ def push_mined(
         there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
     if RECORD not in there and set(there) - {CARD, ".gitattributes"}:
         raise FileExistsError(
-            f"push_mined: {repo_id} holds a set that was not pushed from here ({_some_names(there)}). Choose another "
-            f"repo_id, or remove its files. What was to be pushed is complete in {saved}."
+            f"push_mined: {repo_id} contains files that push_mined did not write ({_some_names(there)}). Choose "
+            f"another repo_id, or remove its files. The dataset to push is complete in {saved}."
         )
     with _explained(saved, shlex.join(command), secrets):
-        # Not `upload_folder`: it splits a large folder into several commits, and in between the set would be neither
-        # the old nor the new one.
+        # Not `upload_folder`: it splits a large folder into several commits, and between them the repository would mix
+        # old and new files.
         paths = sorted(path for path in saved.rglob("*") if path.is_file())
         ours = {path.relative_to(saved).as_posix(): path for path in paths}
         stale = [name for name in there if name.startswith((f"{DATA}/", f"{CORPUS}/")) and name not in ours]
@@ -129,14 +129,14 @@ def _some_names(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _explained(folder: Path, command: str, secrets: Sequence[str]) -> Iterator[None]:
-    """Say of any failure what happened, that the folder is complete, and how to go on."""
+    """Replace any error by one that says what failed, that the folder is complete, and how to resume."""
     try:
         yield
-    # huggingface_hub has changed its HTTP library more than once, and errors of the network have no class of its own.
+    # huggingface_hub has changed its HTTP library more than once, and has no class of its own for network errors.
     except Exception as error:
         failure = _failure(error, folder, command, secrets)
         shown = "".join(traceback.format_exception(error))
-        # A server may send back what it was sent; then its answer must not be printed as the cause either.
+        # If the server's response repeats a token, the original error must not be printed as the cause.
         raise failure from (error if hide_tokens(shown, secrets) == shown else None)
 
 
@@ -147,16 +147,16 @@ def _failure(error: Exception, folder: Path, command: str, secrets: Sequence[str
         kind = PermissionError
         what = (
             f"the Hub refused the token (status {status}). Log in with `hf auth login` or pass token=, with a token "
-            f"that may write there"
+            f"that has write access"
         )
     elif status is not None:
-        kind, what = RuntimeError, f"the Hub answered with status {status}"
+        kind, what = RuntimeError, f"the Hub responded with status {status}"
     elif isinstance(error, (ValueError, TypeError)):
-        kind, what = RuntimeError, "the set was refused"
+        kind, what = RuntimeError, "the dataset was rejected"
     else:
         kind, what = ConnectionError, "the Hub could not be reached"
     said = printable(" ".join(hide_tokens(str(error), secrets).split()))[:500]
     return kind(
-        f"push_mined: {what}: {said or type(error).__name__}. The set is complete in {folder}, and nothing is lost. "
-        f"Go on with: {command} (or call push_mined again)."
+        f"push_mined: {what}: {said or type(error).__name__}. The dataset is complete in {folder}. "
+        f"To resume, run: {command} (or call push_mined again)."
     )

@@ -1,4 +1,4 @@
-"""The record of a set, `mining.json`: what a card says beside the rows, so that it can be made again from a folder."""
+"""The record of a dataset, `mining.json`: the content of its card other than the rows, to write the card again."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class _Mined(TypedDict):
 
 
 class _Record(TypedDict):
-    """What a record must hold for a card to be made of it."""
+    """The required content of a record."""
 
     made_by: str
     format: int
@@ -84,7 +84,7 @@ class _Record(TypedDict):
 
 @dataclass(frozen=True)
 class Options:
-    """What can be told of a set beside its rows; see `save_mined`."""
+    """The options of `save_mined`, see there."""
 
     steps: Sequence[object] = ()
     corpus: Corpus | None = None
@@ -97,38 +97,38 @@ class Options:
     include_corpus: bool = True
 
     def check(self, owner: str) -> None:
-        """Raise a TypeError that names the option that is something else."""
+        """Raise a TypeError for the first option of the wrong type."""
         if isinstance(self.steps, str) or not isinstance(self.steps, Sequence):
-            raise TypeError(f"{owner}: steps must be a list of transforms or texts, got {type(self.steps).__name__}.")
+            raise TypeError(f"{owner}: steps must be a list of steps or strings, got {type(self.steps).__name__}.")
         if self.corpus is not None:
             check_corpus(owner, self.corpus)
         for name in ("license", "name", "source"):
             if not isinstance(getattr(self, name), (str, type(None))):
-                raise TypeError(f"{owner}: {name} must be a text, got {getattr(self, name)!r}.")
+                raise TypeError(f"{owner}: {name} must be a string, got {getattr(self, name)!r}.")
         if not all(isinstance(language, str) for language in self.languages):
             raise TypeError(f"{owner}: language must be a code such as 'en', or a list of them, got {self.language!r}.")
 
     @property
     def languages(self) -> list[str]:
-        """The codes of the languages."""
+        """The language codes as a list."""
         return [self.language] if isinstance(self.language, str) else list(self.language or ())
 
 
 def record_of(
     owner: str, splits: Mapping[str, Dataset], layout: Layout, options: Options, *, repo_id: str, included: bool
 ) -> dict[str, Any]:
-    """Gather what the card says beside the rows themselves.
+    """Return the record of a dataset, and audit its first split unless an audit is given.
 
     Args:
-        owner: Who asks, for the errors.
+        owner: The name of the calling function, for error messages.
         splits: The rows of each split.
         layout: The columns of the rows.
-        options: What the user says of the set.
-        repo_id: Its id on the Hub.
-        included: Whether the corpus is written beside the rows.
+        options: The options that the user passes.
+        repo_id: The id of the dataset on the Hub.
+        included: Whether the corpus is written next to the rows.
 
     Raises:
-        ValueError: The steps contradict what the rows remember or hold.
+        ValueError: The steps contradict the rows.
     """
     corpus = options.corpus
     first, rows = next(iter(splits.items()))
@@ -157,7 +157,7 @@ def record_of(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of the packages that it needs, as far as installed."""
+    """Return the versions of Python, of this package and of its installed dependencies."""
     found = {"python": platform.python_version(), "hnm_datasets": __version__}
     for package in _PACKAGES:
         try:
@@ -168,13 +168,13 @@ def versions() -> dict[str, str]:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Read the record of a folder, whose values may be anybody's: only those of the right types are returned.
+    """Read the record of a folder and check it, because anyone may have written the file.
 
     Returns:
-        None if there is no record, or if it says that another program wrote it.
+        The record; None if there is none, or if another program wrote it.
 
     Raises:
-        ValueError: The record is no JSON, or not such as `save_mined` writes it; the message names the file.
+        ValueError: The file is not JSON, or is not a record of `save_mined`; the message names the file.
     """
     path = folder / RECORD
     try:
@@ -182,32 +182,32 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         if isinstance(maker := content.get("made_by"), str) and maker != _MADE_BY["made_by"]:
             return None
         if not content.items() >= _MADE_BY.items():
-            raise ValueError(f"it does not begin with {_MADE_BY}")
-        # Earlier versions did not write what each step left.
+            raise ValueError(f"it does not contain {_MADE_BY}")
+        # Earlier versions did not write the report of `mine`.
         record: dict[str, Any] = typed(_Record, {"mined": None} | content, "record")
         if not record["splits"]:
-            raise ValueError("it names no split")
+            raise ValueError("it lists no splits")
         for split in record["splits"]:
             checks.split_name("record", split)
         if record["mined"] is not None:
             record["mined"] = _mined_record(record, **record["mined"])
         if record["audit"] is not None:
             audit = record["audit"]["numbers"]
-            # Numbers of the right types may still contradict each other.
+            # This fails if numbers of the right types contradict each other.
             audit.to_markdown()
             record["audit"] = _audit_record(record["audit"]["split"], audit)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ArithmeticError, LookupError) as error:
         raise ValueError(
-            f"{path} is not a record that save_mined wrote, or is damaged: {printable(str(error))}. Save the set again "
-            f"with save_mined; or move the file away: then the card says that the steps were not recorded."
+            f"{path} is damaged or was not written by save_mined: {printable(str(error))}. Save the dataset again with "
+            f"save_mined, or move the file away; the card will then say that the steps were not recorded."
         ) from None
     return record
 
 
 def audit_of(record: Mapping[str, Any]) -> Audit | None:
-    """Return the audit of a record, made again from its numbers."""
+    """Return the audit in a record; None if there is none."""
     if not record["audit"]:
         return None
     audit: Audit = typed(Audit, record["audit"]["numbers"], "audit.numbers")
@@ -215,7 +215,7 @@ def audit_of(record: Mapping[str, Any]) -> Audit | None:
 
 
 def report_in(record: Mapping[str, Any]) -> MiningReport | None:
-    """Return what each step of `mine` left, made again from its numbers; None where the record does not hold it."""
+    """Return the report of `mine` in a record; None if there is none."""
     if not record["mined"]:
         return None
     report: MiningReport = typed(MiningReport, record["mined"]["numbers"], "mined.numbers")
@@ -223,7 +223,7 @@ def report_in(record: Mapping[str, Any]) -> MiningReport | None:
 
 
 def write_record(folder: Path, record: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
-    """Write the record without secrets, and return it so."""
+    """Write the record without secrets, and return what was written."""
     text = hide_tokens(json.dumps(record, indent=1, ensure_ascii=False), secrets)
     with written_aside(folder / RECORD) as aside:
         aside.write_text(f"{text}\n", encoding="utf-8")
@@ -232,11 +232,11 @@ def write_record(folder: Path, record: Mapping[str, Any], secrets: Sequence[str]
 
 
 def _mined_record(record: Mapping[str, Any], split: str, numbers: MiningReport) -> dict[str, Any]:
-    """Return what each step left as the record holds it, or raise a ValueError if it is not of these steps."""
+    """Return a report of `mine` in the form of the record; raise a ValueError if its steps are not the record's."""
     numbers.to_markdown()
     steps = [one.step for one in numbers.steps]
     if not steps or not in_order(steps, record["steps"]) or split not in record["splits"]:
-        raise ValueError("its numbers of steps are those of other steps or splits")
+        raise ValueError("its counts belong to other steps or splits")
     return {"split": split, "numbers": numbers.to_dict()}
 
 
@@ -250,7 +250,7 @@ def _audited(rows: Dataset, split: str, layout: Layout, options: Options) -> dic
 
 
 def _audit_record(split: str, audit: Audit) -> dict[str, Any]:
-    """Return an audit as the record holds it: what most readers look for, then all numbers."""
+    """Return an audit in the form of the record: the main results, then all numbers."""
     found = audit.false_negatives
     return {
         "split": split,

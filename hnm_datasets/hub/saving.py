@@ -1,13 +1,13 @@
-"""A mined set as a folder that `load_dataset` reads and that can be published as it is.
+"""A mined dataset as a folder that `load_dataset` reads and that is ready to publish.
 
-| in the folder | what |
+| in the folder | content |
 |---|---|
 | `data/SPLIT-00000-of-0000N.parquet` | the rows, the configuration `default` |
-| `corpus/train-00000-of-0000N.parquet` | for rows that name passages by id: the passages, the configuration `corpus` |
+| `corpus/train-00000-of-0000N.parquet` | for rows with passage ids: the passages, the configuration `corpus` |
 | `README.md` | the card, see `card.py` |
-| `mining.json` | what the card needs to be made again: steps, versions, fingerprints, audit, license |
+| `mining.json` | the values for writing the card again: steps, versions, fingerprints, audit, license |
 
-The folder is written aside and renamed: it is there whole or not at all.
+The folder is written under a temporary name and renamed, so it is never incomplete.
 """
 
 from __future__ import annotations
@@ -55,39 +55,41 @@ def save_mined(
     source: str | None = None,
     include_corpus: bool = True,
 ) -> Path:
-    """Write mined rows to a folder that `load_dataset(folder)` reads, with a card that says how they were mined.
+    """Write mined rows to a folder that `load_dataset(folder)` reads, with a dataset card.
 
-    Rows that name their passages by id are of no use without the passages. Given the corpus, they are written too, as
-    the configuration `corpus`: `Corpus.from_dataset(load_dataset(folder, "corpus", split="train"))`.
+    The card describes the steps of mining, an audit, examples, and code to train on the data. Rows with passage ids are
+    useless without the passages. If you pass `corpus`, the folder includes it as the configuration `corpus`; read it
+    with `Corpus.from_dataset(load_dataset(folder, "corpus", split="train"))`.
 
-    The folder is written aside and renamed, so a run that is killed leaves nothing half-written under its name. A
-    folder that was written here before is replaced.
+    The folder is written under a temporary name and renamed, so an interrupted call leaves no incomplete folder. A
+    folder that `save_mined` wrote earlier is replaced.
 
     Args:
-        dataset: The rows, in any format that `audit_negatives` knows. A `DatasetDict` keeps its splits; a
+        dataset: The rows, in any format that `audit_negatives` accepts. A `DatasetDict` keeps its splits; a
             `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists becomes the split `train`.
-        folder: Where to write.
-        steps: The steps of mining in order, as they were passed to `map`, or texts; the card shows their `repr`. Rows
-            that `mine` returned remember them: leave it out.
-        corpus: The passages that the rows name by id; for rows of texts, what the negatives were mined from.
-        audit: What `audit_negatives` said of the first split; None: it is asked now.
-        judgments: For the audit, which then counts the false negatives; see `audit_negatives`.
-        license: The license's name on the Hub, such as `"cc-by-4.0"`.
-        language: The code of the language, such as `"en"`, or a list of them.
-        name: The card's title; None: the folder's name.
-        source: The Hub id or URL of the mined dataset.
-        include_corpus: Whether the corpus is written beside rows of ids.
+        folder: The folder to write.
+        steps: The steps of mining in order, as passed to `map`, or strings; the card shows their `repr`. Leave it out
+            for rows that `mine` returned, because they remember their steps.
+        corpus: The passages that the ids in the rows refer to. For rows with texts, the corpus that was mined, for the
+            audit and the card.
+        audit: The result of `audit_negatives` for the first split; None: the split is audited now.
+        judgments: Relevance judgments for the audit, which then counts false negatives; see `audit_negatives`.
+        license: The identifier of the license on the Hub, such as `"cc-by-4.0"`.
+        language: A language code, such as `"en"`, or a list of codes.
+        name: The title of the card; None: the name of the folder.
+        source: The Hub id or URL of the dataset that was mined.
+        include_corpus: Whether to write the corpus next to rows with passage ids.
 
     Returns:
-        The folder.
+        The path of the folder.
 
     Raises:
-        FileExistsError: The folder holds something else, or its card was changed by hand.
-        KeyError: The columns are in no known format, or an id is not in the corpus.
-        TypeError: An argument is something else.
-        ValueError: A split has no rows, or a name that `load_dataset` does not read: letters, digits and `_`, with
-            single dots between them. Or `steps` contradicts what the rows remember, or names another source than their
-            `negative_source`; or the rows are of several minings.
+        FileExistsError: The folder contains other files, or its card was edited.
+        KeyError: The columns match no known format, or an id is not in the corpus.
+        TypeError: An argument has the wrong type.
+        ValueError: A split has no rows, or a name that `load_dataset` does not accept. Names consist of letters, digits
+            and `_`, with single dots between them. Or `steps` contradicts the steps that the rows remember or their
+            `negative_source`, or the rows were mined with different steps.
 
     Example:
         >>> import tempfile
@@ -113,24 +115,25 @@ def write_card(
     name: str | None = None,
     source: str | None = None,
 ) -> Path:
-    """Write the card of a folder of mined data again, or for the first time.
+    """Write or update the dataset card of a folder with mined data.
 
     Args:
-        folder: One that `save_mined` wrote, with its `mining.json`; or any that `load_dataset` reads and whose columns
-            are in a known format. Of the latter it is not known how they were mined, and the card says so.
-        license: What the card is to say instead of what it said before; None: the same. So are the next three.
-        language: The code of the language, or a list of them.
-        name: The card's title.
-        source: The Hub id or URL of the mined dataset.
+        folder: A folder that `save_mined` wrote, or any folder that `load_dataset` reads, with columns in a known
+            format. In the second case, the card says that the steps were not recorded.
+        license: The identifier of the license on the Hub; None keeps the value in the folder's `mining.json`, here and
+            for the other options.
+        language: A language code, or a list of codes.
+        name: The title of the card.
+        source: The Hub id or URL of the dataset that was mined.
 
     Returns:
-        The card, `README.md` in the folder.
+        The path of the card, `README.md` in the folder.
 
     Raises:
-        FileExistsError: There is a README.md that was not written here, or was changed since.
+        FileExistsError: The folder has a README.md that hnm_datasets did not write, or that was edited since.
         FileNotFoundError: There is no such folder.
-        KeyError: The columns are in no known format.
-        ValueError: Its `mining.json` is damaged, or is that of another set.
+        KeyError: The columns match no known format.
+        ValueError: `mining.json` is damaged or belongs to another dataset.
 
     Example:
         >>> import tempfile
@@ -155,8 +158,8 @@ def write_card(
         record = record_of("write_card", splits, layout, options, repo_id=f"your-name/{path.name}", included=False)
         return _write_card(path, record, splits, {}, None, secrets)
     _check_shards(path, record)
-    told = {"license": license, "name": name, "source": source, "language": options.languages}
-    record |= {key: value for key, value in told.items() if value}
+    given = {"license": license, "name": name, "source": source, "language": options.languages}
+    record |= {key: value for key, value in given.items() if value}
     splits = {split: load_rows(path / DATA, split) for split in record["splits"]}
     for split, rows in splits.items():
         record["splits"][split]["rows"] = len(rows)
@@ -182,13 +185,13 @@ def save(
     repo_id: str | None,
     secrets: Sequence[str],
 ) -> Path:
-    """Do what `save_mined` does, for a given Hub id and without these secrets in any text."""
+    """Save a dataset as `save_mined` does, with a given Hub id, and keep secrets out of all texts."""
     options.check(owner)
     splits = _splits_of(owner, dataset)
     layout = recognize(_first(splits).column_names, owner)
     folder = folder.expanduser().resolve()
     _check_replaceable(owner, folder)
-    # Rows of texts need no passages beside them.
+    # Rows with texts need no passages.
     corpus = options.corpus if layout.format.needs_corpus else None
     if corpus is not None:
         _check_ids(owner, splits, layout, corpus)
@@ -208,7 +211,7 @@ def save(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing the folder: by a file in the cache, or beside the folder if it is read-only."""
+    """Lock the folder against other processes, with a file in the cache, or next to the folder if that is read-only."""
     locks = cache_root() / "pushes"
     lock = FileLock(locks / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.lock")
     try:
@@ -230,43 +233,43 @@ def _first(splits: Mapping[str, Dataset]) -> Dataset:
 def _splits_of(owner: str, dataset: Rows) -> dict[str, Dataset]:
     given = dataset if isinstance(dataset, DatasetDict) else {"train": dataset_of(dataset, owner, "dataset")}
     if not given:
-        raise ValueError(f"{owner}: the DatasetDict has no split: there is nothing to publish.")
+        raise ValueError(f"{owner}: the DatasetDict has no splits to publish.")
     splits = {checks.split_name(owner, name): rows for name, rows in given.items()}
     _check_distinct(owner, splits)
     first = next(iter(splits))
     for name, rows in splits.items():
         if not len(rows):
-            raise ValueError(f"{owner}: the split {name!r} has no rows. Leave it out, or see why nothing was mined.")
+            raise ValueError(f"{owner}: the split {name!r} has no rows. Remove it, or check why mining left no rows.")
         if rows.features != splits[first].features:
             raise ValueError(
-                f"{owner}: the splits {first!r} and {name!r} hold different columns: {splits[first].features} and "
-                f"{rows.features}. Publish them one by one, or give them the same columns."
+                f"{owner}: the splits {first!r} and {name!r} have different columns: {splits[first].features} and "
+                f"{rows.features}. Publish them separately, or give them the same columns."
             )
     return {name: rows.with_format(None) for name, rows in splits.items()}
 
 
 def _check_distinct(owner: str, names: Iterable[str]) -> None:
-    """Raise if two splits would be one file where names of files do not differ by case."""
+    """Raise if two splits would have the same file names on a case-insensitive file system."""
     known: dict[str, str] = {}
     for name in names:
         other = known.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
         if other != name:
             raise ValueError(
-                f"{owner}: the splits {other!r} and {name!r} would have the same files on systems that ignore case. "
-                f"Rename one of them."
+                f"{owner}: the splits {other!r} and {name!r} would have the same file names on case-insensitive file "
+                f"systems. Rename one of them."
             )
 
 
 def _check_shards(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raise if the record names other splits than the folder has, so that it is that of another set."""
+    """Raise if the record lists other splits than the folder has, because it then belongs to another dataset."""
     there = {path.name.rsplit("-", 3)[0] for path in (folder / DATA).glob("*.parquet")}
     corpus = bool(record["corpus"] and record["corpus"]["included"])
     if there != set(record["splits"]) or corpus != any((folder / CORPUS).glob("train-*.parquet")):
         raise ValueError(
-            f"write_card: {folder / RECORD} is the record of another set: it names the splits "
-            f"{sorted(record['splits'])} {'and' if corpus else 'without'} a corpus, and the folder has "
-            f"{sorted(there)}. Save the set again with save_mined; or move the file away: then the card says that the "
-            f"steps were not recorded."
+            f"write_card: {folder / RECORD} belongs to another dataset: it lists the splits "
+            f"{sorted(record['splits'])} {'and' if corpus else 'without'} a corpus, but the folder has the splits "
+            f"{sorted(there)}. Save the dataset again with save_mined, or move the file away; the card will then say "
+            f"that the steps were not recorded."
         )
 
 
@@ -293,8 +296,8 @@ def _check_replaceable(owner: str, folder: Path) -> None:
         raise FileExistsError(f"{owner}: the folder {folder} would be replaced, but {error}") from None
     if record is None or others:
         raise FileExistsError(
-            f"{owner}: the folder {folder} holds what was not written here ({', '.join(others or sorted(names))}). "
-            f"Choose another folder, or empty it."
+            f"{owner}: the folder {folder} contains files that hnm_datasets did not write "
+            f"({', '.join(others or sorted(names))}). Choose another folder, or empty it."
         )
     _check_card(owner, folder)
 
@@ -303,8 +306,8 @@ def _check_card(owner: str, folder: Path) -> None:
     card = folder / CARD
     if card.exists() and not is_own(card.read_text(encoding="utf-8", errors="replace")):
         raise FileExistsError(
-            f"{owner}: {card} was not written here, or was changed by hand since. Move it away or delete it; it would "
-            f"be overwritten."
+            f"{owner}: {card} would be overwritten, but hnm_datasets did not write it, or it was edited since. Move it "
+            f"away or delete it."
         )
 
 

@@ -1,4 +1,4 @@
-"""Datasets and corpora as Parquet shards in a folder that is written aside and renamed."""
+"""Read and write datasets and corpora as Parquet shards, and replace a folder in one step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hnm_datasets.corpus.passages import Corpus
 
 #: The folders of the rows and of the passages.
 DATA, CORPUS = "data", "corpus"
-#: Bytes of a shard before compression, and of the passages that are held at once.
+#: Bytes of a shard before compression, and of the passages in memory at a time.
 _SHARD, _CHUNK = 500_000_000, 64_000_000
 
 
 def size_of(rows: Dataset) -> int:
-    """Estimate the bytes of rows that may be a selection of a larger table."""
+    """Estimate the bytes of rows, which may be a selection from a larger table."""
     return int(rows.data.nbytes * len(rows) / max(len(rows.data), 1))
 
 
@@ -45,7 +45,7 @@ def corpus_features(columns: Iterable[str]) -> Features:
 
 
 def write_corpus(folder: Path, corpus: Corpus) -> None:
-    """Write a corpus as Parquet shards of bounded size, holding some passages at a time."""
+    """Write a corpus as Parquet shards of bounded size, with bounded memory."""
     folder.mkdir()
     columns = corpus.columns
     schema = corpus_features(columns).arrow_schema
@@ -63,9 +63,9 @@ def write_corpus(folder: Path, corpus: Corpus) -> None:
 
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`, which replaces it if all goes well."""
+    """Yield an empty folder next to `folder`, which replaces it unless an error is raised."""
     aside, before = (folder.with_name(f".{folder.name}.hnm_datasets.{kind}") for kind in ("new", "old"))
-    # We hold the lock, so whoever left these was killed, maybe between the two renames below.
+    # We hold the lock, so these are from a process that was killed, maybe between the two renames below.
     if before.exists() and not folder.exists():
         before.rename(folder)
     for stale in (aside, before):

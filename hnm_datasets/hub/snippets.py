@@ -1,4 +1,4 @@
-"""The Python of a dataset card: code that loads a published set and trains on it with the stock trainers."""
+"""The Python code of a dataset card: it loads the dataset and trains on it with the stock trainers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datasets import Features
 
 from hnm_datasets.formats.base import Layout
 
-#: JSON leaves them as they are; they would change how the code looks.
-_TURNING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+#: Control characters that JSON does not escape, and that would change how the code looks.
+_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _BI_ENCODER = """\
 model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
@@ -18,7 +18,7 @@ args = SentenceTransformerTrainingArguments(
     output_dir="model",
     num_train_epochs=1,
     per_device_train_batch_size=64,
-    batch_sampler="no_duplicates",  # the same passage twice in a batch would be a negative of its own query
+    batch_sampler="no_duplicates",  # a passage that is twice in a batch would be a negative of its own query
 )
 trainer = SentenceTransformerTrainer(model, args, train_dataset=train, loss={loss}(model))
 trainer.train()
@@ -33,33 +33,33 @@ trainer.train()
 
 _TRIPLETS_OF_LISTS = """\
 def triplets(rows):
-    made = {{"anchor": [], "positive": [], "negative": []}}
+    columns = {{"anchor": [], "positive": [], "negative": []}}
     for query, positives, negatives in zip(rows[{query}], rows[{positives}], rows[{negatives}]):
         for positive in {first}:
             for negative in {all}:
-                made["anchor"].append(query)
-                made["positive"].append({positive})
-                made["negative"].append({negative})
-    return made
+                columns["anchor"].append(query)
+                columns["positive"].append({positive})
+                columns["negative"].append({negative})
+    return columns
 """
 
 
 def usage(
     layout: Layout, features: Features, repo_id: str, split: str, *, corpus: str | None, graded: bool, gaps: bool
 ) -> str:
-    """Write the code that trains on a set of any format.
+    """Return code that trains on a dataset of any format.
 
     Args:
-        layout: The set's format and columns.
-        features: The set's features.
+        layout: The format and columns of the dataset.
+        features: The features of the dataset.
         repo_id: Its id on the Hub.
         split: The split to train on.
-        corpus: For passages by id: the code that makes `passages`, the dataset of passages.
-        graded: Labeled formats: whether the labels are other numbers than 0 and 1.
+        corpus: For formats with passage ids: the code that loads `passages`, the dataset of passages.
+        graded: For labeled formats: whether there are labels other than 0 and 1.
         gaps: Whether a text may be null.
     """
     format = layout.format
-    # Beside positives and negatives a label is a teacher's: margins or scores.
+    # In formats with positives and negatives, a label is a teacher's margin or score.
     taught = graded if format.labeled else format.training_label(layout) is not None
     loss = format.teacher_loss if taught else format.loss
     if format.labeled:
@@ -102,7 +102,7 @@ def _loading_ids(load: str, corpus: str) -> str:
 def _loading_columns(load: str, layout: Layout, gaps: bool) -> str:
     label = layout.format.training_label(layout)
     wanted = [layout.query, *layout.positives, *layout.negatives, *([label] if label else [])]
-    # A trainer reads every column that is no label as a text, in the order of the columns.
+    # A trainer reads every column except the label as a text, in the order of the columns.
     chosen = "" if list(layout.names) == wanted else f"train = train.select_columns({quoted(wanted)})\n"
     filled = "train = train.filter(lambda row: None not in row.values())\n" if gaps else ""
     return f"train = {load}\n{chosen}{filled}\n"
@@ -124,7 +124,7 @@ def _loading_lists(load: str, layout: Layout, features: Features) -> str:
 
 
 def _has_lists(layout: Layout, features: Features) -> bool:
-    """Return whether a column of positives or negatives holds lists, which the trainers do not read as passages."""
+    """Return whether a column of positives or negatives contains lists, which the trainers cannot read."""
     return any(_is_list(features[name]) for name in (*layout.positives, *layout.negatives))
 
 
@@ -133,14 +133,14 @@ def _is_list(feature: object) -> bool:
 
 
 def quoted(value: str | list[str]) -> str:
-    r"""Write a text, or a list of them, as Python.
+    r"""Return a string, or a list of strings, as Python code.
 
     Example:
         >>> print(quoted(["query", 'a "b"']))
         ["query", "a \"b\""]
     """
     text = json.dumps(value, ensure_ascii=False)
-    return _TURNING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _passage(name: str, feature: object) -> str:

@@ -1,4 +1,4 @@
-"""The steps on a card: what the rows remember of `mine`, or what their author says and the rows do not contradict."""
+"""The steps on a card: those that the rows remember of `mine`, or those that a user passes, if the rows agree."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.base import Miner
 from hnm_datasets.transforms.miners.fusion import FuseNegatives
 
-#: Stands among the steps where the rows were mined or changed otherwise.
-UNRECORDED = "(operations that are not recorded)"
-#: Rows that are read at a time.
+#: Listed among the steps in place of other operations that mined or changed the rows.
+UNRECORDED = "(unrecorded operations)"
+#: Rows to read at a time.
 _ROWS = 10_000
 
 
-def steps_of(owner: str, splits: Mapping[str, Dataset], told: Sequence[object]) -> list[str]:
+def steps_of(owner: str, splits: Mapping[str, Dataset], given: Sequence[object]) -> list[str]:
     """Return the steps as the card shows them.
 
     Args:
-        owner: Who asks, for the errors.
+        owner: The name of the calling function, for error messages.
         splits: The rows of each split.
-        told: The steps that the author names; empty: only what the rows remember.
+        given: The steps that the user passes; empty: use the steps that the rows remember.
 
     Raises:
-        ValueError: What is told contradicts what the rows remember or hold, or nothing is told and the rows are of
-            several minings.
+        ValueError: The given steps contradict the rows, or no steps are given and the rows were mined with different
+            steps.
     """
-    named = [step if isinstance(step, str) else full_name(step) for step in told]
+    texts = [step if isinstance(step, str) else full_name(step) for step in given]
     remembered = dict[tuple[str, ...], list[str]]()
     for rows in splits.values():
         for steps in _remembered(rows):
-            # Of the same steps, a part of the rows may have been changed since.
+            # Some rows with the same steps may have been changed later.
             known = tuple(step for step in steps if step != UNRECORDED)
             remembered[known] = max(remembered.get(known, []), steps, key=len)
-    if told:
+    if given:
         for known, steps in remembered.items():
-            _check_told(owner, named, known, steps)
+            _check_given(owner, texts, known, steps)
         for split, rows in splits.items():
-            _check_sources(owner, split, rows, told)
-        return named
+            _check_sources(owner, split, rows, given)
+        return texts
     if len(remembered) > 1:
         raise ValueError(
-            f"{owner}: the rows are of several minings, and a card has one list of steps: "
-            f"{' and '.join(map(_listed, remembered.values()))}. Publish them one by one, or pass steps= with all of "
+            f"{owner}: the rows were mined with different steps, but a card shows one list of steps: "
+            f"{' and '.join(map(_listed, remembered.values()))}. Publish them separately, or pass steps= with all of "
             f"these."
         )
     return next(iter(remembered.values()))
 
 
 def report_of(splits: Mapping[str, Dataset]) -> dict[str, Any] | None:
-    """Return what each step of `mine` left of the first split, as the record holds it.
+    """Return the report of `mine` for the first split, in the form of the record.
 
-    None where its rows are not those that `mine` returned, because the numbers would be of other rows.
+    None if the rows changed after `mine` returned them, because the counts would be wrong.
     """
     split, rows = next(iter(splits.items()))
     reports = reports_of(rows)
@@ -69,13 +69,13 @@ def report_of(splits: Mapping[str, Dataset]) -> dict[str, Any] | None:
 
 
 def in_order(known: Iterable[str], steps: Iterable[str]) -> bool:
-    """Tell whether the known steps are among the steps, in their order."""
+    """Return whether the steps include the known steps, in the same order."""
     rest = iter(steps)
     return all(step in rest for step in known)
 
 
 def _remembered(rows: Dataset) -> list[list[str]]:
-    """Return the steps of each mining that the rows remember: one without steps if they remember none."""
+    """Return the steps of each mining that the rows remember; one empty list if they remember none."""
     reports = reports_of(rows)
     joined = len(reports) > 1
     return [_texts(report, changed=joined or not report.is_of(rows)) for report in reports] or [[]]
@@ -88,45 +88,45 @@ def _texts(report: MiningReport, *, changed: bool) -> list[str]:
     return [*texts, UNRECORDED] if changed else texts
 
 
-def _check_told(owner: str, told: Sequence[str], known: Sequence[str], steps: Sequence[str]) -> None:
-    """Raise unless the steps that are known are told in their order; more only where some are not recorded."""
-    if in_order(known, told) and (len(known) < len(steps) or not steps or len(told) == len(known)):
+def _check_given(owner: str, given: Sequence[str], known: Sequence[str], steps: Sequence[str]) -> None:
+    """Raise unless the given steps include the known steps in order; more are allowed if some are unrecorded."""
+    if in_order(known, given) and (len(known) < len(steps) or not steps or len(given) == len(known)):
         return
     raise ValueError(
-        f"{owner}: steps= contradicts what the rows remember. Told: {_listed(told)}. Remembered: {_listed(steps)}. "
-        f"Leave steps= out, and the card shows what the rows remember; or pass all of these in their order."
+        f"{owner}: steps= contradicts the steps that the rows remember. Passed: {_listed(given)}. Remembered: "
+        f"{_listed(steps)}. Leave steps= out to show the remembered steps, or pass all of them in this order."
     )
 
 
-def _check_sources(owner: str, split: str, rows: Dataset, told: Sequence[object]) -> None:
-    """Raise if the candidates come from another source than the last miner that is told."""
-    sources = _sources(told)
+def _check_sources(owner: str, split: str, rows: Dataset, given: Sequence[object]) -> None:
+    """Raise if the negatives do not come from the last miner in the given steps."""
+    sources = _sources(given)
     if sources is None or NEGATIVE_SOURCE not in rows.column_names:
         return
     found = {part for source in _values(rows, NEGATIVE_SOURCE) for part in source.split("+")}
     if others := sorted(found - sources):
         raise ValueError(
-            f"{owner}: by steps= the negatives come from {sorted(sources)}, and the column {NEGATIVE_SOURCE!r} of the "
-            f"split {split!r} names {others}. Pass the steps that mined these rows."
+            f"{owner}: according to steps= the negatives come from {sorted(sources)}, but the column "
+            f"{NEGATIVE_SOURCE!r} of the split {split!r} names {others}. Pass the steps that mined these rows."
         )
 
 
-def _sources(told: Iterable[object]) -> set[str] | None:
-    """Return the parts of what the steps write to `negative_source`; None where that cannot be known."""
+def _sources(given: Iterable[object]) -> set[str] | None:
+    """Return the sources that the steps write to `negative_source`; None if they are unknown."""
     sources: set[str] | None = None
-    for step in told:
+    for step in given:
         if isinstance(step, Miner):
             sources = set(step.source.split("+"))
         elif isinstance(step, FuseNegatives):
             sources = set(step.miners)
         elif not isinstance(step, Transform) or NEGATIVE_SOURCE in step.output_columns:
-            # A text or a function may be anything.
+            # A step given as text or as a function may write any source.
             return None
     return sources
 
 
 def _values(rows: Dataset, name: str) -> set[str]:
-    """Return the distinct values in a column of lists."""
+    """Return the distinct strings in a column of lists."""
     found: set[str] = set()
     for table in rows.select_columns([name]).with_format("arrow").iter(_ROWS):
         column = table[name]

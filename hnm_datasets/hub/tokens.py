@@ -1,4 +1,4 @@
-"""Access tokens: none of them may get into a message, a card or a record."""
+"""Keep access tokens out of messages, cards and records."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-#: Markdown puts a backslash before the underscore, JSON two.
+#: Markdown escapes the underscore with one backslash, JSON with two.
 _SHAPE = re.compile(r"\bhf\\*_[A-Za-z0-9]{30,}")
-#: A shorter one would be found in ordinary words.
+#: Shorter tokens would match ordinary words.
 _SHORTEST = 8
 _HIDDEN = "[token]"
 
 
 def known_tokens(token: str | None = None) -> list[str]:
-    """Return the tokens that this process knows: the given one, those of the environment and of the login."""
+    """Return all known tokens: the given one, those in environment variables, and that of `hf auth login`."""
     found = [token, *(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))]
     login = Path(constants.HF_TOKEN_PATH)
     if login.is_file():
@@ -26,7 +26,7 @@ def known_tokens(token: str | None = None) -> list[str]:
 
 
 def hide_tokens(text: str, known: Sequence[str]) -> str:
-    """Replace known tokens, and whatever looks like one of the Hub's, by `[token]`.
+    """Replace known tokens, and all texts that look like a Hub token, by `[token]`.
 
     Example:
         >>> hide_tokens("my-secret, hf_abcdefghijklmnopqrstuvwxyzABCDEF and more", ["my-secret"])

@@ -61,7 +61,7 @@ def test_the_chain_and_the_versions(tmp_path, mined):
     steps = [BM25Negatives(corpus, k=4), ToTriplets(corpus), "kept those that a person\nliked"]
     card = card_of(save_mined(shaped(rows, steps[1]), tmp_path / "set", corpus=corpus, steps=steps))
     assert f"```text\n1. {steps[0]!r}\n2. {steps[1]!r}\n3. kept those that a person liked\n```" in card
-    assert f"{len(corpus):,} passages, fingerprint `{corpus.fingerprint}`" in card
+    assert f"{len(corpus):,} passages (fingerprint `{corpus.fingerprint}`)" in card
     import bm25s
     import datasets
 
@@ -97,13 +97,13 @@ def test_false_negatives_are_told_with_their_interval(tmp_path, mined):
     assert found.rate == pytest.approx(10 / 160)
     assert (
         f"an estimated {found.rate:.1%} of the negatives are relevant (95% interval {found.low:.1%} to "
-        f"{found.high:.1%}), judged by judgments" in card_of(folder)
+        f"{found.high:.1%}), according to judgments" in card_of(folder)
     )
     given = audit_negatives(rows, corpus, judgments=judgments)
     given = replace(given, false_negatives=replace(given.false_negatives, by="a | teacher", rate=0.5))
     card = card_of(save_mined(rows, tmp_path / "given", corpus=corpus, audit=given))
     assert "an estimated 50.0%" in card
-    assert r"judged by a \| teacher" in card
+    assert r"according to a \| teacher" in card
     record = json.loads((folder / "mining.json").read_text())
     assert record["audit"]["false_negatives"]["rate"] == pytest.approx(found.rate)
 
@@ -113,12 +113,12 @@ def test_the_audit_is_part_of_the_card(tmp_path, mined):
     card = card_of(save_mined(rows, tmp_path / "set", corpus=corpus))
     assert audit_negatives(rows, corpus).to_markdown() in card
     graded = card_of(save_mined(shaped(rows, ToLabeledPairs(corpus, labels="scores", by="score")), tmp_path / "graded"))
-    assert "None: the labels are a teacher's scores" in graded
+    assert "Not audited: the labels are a teacher's scores" in graded
 
 
 def test_license(tmp_path, mined):
     stated = card_of(save_mined(mined[1], tmp_path / "stated", license="mit"))
-    assert "**License**: mit, as the one who published this set states it." in stated
+    assert "**License**: mit, as stated by the publisher of this dataset." in stated
     assert "**License**: not stated." in card_of(save_mined(mined[1], tmp_path / "not"))
 
 

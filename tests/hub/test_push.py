@@ -89,7 +89,7 @@ def test_a_push_of_mined_rows_says_how_they_were_mined(hub, tmp_path):
     push_mined(mined, REPO, folder=tmp_path / "set", corpus=corpus)
     card = hub.files[REPO]["main"]["README.md"].decode()
     assert f"1. {steps[0]!r}\n2. {steps[1]!r}\n" in card
-    with pytest.raises(ValueError, match="push_mined: steps= contradicts what the rows remember"):
+    with pytest.raises(ValueError, match="push_mined: steps= contradicts the steps that the rows remember"):
         push_mined(mined, REPO, folder=tmp_path / "set", corpus=corpus, steps=steps[:1])
     assert len(hub.commits) == 1
 
@@ -118,7 +118,7 @@ def test_a_push_to_a_branch_makes_it(hub, tmp_path, triplets):
 
 def test_a_set_of_others_is_not_overwritten(hub, tmp_path, triplets):
     hub.files[REPO]["main"] = {".gitattributes": b"", "data/train.parquet": b"theirs", "README.md": b"theirs"}
-    with pytest.raises(FileExistsError, match=r"holds a set that was not pushed from here .*Choose another repo_id"):
+    with pytest.raises(FileExistsError, match=r"contains files that push_mined did not write .*Choose another repo_id"):
         push_mined(triplets, REPO, folder=tmp_path / "set")
     assert hub.commits == []
     # A repository that was made by hand on the site holds a card and nothing else.
@@ -148,12 +148,12 @@ def test_what_cannot_be_saved_is_not_pushed(hub, tmp_path, triplets):
 FAILURES = [
     ("/api/repos/create", 401, PermissionError, "Log in with `hf auth login` or pass token="),
     ("/api/repos/create", 403, PermissionError, r"refused the token \(status 403\)"),
-    ("/api/repos/create", 500, RuntimeError, "answered with status 500"),
-    ("/tree/", 404, RuntimeError, "answered with status 404"),
+    ("/api/repos/create", 500, RuntimeError, "responded with status 500"),
+    ("/tree/", 404, RuntimeError, "responded with status 404"),
     ("/preupload/", 403, PermissionError, "refused the token"),
-    ("/preupload/", 503, RuntimeError, "answered with status 503"),
+    ("/preupload/", 503, RuntimeError, "responded with status 503"),
     ("/commit/", 403, PermissionError, "refused the token"),
-    ("/commit/", 500, RuntimeError, "answered with status 500"),
+    ("/commit/", 500, RuntimeError, "responded with status 500"),
     ("/validate-yaml", 400, RuntimeError, "Invalid metadata"),
 ]
 
@@ -166,7 +166,7 @@ def test_a_failed_push_says_how_to_go_on(hub, tmp_path, triplets, part, status, 
         push_mined(triplets, REPO, folder=folder, token=TOKEN)
     text = str(caught.value)
     assert "the reason" in text
-    assert f"The set is complete in {folder}" in text
+    assert f"The dataset is complete in {folder}" in text
     assert f"hf upload {REPO} '{folder}' . --repo-type dataset" in text
     assert caught.value.__cause__ is not None
     assert hub.commits == []
@@ -183,7 +183,7 @@ def test_the_command_of_the_message_goes_on(hub, tmp_path, monkeypatch, triplets
         push_mined(triplets, REPO, folder=folder, token=TOKEN, revision="next", private=True)
     hub.failures.clear()
     hub.files[REPO]["next"] = {".gitattributes": b"", "data/train-00000-of-00009.parquet": b"stale"}
-    command = str(caught.value).split("Go on with: ")[1].split(" (or call")[0]
+    command = str(caught.value).split("To resume, run: ")[1].split(" (or call")[0]
     program, *arguments = shlex.split(command)
     assert program == "hf"
     environment = {
@@ -206,7 +206,7 @@ def test_a_hub_that_is_not_there(tmp_path, monkeypatch, triplets):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
     with pytest.raises(ConnectionError, match="could not be reached") as caught:
         push_mined(triplets, REPO, folder=tmp_path / "set")
-    assert "Go on with: hf upload" in str(caught.value)
+    assert "To resume, run: hf upload" in str(caught.value)
     assert load_dataset(str(tmp_path / "set"), split="train").num_rows == 12
 
 

@@ -58,9 +58,9 @@ def test_a_broken_record_is_named_with_the_way_out(folder, triplets, damage):
     before, card = path.read_bytes(), (folder / "README.md").read_text()
     path.write_bytes(damage(before))
     assert path.read_bytes() != before
-    with pytest.raises(ValueError, match=r"mining\.json is not a record.*Save the set again.*move the file away"):
+    with pytest.raises(ValueError, match=r"mining\.json is damaged or.*Save the dataset again.*move the file away"):
         write_card(folder)
-    with pytest.raises(FileExistsError, match=r"would be replaced, but .*mining\.json is not a record"):
+    with pytest.raises(FileExistsError, match=r"would be replaced, but .*mining\.json is damaged or was not written"):
         save_mined(triplets, folder)
     assert (folder / "README.md").read_text() == card
 
@@ -88,19 +88,19 @@ def test_a_broken_record_is_named_with_the_way_out(folder, triplets, damage):
 def test_a_value_of_another_type_is_named(folder, values):
     change(folder, **values)
     (key,) = values
-    with pytest.raises(ValueError, match=rf"mining\.json is not a record .*'record\.{key}"):
+    with pytest.raises(ValueError, match=rf"mining\.json is damaged or was not written .*'record\.{key}"):
         write_card(folder)
 
 
 def test_the_record_of_another_set_is_named(tmp_path, folder, triplets):
     other = save_mined(DatasetDict(dev=triplets), tmp_path / "other")
     (folder / "mining.json").write_bytes((other / "mining.json").read_bytes())
-    with pytest.raises(ValueError, match=r"mining\.json is the record of another set: it names the splits \['dev'\]"):
+    with pytest.raises(ValueError, match=r"mining\.json belongs to another dataset: it lists the splits \['dev'\]"):
         write_card(folder)
     corpus, queries = load_sample("earthquakes")
     mined = save_mined(queries.map(BM25Negatives(corpus, k=2), batched=True), tmp_path / "mined", corpus=corpus)
     (folder / "mining.json").write_bytes((mined / "mining.json").read_bytes())
-    with pytest.raises(ValueError, match="and a corpus, and the folder has"):
+    with pytest.raises(ValueError, match="and a corpus, but the folder has"):
         write_card(folder)
 
 

@@ -141,7 +141,7 @@ def test_an_empty_folder_is_used(tmp_path, triplets):
 @pytest.mark.parametrize("name", ["notes.txt", "mining.json", "README.md"])
 def test_a_folder_of_something_else_is_refused(tmp_path, triplets, name):
     (tmp_path / name).write_text('{"made_by": "someone"}')
-    with pytest.raises(FileExistsError, match=rf"not written here \({name}\)\. Choose another folder"):
+    with pytest.raises(FileExistsError, match=rf"did not write \({name}\)\. Choose another folder"):
         save_mined(triplets, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -154,7 +154,7 @@ def test_what_was_put_into_an_own_folder_is_not_destroyed(tmp_path, triplets):
     (folder / "notes.txt").unlink()
     card = folder / "README.md"
     card.write_text(card.read_text().replace("## Caveats", "## Known faults"))
-    with pytest.raises(FileExistsError, match=r"changed by hand since\. Move it away or delete it"):
+    with pytest.raises(FileExistsError, match=r"edited since\. Move it away or delete it"):
         save_mined(triplets, folder)
     assert "## Known faults" in card.read_text()
 
@@ -214,7 +214,7 @@ def test_a_run_killed_between_the_renames_loses_nothing(tmp_path, monkeypatch, t
         ({"query": ["a"], "negative_ids": [["b"]]}, {}, KeyError, "positive_ids"),
         ("mined", {}, TypeError, "dataset must be a Dataset, .*got str"),
         ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"steps": "BM25"}, TypeError, "steps must be a list"),
-        ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"license": 1}, TypeError, "license must be a text"),
+        ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"license": 1}, TypeError, "license must be a str"),
         ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"language": [1]}, TypeError, "language must be"),
         ({"anchor": ["a"], "positive": ["b"], "negative": ["c"]}, {"corpus": 1}, TypeError, "corpus must be a Corpus"),
     ],
@@ -227,7 +227,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path, ro
 
 
 def test_splits_that_differ_are_refused(tmp_path, triplets):
-    with pytest.raises(ValueError, match="'train' and 'test' hold different columns"):
+    with pytest.raises(ValueError, match="'train' and 'test' have different columns"):
         save_mined(DatasetDict(train=triplets, test=triplets.rename_column("anchor", "query")), tmp_path / "set")
     with pytest.raises(ValueError, match="no split"):
         save_mined(DatasetDict(), tmp_path / "set")
@@ -277,13 +277,13 @@ def test_a_card_for_a_folder_of_others(tmp_path):
 def test_a_card_that_was_not_written_here_is_kept(tmp_path):
     Dataset.from_dict({"query": ["q"], "pos": [["a"]], "neg": [["b"]]}).to_parquet(tmp_path / "mine.parquet")
     (tmp_path / "README.md").write_bytes(b"# \xff mine")
-    with pytest.raises(FileExistsError, match=r"was not written here, or was changed by hand since\. Move it away"):
+    with pytest.raises(FileExistsError, match=r"hnm_datasets did not write it, or it was edited since\. Move it away"):
         write_card(tmp_path)
     (tmp_path / "README.md").unlink()
     write_card(tmp_path)
     text = card_of(tmp_path).replace("## Use", "## How to use")
     (tmp_path / "README.md").write_text(text)
-    with pytest.raises(FileExistsError, match="changed by hand"):
+    with pytest.raises(FileExistsError, match="edited since"):
         write_card(tmp_path)
     assert card_of(tmp_path) == text
 
@@ -321,7 +321,7 @@ def test_split_names_that_load_dataset_reads_come_back(tmp_path, triplets, split
 
 @pytest.mark.parametrize("names", [("train", "Train"), ("Straße", "STRASSE"), ("ﬁx", "fix")])
 def test_splits_whose_files_are_one_where_case_does_not_count_are_refused(tmp_path, triplets, names):
-    with pytest.raises(ValueError, match="would have the same files"):
+    with pytest.raises(ValueError, match="would have the same file names"):
         save_mined(DatasetDict(dict.fromkeys(names, triplets)), tmp_path / "set")
     assert not list(tmp_path.iterdir())
 

@@ -144,7 +144,7 @@ def test_the_snippet_trains(tmp_path, monkeypatch, mined, static_model, make_cro
 def test_without_the_corpus_the_card_says_what_is_missing(tmp_path, mined):
     corpus, rows = mined
     card = card_of(save_mined(rows, tmp_path / "set", corpus=corpus, include_corpus=False))
-    assert "The passages are not part of this set" in card
+    assert "The passages are not part of this dataset" in card
     assert corpus.fingerprint in card
     assert 'load_dataset("the/corpus", split="train")' in python_of(card)
     assert corpus.texts(corpus.rows([rows[0]["positive_ids"][0]]))[0].as_py()[:30] in card, "examples show texts"

@@ -1,4 +1,4 @@
-"""What each step left on a card: of these rows alone, and made again from the folder alone."""
+"""The report of `mine` on a card: only for these very rows, and written again from the folder alone."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def change(folder, **values):
 def test_the_card_shows_the_table_and_the_examples(folder, mined, corpus):
     how = card_of(folder).split("## How it was mined")[1].split("## Audit")[0]
     report = MiningReport.of(mine(mined, [ToTriplets(corpus)]))
-    assert f"What each step left of the split `train`:\n\n{report.to_markdown()}\n\n" in how
+    assert f"Rows and candidates after each step, for the split `train`:\n\n{report.to_markdown()}\n\n" in how
     assert how.index("1. BM25Negatives(") < how.index("| step | rows |") < how.index("| package | version |")
     example = report.steps[1].examples[0]
     assert how.count("- **RankWindow(min=2)** dropped: 1 &lt; min 2") == 3
@@ -87,7 +87,7 @@ def test_numbers_of_other_rows_are_not_shown(rows, mined, corpus, tmp_path):
         told = [*steps[:2], RandomNegatives(corpus, k=3)] if steps else steps
         folder = save_mined(one, tmp_path / str(number), steps=list(map(repr, told)))
         assert record_of(folder)["mined"] is None
-        assert "What each step left" not in card_of(folder)
+        assert "after each step, for the split" not in card_of(folder)
         assert "Examples of candidates" not in card_of(folder)
 
 
@@ -95,7 +95,7 @@ def test_the_numbers_are_those_of_the_first_split(rows, mined, corpus, tmp_path)
     steps = [BM25Negatives(corpus, k=6), RankWindow(2)]
     splits = DatasetDict(dev=mined, test=mine(rows.select([1, 2]), steps))
     folder = save_mined(splits, tmp_path / "set", steps=steps)
-    assert "What each step left of the split `dev`:" in card_of(folder)
+    assert "after each step, for the split `dev`:" in card_of(folder)
     assert record_of(folder)["mined"]["numbers"] == json.loads(json.dumps(MiningReport.of(mined).to_dict()))
 
 
@@ -110,7 +110,7 @@ def test_records_of_earlier_versions_are_read(folder):
     (folder / "mining.json").write_text(json.dumps(record))
     card = write_card(folder).read_text()
     assert "1. BM25Negatives(" in card
-    assert "What each step left" not in card
+    assert "after each step, for the split" not in card
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_records_of_earlier_versions_are_read(folder):
 )
 def test_broken_numbers_are_named(folder, changed):
     change(folder, mined=changed(record_of(folder)["mined"]))
-    with pytest.raises(ValueError, match=r"mining\.json is not a record that save_mined wrote.*Save the set again"):
+    with pytest.raises(ValueError, match=r"mining\.json is damaged or was not written.*Save the dataset again"):
         write_card(folder)
 
 

@@ -18,7 +18,7 @@ from hnm_datasets import (
 )
 from hnm_datasets.hub.saving import save_mined, write_card
 
-UNRECORDED = "(operations that are not recorded)"
+UNRECORDED = "(unrecorded operations)"
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +104,16 @@ def test_the_same_steps_may_be_told(mined, steps, corpus, tmp_path):
 )
 def test_other_steps_are_refused_and_both_are_shown(mined, steps, corpus, tmp_path, told):
     told = told(steps, corpus)
-    with pytest.raises(ValueError, match="save_mined: steps= contradicts what the rows remember") as caught:
+    with pytest.raises(ValueError, match="save_mined: steps= contradicts the steps that the rows remember") as caught:
         save_mined(mined, tmp_path / "set", steps=told)
     shown = ", ".join(one if isinstance(one, str) else repr(one) for one in told)
-    assert f"Told: [{shown}]. Remembered: [{', '.join(map(repr, steps))}]." in str(caught.value)
+    assert f"Passed: [{shown}]. Remembered: [{', '.join(map(repr, steps))}]." in str(caught.value)
     assert not (tmp_path / "set").exists()
 
 
 def test_other_steps_of_changed_rows_are_refused(mined, steps, tmp_path):
     for told in (steps[::-1], steps[1:], ["mined by hand", TopNegatives(1)]):
-        with pytest.raises(ValueError, match=r"contradicts .*Remembered: .*, \(operations that are not recorded\)\]"):
+        with pytest.raises(ValueError, match=r"contradicts .*Remembered: .*, \(unrecorded operations\)\]"):
             save_mined(mined.select([0, 1]), tmp_path / "set", steps=told)
 
 
@@ -126,7 +126,7 @@ def test_rows_of_several_minings(rows, mined, steps, corpus, tmp_path):
         DatasetDict(train=mined, test=plain),
     ):
         with pytest.raises(
-            ValueError, match=r"rows are of several minings.*RankWindow.* and .*one by one, or pass steps="
+            ValueError, match=r"rows were mined with different steps.*RankWindow.* and .*separately, or pass steps="
         ):
             save_mined(many, tmp_path / "set")
     both = [*steps, RandomNegatives(corpus, k=3)]
@@ -135,14 +135,14 @@ def test_rows_of_several_minings(rows, mined, steps, corpus, tmp_path):
         assert saved_steps(many, tmp_path / f"same {number}", steps=told) == list(map(repr, told))
     texts = list(map(repr, both))
     assert saved_steps(concatenate_datasets([mined, other]), tmp_path / "both", steps=texts) == texts
-    with pytest.raises(ValueError, match="contradicts what the rows remember"):
+    with pytest.raises(ValueError, match="contradicts the steps that the rows remember"):
         save_mined(concatenate_datasets([mined, other]), tmp_path / "one", steps=steps)
 
 
 def test_steps_that_name_another_source_are_refused(rows, corpus, tmp_path):
     bm25, random = BM25Negatives(corpus, k=6), RandomNegatives(corpus, k=6)
     plain = rows.map(bm25, batched=True)
-    message = r"by steps= the negatives come from \['random'\], and the column 'negative_source' of .* names \['bm25'\]"
+    message = r"to steps= the negatives come from \['random'\], but the column 'negative_source' of .* names \['bm25'\]"
     for wrong in ([random], [random, TopNegatives(9)], [bm25, random]):
         with pytest.raises(ValueError, match=message):
             save_mined(plain, tmp_path / "set", steps=wrong)
