@@ -1,4 +1,4 @@
-"""The formats in which mined data is kept, here and by other tools.
+"""The formats of mined data, those of hnm_datasets and of other tools.
 
 | format | a row | columns |
 |---|---|---|
@@ -11,8 +11,8 @@
 | `flagembedding` | a query, passages | `query`, `pos`, `neg`, `pos_scores`, `neg_scores` |
 | `dpr` | a query, passages with id and title | `question`, `positive_ctxs`, `hard_negative_ctxs`, `negative_ctxs` |
 
-The second to the fifth are those of sentence-transformers, which goes by the order of columns and not by their names:
-where the names above are not found, the first text column is the query and the second its positive.
+The second to the fifth are the formats of sentence-transformers, which reads columns by order, not by name. If the
+names above are missing, the first text column is the query and the second is its positive.
 
-Each format is one object, declared in one file with its reader and its writer. `registry.FORMATS` holds them all.
+Each format is an object in a file of its own, with its reader and its writer. `registry.FORMATS` lists them all.
 """

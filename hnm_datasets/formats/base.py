@@ -1,4 +1,4 @@
-"""What a format of mined data declares, and what is read from any of them."""
+"""The base class of formats of mined data, and the rows that are read from any format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import QUERY_ID
 from hnm_datasets.corpus.text import passage_texts
 
-#: The columns that the trainers of sentence-transformers read as labels, whatever the format.
+#: The columns that the trainers of sentence-transformers read as labels, in any format.
 TRAINER_LABELS = ("label", "labels", "score", "scores")
 
 
@@ -28,13 +28,13 @@ class Side:
     """The positives or the negatives of B rows, P in all.
 
     Attributes:
-        offsets: Where each row's passages begin and end. Shape (B + 1,).
-        ids: Their ids. Shape (P,). None where the format has none.
-        texts: Their texts. Shape (P,). None where the format has ids alone.
-        titles: Their titles, where the format keeps them apart. Shape (P,).
-        scores: Scores by name, `"score"` for the retriever's; NaN where there is none. Shape (P,) each.
-        ranks: Ranks in the retriever's list. Shape (P,).
-        sources: Which retriever found them. Shape (P,).
+        offsets: The offsets of each row's passages. Shape (B + 1,).
+        ids: The ids of the passages. Shape (P,). None if the format has no ids.
+        texts: The texts of the passages. Shape (P,). None if the format has only ids.
+        titles: The titles of the passages, if the format stores them separately. Shape (P,).
+        scores: The scores of each scorer, `"score"` for the retriever; NaN for missing scores. Shape (P,) each.
+        ranks: The ranks in the retriever's list. Shape (P,).
+        sources: The retriever that found each passage. Shape (P,).
     """
 
     offsets: NDArray[np.int64]
@@ -50,7 +50,7 @@ class Side:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """How many passages each row has. Shape (B,)."""
+        """The number of passages of each row. Shape (B,)."""
         return np.diff(self.offsets)
 
     @property
@@ -60,13 +60,13 @@ class Side:
 
     @property
     def named(self) -> pa.Array:
-        """Their ids, where the format has them. Shape (P,)."""
+        """The ids, for formats that have them. Shape (P,)."""
         assert self.ids is not None
         return self.ids
 
     @property
     def full_texts(self) -> pa.Array | None:
-        """Their titles and texts, as a model reads them. Shape (P,). None where the format has ids alone."""
+        """The titles and texts as a model reads them. Shape (P,). None if the format has only ids."""
         return None if self.texts is None else passage_texts(self.titles, self.texts)
 
 
@@ -75,10 +75,10 @@ class QueryRows:
     """B queries with their passages, read from rows of any format.
 
     Attributes:
-        queries: Shape (B,).
-        query_ids: Shape (B,); None where the rows have none.
-        positives: The passages that are known to be relevant.
-        negatives: The passages that count as not relevant.
+        queries: The texts of the queries. Shape (B,).
+        query_ids: The ids of the queries. Shape (B,). None if the rows have none.
+        positives: The passages known to be relevant.
+        negatives: The passages used as negatives.
     """
 
     queries: pa.Array
@@ -91,7 +91,7 @@ class Written(NamedTuple):
     """M rows of a format.
 
     Attributes:
-        owners: The query that each row belongs to. Shape (M,).
+        owners: The number of the query of each row. Shape (M,).
         columns: The format's columns. Shape (M,) each.
     """
 
@@ -101,15 +101,15 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a dataset of a known format has what: the names of its columns.
+    """The format of a dataset, and the names of its columns.
 
     Attributes:
         format: The format.
         query: The column of queries.
-        query_id: The column of their ids; None if there is none.
-        positives: The columns of positives; for labeled formats the column of all passages.
-        negatives: The columns of negatives; empty for labeled formats.
-        label: For labeled formats: the column of labels, 1 for positives and 0 for negatives.
+        query_id: The column of query ids; None if there is none.
+        positives: The columns of positives; in labeled formats, the column of all passages.
+        negatives: The columns of negatives; empty in labeled formats.
+        label: In labeled formats, the column of labels, 1 for positives and 0 for negatives.
         names: All columns of the dataset.
     """
 
@@ -125,15 +125,15 @@ class Layout:
         """Read a batch of the dataset.
 
         Raises:
-            TypeError: A column holds something else than the format says.
-            ValueError: A query is null, or aligned lists are not aligned.
+            TypeError: A column has another type than the format requires.
+            ValueError: A query is null, or lists that must be aligned differ in length.
         """
         ids = batch.ids(self.query_id) if self.query_id else None
         positives, negatives = self.format.read(self, batch)
         return QueryRows(batch.strings(self.query), ids, positives, negatives)
 
     def describe(self) -> str:
-        """Name the format, and the columns that it was recognized by."""
+        """Return the name of the format and the columns by which it was recognized."""
         columns = [self.query, *self.positives, *self.negatives, *([self.label] if self.label else [])]
         shown = columns if len(columns) <= 6 else [*columns[:4], "…", columns[-1]]
         return f"{self.format.name} ({', '.join(shown)})"
@@ -143,27 +143,27 @@ class Layout:
 
 
 class Format(ABC):
-    """A way in which tools keep mined data.
+    """A format of mined data.
 
-    A subclass declares the facts below, recognizes, reads and writes. An instance of it in `registry.FORMATS` is all
-    that `convert`, the audit and the dataset card need. The defaults are those of a format that has one row per query
-    with lists of texts.
+    A subclass sets the attributes below, and recognizes, reads and writes the format. `convert`, the audit and the
+    dataset card need no more than an instance in `registry.FORMATS`. The defaults fit a format with one row per query
+    and lists of texts.
 
     Attributes:
-        name: What `convert` calls it.
-        columns: The columns that it needs, for errors.
-        title: What a dataset card calls it.
-        tasks: The Hub's names of the tasks that it is for.
-        precedence: A dataset may have the columns of two formats: the one of lower precedence is recognized.
-        needs_corpus: Passages are named by ids alone, so that their texts are in a corpus.
-        labeled: Positives and negatives are in one column, and a label tells them apart.
-        trainable: The trainers of sentence-transformers take its rows as they are.
-        keeps_titles: Titles are kept apart from texts.
-        merges_rows: `convert` puts the rows of one query together before it writes.
-        one_negative: A row has one negative at most, so that the negatives of a query are in several rows.
-        one_passage: A row has a positive or a negative and never both.
+        name: The name of the format in `convert`.
+        columns: The required columns, for error messages.
+        title: The name of the format on a dataset card.
+        tasks: The task categories of the Hub for this format.
+        precedence: If the columns of a dataset fit several formats, the format with the lowest number is recognized.
+        needs_corpus: Passages are given by id only, and their texts are in a corpus.
+        labeled: Positives and negatives are in the same column, and a label distinguishes them.
+        trainable: The trainers of sentence-transformers accept its rows.
+        keeps_titles: Titles are stored separately from texts.
+        merges_rows: `convert` merges the rows of a query before it writes them.
+        one_negative: A row has at most one negative, so the negatives of a query are in several rows.
+        one_passage: A row has either a positive or a negative, never both.
         loss: The loss of sentence-transformers for its rows.
-        teacher_loss: The loss where the label is a teacher's scores.
+        teacher_loss: The loss if the labels are a teacher's scores.
     """
 
     name: ClassVar[str]
@@ -189,13 +189,13 @@ class Format(ABC):
 
         Args:
             names: The columns of a dataset, in order.
-            owner: Who asks, for errors.
+            owner: The name of the calling function, for error messages.
 
         Returns:
             The layout of the dataset; None if it is in another format.
 
         Raises:
-            KeyError: The dataset is in this format and lacks one of its columns.
+            KeyError: The dataset is in this format, but a required column is missing.
         """
 
     @abstractmethod
@@ -204,45 +204,45 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, rows: QueryRows, width: int | None) -> Written:
-        """Write queries with their passages, in names of columns that `recognize` finds.
+        """Write queries with their passages, to columns that `recognize` finds.
 
         Args:
-            rows: The queries; with ids where passages are named by ids alone, and with texts otherwise.
-            width: What `width` returned for the first query of the dataset; None: these are the first.
+            rows: The queries; with ids for formats that store only ids, and with texts for all others.
+            width: The result of `width` for the first query of the dataset; None if `rows` are the first.
         """
 
     def fits(self, layout: Layout, batch: Batch, rows: QueryRows) -> bool:
-        """Return whether rows are as `write` writes them; otherwise `convert` writes them again.
+        """Return whether rows have the form that `write` produces; otherwise `convert` rewrites them.
 
-        A format may read more than it writes, such as lists in place of texts.
+        A format may read more than it writes, such as lists instead of texts.
 
         Args:
-            layout: Where the dataset has what.
+            layout: The layout of the dataset.
             batch: The rows.
-            rows: What was read from them.
+            rows: The queries and passages read from the rows.
         """
         return True
 
     def width(self, first: QueryRows) -> int | None:
-        """Return how many negatives each row has, if the columns depend on it; None otherwise.
+        """Return the number of negatives per row, if the columns depend on it; None otherwise.
 
         Args:
-            first: The first query of the dataset, or none if there is none.
+            first: The first query of the dataset, without rows if the dataset is empty.
         """
         return None
 
-    # ---- what its columns are ----
+    # ---- columns ----
 
     def id_columns(self, layout: Layout) -> set[str]:
-        """Return the names that columns of passage ids have beside the texts."""
+        """Return the names of the columns with passage ids, in formats that also have texts."""
         return set()
 
     def score_columns(self, layout: Layout, by: str = "score") -> set[str]:
-        """Return the names that columns of one scorer's scores have; most formats have room for one scorer."""
+        """Return the names of the columns with one scorer's scores. Most formats store one scorer only."""
         return set()
 
     def own_columns(self, layout: Layout) -> set[str]:
-        """Return the names that mean something in this format; all other columns are the user's."""
+        """Return the names with a meaning in this format; all other columns are the user's."""
         own = {layout.query, layout.query_id, layout.label, *layout.positives, *layout.negatives}
         own |= self.id_columns(layout) | self.score_columns(layout)
         if self.trainable:
@@ -250,28 +250,28 @@ class Format(ABC):
         return {name for name in own if name is not None}
 
     def unread_fields(self, layout: Layout, features: Features) -> list[str]:
-        """Return what is inside of the format's columns and is not read, for a warning."""
+        """Return the fields inside the format's columns that are not read, for a warning."""
         return []
 
     def written_scorer(self, rows: QueryRows) -> str | None:
-        """Return whose scores are written where there is room for one scorer; None if there are no scores.
+        """Return the scorer to write, in formats that store one scorer; None if there are no scores.
 
-        The retriever's go first.
+        The retriever takes precedence.
         """
         return min(_scorers(rows), key=lambda name: name != "score", default=None)
 
-    # ---- training on it, and showing it ----
+    # ---- training and display ----
 
     def training_label(self, layout: Layout) -> str | None:
-        """Return the column that the trainers of sentence-transformers learn from; None if there is none."""
+        """Return the column that the trainers of sentence-transformers read as the label; None if there is none."""
         return layout.label
 
     def is_graded(self, layout: Layout, dataset: Dataset) -> bool:
-        """Return whether labels are other numbers than 0 and 1, such as a teacher's scores."""
+        """Return whether there are labels other than 0 and 1, such as a teacher's scores."""
         return False
 
     def shown(self, layout: Layout, row: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return the passages of one row for a person: what each is, such as `"positive"`, and its text or id."""
+        """Return the passages of one row for display, each with its kind, such as `"positive"`, and its text or id."""
         return [
             (kind, passage)
             for kind, columns in (("positive", layout.positives), ("negative", layout.negatives))
@@ -284,11 +284,11 @@ class Format(ABC):
 
 
 def teacher_first(rows: QueryRows) -> str | None:
-    """Return a scorer as `Format.written_scorer` does, a teacher before the retriever."""
+    """Return the scorer to write, like `Format.written_scorer`, but a teacher takes precedence over the retriever."""
     return min(_scorers(rows), key=lambda name: name == "score", default=None)
 
 
 def _scorers(rows: QueryRows) -> list[str]:
-    """Return the scorers that have scored both sides, or else those that have scored one."""
+    """Return the scorers with scores of both sides, or else those with scores of one side."""
     both = [name for name in rows.positives.scores if name in rows.negatives.scores]
     return both or [*rows.positives.scores, *rows.negatives.scores]

@@ -1,4 +1,4 @@
-"""From any format of mined data to any other."""
+"""Convert mined data between formats."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from hnm_datasets.storage.tables import KeyTable
 logger = logging.getLogger(__name__)
 
 _STEP = "convert"
-#: How much of the dataset is read at a time.
+#: Maximum number of rows and bytes to read at a time.
 _ROWS, _BYTES = 1_000, 16 << 20
 _KEY_ROWS = 10_000
-#: Bytes of an id, about.
+#: Approximate bytes of an id.
 _ID_SIZE = 16
 
 
 def convert(dataset: Rows, to: str, corpus: Corpus | None = None) -> Dataset:
-    """Convert mined data from one format to another, with ids and scores where both formats have them.
+    """Convert mined data from one format to another, with ids and scores if both formats have them.
 
-    The format is recognized by the names of the columns. The rows of one query (of the same id, or the same text where
-    there are no ids) become one query wherever they stand, with each of its positives and negatives once; queries and
-    passages come in order of first appearance. Only to triplets each row is converted by itself, unless it is a
-    labeled pair. Columns have the names that the shape steps give them. Other columns are kept, as they are in a
-    query's first row.
+    The format of the dataset is recognized by its column names. Rows with the same query id, or the same query text if
+    there are no ids, are merged into one query, with each of its positives and negatives once. Queries and passages
+    keep the order of first appearance. There is one exception: with `to="triplets"`, each row is converted separately,
+    except for labeled pairs. The new columns have the same names as those of the shape steps. Other columns are kept,
+    with the values of the query's first row.
 
     | `to` | rows | keeps |
     |---|---|---|
@@ -54,40 +54,41 @@ def convert(dataset: Rows, to: str, corpus: Corpus | None = None) -> Dataset:
     | `"n-tuples"` | one per positive, with all negatives | texts, query ids, ids, scores |
     | `"labeled-pairs"` | one per passage, positives first | texts, query ids, ids, scores |
     | `"labeled-lists"` | one per query, positives first | texts, query ids, ids, scores |
-    | `"tevatron"` | one per query | titles apart from texts, query ids, ids; without ids hashes of the texts |
+    | `"tevatron"` | one per query | titles, texts, query ids, ids; hashes of the texts if there are no ids |
     | `"flagembedding"` | one per query | texts, query ids, ids, scores |
-    | `"dpr"` | one per query | titles apart from texts, query ids, ids, scores |
+    | `"dpr"` | one per query | titles, texts, query ids, ids, scores |
 
-    All formats but `mined` have room for the scores of one scorer, or none: the retriever's go there, or else a
-    teacher's. In FlagEmbedding's format, where a student learns from them, a teacher's go first, and what is read from
-    there is named `teacher`. `mined` alone has room for ranks, sources and judged negatives. Titles are joined to the
-    texts but in Tevatron's and DPR's formats; given the corpus and ids, they come apart again. What is left out is
-    logged as a warning. A query without a positive or a negative has no triplet, one without a positive no n-tuple.
+    Only `mined` stores several scorers, ranks, sources and judged negatives. `tevatron` stores no scores. The other
+    formats store one scorer: the retriever, or else a teacher. `flagembedding` prefers a teacher, because students are
+    trained on its scores, and its scores are read as `teacher`. Only `tevatron` and `dpr` store titles separately; the
+    other formats join them to the texts. With a corpus and ids, joined titles are separated again. A warning names the
+    columns that the new format cannot store. A query without positives or without negatives has no triplets, and a
+    query without positives has no n-tuples; a warning counts them.
 
-    Also read: triplets whose `positive` or `negative` is a list of texts, and rows like those of
-    `sentence-transformers/msmarco-hard-negatives` (`qid`, `pos`, and `neg` by system). These name queries and passages
-    by id and become `"mined"` without the column `query`, which you add by `query_id`.
+    Two more layouts can be read: triplets with lists of texts in `positive` or `negative`, and rows like those of
+    `sentence-transformers/msmarco-hard-negatives` (`qid`, `pos`, and `neg` by system). The latter have no query texts:
+    they become `"mined"` without the column `query`, which you add by `query_id`.
 
-    The trainers of sentence-transformers read each column as a text: select those that are to be trained on, for
-    example with `.select_columns(["anchor", "positive", "negative"])`.
+    The trainers of sentence-transformers read every column as a text. Select the columns to train on, for example with
+    `.select_columns(["anchor", "positive", "negative"])`.
 
     Args:
         dataset: Mined data in one of the formats: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict
-            of lists. Columns: see `to`, and the names that sentence-transformers, Tevatron and FlagEmbedding give them.
-        to: The name of the format. A dataset that is in it already is checked and returned as it is, unless its rows
-            are not what a trainer of that format takes: triplets with lists, or with null for a missing passage.
-        corpus: The passages. Needed from `mined`, for the texts, and to `mined`, for the ids: a passage is looked up by
-            its id, or else by its text.
+            of lists. The columns have the names above, or those of sentence-transformers, Tevatron, FlagEmbedding and
+            DPR.
+        to: The name of the new format. A dataset that already has this format is checked and returned unchanged, unless
+            its trainers cannot read it, such as triplets with lists of texts, or with null for a missing passage.
+        corpus: The passages. Required to convert from `mined`, to look up texts, and to `mined`, to look up ids. A
+            passage is found by its id, or else by its text.
 
     Returns:
-        The rows in the other format, written to the cache directory of `datasets` as by `Dataset.map`.
+        The rows in the new format, written to the cache directory of `datasets` as by `Dataset.map`.
 
     Raises:
-        KeyError: The dataset is in none of the formats, a column is missing, or the corpus lacks a passage.
-        TypeError: The dataset is something else, the corpus not a `Corpus`, or a column holds something else than its
-            format says.
-        ValueError: `to` is no format, the corpus is missing, labels are a teacher's scores, queries differ in the
-            number of negatives (to n-tuples), or another column has a name of the new format.
+        KeyError: The columns match no format, a column is missing, or a passage is not in the corpus.
+        TypeError: An argument or a column has the wrong type.
+        ValueError: `to` is not a format, the corpus is missing, labels are a teacher's scores, queries have different
+            numbers of negatives (to n-tuples), or another column has the name of a column of the new format.
 
     Example:
         >>> triplets = Dataset.from_dict({
@@ -109,20 +110,20 @@ def convert(dataset: Rows, to: str, corpus: Corpus | None = None) -> Dataset:
     if source is target and _fits(dataset, layout, corpus):
         return dataset
     if corpus is None and (source.needs_corpus or target.needs_corpus):
-        what = "the texts of the passages" if source.needs_corpus else "the ids of the passages"
+        what = "texts" if source.needs_corpus else "ids"
         raise ValueError(
-            f"{_STEP}: from {source.name!r} to {to!r} {what} are looked up in the corpus: convert(dataset, {to!r}, "
-            f"corpus). Make one with Corpus.from_dataset or from_pairs."
+            f"{_STEP}: from {source.name!r} to {to!r} a corpus is needed to look up the {what} of the passages: "
+            f"convert(dataset, {to!r}, corpus). Make one with Corpus.from_dataset or from_pairs."
         )
     return _Conversion(dataset, layout, target, corpus).run()
 
 
 def _from_systems(dataset: Dataset, to: str, corpus: Corpus | None) -> Dataset:
-    """Convert rows that name queries and passages by ids."""
+    """Convert rows of ids with the negatives of each system."""
     if to != MINED.name and QUERY not in dataset.column_names:
         raise ValueError(
-            f"{_STEP}: rows of 'qid', 'pos' and 'neg' name their queries by id alone. First rows = convert(dataset, "
-            f"'mined'), then add the texts as the column 'query', then convert(rows, {to!r}, corpus)."
+            f"{_STEP}: rows with 'qid', 'pos' and 'neg' have no query texts. Use rows = convert(dataset, 'mined'), add "
+            f"the texts as the column 'query', and use convert(rows, {to!r}, corpus)."
         )
     rows = msmarco.mined_rows(dataset, _STEP)
     if corpus is not None:
@@ -137,7 +138,7 @@ def _check_ids(batch: Batch, corpus: Corpus) -> None:
 
 
 def _fits(dataset: Dataset, layout: Layout, corpus: Corpus | None) -> bool:
-    """Read all rows, which raises for what the format does not allow; return whether they can stay as they are."""
+    """Read all rows, which raises an error for invalid rows; return whether they can stay unchanged."""
     fits = True
     for table in dataset.with_format("arrow").iter(_ROWS):
         batch = Batch(table, _STEP)
@@ -149,12 +150,12 @@ def _fits(dataset: Dataset, layout: Layout, corpus: Corpus | None) -> bool:
 
 
 def pool(side: Side, groups: NDArray[np.int64], count: int) -> Side:
-    """Pool the passages of the rows of each query, each passage once, in order of first appearance.
+    """Merge the passages of the rows of each query, each passage once, in order of first appearance.
 
     Args:
         side: The passages of B rows.
         groups: The query of each row, ascending. Shape (B,).
-        count: How many queries there are.
+        count: The number of queries.
     """
     owners = groups[side.owners]
     coded = (text_array(side) if side.ids is None else side.ids).dictionary_encode()
@@ -169,15 +170,15 @@ def pool(side: Side, groups: NDArray[np.int64], count: int) -> Side:
 
 
 class _Conversion:
-    """What is passed to `map`: reads some queries, by their first rows, and answers with their rows in the new format.
+    """The function for `map`: converts queries, given by their first rows, to rows of the new format.
 
     Attributes:
         firsts: The first row of each query, in order of appearance.
         source: The columns of the old format, of all rows.
-        order: The rows of the source, query by query. Shape (B,). None if each row is a query of its own.
-        offsets: Where each query's rows begin and end in `order`.
-        width: How many negatives there are per row, where the new format has a column for each.
-        without_row: How many queries have no row in the new format.
+        order: The row numbers in `source`, grouped by query. Shape (B,). None if each row is a query of its own.
+        offsets: The offsets of each query's rows in `order`.
+        width: The number of negatives per row, if the new format has a column for each.
+        without_row: The number of queries without a row in the new format.
     """
 
     def __init__(self, dataset: Dataset, layout: Layout, target: Format, corpus: Corpus | None) -> None:
@@ -193,7 +194,7 @@ class _Conversion:
             self._group()
 
     def __getstate__(self) -> dict[str, Any]:
-        # For the fingerprint of the result. The dataset that is mapped has a fingerprint of its own.
+        # The state decides the fingerprint of the result, together with the fingerprint of the mapped dataset.
         names, to = (self.layout.format.name, *self.layout.names), self.target.name
         return {"version": 2, "from": names, "to": to, "corpus": self.corpus, "width": self.width}
 
@@ -216,13 +217,13 @@ class _Conversion:
 
     def run(self) -> Dataset:
         """Convert everything."""
-        # The first query shows which columns there will be, and of which types.
+        # The first query determines the columns of the result and their types.
         head = self.firsts.with_format("arrow")[:1]
         rows = self._rows(head, list(range(len(head))))
         probe = self._table(rows, head)
         self.without_row = 0
         self.width = self.target.width(rows)
-        self._report_left_out(rows)
+        self._warn_of_lost_columns(rows)
         features = self._features(probe.schema)
         if not len(head):
             return Dataset.from_dict({name: [] for name in features}, features=features)
@@ -237,7 +238,7 @@ class _Conversion:
         )
         if self.without_row:
             logger.warning(
-                "%s: %d of %d queries or rows are left out of %s: they lack a positive or a negative.",
+                "%s: %d of %d queries or rows have no row in %r, because they have no positive or no negative.",
                 _STEP,
                 self.without_row,
                 len(self.firsts),
@@ -246,13 +247,13 @@ class _Conversion:
         return result.with_format(None)
 
     def _features(self, schema: pa.Schema) -> Features:
-        """Return the features of the result: those of new columns by their types, those of others as they were."""
+        """Return the features of the result: new columns by their types, other columns unchanged."""
         made = [name for name in schema.names if name not in self.others]
         features = Features.from_arrow_schema(pa.schema([(name, schema.field(name).type) for name in made]))
         return Features(features | {name: self.firsts.features[name] for name in self.others})
 
     def _batch_size(self) -> int:
-        """Return how many queries fit into a bounded part of memory, with texts as long as the mean."""
+        """Return the number of queries per batch for bounded memory, based on the mean size of a query."""
         table = self.firsts.data
         size = table.nbytes / len(table) * len(self.source) / len(self.firsts)
         if self.layout.format.needs_corpus:
@@ -265,8 +266,8 @@ class _Conversion:
         """Convert some queries.
 
         Args:
-            firsts: The first row of each.
-            numbers: Their positions among all queries, one after another.
+            firsts: The first row of each query.
+            numbers: The positions of these queries among all, consecutive.
         """
         return self._table(self._rows(firsts, numbers), firsts)
 
@@ -275,8 +276,8 @@ class _Conversion:
         taken = [name for name in columns if name in self.others]
         if taken:
             raise ValueError(
-                f"{_STEP}: the format {self.target.name!r} has the columns {list(columns)}, and the dataset has others "
-                f"of the names {taken}. Rename or remove them first."
+                f"{_STEP}: the format {self.target.name!r} has the columns {list(columns)}, but the dataset has other "
+                f"columns with the names {taken}. Rename or remove them first."
             )
         self.without_row += len(firsts) - len(np.unique(owners))
         kept = firsts.select(self.others)
@@ -285,7 +286,7 @@ class _Conversion:
         return pa.table(columns | {name: kept[name] for name in self.others})
 
     def _rows(self, firsts: pa.Table, numbers: list[int]) -> QueryRows:
-        """Read some queries with all of their passages, texts and ids as the new format needs them."""
+        """Read some queries with all their passages, and with the texts and ids that the new format needs."""
         if self.order is None:
             batch, groups = Batch(firsts, _STEP), np.arange(len(firsts))
         else:
@@ -300,7 +301,7 @@ class _Conversion:
         for part, side in (("positive", rows.positives), ("negative", rows.negatives)):
             pooled = pool(side, groups, len(firsts))
             if self.target.needs_corpus:
-                # What the corpus has once may have been there in two spellings.
+                # Two spellings of a text may be the same passage in the corpus.
                 pooled = self._with_ids(part, pooled, queries)
                 pooled = pool(pooled, np.arange(len(firsts)), len(firsts))
             sides.append(self._with_texts(part, pooled, queries))
@@ -314,9 +315,9 @@ class _Conversion:
     # ---- the corpus ----------------------------------------------------------------------------------------------
 
     def _with_ids(self, part: str, side: Side, queries: pa.Array) -> Side:
-        """Name passages by the corpus's ids."""
+        """Return the passages with the ids of the corpus."""
         corpus, texts = _given(self.corpus), text_array(side)
-        # Without ids by the hash that names it in a corpus of texts, so that of two spellings each is found.
+        # Passages without ids are first looked up by the hash of `from_pairs`, which distinguishes two spellings.
         found = corpus.find(id_array(side))
         unknown = np.flatnonzero(found < 0)
         found[unknown] = corpus.find_texts(texts.take(pa.array(unknown)).to_pylist())
@@ -331,7 +332,7 @@ class _Conversion:
         return replace(side, ids=corpus.ids(found), texts=None, titles=None)
 
     def _with_texts(self, part: str, side: Side, queries: pa.Array) -> Side:
-        """Look texts up where the old format has none, and titles where the new one has them."""
+        """Look up texts if the old format has none, and titles if the new format stores them."""
         if self.layout.format.needs_corpus:
             name = f"{part}_ids"
             lists = pa.table({QUERY: queries, name: list_array(side.offsets, side.ids)})
@@ -341,39 +342,37 @@ class _Conversion:
         if not self.target.keeps_titles or self.corpus is None or side.ids is None or side.texts is None:
             return side
         if side.titles is not None:
-            # They are apart already.
+            # Already separate.
             return side
         found = self.corpus.find(side.ids)
         titles, texts = _titles_and_texts(self.corpus, np.maximum(found, 0))
         if titles is None:
             return side
         own = side.texts.cast(pa.large_string())
-        # An id may mean something else in another corpus.
+        # The same id may be another passage in this corpus.
         same = pc.and_(pa.array(found >= 0), pc.equal(passage_texts(titles, texts), own))
         return replace(side, titles=pc.if_else(same, titles, ""), texts=pc.if_else(same, texts, own))
 
-    # ---- what is left out ----------------------------------------------------------------------------------------
+    # ---- columns that get lost -----------------------------------------------------------------------------------
 
-    def _report_left_out(self, rows: QueryRows) -> None:
+    def _warn_of_lost_columns(self, rows: QueryRows) -> None:
         layout, source = self.layout, self.layout.format
         kept = {layout.query, layout.query_id, layout.label, *layout.positives, *layout.negatives}
         sides = (rows.positives, rows.negatives)
-        # One column of ids cannot hold those of one side alone.
+        # A labeled format stores ids only if both sides have them.
         if not self.target.labeled or all(side.ids is not None for side in sides):
             kept |= source.id_columns(layout)
         by = self.target.written_scorer(rows)
         if by is not None:
             kept |= source.score_columns(layout, by)
-        left_out = [name for name in self.source.column_names if name not in kept]
-        left_out += source.unread_fields(layout, self.source.features)
-        if left_out:
-            logger.warning(
-                "%s: the format %r has no room for the columns %s, left out.", _STEP, self.target.name, left_out
-            )
+        lost = [name for name in self.source.column_names if name not in kept]
+        lost += source.unread_fields(layout, self.source.features)
+        if lost:
+            logger.warning("%s: the format %r cannot store the columns %s; dropped.", _STEP, self.target.name, lost)
 
 
 def _given(corpus: Corpus | None) -> Corpus:
-    assert corpus is not None  # `convert` asks for it
+    assert corpus is not None  # `convert` has checked it
     return corpus
 
 

@@ -18,9 +18,9 @@ from hnm_datasets.formats.names import fixed_layout
 from hnm_datasets.formats.passages import other_fields, read_passages
 
 _QUERY, _POSITIVES = "question", "positive_ctxs"
-#: The hard ones first, which a retriever found; the others are positives of other questions, or random ones.
+#: Hard negatives of a retriever, and other negatives: positives of other questions, or random passages.
 _NEGATIVES = ("hard_negative_ctxs", "negative_ctxs")
-#: Some of the published files name it one way, some the other.
+#: The published files use either name.
 _IDS = ("passage_id", "psg_id")
 _READ = {"title", "text", "score", *_IDS}
 
@@ -47,7 +47,7 @@ class Dpr(Format):
         return positives, negatives[0] if len(negatives) == 1 else _joined(*negatives)
 
     def write(self, rows: QueryRows, width: int | None) -> Written:
-        """Write passages with titles, and with ids and the scores of one scorer where they are known."""
+        """Write passages with titles, and with ids and the scores of one scorer if they are known."""
         columns = {} if rows.query_ids is None else {QUERY_ID: rows.query_ids.cast(pa.string())}
         columns[_QUERY] = rows.queries.cast(pa.string())
         by = self.written_scorer(rows)
@@ -64,7 +64,7 @@ class Dpr(Format):
 
 
 def _joined(first: Side, second: Side) -> Side:
-    """Put the passages of two columns together, row by row. An id or a score that one column lacks is unknown."""
+    """Join the passages of two columns, row by row. Ids are hashes of texts, and scores NaN, if a column has none."""
     offsets, order = interleave_lists(*(Ragged(side.offsets, side.texts) for side in (first, second)))
     at = pa.array(order)
     both = (first, second)
@@ -84,7 +84,7 @@ def _joined(first: Side, second: Side) -> Side:
 
 
 def _passages(side: Side, by: str | None) -> pa.ListArray:
-    assert side.texts is not None  # `convert` looks them up
+    assert side.texts is not None  # `convert` has looked them up
     fields = {
         "title": pa.repeat("", len(side)) if side.titles is None else side.titles.cast(pa.string()),
         "text": side.texts.cast(pa.string()),

@@ -1,7 +1,7 @@
-"""Columns of passages as flat arrays, read and written.
+"""Read and write columns of passages as flat arrays.
 
-Reading allows what `Batch` alone does not: null texts, null scores, scores of several passages in one list. Writing
-gives ids to passages that have none.
+Unlike `Batch`, reading allows null texts, null scores, and the scores of several passages in one list. Writing adds ids
+to passages that have none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hnm_datasets.columns import QUERY
 from hnm_datasets.formats.base import QueryRows, Side
 from hnm_datasets.storage.digests import digest_strings
 
-#: The column of `mine_hard_negatives` for the scores of a row's positive and negatives, in one list.
+#: The column in which `mine_hard_negatives` writes the scores of a row's positive and negatives as one list.
 _JOINT = "scores"
 
 
@@ -29,17 +29,17 @@ _JOINT = "scores"
 
 
 def nullable_strings(batch: Batch, name: str) -> pa.Array:
-    """Read a column of texts, some of which may be null. Shape (B,)."""
+    """Read a column of texts, which may be null. Shape (B,)."""
     array = batch.column(name)
     if pa.types.is_null(array.type):
         return array.cast(pa.string())
     if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        raise TypeError(f"{batch.step}: the column {name!r} must hold texts, got {type_name(array.type)}.")
+        raise TypeError(f"{batch.step}: the column {name!r} must hold strings, got {type_name(array.type)}.")
     return array
 
 
 def interleaved(columns: list[pa.Array]) -> pa.Array:
-    """Put n columns of B texts into one array, row by row. Shape (B * n,)."""
+    """Interleave n columns of B texts, row by row. Shape (B * n,)."""
     if len(columns) == 1:
         return columns[0]
     size, count = len(columns[0]), len(columns)
@@ -48,7 +48,7 @@ def interleaved(columns: list[pa.Array]) -> pa.Array:
 
 
 def aligned_numbers(batch: Batch, name: str, beside: str, ids: Ragged[pa.Array]) -> NDArray[np.float64]:
-    """Read a column of lists of numbers that is aligned with another; null is NaN, also in place of a whole list."""
+    """Read a column of lists of numbers that is aligned with another. Null is NaN, and a null list is all NaN."""
     unknown = batch.column(name).is_null().to_numpy(zero_copy_only=False)
     lists = batch.lists(name)
     lengths = np.where(unknown, ids.lengths, lists.lengths)
@@ -59,7 +59,7 @@ def aligned_numbers(batch: Batch, name: str, beside: str, ids: Ragged[pa.Array])
 
 
 def is_unknown(batch: Batch, name: str) -> bool:
-    """Return whether a column is missing, or null in every row of the dataset, which its type then tells."""
+    """Return whether a column is missing, or has the type null because all its values are null."""
     return not batch.has(name) or bool(pa.types.is_null(batch.column(name).type))
 
 
@@ -96,10 +96,13 @@ def joint_scores(batch: Batch, wanted: NDArray[np.int64]) -> NDArray[np.float64]
 
     Args:
         batch: B rows.
-        wanted: How many scores each row needs. Shape (B,).
+        wanted: The number of passages of each row. Shape (B,).
 
     Returns:
-        The scores, row by row. None if there is no such column, or if it holds something else than lists.
+        The scores, row by row. None if there is no such column, or if it does not hold lists.
+
+    Raises:
+        ValueError: A row has another number of scores than passages.
     """
     if not batch.has(_JOINT) or not is_list(batch.column(_JOINT).type):
         return None
@@ -108,31 +111,32 @@ def joint_scores(batch: Batch, wanted: NDArray[np.int64]) -> NDArray[np.float64]
     if len(wrong):
         row = int(wrong[0])
         raise ValueError(
-            f"{batch.step}: the column {_JOINT!r} must hold {wanted[row]} scores a row, of the positive and of the "
-            f"negatives; {batch.describe(row)} has {lists.lengths[row]}. If it is something else, rename it."
+            f"{batch.step}: the column {_JOINT!r} must hold {wanted[row]} scores per row, for the positive and the "
+            f"negatives, but {batch.describe(row)} has {lists.lengths[row]}. If the column means something else, "
+            f"rename it."
         )
     return as_floats(lists.values, _JOINT, batch.step)
 
 
 def ids_beside(batch: Batch, names: list[str], columns: Sequence[str], there: pa.Array) -> pa.Array:
-    """Read the ids of the texts that are there, row by row.
+    """Read the ids of the texts that are not null, row by row.
 
     Args:
         batch: B rows.
         names: The n columns of ids.
-        columns: The n columns of texts, for the error.
-        there: Which texts are not null. Shape (B * n,).
+        columns: The n columns of texts, for error messages.
+        there: Whether each text is not null. Shape (B * n,).
 
     Raises:
-        ValueError: An id is null beside a text.
+        ValueError: The id of a text is null.
     """
     ids = interleaved([as_ids(batch.column(name), f"the column {name!r}", batch.step) for name in names])
     lacking = pc.and_(ids.is_null(), there)
     if lacking.true_count:
         row, at = divmod(int(np.flatnonzero(lacking.to_numpy(zero_copy_only=False))[0]), len(names))
         raise ValueError(
-            f"{batch.step}: {names[at]!r} is null in {batch.describe(row)}, and {columns[at]!r} is not. Fill the "
-            f"id, or remove the columns of ids."
+            f"{batch.step}: {names[at]!r} is null in {batch.describe(row)}, but {columns[at]!r} is not. Fill in the "
+            f"id, or remove the id columns."
         )
     return ids.filter(there)
 
@@ -141,7 +145,7 @@ def ids_beside(batch: Batch, names: list[str], columns: Sequence[str], there: pa
 
 
 def text_ids(texts: pa.Array) -> pa.Array:
-    """Name texts by a hash, as `from_pairs` does. Shape (P,).
+    """Return hashes of texts as ids, as `from_pairs` does. Shape (P,).
 
     Example:
         >>> text_ids(pa.array(["Plates move."])).to_pylist()
@@ -153,21 +157,21 @@ def text_ids(texts: pa.Array) -> pa.Array:
 def text_array(side: Side) -> pa.Array:
     """Return the full texts of passages, which must be known. Shape (P,)."""
     texts = side.full_texts
-    assert texts is not None  # `convert` looks them up
+    assert texts is not None  # `convert` has looked them up
     return texts.cast(pa.string())
 
 
 def id_array(side: Side) -> pa.Array:
-    """Return the ids of passages; where there are none, hashes of their texts. Shape (P,)."""
+    """Return the ids of passages, or hashes of their texts if there are none. Shape (P,)."""
     return text_ids(text_array(side)) if side.ids is None else side.ids.cast(pa.string())
 
 
 def number_array(scores: NDArray[np.float64], type_: pa.DataType | None = None) -> pa.Array:
-    """Return scores, null for NaN, as float32 or another type. Shape (P,)."""
+    """Return scores as float32 or another type, with null for NaN. Shape (P,)."""
     return pa.array(scores, type_ or pa.float32(), from_pandas=True)
 
 
 def query_columns(rows: QueryRows, id_name: str) -> dict[str, pa.Array]:
-    """Return the column of queries and, if there are any, of their ids. Shape (B,) each."""
+    """Return the column of queries and, if there are ids, of query ids. Shape (B,) each."""
     ids = {} if rows.query_ids is None else {id_name: rows.query_ids.cast(pa.string())}
     return ids | {QUERY: rows.queries.cast(pa.string())}

@@ -1,4 +1,4 @@
-"""`flagembedding`: one row per query with lists of texts, from which a student may learn a teacher's scores."""
+"""`flagembedding`: one row per query with lists of texts, and a teacher's scores to distill."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class FlagEmbedding(Format):
             if side.ids is not None
         }
         columns |= {
-            # As wide as what is read from JSON, so that sets of both kinds can be put together.
+            # float64, as read from JSON, so that both kinds of datasets can be concatenated.
             f"{name}_scores": list_array(side.offsets, number_array(side.scores[by], pa.float64()))
             for name, side in sides.items()
             if by in side.scores
@@ -69,7 +69,7 @@ class FlagEmbedding(Format):
         return {"pos_scores", "neg_scores"}
 
     def written_scorer(self, rows: QueryRows) -> str | None:
-        """Return a teacher, from whose scores a student learns, or else the retriever."""
+        """Return a teacher, because students are trained on these scores, or else the retriever."""
         return teacher_first(rows)
 
 

@@ -30,10 +30,10 @@ _LABELS_AT_ONCE = 100_000
 
 
 class _Labeled(Format):
-    """What pairs and lists have in common.
+    """The base class of labeled pairs and lists.
 
     Attributes:
-        plural: What the names of columns end with.
+        plural: The ending of column names: `"s"` for lists.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("text-ranking",)
@@ -153,8 +153,8 @@ def _is_positive(layout: Layout, labels: pa.Array, batch: Batch) -> NDArray[np.b
     if len(strange):
         raise ValueError(
             f"{batch.step}: the format {layout.format.name!r} was recognized, and its labels must be 1 for positives "
-            f"and 0 for negatives; {layout.label!r} holds {strange[0]:g}. A teacher's scores do not tell positives "
-            f"from negatives."
+            f"and 0 for negatives, but {layout.label!r} holds {strange[0]:g}. A teacher's scores do not distinguish "
+            f"positives from negatives."
         )
     return np.asarray(values == 1.0)
 
@@ -162,7 +162,7 @@ def _is_positive(layout: Layout, labels: pa.Array, batch: Batch) -> NDArray[np.b
 def _split(
     positive: NDArray[np.bool_], texts: Ragged[pa.Array], ids: pa.Array | None, scores: NDArray[np.float64] | None
 ) -> tuple[Side, Side]:
-    """Part the passages of each row into positives and negatives."""
+    """Split the passages of each row into positives and negatives."""
     sides = [
         Side(
             offsets_of(np.bincount(texts.owners[of_side], minlength=len(texts))),
@@ -176,10 +176,10 @@ def _split(
 
 
 def _joined(format: Format, rows: QueryRows) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
-    """Return each query's passages, positives first.
+    """Join the passages of each query, positives first.
 
     Returns:
-        The offsets of the lists, and their flat columns: `text`, `label` and, if there, `id` and `score`.
+        The offsets of the lists, and their flat columns: `text`, `label` and, if known, `id` and `score`.
     """
     sides = (rows.positives, rows.negatives)
     offsets, order = interleave_lists(*(Ragged(side.offsets, text_array(side)) for side in sides))
@@ -187,7 +187,7 @@ def _joined(format: Format, rows: QueryRows) -> tuple[NDArray[np.int64], dict[st
         "text": pa.concat_arrays([text_array(side) for side in sides]).take(pa.array(order)),
         "label": pa.array((order < len(rows.positives)).astype(np.float32)),
     }
-    # One column cannot hold the ids of one side alone.
+    # The column of ids needs the ids of both sides.
     if all(side.ids is not None for side in sides):
         flat["id"] = pa.concat_arrays([id_array(side) for side in sides]).take(pa.array(order))
     by = format.written_scorer(rows)

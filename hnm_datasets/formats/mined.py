@@ -1,4 +1,4 @@
-"""`mined`: what our miners write, one row per query, passages by id."""
+"""`mined`: the columns that our miners write, one row per query, passages by id."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SCORES = re.compile(r"negative_(?:(?P<name>.+)_)?scores")
 
 
 class Mined(Format):
-    """Rows of ids, with scores of any number of scorers, ranks and sources."""
+    """Rows with passage ids, scores of any number of scorers, ranks and sources."""
 
     name: ClassVar[str] = "mined"
     columns: ClassVar[str] = "query, positive_ids, negative_ids"
@@ -49,7 +49,7 @@ class Mined(Format):
         return fixed_layout(self, names, owner, POSITIVE_IDS, NEGATIVE_IDS) if NEGATIVE_IDS in names else None
 
     def read(self, layout: Layout, batch: Batch) -> tuple[Side, Side]:
-        """Read ids and all scores, and of negatives ranks and sources."""
+        """Read ids and all scores, and the ranks and sources of negatives."""
         positive_ids, negative_ids = batch.id_lists(POSITIVE_IDS), batch.id_lists(NEGATIVE_IDS)
         scores: dict[str, dict[str, NDArray[np.float64]]] = {"positive": {}, "negative": {}}
         for name in layout.names:
@@ -92,7 +92,7 @@ class Mined(Format):
         return {score_column(by, part) for part in ("positive", "negative")}
 
     def own_columns(self, layout: Layout) -> set[str]:
-        """Return what the steps of mining write."""
+        """Return the columns that mining steps write."""
         lists = {name for name in layout.names if name.startswith(("positive_", "negative_"))}
         return super().own_columns(layout) | lists | {JUDGED_NEGATIVE_IDS, KNOWN_POSITIVE_IDS, "promoted_ids"}
 

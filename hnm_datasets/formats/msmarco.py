@@ -1,8 +1,8 @@
-"""The layout of `msmarco-hard-negatives`: ids alone, the negatives of a query by the system that found them.
+"""The layout of `msmarco-hard-negatives`: only ids, with the negatives of each query grouped by retrieval system.
 
-A row is `{"qid": 1, "pos": [2], "neg": {"bm25": [3, 4], "another-system": [4, 5]}}`; in later files a passage is
-`{"pid": 2, "ce-score": 9.5}`, with a cross-encoder's score. The texts of the queries are elsewhere, so this is no
-`Format`: `convert` makes mined rows of it.
+A row is `{"qid": 1, "pos": [2], "neg": {"bm25": [3, 4], "another-system": [4, 5]}}`. In later files a passage is
+`{"pid": 2, "ce-score": 9.5}`, with a cross-encoder's score. The rows have no query texts, so this is not a `Format`:
+`convert` turns them into mined rows.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class _Passages(NamedTuple):
     """Passages of B rows, P in all.
 
     Attributes:
-        owners: The row of each. Shape (P,).
-        ids: Shape (P,).
-        scores: A cross-encoder's, NaN where there is none. Shape (P,).
+        owners: The row of each passage. Shape (P,).
+        ids: The id of each passage. Shape (P,).
+        scores: The cross-encoder's score of each passage; NaN if missing. Shape (P,).
     """
 
     owners: NDArray[np.int64]
@@ -50,7 +50,7 @@ class _Passages(NamedTuple):
 
 
 def is_by_system(dataset: Dataset) -> bool:
-    """Return whether a dataset has this layout's columns; beside texts of queries the type of `neg` tells."""
+    """Return whether a dataset has this layout's columns; if it also has `query`, the type of `neg` decides."""
     names = set(dataset.column_names)
     if not names >= {_QUERY_ID, _POSITIVES, _NEGATIVES}:
         return False
@@ -59,21 +59,21 @@ def is_by_system(dataset: Dataset) -> bool:
 
 
 def mined_rows(dataset: Dataset, step: str) -> Dataset:
-    """Make mined rows; without a column of queries if there is none.
+    """Return mined rows; without the column `query` if the dataset has none.
 
-    The systems take turns: their first negatives, then their second, and so on. A negative that several have found
-    stands once, with its rank and the name of the system that ranks it first.
+    The negatives of the systems are interleaved: the first of each system, then the second, and so on. A negative of
+    several systems appears once, with the rank and the name of the system that ranks it highest.
 
     Args:
         dataset: Rows of this layout. Other columns are kept.
-        step: Who asks, for errors.
+        step: The name of the calling function, for error messages.
 
     Returns:
-        `query_id`, `positive_ids`, `negative_ids`, `negative_ranks`, `negative_source`; with a cross-encoder's scores
-        also `positive_teacher_scores` and `negative_teacher_scores`.
+        `query_id`, `positive_ids`, `negative_ids`, `negative_ranks`, `negative_source`; with cross-encoder scores also
+        `positive_teacher_scores` and `negative_teacher_scores`.
 
     Raises:
-        TypeError: A column holds something else.
+        TypeError: A column has the wrong type.
         ValueError: An id is null.
     """
     scored = _is_scored(dataset)
@@ -101,7 +101,7 @@ def _others(names: list[str]) -> list[str]:
 
 
 def _is_scored(dataset: Dataset) -> bool:
-    """Return whether passages have scores: the types tell, or the JSON texts where rows differ in their systems."""
+    """Return whether passages have scores, by their types, or by their JSON texts if rows differ in their systems."""
     part = dataset.select_columns([_POSITIVES, _NEGATIVES])
     if f"'{_SCORE}'" in str(part.features):
         return True
@@ -122,11 +122,11 @@ def _mined(table: pa.Table, step: str, scored: bool) -> pa.Table:
         systems = systems.cast(pa.struct([]))
     if not pa.types.is_struct(systems.type):
         raise TypeError(
-            f"{step}: the column {_NEGATIVES!r} beside {_QUERY_ID!r} must hold the lists of each system, such as "
-            f"{{'bm25': [1, 2]}}, got {type_name(systems.type)}."
+            f"{step}: in rows with {_QUERY_ID!r}, the column {_NEGATIVES!r} must hold the lists of each system, such "
+            f"as {{'bm25': [1, 2]}}, got {type_name(systems.type)}."
         )
     names = [field.name for field in systems.type]
-    # Unlike `field`, `flatten` gives null where the whole struct is null.
+    # Unlike `field`, `flatten` returns null if the whole struct is null.
     found = [
         _passages(column, f"{_NEGATIVES}.{name}", step) for name, column in zip(names, systems.flatten(), strict=True)
     ]
@@ -177,5 +177,5 @@ def _passages(column: pa.Array, name: str, step: str) -> _Passages:
 def _ids(values: pa.Array, name: str, step: str) -> pa.Array:
     ids = as_ids(values, repr(name), step, "value {}".format)
     if ids.null_count:
-        raise ValueError(f"{step}: an id in {name!r} is null. Fill it or filter such rows out.")
+        raise ValueError(f"{step}: an id in {name!r} is null. Fill it in, or filter out such rows.")
     return ids.cast(pa.string())

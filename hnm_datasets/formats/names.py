@@ -1,4 +1,4 @@
-"""How a dataset's columns are found: by fixed names, or by usual names and else by their order."""
+"""Find the columns of a dataset: by fixed names, or by common names and then by order."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from hnm_datasets.formats.base import Format, Layout
 _QUERY_NAMES = ("anchor", QUERY, "question")
 _POSITIVE_NAMES = ("positive", "positives", "answer", "passage", "passages")
 _QUERY_ID_NAMES = (QUERY_ID, "anchor_id")
-#: Columns that may stand before the texts and hold none: ids, scores and labels.
+#: Columns without texts: ids, scores and labels. They may come before the texts.
 _NO_TEXTS = re.compile(r"(.*_)?(id|ids|idx|scores?|labels?)")
 
 
 def fixed_layout(
     format: Format, names: tuple[str, ...], owner: str, positives: str, *negatives: str, query: str = QUERY
 ) -> Layout:
-    """Return the layout of a format whose columns have fixed names.
+    """Return the layout of a format with fixed column names.
 
     Args:
         format: The format.
         names: The columns of the dataset.
-        owner: Who asks, for errors.
+        owner: The name of the calling function, for error messages.
         positives: The column of positives.
         negatives: The columns of negatives.
         query: The column of queries.
@@ -34,8 +34,8 @@ def fixed_layout(
     missing = [name for name in (query, positives, *negatives) if name not in names]
     if missing:
         raise KeyError(
-            f"{owner}: the format {format.name!r} was recognized, and it needs the columns {missing} also; there are "
-            f"only {list(names)}."
+            f"{owner}: the format {format.name!r} was recognized, but its columns {missing} are missing; the dataset "
+            f"has {list(names)}."
         )
     return Layout(format, query, _first(_QUERY_ID_NAMES, names), (positives,), negatives, None, names)
 
@@ -43,19 +43,19 @@ def fixed_layout(
 def ordered_layout(
     format: Format, names: tuple[str, ...], owner: str, *, negatives: tuple[str, ...] = (), label: str | None = None
 ) -> Layout:
-    """Return the layout of a format of sentence-transformers, which goes by the order of columns.
+    """Return the layout of a format of sentence-transformers, which reads columns by order.
 
-    The query and the positive are found by their usual names, and else by the order.
+    The query and the positive are found by their common names, or else by order.
 
     Args:
         format: The format.
         names: The columns of the dataset.
-        owner: Who asks, for errors.
-        negatives: The columns of negatives, which the format was recognized by.
-        label: The column of labels, which it was recognized by.
+        owner: The name of the calling function, for error messages.
+        negatives: The columns of negatives, by which the format was recognized.
+        label: The column of labels, by which the format was recognized.
 
     Raises:
-        KeyError: There is no column of queries, or none of positives.
+        KeyError: There is no column of queries or of positives.
     """
     others = [name for name in names if name not in negatives and not _NO_TEXTS.fullmatch(name)]
     query = _first(_QUERY_NAMES, others) or _first(others, others)
@@ -63,8 +63,8 @@ def ordered_layout(
     positive = _first(_POSITIVE_NAMES, others) or _first(others, others)
     if query is None or positive is None:
         raise KeyError(
-            f"{owner}: the format {format.name!r} was recognized by {(*negatives, label)[0]!r}, and it needs a column "
-            f"of queries and one of {'passages' if label else 'positives'} before it; there are only {list(names)}."
+            f"{owner}: the format {format.name!r} was recognized by {(*negatives, label)[0]!r}, but it also needs a "
+            f"column of queries and a column of {'passages' if label else 'positives'}; the dataset has {list(names)}."
         )
     return Layout(format, query, _first(_QUERY_ID_NAMES, names), (positive,), negatives, label, names)
 

@@ -1,4 +1,4 @@
-"""Passages as structs of title, text and id, as Tevatron and DPR keep them."""
+"""Passages as structs of title, text and id, as in the formats of Tevatron and DPR."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from hnm_datasets.terminal import printable
 
 
 def read_passages(batch: Batch, column: str, ids: Sequence[str], score: str | None = None) -> Side:
-    """Read a column of lists of passages. A null title or text is an empty one; a null score is NaN.
+    """Read a column of lists of passages. A null title or text becomes an empty string, and a null score NaN.
 
     Args:
         batch: B rows.
         column: The column.
-        ids: The names that the field of ids may have. Ids may be numbers.
-        score: The field of scores, which may be numbers written as texts.
+        ids: Possible names of the id field. Ids may be numbers.
+        score: The field of scores, which may be numbers or strings of numbers.
 
     Returns:
-        The passages. One whose id is missing is named by a hash of its text.
+        The passages. A passage without an id gets a hash of its text.
 
     Raises:
-        TypeError: The column holds something else than lists of structs with a field `text` of texts.
+        TypeError: The column does not hold lists of structs with a string field `text`.
         ValueError: A passage is null.
     """
     lists = batch.lists(column)
-    # Files whose passages differ in their fields are kept as JSON by `datasets`.
+    # `datasets` loads files as JSON if their passages differ in their fields.
     passages = from_json(lists.values, column, batch.step) if is_json(lists.values.type) else lists.values
     names = {field.name for field in passages.type} if pa.types.is_struct(passages.type) else set()
     if "text" not in names and len(passages):
@@ -56,7 +56,7 @@ def read_passages(batch: Batch, column: str, ids: Sequence[str], score: str | No
     named = next((field(name, numbers=True) for name in ids if name in names), None)
     nameless = pc.equal(named, "") if named is not None else None
     if nameless is not None and nameless.true_count:
-        # Without this all passages that have no id would be one and the same.
+        # Otherwise all passages without an id would count as the same passage.
         full = passage_texts(titles, texts)
         named = pc.replace_with_mask(named, nameless, text_ids(full.filter(nameless)))
     scores = {}
@@ -66,7 +66,7 @@ def read_passages(batch: Batch, column: str, ids: Sequence[str], score: str | No
 
 
 def other_fields(features: Features, columns: Sequence[str], known: Collection[str]) -> list[str]:
-    """Return the fields of passages beside the known ones, such as `positive_ctxs.title_score`."""
+    """Return the fields of passages that are not known, such as `positive_ctxs.title_score`."""
     inner = {name: getattr(features[name], "feature", None) for name in columns}
     return [
         f"{name}.{field}"
@@ -78,12 +78,12 @@ def other_fields(features: Features, columns: Sequence[str], known: Collection[s
 
 
 def _texts(values: pa.Array, name: str, step: str, numbers: bool) -> pa.Array:
-    """Return a field of texts with empty ones for null; whole numbers only where ids may be numbers."""
+    """Return a field of strings, with empty strings for null; `numbers` also allows whole numbers, as ids."""
     values = from_json(values, name, step) if is_json(values.type) else values
     if numbers:
         values = as_ids(values, f"the field {name!r}", step, "passage {}".format)
     if not (is_string(values.type) or pa.types.is_null(values.type)):
-        raise TypeError(f"{step}: the field {name!r} must hold texts, got {type_name(values.type)}.")
+        raise TypeError(f"{step}: the field {name!r} must hold strings, got {type_name(values.type)}.")
     return pc.fill_null(values.cast(pa.string()), "")
 
 

@@ -1,4 +1,4 @@
-"""All formats, and which of them a dataset is in."""
+"""All formats, and how the format of a dataset is recognized."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hnm_datasets.formats.mined import MINED
 from hnm_datasets.formats.tevatron import TEVATRON
 from hnm_datasets.formats.tuples import N_TUPLES, TRIPLETS
 
-#: By name, in the order of errors and documentation. A new format is added here and nowhere else.
+#: The formats by name, in the order of errors and documentation. Add a new format here.
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (MINED, TRIPLETS, N_TUPLES, LABELED_PAIRS, LABELED_LISTS, TEVATRON, FLAGEMBEDDING, DPR)
@@ -24,11 +24,10 @@ def recognize(names: Sequence[str], owner: str) -> Layout:
 
     Args:
         names: The columns of the dataset, in order.
-        owner: Who asks, for errors.
+        owner: The name of the calling function, for error messages.
 
     Raises:
-        KeyError: They are in no format, or a column of the format is missing; the message names the format that was
-            recognized and what it needs.
+        KeyError: The columns match no format, or a column of the recognized format is missing.
 
     Example:
         >>> recognize(["question", "answer", "negative"], "audit").describe()
@@ -41,8 +40,9 @@ def recognize(names: Sequence[str], owner: str) -> Layout:
             return layout
     remedy = "Rename the columns."
     if {"score", "scores"} & set(columns):
-        remedy = "Scores instead of labels do not tell positives from negatives."
+        remedy = "Scores without labels do not distinguish positives from negatives."
     known = ", ".join(f"{format.name} ({format.columns})" for format in FORMATS.values())
     raise KeyError(
-        f"{owner}: no format of mined data was recognized in the columns {list(columns)}. Known are: {known}. {remedy}"
+        f"{owner}: no format of mined data was recognized in the columns {list(columns)}. Known formats: {known}. "
+        f"{remedy}"
     )

@@ -42,19 +42,19 @@ class Tevatron(Format):
         return read_passages(batch, _POSITIVES, ids=("docid",)), read_passages(batch, _NEGATIVES, ids=("docid",))
 
     def write(self, rows: QueryRows, width: int | None) -> Written:
-        """Write passages with ids; where there are none, hashes of the texts."""
+        """Write passages with ids, or with hashes of the texts if there are no ids."""
         if rows.query_ids is None:
             rows = replace(rows, query_ids=text_ids(rows.queries))
         columns = query_columns(rows, QUERY_ID)
         for name, side in ((_POSITIVES, rows.positives), (_NEGATIVES, rows.negatives)):
             titles = pa.repeat("", len(side)) if side.titles is None else side.titles.cast(pa.string())
-            assert side.texts is not None  # `convert` looks them up
+            assert side.texts is not None  # `convert` has looked them up
             passages = pa.StructArray.from_arrays([id_array(side), titles, side.texts.cast(pa.string())], _FIELDS)
             columns[name] = list_array(side.offsets, passages)
         return Written(np.arange(len(rows.queries)), columns)
 
     def fits(self, layout: Layout, batch: Batch, rows: QueryRows) -> bool:
-        """Return whether passages have all three fields, and as texts."""
+        """Return whether passages have all three fields, as strings."""
         return all(
             {field.name for field in passages.type if is_string(field.type)} >= set(_FIELDS)
             for passages in (batch.lists(name).values for name in (_POSITIVES, _NEGATIVES))
@@ -66,7 +66,7 @@ class Tevatron(Format):
         return other_fields(features, (_POSITIVES, _NEGATIVES), _FIELDS)
 
     def written_scorer(self, rows: QueryRows) -> str | None:
-        """Return None: there is no room for scores."""
+        """Return None, because the format has no scores."""
         return None
 
     def _passages(self, value: Any) -> list[str]:

@@ -30,13 +30,13 @@ from hnm_datasets.formats.fields import (
 )
 from hnm_datasets.formats.names import ordered_layout
 
-#: The second is what users name a column of lists.
+#: The second name is common for columns of lists.
 _NEGATIVE_NAMES = ("negative", "negatives")
 _NUMBERED = re.compile(r"negative_(\d+)")
 
 
 class _Tuples(Format):
-    """What triplets and n-tuples have in common: one passage a column, and null where there is none."""
+    """The base class of triplets and n-tuples: one passage per column, null if there is none."""
 
     tasks: ClassVar[tuple[str, ...]] = ("sentence-similarity", "text-retrieval")
     trainable: ClassVar[bool] = True
@@ -46,7 +46,7 @@ class _Tuples(Format):
         width = 1 + len(layout.negatives)
         joint = joint_scores(batch, np.full(len(batch), width))
         joint = None if joint is None else joint.reshape(-1, width)
-        # A positive's id is `positive_id` also where the column of its text has another name.
+        # The id of a positive is in `positive_id`, even if the column of its text has another name.
         return (
             _read_columns(batch, layout.positives, ("positive",), None if joint is None else joint[:, :1]),
             _read_columns(batch, layout.negatives, layout.negatives, None if joint is None else joint[:, 1:]),
@@ -57,7 +57,7 @@ class _Tuples(Format):
         return {f"{name}_id" for name in ("positive", *layout.negatives)}
 
     def score_columns(self, layout: Layout, by: str = "score") -> set[str]:
-        """Return one column per passage; or the one in which `mine_hard_negatives` writes all scores of a row."""
+        """Return one column per passage, or the column in which `mine_hard_negatives` writes all scores of a row."""
         single = {f"{name}_score" for name in ("positive", *layout.negatives)}
         return single if single & set(layout.names) else {"scores"}
 
@@ -68,12 +68,12 @@ class _Tuples(Format):
     def _write_columns(
         self, rows: QueryRows, owners: NDArray[np.int64], passages: Mapping[str, tuple[Side, NDArray[np.int64]]]
     ) -> Written:
-        """Write one passage a column.
+        """Write one passage per column.
 
         Args:
             rows: The queries.
             owners: The query of each row. Shape (M,).
-            passages: By column, the side of its passages and their flat positions there. Shape (M,) each.
+            passages: For each column, the side of its passages and their positions in it. Shape (M,) each.
         """
         columns = {"anchor": rows.queries.take(pa.array(owners)).cast(pa.string())}
         texts = {id(side): text_array(side) for side, _ in passages.values()}
@@ -110,11 +110,11 @@ class Triplets(_Tuples):
         return None if negative is None else ordered_layout(self, names, owner, negatives=(negative,))
 
     def read(self, layout: Layout, batch: Batch) -> tuple[Side, Side]:
-        """Read texts, ids and the scores of one scorer; in place of a text there may be a list of texts."""
+        """Read texts, ids and the scores of one scorer; columns may have lists of texts instead of texts."""
         (positive,), (negative,) = layout.positives, layout.negatives
         if not (is_list(batch.column(positive).type) or is_list(batch.column(negative).type)):
             return super().read(layout, batch)
-        # A positive's id is `positive_id` also where the column of its text has another name.
+        # The id of a positive is in `positive_id`, even if the column of its text has another name.
         positives, negatives = _read_lists(batch, positive, "positive"), _read_lists(batch, negative, negative)
         joint = joint_scores(batch, positives.lengths + negatives.lengths)
         if joint is None:
@@ -125,7 +125,7 @@ class Triplets(_Tuples):
         return replace(positives, scores={"score": joint[first]}), replace(negatives, scores={"score": joint[~first]})
 
     def fits(self, layout: Layout, batch: Batch, rows: QueryRows) -> bool:
-        """Return whether every row has one positive and one negative, and as texts."""
+        """Return whether every row has one positive and one negative, as texts."""
         texts = all(is_string(batch.column(name).type) for name in (*layout.positives, *layout.negatives))
         lengths = (rows.positives.lengths, rows.negatives.lengths)
         return texts and all(bool((one == 1).all()) for one in lengths)
@@ -166,7 +166,7 @@ class NTuples(_Tuples):
         """Write each positive with all negatives.
 
         Raises:
-            ValueError: A query has another number of negatives than the first, or none.
+            ValueError: A query has no negatives, or not as many as the first query.
         """
         positives, negatives = rows.positives, rows.negatives
         lengths = negatives.lengths
@@ -174,11 +174,11 @@ class NTuples(_Tuples):
         short = np.flatnonzero((lengths != wanted) | (lengths == 0))
         if len(short):
             row = int(short[0])
-            others = f", and queries before it have {wanted}" if lengths[row] != wanted else ""
+            others = f", and earlier queries have {wanted}" if lengths[row] != wanted else ""
             raise ValueError(
-                f"convert: in n-tuples all queries need the same number of negatives, at least 1; the query "
-                f"{rows.queries[row].as_py()!r} has {lengths[row]}{others}. Make the numbers equal first, with "
-                f"TopNegatives(n) and a filter of the queries that have fewer, or choose the format 'triplets'."
+                f"convert: in n-tuples all queries need the same number of negatives, at least 1, but the query "
+                f"{rows.queries[row].as_py()!r} has {lengths[row]}{others}. Use TopNegatives(n) and remove the queries "
+                f"with fewer than n negatives first, or choose the format 'triplets'."
             )
         owners = positives.owners
         passages = {"positive": (positives, np.arange(len(positives)))}
@@ -190,13 +190,13 @@ class NTuples(_Tuples):
 def _read_columns(
     batch: Batch, columns: tuple[str, ...], stems: tuple[str, ...], joint: NDArray[np.float64] | None
 ) -> Side:
-    """Read one passage of each row per column; null is no passage.
+    """Read one passage of each row per column; null means no passage.
 
     Args:
         batch: B rows.
         columns: The n columns of texts.
-        stems: What the names of their columns of ids and scores begin with.
-        joint: The scores, if one column has those of all passages. Shape (B, n).
+        stems: The beginnings of the names of their columns of ids and scores.
+        joint: The scores, if one column holds the scores of all passages. Shape (B, n).
     """
     texts = interleaved([nullable_strings(batch, name) for name in columns])
     there = texts.is_valid()
@@ -215,7 +215,7 @@ def _read_columns(
 
 
 def _read_lists(batch: Batch, column: str, stem: str) -> Side:
-    """Read a column of lists of texts, or of texts, with ids and scores that are aligned with it."""
+    """Read a column of texts or lists of texts, with ids and scores that are aligned with it."""
     if not is_list(batch.column(column).type):
         return _read_columns(batch, (column,), (stem,), None)
     texts = batch.string_lists(column)

@@ -119,7 +119,7 @@ def test_what_has_no_row_is_counted(corpus, caplog):
     rows = mined(negative_ids=[["c", "d"], [], ["b", "a"]], negative_scores=[[3.0, 2.0], [], [0.5, 0.25]])
     made = convert(rows, "triplets", corpus)
     assert len(made) == 6
-    assert "1 of 3 queries or rows are left out of triplets: they lack a positive or a negative" in caplog.text
+    assert "1 of 3 queries or rows have no row in 'triplets', because they have no positive" in caplog.text
     assert len(convert(rows.select([1]), "triplets", corpus)) == 0
 
 
@@ -173,7 +173,7 @@ def test_a_second_conversion_comes_from_the_cache(corpus, tmp_path, monkeypatch)
         (
             lambda rows, corpus: convert(rows.add_column("label", [0, 1, 0]), "labeled-pairs", corpus),
             ValueError,
-            r"others of the names \['label'\]",
+            r"other columns with the names \['label'\]",
         ),
     ],
 )

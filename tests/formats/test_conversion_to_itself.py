@@ -64,7 +64,7 @@ def test_ids_and_scores_beside_lists_travel():
 def test_what_has_no_negative_is_counted(caplog):
     made = convert(Dataset.from_dict(LISTS | {"negative": [[], ["z"]]}), "triplets")
     assert triples(made) == [("b?", "B", "z")]
-    assert "1 of 2 queries or rows are left out of triplets: they lack a positive or a negative" in caplog.text
+    assert "1 of 2 queries or rows have no row in 'triplets', because they have no positive" in caplog.text
 
 
 def test_null_for_a_passage_is_no_triplet(caplog):
@@ -107,14 +107,14 @@ def test_a_teachers_label_of_triplets_stays():
         ("triplets", LISTS | {"negative": [[{"text": "x"}], []]}, TypeError, r"'negative' must be List\(string\)"),
         ("triplets", LISTS | {"negative": [["x", None], []]}, ValueError, "'negative' holds a null"),
         ("triplets", LISTS | {"negative": [[1], [2]]}, TypeError, r"'negative' must be List\(string\).*int64"),
-        ("triplets", LISTS | {"negative": [1, 2]}, TypeError, "'negative' must hold texts, got int64"),
-        ("triplets", LISTS | {"negative": [{"text": "x"}, {"text": "y"}]}, TypeError, "'negative' must hold texts"),
+        ("triplets", LISTS | {"negative": [1, 2]}, TypeError, "'negative' must hold strings, got int64"),
+        ("triplets", LISTS | {"negative": [{"text": "x"}, {"text": "y"}]}, TypeError, "'negative' must hold strings"),
         ("triplets", LISTS | {"anchor": [["a?"], ["b?"]]}, TypeError, "'anchor' must hold strings, got list"),
         ("triplets", LISTS | {"anchor": ["a?", None]}, ValueError, "'anchor' is null"),
         ("triplets", LISTS | {"negative_id": [["1"], ["2"]]}, ValueError, "'negative' and 'negative_id' must be align"),
-        ("triplets", LISTS | {"scores": [[1.0], [1.0]]}, ValueError, "'scores' must hold 3 scores a row"),
-        ("n-tuples", example("n-tuples") | {"negative_2": [["x"], ["y"]]}, TypeError, "'negative_2' must hold texts"),
-        ("n-tuples", example("n-tuples") | {"negative_1": [1, 2]}, TypeError, "'negative_1' must hold texts"),
+        ("triplets", LISTS | {"scores": [[1.0], [1.0]]}, ValueError, "'scores' must hold 3 scores per row"),
+        ("n-tuples", example("n-tuples") | {"negative_2": [["x"], ["y"]]}, TypeError, "'negative_2' must hold str"),
+        ("n-tuples", example("n-tuples") | {"negative_1": [1, 2]}, TypeError, "'negative_1' must hold str"),
         ("n-tuples", example("n-tuples") | {"positive_score": ["1", "2"]}, TypeError, "'positive_score' must hold num"),
         ("labeled-pairs", {"anchor": ["a"], "passage": [["A"]], "label": [1]}, TypeError, "'passage' must hold str"),
         ("labeled-pairs", {"anchor": ["a"], "passage": ["A"], "label": ["1"]}, TypeError, "'label' must hold numbers"),
@@ -135,7 +135,7 @@ def test_a_teachers_label_of_triplets_stays():
             "tevatron",
             example("tevatron") | {"negative_passages": [[{"docid": "1", "title": "", "text": 5}]] * 2},
             TypeError,
-            r"'negative_passages\.text' must hold texts, got int64",
+            r"'negative_passages\.text' must hold strings, got int64",
         ),
     ],
 )  # fmt: skip

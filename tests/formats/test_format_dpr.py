@@ -92,7 +92,7 @@ def test_a_file_with_negatives_that_are_not_hard_alone(tmp_path):
     ("change", "error", "message"),
     [
         ({"positive_ctxs": ["A"]}, TypeError, "'positive_ctxs' must hold lists of passages with 'passage_id', 'title'"),
-        ({"positive_ctxs": [{"text": 1}]}, TypeError, r"'positive_ctxs\.text' must hold texts, got int64"),
+        ({"positive_ctxs": [{"text": 1}]}, TypeError, r"'positive_ctxs\.text' must hold strings, got int64"),
         ({"positive_ctxs": [{"text": "A", "score": "high"}]}, TypeError, r"'positive_ctxs\.score' must hold numbers"),
         ({"question": None}, ValueError, "'question' is null"),
         ({"question": 5}, TypeError, "'question' must hold strings, got int64"),
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_named(tmp_path, change, error, message):
 
 def test_a_missing_column_is_named():
     rows = Dataset.from_dict({"question": ["q"], "positive_ctxs": [[context("1")]]})
-    with pytest.raises(KeyError, match=r"'dpr' was recognized, and it needs the columns \['hard_negative_ctxs'\]"):
+    with pytest.raises(KeyError, match=r"'dpr' was recognized, but its columns \['hard_negative_ctxs'\] are missing"):
         convert(rows, "triplets")
 
 

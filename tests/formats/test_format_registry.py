@@ -70,13 +70,13 @@ def test_formats_are_recognized_by_their_columns(columns, described):
     ("columns", "message"),
     [
         (["query", "answer"], r"test: no format .* in the columns \['query', 'answer'\].*flagembedding"),
-        (["query", "negative_ids"], r"'mined' was recognized, and it needs the columns \['positive_ids'\] also"),
+        (["query", "negative_ids"], r"'mined' was recognized, but its columns \['positive_ids'\] are missing"),
         (["query", "positive_passages"], r"'tevatron' was .*\['negative_passages'\]"),
         (["positive_passages", "negative_passages"], r"'tevatron' was .*\['query'\]"),
         (["query", "neg"], r"'flagembedding' was .*\['pos'\]"),
-        (["anchor", "negative"], r"'triplets' was recognized by 'negative'.*queries and one of positives"),
+        (["anchor", "negative"], r"'triplets' was recognized by 'negative'.*queries and a column of positives"),
         (["anchor", "negative_1"], r"'n-tuples' was recognized by 'negative_1'"),
-        (["label"], r"'labeled-pairs' was recognized by 'label'.*one of passages"),
+        (["label"], r"'labeled-pairs' was recognized by 'label'.*a column of passages"),
         (["anchor", "passage_ids", "labels"], r"'labeled-lists' was recognized by 'labels'"),
     ],
 )
@@ -184,9 +184,9 @@ def test_a_format_of_ones_own_is_audited_and_published(judged, tmp_path):
 
 
 def test_a_format_of_ones_own_is_named_in_errors(judged):
-    with pytest.raises(KeyError, match=r"Known are: .*judged \(query, relevant, irrelevant\)"):
+    with pytest.raises(KeyError, match=r"Known formats: .*judged \(query, relevant, irrelevant\)"):
         recognize(["a"], "test")
-    with pytest.raises(KeyError, match=r"'judged' was recognized, and it needs the columns \['relevant'\] also"):
+    with pytest.raises(KeyError, match=r"'judged' was recognized, but its columns \['relevant'\] are missing"):
         recognize(["query", "irrelevant"], "test")
 
 

@@ -58,9 +58,9 @@ def test_to_n_tuples_has_one_row_per_positive():
 
 def test_n_tuples_need_equal_numbers_of_negatives():
     rows = mined(negative_ids=[["c", "d"], ["e"], ["b", "a"]], negative_scores=[[3.0, 2.0], [2.5], [0.5, 0.25]])
-    with pytest.raises(ValueError, match=r"'two\?' has 1, and queries before it have 2.*TopNegatives\(n\).*triplets"):
+    with pytest.raises(ValueError, match=r"'two\?' has 1, and earlier queries have 2.*TopNegatives\(n\).*triplets"):
         convert(rows, "n-tuples", make_corpus())
-    with pytest.raises(ValueError, match=r"at least 1; the query 'one\?' has 0\. "):
+    with pytest.raises(ValueError, match=r"at least 1, but the query 'one\?' has 0\. "):
         convert(mined(negative_ids=[[], [], []], negative_scores=[[], [], []]), "n-tuples", make_corpus())
 
 
@@ -87,16 +87,16 @@ def test_scores_of_mine_hard_negatives_travel():
     [
         ({"anchor": [None], "positive": ["A"], "negative": ["x"]}, ValueError, "'anchor' is null"),
         ({"anchor": [1], "positive": ["A"], "negative": ["x"]}, TypeError, "'anchor' must hold strings, got int64"),
-        ({"anchor": ["a"], "positive": [1], "negative": ["x"]}, TypeError, "'positive' must hold texts, got int64"),
+        ({"anchor": ["a"], "positive": [1], "negative": ["x"]}, TypeError, "'positive' must hold strings, got int64"),
         (
             {"anchor": ["a"], "positive": ["A"], "negative": ["x"], "negative_id": [None]},
             ValueError,
-            "'negative_id' is null in row 0 of the batch, and 'negative' is not. Fill the id",
+            "'negative_id' is null in row 0 of the batch, but 'negative' is not. Fill in the id",
         ),
         (
             {"anchor": ["a"], "positive": ["A"], "negative": ["x"], "scores": [[1.0, 2.0, 3.0]]},
             ValueError,
-            "'scores' must hold 2 scores a row.*has 3",
+            "'scores' must hold 2 scores per row.*has 3",
         ),
         (
             {"anchor": ["a"], "positive": ["A"], "negative": ["x"], "positive_score": ["high"]},

@@ -43,7 +43,7 @@ def test_the_rows_of_sentence_transformers(pairs, static_model, output_format, f
         verbose=False,
     )
     if output_scores and form.startswith("labeled"):
-        with pytest.raises(KeyError, match="do not tell positives from negatives"):
+        with pytest.raises(KeyError, match="do not distinguish positives from negatives"):
             recognize(rows.column_names, "test")
         return
     found, read_ = read(rows)

@@ -119,8 +119,8 @@ def test_with_texts_of_queries_any_format_is_made(tmp_path):
 @pytest.mark.parametrize(
     ("row", "to", "error", "message"),
     [
-        (ROWS[0], "triplets", ValueError, r"queries by id alone.*convert\(dataset, 'mined'\).*'query'"),
-        ({"qid": 1, "pos": [1], "neg": [2]}, "mined", TypeError, "'neg' beside 'qid' must hold the lists of each sys"),
+        (ROWS[0], "triplets", ValueError, r"have no query texts.*convert\(dataset, 'mined'\).*'query'"),
+        ({"qid": 1, "pos": [1], "neg": [2]}, "mined", TypeError, "'neg' must hold the lists of each sys"),
         ({"qid": 1, "pos": 1, "neg": {"a": [2]}}, "mined", TypeError, "'pos' must hold lists"),
         ({"qid": 1, "pos": [1.5], "neg": {"a": [2]}}, "mined", ValueError, "'pos' holds the number 1.5"),
         ({"qid": None, "pos": [1], "neg": {"a": [2]}}, "mined", ValueError, "an id in 'qid' is null"),

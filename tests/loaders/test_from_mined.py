@@ -168,7 +168,7 @@ def test_what_is_left_out_is_said(caplog):
     columns = {"anchor": ["a?"], "positive": ["A"], "negative": ["x"], "label": [0.5]}
     with caplog.at_level(logging.WARNING):
         from_mined(columns)
-    assert "no room for the columns ['label']" in caplog.text
+    assert "cannot store the columns ['label']" in caplog.text
 
 
 PASSAGES = st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=4, unique=True)
@@ -201,7 +201,7 @@ ALONE = "ids? alone, and the texts are elsewhere.*load_beir or Corpus.from_datas
         ({"query": ["a?"], "positive_ids": [["1"]], "negative_ids": [["2"]]}, ValueError, ALONE),
         ({"qid": [1], "pos": [[2]], "neg": [{"bm25": [3]}]}, ValueError, ALONE),
         ({"query": ["a?"], "answer": ["A."]}, KeyError, "no format of mined data.*Pairs that nobody has mined for are"),
-        ({"query": ["a?"], "neg": [["x"]]}, KeyError, r"needs the columns \['pos'\]"),
+        ({"query": ["a?"], "neg": [["x"]]}, KeyError, r"its columns \['pos'\] are missing"),
         ({name: [] for name in FLAG}, ValueError, "the dataset is empty"),
         (FLAG | {"neg": [["x"], ["y", " "]]}, ValueError, "a passage of the query 'b[?]' is empty. Take such passages"),
         (FLAG | {"neg": [["x"], [None]]}, ValueError, "'neg' holds a null in the row with query 'b[?]'"),
