@@ -1,1 +1,1 @@
-"""Pictures of negatives."""
+"""Plots of queries, scores, hardness, trainings and pilots."""

@@ -1,4 +1,4 @@
-"""What the pictures share: the figure, the looks of each kind, and text that fits. Imported only where one is drawn."""
+"""Helpers for all plots: the figure, colors and markers, and text that fits. Imported only when something is drawn."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
-#: Points. A figure of 8 inches that is shown 800 pixels wide has letters of 14 pixels at 10 points.
+#: Font sizes in points. In a figure of 8 inches that is shown 800 pixels wide, 10 points are 14 pixels.
 SMALL, LARGE = 10, 12
 WIDTH = 8.0
 DPI = 200
 
 
 class Look(NamedTuple):
-    """How one kind of thing is drawn: by color and by shape, so that nothing hangs on the color alone."""
+    """The color and marker of one kind of data. Both differ, so that color is never the only distinction."""
 
     color: str
     marker: str
@@ -28,7 +28,7 @@ class Look(NamedTuple):
     hollow: bool = False
 
 
-#: Of Okabe and Ito's colors those with a contrast of 3 or more to white and to black.
+#: The colors of Okabe and Ito with a contrast of at least 3 to both white and black.
 GREEN, RED, BLUE, PURPLE, GREY = "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#888888"
 POSITIVE, NEGATIVE = Look(GREEN, "o", "positive"), Look(RED, "s", "hard negative")
 RANDOM, OTHER = Look(BLUE, "^", "random passage"), Look(GREEN, "o", "other positive (masked)", hollow=True)
@@ -36,9 +36,9 @@ SERIES = tuple(map(Look, (BLUE, RED, GREEN, PURPLE, GREY), "osD^v"))
 
 
 class Picture(Figure):
-    """A figure that shows itself in a notebook.
+    """A figure that notebooks display.
 
-    A notebook draws matplotlib's own figures only where pyplot is in use, which keeps every figure alive.
+    Notebooks display plain matplotlib figures only with pyplot, which keeps every figure in memory.
     """
 
     def __init__(self, height: float, **options: Any) -> None:
@@ -46,23 +46,23 @@ class Picture(Figure):
 
     def _repr_png_(self) -> bytes:
         target = io.BytesIO()
-        # Half the dots of a file: the size at which a notebook shows it.
+        # Half the resolution of a file, which is the size of a figure in a notebook.
         self.savefig(target, format="png", dpi=DPI / 2)
         return target.getvalue()
 
 
 def ink() -> str:
-    """Return the color of text, which the style in use sets."""
+    """Return the text color of the active style."""
     return str(rcParams["text.color"])
 
 
 def paper() -> Any:
-    """Return the color behind the axes, which the style in use sets."""
+    """Return the background color of axes in the active style."""
     return rcParams["axes.facecolor"]
 
 
 def percent(share: float) -> str:
-    """Show a share so that little is not nothing, nearly all is not all, and two that add up to all are seen to.
+    """Format a share as a percentage, so that small shares are not 0%, large shares not 100%, and sums look right.
 
     Example:
         >>> percent(0.123), percent(0.0123), percent(0.979), percent(0.0002), percent(0.9996), percent(1.0)
@@ -77,7 +77,7 @@ def percent(share: float) -> str:
 
 
 def finish(axes: Axes) -> None:
-    """Give axes the looks that all but maps have."""
+    """Style axes: a grid, and no top and right spines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
@@ -85,14 +85,14 @@ def finish(axes: Axes) -> None:
 
 
 def width_of(text: str, size: float) -> float:
-    """Return how wide a text is, in points."""
-    # A dollar sign in a passage is no mathematics.
+    """Return the width of a text in points."""
+    # A dollar sign in a passage does not start a formula.
     width, *_ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
     return float(width)
 
 
 def fitted(text: str, size: float, width: float) -> str:
-    """Cut a text to a width in points, with an ellipsis where something is missing.
+    """Shorten a text to a width in points, with an ellipsis.
 
     Example:
         >>> fitted("Plates move.", size=10, width=100), fitted("Plates move.", size=10, width=46)
@@ -108,28 +108,28 @@ def fitted(text: str, size: float, width: float) -> str:
     return text[:low].rstrip(" .,;:-") + "…"
 
 
-def beside(
+def label_offsets(
     points: NDArray[np.float64], texts: list[str], taken: list[tuple[float, float, float, float]], limit: float
 ) -> list[tuple[float, float]]:
-    """Find a place for a short label beside each point, so that none covers another, or a point.
+    """Place a short label next to each point, so that labels overlap neither each other nor the points.
 
     Args:
-        points: Where the points lie, in points from the center of a square. Shape (C, 2).
-        texts: The labels of the first points, the most important first.
-        taken: Boxes (left, bottom, right, top) that are to stay free.
+        points: The positions of the markers, in typographic points from the center of a square. Shape (C, 2).
+        texts: The labels of the first points, most important first.
+        taken: Boxes (left, bottom, right, top) to keep free.
         limit: Half the side of the square.
 
     Returns:
-        The center of each label, from its point.
+        The offset of each label's center from its point.
     """
     boxes = [*taken, *((x - 5, y - 5, x + 5, y + 5) for x, y in points.tolist())]
-    places = []
+    offsets = []
     for (x, y), text in zip(points.tolist(), texts, strict=False):
         half, tall = width_of(text, SMALL) / 2 + 1, SMALL / 2 + 1
         best, least = (0.0, 0.0), np.inf
-        for away in (11, 15, 20, 27, 35):
-            for turn in np.arange(16) * np.pi / 8:
-                dx, dy = float(away * np.cos(turn)), float(away * np.sin(turn))
+        for distance in (11, 15, 20, 27, 35):
+            for angle in np.arange(16) * np.pi / 8:
+                dx, dy = float(distance * np.cos(angle)), float(distance * np.sin(angle))
                 box = (x + dx - half, y + dy - tall, x + dx + half, y + dy + tall)
                 covered = sum(
                     max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
@@ -141,7 +141,7 @@ def beside(
                     best, least = (dx, dy), covered
             if least == 0:
                 break
-        places.append(best)
+        offsets.append(best)
         dx, dy = best
         boxes.append((x + dx - half, y + dy - tall, x + dx + half, y + dy + tall))
-    return places
+    return offsets

@@ -1,4 +1,4 @@
-"""Vectors around a query: what each sends to it, and where it lies."""
+"""The gradients that passages send to a query, and their positions around it on a plane."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 def gradients(
     query: NDArray[np.floating], passages: NDArray[np.floating], positive: int, scale: float
 ) -> NDArray[np.float64]:
-    """Return what each passage adds to the gradient of the ranking loss with respect to the query.
+    """Return the contribution of each passage to the gradient of the ranking loss with respect to the query.
 
-    The query's vector is scaled to length 1 before it is compared, so the gradient has no part along it.
+    The loss normalizes the query's vector, so the gradient is orthogonal to it.
 
     Args:
         query: A vector of length 1. Shape (D,).
         passages: Vectors of length 1. Shape (C, D).
-        positive: Which passage is the positive.
-        scale: What cosines are multiplied by.
+        positive: The number of the positive passage.
+        scale: The factor of the cosines.
 
     Returns:
-        Shape (C, D); the sum over the passages is the whole gradient.
+        The contributions; their sum is the gradient. Shape (C, D).
 
     Example:
         >>> query, passages = np.array([1.0, 0.0]), np.array([[0.6, 0.8], [0.0, 1.0]])
@@ -35,8 +35,8 @@ def gradients(
     return scale * weights[:, None] * across
 
 
-def places_around(query: NDArray[np.floating], passages: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Place passages around a query on a plane, each at its true angle.
+def positions_around(query: NDArray[np.floating], passages: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return positions of passages around a query on a plane, each at its true angle to the query.
 
     Args:
         query: A vector of length 1. Shape (D,).
@@ -47,7 +47,7 @@ def places_around(query: NDArray[np.floating], passages: NDArray[np.floating]) -
 
     Example:
         >>> query, passages = np.array([0.0, 0.0, 1.0]), np.array([[1.0, 0.0, 0.0], [-0.6, 0.0, 0.8]])
-        >>> np.abs(places_around(query, passages)).round(1).tolist()
+        >>> np.abs(positions_around(query, passages)).round(1).tolist()
         [[90.0, 0.0], [36.9, 0.0]]
     """
     cosines = passages @ query
@@ -58,7 +58,7 @@ def places_around(query: NDArray[np.floating], passages: NDArray[np.floating]) -
     _, _, axes = np.linalg.svd(centered, full_matrices=False)
     plane = np.zeros((len(passages), 2))
     plane[:, : len(axes[:2])] = centered @ axes[:2].T
-    # A component has no sign of its own: the first passage goes to the right and up.
+    # The sign of a component is arbitrary: the first passage goes to the right and up.
     plane *= np.where(plane[0] < 0, -1, 1)
     across = np.linalg.norm(plane, axis=1, keepdims=True)
     plane = np.where(across > 1e-9, plane / np.maximum(across, 1e-12), [1.0, 0.0])

@@ -1,4 +1,4 @@
-"""How hard the negatives are, as a picture."""
+"""A plot of false negatives against hardness."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 def plot_hardness(audits: Mapping[str, Audit | Sequence[Audit]], by: str = "teacher") -> Figure:
-    """Draw false negatives against hardness: the cost of negatives against their worth.
+    """Plot the rate of false negatives against the hardness of negatives.
 
-    Towards the lower right is better: hard negatives, few of them false.
+    Better negatives are at the lower right: they are hard, and few of them are false.
 
     Args:
-        audits: By name an audit, which is one point, or a sequence of them, which is a curve: one filter at several
-            settings.
-        by: The scores that measure hardness: `"score"` for the retriever's own, or a teacher's name. The figure shows
+        audits: A dict from names to audits. An audit is drawn as a point; a sequence of audits, such as those of a
+            filter with several settings, is drawn as a curve.
+        by: The scores that measure hardness: `"score"` for the retriever, or the name of a teacher. The plot shows
             their mean over the negatives.
 
     Returns:
-        The figure, whose title compares the lowest rate of false negatives with the highest. Error bars are the audits'
-        confidence intervals.
+        The figure. Its title compares the lowest rate of false negatives with the highest. Error bars are the
+        confidence intervals of the audits.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: There is no audit, or one has no false negatives or no such scores; the message names it.
+        ValueError: There are no audits, or an audit has no false negatives or no such scores; the message names it.
 
     Example:
         >>> from hnm_datasets import BiEncoderScores, BM25Negatives, RelativeMargin, audit_negatives, load_sample
@@ -52,7 +52,7 @@ def plot_hardness(audits: Mapping[str, Audit | Sequence[Audit]], by: str = "teac
     name = "plot_hardness"
     check_matplotlib(name)
     if not audits:
-        raise ValueError(f"{name}: there is no audit to draw. Pass some by name: {name}({{'dense': audit}}).")
+        raise ValueError(f"{name}: there are no audits to draw. Pass them by name: {name}({{'dense': audit}}).")
     curves = {
         label: np.array([_hardness(name, label, audit, by) for audit in _listed(name, label, found)])
         for label, found in audits.items()
@@ -66,10 +66,10 @@ def plot_hardness(audits: Mapping[str, Audit | Sequence[Audit]], by: str = "teac
         hardness, rate, low, high = points.T
         axes.errorbar(
             hardness, 100 * rate, 100 * np.stack([rate - low, high - rate]).clip(0), color=look.color,
-            # Three to a line of the legend; a dollar sign is no mathematics.
+            # Three labels fit into a line of the legend. A dollar sign does not start a formula.
             label=fitted(label, SMALL, 155).replace("$", r"\$"),
             marker=look.marker, markersize=8, linewidth=1.5, elinewidth=1, capsize=3, alpha=0.9,
-            # With more names than looks, later ones are hollow and dashed.
+            # With more names than colors, later curves are hollow and dashed.
             linestyle=("-", "--", ":")[again % 3], markerfacecolor=look.color if not again else "none",
         )  # fmt: skip
     axes.set_ylim(bottom=0)
@@ -84,7 +84,7 @@ def plot_hardness(audits: Mapping[str, Audit | Sequence[Audit]], by: str = "teac
 def _listed(name: str, label: str, found: Audit | Sequence[Audit]) -> Sequence[Audit]:
     listed = found if isinstance(found, Sequence) else [found]
     if not listed:
-        raise ValueError(f"{name}: {label!r} is an empty list of audits. Leave it out, or audit at least one setting.")
+        raise ValueError(f"{name}: {label!r} is an empty list of audits. Remove it, or audit at least one setting.")
     return listed
 
 
@@ -94,26 +94,26 @@ def _hardness(name: str, label: str, audit: Audit, by: str) -> tuple[float, floa
     if scores is None or scores.negative is None:
         there = [known for known, one in audit.scores.items() if one.negative is not None]
         raise ValueError(
-            f"{name}: the audit of {label!r} has no scores of the negatives by {by!r}, only by {there}. Choose one of "
-            f"them with by=, or audit rows with the columns {score_column(by)!r} and {score_column(by, 'positive')!r}."
+            f"{name}: the audit of {label!r} has no scores of the negatives by {by!r}, only by {there}. Pass one of "
+            f"these as by=, or audit rows with the columns {score_column(by)!r} and {score_column(by, 'positive')!r}."
         )
     if false is None:
         raise ValueError(
-            f"{name}: the audit of {label!r} does not tell how many negatives are false. Audit the rows with "
-            f"audit_negatives(rows, corpus, judgments=...), or with teacher= and a step that scores them, such as "
+            f"{name}: the audit of {label!r} has no rate of false negatives. Audit the rows with "
+            f"audit_negatives(rows, corpus, judgments=...), or with teacher= and a scorer, such as "
             f"CrossEncoderScores(corpus, model)."
         )
     return scores.negative.mean, false.rate, false.low, false.high
 
 
 def _compared(curves: Mapping[str, NDArray[np.float64]]) -> str:
-    """Say what the lowest rate of false negatives costs."""
+    """Return a title that compares the lowest and the highest rate of false negatives and their mean scores."""
     from hnm_datasets.pictures.drawing import LARGE, fitted, percent
 
     points = [(rate, score, label) for label, found in curves.items() for score, rate, *_ in found.tolist()]
-    (rate, score, label), (most, hardest, other) = min(points), max(points)
-    label, other = (fitted(one, LARGE, 170) for one in (label, other))
-    if rate == most:
-        return f"{label}: {percent(rate)} of the negatives are false, at a mean score of {score:.2f}"
-    first = f"False negatives: {percent(most)} ({other}) → {percent(rate)} ({label})"
-    return f"{first}\nMean score: {hardest:.2f} → {score:.2f}"
+    (low, low_score, low_label), (high, high_score, high_label) = min(points), max(points)
+    low_label, high_label = (fitted(label, LARGE, 170) for label in (low_label, high_label))
+    if low == high:
+        return f"{low_label}: {percent(low)} of the negatives are false, at a mean score of {low_score:.2f}"
+    first = f"False negatives: {percent(high)} ({high_label}) → {percent(low)} ({low_label})"
+    return f"{first}\nMean score: {high_score:.2f} → {low_score:.2f}"

@@ -1,10 +1,10 @@
-"""What the pictures need before matplotlib is imported: this module must not import it at the top."""
+"""Helpers for plots that run before matplotlib is imported. This module must not import it at the top."""
 
 from __future__ import annotations
 
 
 def check_matplotlib(name: str) -> None:
-    """Raise an ImportError that says what to install, if matplotlib is missing."""
+    """Raise an ImportError with the install command if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -12,5 +12,5 @@ def check_matplotlib(name: str) -> None:
 
 
 def scorer_label(by: str) -> str:
-    """Name the scorer for a title."""
+    """Return the name of a scorer for a title."""
     return "by the retriever" if by == "score" else f"by {by!r}"

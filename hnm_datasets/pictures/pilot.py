@@ -1,4 +1,4 @@
-"""What a pilot found, as a picture."""
+"""A plot of the results of a pilot."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ if TYPE_CHECKING:
 
 
 def plot_pilot(pilot: Pilot) -> Figure:
-    """Draw what a pilot found: false negatives against hardness, and what a student learned against the cost.
+    """Plot the results of a pilot: false negatives against hardness, and the student's measure against the cost.
 
-    On the left each strategy is a point whose area grows with the time that mining takes; towards the lower right are
-    hard negatives, few of them false. On the right is the student's measure against the seconds for all rows, with the
-    95% interval of its difference to the best; towards the upper left is much for little. The recommended strategy has
-    a ring. A panel that nothing is known for is left out.
+    On the left, better strategies are at the lower right: their negatives are hard, and few of them are false. The area
+    of a point grows with the time of mining. On the right, better strategies are at the upper left: they train a good
+    student in little time. The x-axis shows the seconds to mine all rows, and error bars are the 95% intervals of the
+    difference to the best. A ring marks the recommended strategy. Panels without data are left out.
 
     Args:
-        pilot: What `hnm_datasets.pilot` returned.
+        pilot: The result of `hnm_datasets.pilot`.
+
+    Returns:
+        The figure, with one or two panels.
 
     Raises:
         ImportError: matplotlib is not installed.
-        TypeError: `pilot` is something else.
-        ValueError: Neither panel has a point: no strategy has known false negatives, and none was trained on.
+        TypeError: `pilot` is not the result of `hnm_datasets.pilot`.
+        ValueError: There is nothing to draw: false negatives are unknown, and no student was trained.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, RandomNegatives, load_sample, pilot
@@ -41,7 +44,7 @@ def plot_pilot(pilot: Pilot) -> Figure:
     name = "plot_pilot"
     check_matplotlib(name)
     if not hasattr(pilot, "trials"):
-        raise TypeError(f"{name}: expected what pilot(rows, corpus) returns, got {type(pilot).__name__}.")
+        raise TypeError(f"{name}: expected the result of pilot(rows, corpus), got {type(pilot).__name__}.")
     from hnm_datasets.pictures.drawing import LARGE, SERIES, SMALL, Look, Picture, finish, fitted, ink
 
     looks = {}
@@ -95,7 +98,7 @@ def plot_pilot(pilot: Pilot) -> Figure:
     handles = [
         panels[0].plot(
             [], [], look.marker, color=look.color, markerfacecolor="none" if look.hollow else look.color,
-            # A dollar sign is no mathematics.
+            # A dollar sign does not start a formula.
             label=fitted(label, SMALL, 150).replace("$", r"\$"),
         )[0]
         for label, look in looks.items()
@@ -107,7 +110,7 @@ def plot_pilot(pilot: Pilot) -> Figure:
 
 
 def _hardness(trial: Trial) -> tuple[float, float, float, float] | None:
-    """Return the share above the positive, and the rate of false negatives with its interval; None if unknown."""
+    """Return the share of negatives above their positive, and the rate of false negatives with its interval."""
     false = trial.false_negatives
     if trial.hardness is None or trial.hardness.above is None or false is None:
         return None
@@ -115,5 +118,5 @@ def _hardness(trial: Trial) -> tuple[float, float, float, float] | None:
 
 
 def _size(trial: Trial) -> float:
-    """Return the diameter of a point in points, by the time of mining."""
+    """Return the diameter of a marker in typographic points, which grows with the time of mining."""
     return float(6 + 3 * np.log10(1 + (trial.whole_seconds or 0.0)))

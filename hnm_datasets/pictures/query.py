@@ -1,4 +1,4 @@
-"""One mined query in the space of a model: what lies where, and what a training learns from it."""
+"""A plot of one mined query: its passages in the space of a model, and the gradients that they send to the query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.models.handles import EmbeddingModel, load_model
-from hnm_datasets.pictures.geometry import gradients, places_around
+from hnm_datasets.pictures.geometry import gradients, positions_around
 from hnm_datasets.pictures.installed import check_matplotlib
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from hnm_datasets.pictures.drawing import Look
 
-#: Passages with a bar of their own, so that each can be read.
+#: The maximum number of passages with a bar of their own.
 _BARS = 6
-#: Inches, and where the bars are: left, bottom, width, height, as shares of the figure.
+#: The height of the figure and the side of the map in inches; left, bottom, width and height of the bars as shares.
 _HEIGHT, _MAP = 5.0, 3.45
 _BARS_BOX = (0.485, 0.155, 0.495, 0.7)
 _POSITIVE, _HARD, _RANDOM, _OTHER = range(4)
@@ -34,22 +34,22 @@ _POSITIVE, _HARD, _RANDOM, _OTHER = range(4)
 
 @dataclass(frozen=True)
 class _Scene:
-    """C passages around a query: the positive and the hard negatives by their gradients, then the others.
+    """C passages around a query: the positive and the hard negatives by gradient, then all others.
 
     Attributes:
-        query: The query's text.
-        titles: Title and text of the first passages, those with a bar of their own.
+        query: The text of the query.
+        titles: Title and text of the first passages, which have bars of their own.
         kinds: Positive, hard negative, random passage or other positive. Shape (C,).
-        angles: From the query, in degrees. Shape (C,).
-        places: Where each lies on the map, in degrees from the query. Shape (C, 2).
-        sizes: Of the gradients. Shape (C,).
+        angles: Angles to the query, in degrees. Shape (C,).
+        positions: Positions on the map, in degrees from the query. Shape (C, 2).
+        sizes: Norms of the gradients. Shape (C,).
     """
 
     query: str
     titles: list[tuple[str, str]]
     kinds: NDArray[np.int64]
     angles: NDArray[np.float64]
-    places: NDArray[np.float64]
+    positions: NDArray[np.float64]
     sizes: NDArray[np.float64]
 
 
@@ -63,16 +63,15 @@ def plot_query(
     seed: int = 0,
     fingerprint: str | None = None,
 ) -> Figure:
-    """Draw the passages around one mined query, and the gradient that each sends to it.
+    """Plot the passages around one mined query, and the gradient that each of them sends to the query.
 
-    On the map the query is in the middle, and every passage at its true angle to it: the distance is exact. The
-    direction is that of the first two principal components of where the passages lie around the query, so neighbors on
-    the map need not be neighbors in the space.
+    On the map, the query is at the center, and the distance of a passage is its exact angle to the query. Directions
+    are projected on the first two principal components, so neighbors on the map may be far apart in the space.
 
     The gradient is that of `MultipleNegativesRankingLoss` with the first positive, the row's negatives and the random
-    passages as its only candidates. Passage j sends scale · (p_j - y_j) · (v_j - cos_j · q), where p is the softmax of
-    the scaled cosines, and y_j is 1 for the positive and else 0. It is large for a negative that is near the query,
-    and next to nothing for one at a right angle. Other known positives are drawn and send nothing, as in
+    passages as candidates. Passage j sends scale · (p_j - y_j) · (v_j - cos_j · q). Here p is the softmax of the scaled
+    cosines, and y_j is 1 for the positive and 0 for negatives. The gradient is large for negatives near the query, and
+    almost zero for negatives at a right angle. Other known positives are drawn, but send no gradient, as in
     `HardNegativesRankingLoss`.
 
     Args:
@@ -80,17 +79,17 @@ def plot_query(
         corpus: The passages.
         model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
             (B, D), see `fingerprint`.
-        easy: Passages to draw at random from the corpus, for comparison.
+        easy: The number of random passages to draw from the corpus, for comparison.
         scale: The factor of the cosines in the loss, the inverse of its temperature.
-        seed: For the random passages.
-        fingerprint: For a function: a name that changes whenever its vectors do.
+        seed: Seed of the random passages.
+        fingerprint: For a function: a string that identifies it, and changes whenever its vectors change.
 
     Returns:
-        The figure, whose title says which share of the negatives' gradient the hard ones send.
+        The figure. Its title says which share of the negatives' gradient the hard negatives send.
 
     Raises:
         ImportError: matplotlib is not installed.
-        KeyError: The row lacks a column, or an id is not in the corpus.
+        KeyError: A column is missing, or an id is not in the corpus.
         ValueError: The row has no positive or no negative, or an option is out of range.
 
     Example:
@@ -121,7 +120,7 @@ def _scene(
     seed: int,
     fingerprint: str | None,
 ) -> _Scene:
-    """Encode the query and its passages, and work out where they lie and what they send."""
+    """Encode the query and its passages, and compute their positions and gradients."""
     name = "plot_query"
     batch = Batch({key: [value] for key, value in row.items() if key in (QUERY, POSITIVE_IDS, NEGATIVE_IDS)}, name)
     query = batch.strings(QUERY)[0].as_py()
@@ -131,7 +130,7 @@ def _scene(
         rows = batch.rows_in(column, corpus).values
         if not len(rows):
             raise ValueError(
-                f"{name}: {column!r} is empty in {batch.describe(0)}, and there is nothing to compare. Choose another "
+                f"{name}: {column!r} is empty in {batch.describe(0)}, so there is nothing to compare. Choose another "
                 f"row: dataset.filter(lambda row: row[{column!r}])."
             )
         found.append(rows)
@@ -140,19 +139,20 @@ def _scene(
     kinds[1 : len(found[0])] = _OTHER
     loaded = load_model(model, fingerprint)
     passages = Encoder(loaded, "document", normalize=True).vectors(corpus.texts(rows).to_pylist()).astype(np.float64)
-    asked = Encoder(loaded, "query", normalize=True).vectors([query])[0].astype(np.float64)
-    # Of length 1 in the digits of float64 too.
-    passages, asked = passages / np.linalg.norm(passages, axis=1, keepdims=True), asked / np.linalg.norm(asked)
+    center = Encoder(loaded, "query", normalize=True).vectors([query])[0].astype(np.float64)
+    # Normalize again in float64.
+    passages, center = passages / np.linalg.norm(passages, axis=1, keepdims=True), center / np.linalg.norm(center)
     sizes, used = np.zeros(len(rows)), np.flatnonzero(kinds != _OTHER)
-    sizes[used] = np.linalg.norm(gradients(asked, passages[used], 0, scale), axis=1)
-    places = places_around(asked, passages)
+    sizes[used] = np.linalg.norm(gradients(center, passages[used], 0, scale), axis=1)
+    positions = positions_around(center, passages)
     order = np.lexsort([-sizes, kinds > _HARD])
     titles = [_title(corpus, row) for row in rows[order[: min(_BARS, int((kinds <= _HARD).sum()))]]]
-    return _Scene(query, titles, kinds[order], np.linalg.norm(places, axis=1)[order], places[order], sizes[order])
+    angles = np.linalg.norm(positions, axis=1)
+    return _Scene(query, titles, kinds[order], angles[order], positions[order], sizes[order])
 
 
 def _others(corpus: Corpus, known: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Draw passages other than these, and other than copies of them; fewer where the corpus has no more."""
+    """Sample passages other than these and their copies; fewer if the corpus has no more."""
     codes, drawn = corpus.copy_codes, min(len(corpus), 2 * (count + len(known)))
     while True:
         rows = np.random.default_rng(seed).choice(len(corpus), drawn, replace=False)
@@ -171,14 +171,14 @@ def _title(corpus: Corpus, row: np.int64) -> tuple[str, str]:
 
 
 def _finding(scene: _Scene) -> str:
-    """Say which share of the negatives' gradient the hard ones send."""
+    """Return a title that says which share of the negatives' gradient the hard negatives send."""
     from hnm_datasets.pictures.drawing import percent
 
     (hard, sent), (others, rest) = (
         (int((scene.kinds == kind).sum()), float(scene.sizes[scene.kinds == kind].sum())) for kind in (_HARD, _RANDOM)
     )
     if not others:
-        # One hundred per cent says nothing: compare with the positive.
+        # The share would be 100%, so compare with the positive instead.
         pull = float(scene.sizes[scene.kinds == _POSITIVE].sum())
         return f"The positive sends a gradient of {_short(pull)}, {_counted(hard, 'hard negative')} {_short(sent)}"
     total = max(sent + rest, 1e-300)
@@ -218,29 +218,29 @@ def _draw(scene: _Scene) -> Figure:
 def _draw_map(axes: Axes, scene: _Scene, looks: tuple[Look, ...]) -> None:
     from matplotlib.patches import Circle
 
-    from hnm_datasets.pictures.drawing import SMALL, beside, ink, paper
+    from hnm_datasets.pictures.drawing import SMALL, ink, label_offsets, paper
 
     farthest = float(scene.angles.max())
-    # A right angle, where nothing is in common, is shown unless all lie far within it.
+    # Include the right angle, at which vectors are unrelated, unless all passages are much closer.
     reach = max(1.12 * farthest, 97.0 if farthest > 60 else 10.0)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axes.axis("off")
     axes.plot([0], [0], linestyle="", marker="*", markersize=13, color=ink(), zorder=4, label="query")
-    # In points from the center.
+    # In typographic points from the center.
     side = _MAP * 72
     unit = side / (2 * reach)
-    points = scene.places * unit
+    points = scene.positions * unit
     step = next(one for one in (5, 10, 15, 30, 45) if reach / one < 4.5)
     rings = np.arange(step, int(np.ceil(reach)), step)
-    # Rings are labeled where no passage is near.
+    # Label the rings in the direction with the most distance to passages.
     turns = np.linspace(-np.pi, np.pi, 48, endpoint=False)
-    ways = np.stack([np.cos(turns), np.sin(turns)], axis=1)
-    spots = ways[:, None] * (rings * unit)[:, None]
-    way = ways[np.linalg.norm(spots[:, :, None] - points, axis=-1).min(axis=(1, 2)).argmax()]
+    directions = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    spots = directions[:, None] * (rings * unit)[:, None]
+    direction = directions[np.linalg.norm(spots[:, :, None] - points, axis=-1).min(axis=(1, 2)).argmax()]
     taken = [(-9.0, -9.0, 9.0, 9.0)]
     for ring in rings.tolist():
         axes.add_patch(Circle((0, 0), ring, fill=False, edgecolor=ink(), linewidth=0.7, alpha=0.35, zorder=0))
-        x, y = way * ring
+        x, y = direction * ring
         axes.text(
             x, y, f"{ring}°", fontsize=SMALL, ha="center", va="center", zorder=1,
             bbox={"facecolor": paper(), "edgecolor": "none", "pad": 1.0},
@@ -250,7 +250,7 @@ def _draw_map(axes: Axes, scene: _Scene, looks: tuple[Look, ...]) -> None:
         of = scene.kinds == kind
         if not of.any():
             continue
-        x, y = scene.places[of].T
+        x, y = scene.positions[of].T
         areas = 1800 * scene.sizes[of] / max(scene.sizes[0], 1e-300)
         axes.scatter(x, y, s=areas, color=look.color, alpha=0.3, linewidths=0, zorder=2)
         axes.plot(
@@ -258,8 +258,9 @@ def _draw_map(axes: Axes, scene: _Scene, looks: tuple[Look, ...]) -> None:
             markerfacecolor=paper() if look.hollow else look.color,
             markeredgecolor=look.color if look.hollow else paper(), markeredgewidth=1.2 if look.hollow else 0.6,
         )  # fmt: skip
-    texts = [str(place + 1) for place in range(len(scene.titles))]
-    for text, (x, y), (dx, dy) in zip(texts, scene.places, beside(points, texts, taken, side / 2), strict=False):
+    texts = [str(number) for number in range(1, len(scene.titles) + 1)]
+    offsets = label_offsets(points, texts, taken, side / 2)
+    for text, (x, y), (dx, dy) in zip(texts, scene.positions, offsets, strict=False):
         line = {"arrowstyle": "-", "color": ink(), "linewidth": 0.6} if np.hypot(dx, dy) > 16 else None
         axes.annotate(
             text, (x, y), (dx, dy), textcoords="offset points", fontsize=SMALL, fontweight="bold", ha="center",
@@ -285,7 +286,7 @@ def _draw_bars(axes: Axes, scene: _Scene, looks: tuple[Look, ...]) -> None:
     words: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": SMALL, "parse_math": False}
     for place, ((title, text), kind, size) in enumerate(lines):
         if title and text:
-            # A long title leaves room for the text: passages of one document differ in nothing else.
+            # Shorten long titles to leave room for the text, which distinguishes passages of the same document.
             text = f"{fitted(title, SMALL, 0.55 * width)} · {text}"
         axes.barh(place + 0.22, size, 0.34, color=looks[kind].color)
         axes.annotate(_short(size), (size, place + 0.22), (4, 0), **words)

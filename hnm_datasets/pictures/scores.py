@@ -1,4 +1,4 @@
-"""The scores of positives and negatives, as a picture."""
+"""A plot of the scores of positives and negatives."""
 
 from __future__ import annotations
 
@@ -27,26 +27,28 @@ _BINS = 50
 
 
 def plot_scores(dataset: Rows, by: str = "score", sample: int = 10_000, *, seed: int = 0) -> Figure:
-    """Draw how the scores of positives and negatives are spread, for each source of negatives.
+    """Plot histograms of the scores of positives and negatives, for each source of negatives.
 
-    Where the two overlap the negatives are hard, and some of them are likely false. A negative that several
-    sources found counts in the panel of each. Scores of different sources can be compared only if one model gave them:
-    name that with `by`.
+    Negatives in the overlap are hard, and some of them are likely false. A negative of several sources counts in the
+    panel of each. To compare the scores of different sources, pass the name of one model that scored them all as `by`.
 
     Args:
         dataset: Mined rows.
         by: `"score"` for the retriever's scores, or the name of a teacher or of a fused source.
-        sample: Rows that are read, drawn at random if there are more.
-        seed: For the draw.
+        sample: Maximum number of rows to read; a random sample if there are more.
+        seed: Seed of the random sample.
+
+    Columns read:
+        `negative_scores` and `positive_scores`, or those of the scorer `by`; `negative_source`, if present.
 
     Returns:
-        The figure, with one panel per source, whose title says how many negatives score above their query's positive,
-        or above the mean of several.
+        The figure, with one panel per source. Its title says how many negatives score above their query's positive, or
+        above the mean if a query has several.
 
     Raises:
         ImportError: matplotlib is not installed.
         KeyError: A column of scores is missing.
-        TypeError: `dataset` is something else.
+        TypeError: `dataset` has the wrong type.
         ValueError: No row has a positive and a negative with scores.
 
     Example:
@@ -70,7 +72,7 @@ def plot_scores(dataset: Rows, by: str = "score", sample: int = 10_000, *, seed:
     if not panels:
         raise ValueError(
             f"{name}: none of the {len(rows)} rows has scores of a positive and of a negative. Mine with a larger k, "
-            f"or filter less."
+            f"or loosen the filters."
         )
     from matplotlib.colors import to_rgba
 
@@ -108,10 +110,10 @@ class _Panel(NamedTuple):
     """The scores of one source's negatives and of the positives of the same queries.
 
     Attributes:
-        source: Its name; None if the rows do not say.
-        positives: Shape (P,).
-        negatives: Shape (C,).
-        above: Which share of the negatives scores above its query's positives (their mean).
+        source: The name of the source; None if the rows do not have it.
+        positives: Scores of positives. Shape (P,).
+        negatives: Scores of negatives. Shape (C,).
+        above: The share of negatives that score above the mean of their query's positives.
         several: Whether a query has several positives.
     """
 
@@ -123,7 +125,7 @@ class _Panel(NamedTuple):
 
 
 def _panels(batch: Batch, by: str) -> list[_Panel]:
-    """Divide the scores by source, of the rows that have positives and negatives."""
+    """Return the scores for each source, from rows with positives and negatives."""
     negatives, positives = batch.number_lists(score_column(by)), batch.number_lists(score_column(by, of="positive"))
     values, others = negatives.values.astype(np.float64), positives.values.astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -142,7 +144,7 @@ def _panels(batch: Batch, by: str) -> list[_Panel]:
 
 
 def _sources(batch: Batch, negatives: Ragged[Any]) -> dict[str | None, NDArray[np.bool_]]:
-    """Tell which negatives each source found; what several found is named `a+b`."""
+    """Return a mask of the negatives of each source; the source `a+b` counts for both."""
     if not batch.has(NEGATIVE_SOURCE):
         return {None: np.ones(len(negatives.values), dtype=bool)}
     lists = batch.string_lists(NEGATIVE_SOURCE)

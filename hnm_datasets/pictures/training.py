@@ -1,4 +1,4 @@
-"""The course of a training with dynamic negatives."""
+"""A plot of the logs of a training with dynamic negatives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hnm_datasets.pictures.installed import check_matplotlib
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What is drawn: the key in the log, the panel, and the name of the curve where a panel has several.
+#: The curves: the key in the log, the label of the panel, and the name of the curve if a panel has several.
 _COURSES = (
     ("refresh_mrr", "MRR of the\ntraining queries", ""),
     ("refresh_replaced", "negatives\nreplaced (%)", ""),
@@ -23,20 +23,19 @@ _COURSES = (
 
 
 def plot_training(log_history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the course of a training with dynamic negatives.
+    """Plot the logs of a training with dynamic negatives.
 
     Args:
-        log_history: `trainer.state.log_history` of a training with `RefreshNegatives`, or with a
-            `HardNegativesRankingLoss` that logs what it masks.
+        log_history: `trainer.state.log_history` of a training with `RefreshNegatives` or `HardNegativesRankingLoss`.
 
     Returns:
-        The figure, with a panel for each of these that was logged: the mean reciprocal rank of the training queries'
-        positives, the share of negatives that a refresh replaced, and the share of passages that the loss masked.
-        Dotted lines mark the refreshes.
+        The figure, with a panel for each logged quantity: the mean reciprocal rank of the training queries' positives,
+        the share of negatives that a refresh replaced, and the share of passages that the loss masked. Dotted lines
+        mark the refreshes.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: The history holds none of these.
+        ValueError: The history contains none of these quantities.
 
     Example:
         >>> history = [
@@ -58,8 +57,8 @@ def plot_training(log_history: Sequence[Mapping[str, Any]]) -> Figure:
         there = sorted({key for entry in log_history for key in entry})
         raise ValueError(
             f"{name}: the history has none of {[key for key, *_ in _COURSES]}, only {there}. Pass "
-            f"trainer.state.log_history of a training with RefreshNegatives among its callbacks, or with "
-            f"HardNegativesRankingLoss and logging_steps that are fewer than its steps."
+            f"trainer.state.log_history of a training with the callback RefreshNegatives, or with "
+            f"HardNegativesRankingLoss and fewer logging_steps than steps."
         )
     from hnm_datasets.pictures.drawing import GREY, LARGE, SERIES, SMALL, Picture, finish
 
@@ -103,23 +102,23 @@ def plot_training(log_history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _course(log_history: Sequence[Mapping[str, Any]], key: str, *, with_loss: bool) -> NDArray[np.float64]:
-    """Return steps and values of one number. Shape (T, 2)."""
+    """Return the steps and values of one key in the log. Shape (T, 2)."""
     points = [(one["step"], one[key]) for one in log_history if key in one and ("loss" in one) == with_loss]
     return np.array(sorted(points), dtype=np.float64).reshape(-1, 2)
 
 
 def _summary(curves: Mapping[str, NDArray[np.float64]]) -> str:
-    """Say how the training went."""
+    """Return a title with the main results of the training."""
     from hnm_datasets.pictures.drawing import percent
 
-    said = []
+    lines = []
     if "refresh_mrr" in curves:
         ranks = curves["refresh_mrr"][:, 1]
-        said.append(f"MRR of the training queries: {ranks[0]:.2f}" + (f" → {ranks[-1]:.2f}" if len(ranks) > 1 else ""))
+        lines.append(f"MRR of the training queries: {ranks[0]:.2f}" + (f" → {ranks[-1]:.2f}" if len(ranks) > 1 else ""))
     if "refresh_replaced" in curves:
-        said.append(f"The last refresh replaced {percent(curves['refresh_replaced'][-1, 1])} of the negatives")
-    if not said:
+        lines.append(f"The last refresh replaced {percent(curves['refresh_replaced'][-1, 1])} of the negatives")
+    if not lines:
         parts = {"masked_in_batch": "of other rows' passages", "masked_mined": "of the rows' own negatives"}
         shares = (f"{percent(curves[key][-1, 1])} {part}" for key, part in parts.items() if key in curves)
-        said.append(f"In the end the loss masks {' and '.join(shares)}")
-    return "\n".join(said)
+        lines.append(f"In the end the loss masks {' and '.join(shares)}")
+    return "\n".join(lines)

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
 from hnm_datasets import BM25Negatives, Corpus, DenseNegatives, FuseNegatives, audit_negatives, load_sample
-from hnm_datasets.pictures.geometry import gradients, places_around
+from hnm_datasets.pictures.geometry import gradients, positions_around
 from hnm_datasets.pictures.hardness import plot_hardness
 from hnm_datasets.pictures.query import plot_query
 from hnm_datasets.pictures.scores import plot_scores
@@ -104,7 +104,7 @@ def test_gradients_are_those_of_the_stock_loss(static_model):
 def test_places_are_at_the_true_angles():
     rng = np.random.default_rng(0)
     query, passages = unit(rng.normal(size=5)), unit(rng.normal(size=(9, 5)))
-    places = places_around(query, passages)
+    places = positions_around(query, passages)
     np.testing.assert_allclose(np.linalg.norm(places, axis=1), np.degrees(np.arccos(passages @ query)), atol=1e-6)
     assert (places[0] >= 0).all()
 
@@ -112,7 +112,7 @@ def test_places_are_at_the_true_angles():
 @pytest.mark.parametrize("passages", [[[1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]], [[-1.0, 0.0]], [[0.0, 1.0], [0.0, -1.0]]])
 def test_places_where_there_is_no_direction(passages):
     passages = np.array(passages)
-    places = places_around(np.array([1.0, 0.0]), passages)
+    places = positions_around(np.array([1.0, 0.0]), passages)
     np.testing.assert_allclose(np.linalg.norm(places, axis=1), np.degrees(np.arccos(passages[:, 0])), atol=1e-6)
 
 
@@ -348,9 +348,9 @@ def test_hardness_is_drawn_against_false_negatives(audits):
 def test_audits_that_cannot_be_drawn_are_named(audits):
     with pytest.raises(ValueError, match=r"the audit of 'hard' has no scores .* by 'teacher', only by \['score'\]"):
         plot_hardness({"hard": audits["hard"]})
-    with pytest.raises(ValueError, match=r"the audit of 'b' does not tell how many .*judgments="):
+    with pytest.raises(ValueError, match=r"the audit of 'b' has no rate of false negatives.*judgments="):
         plot_hardness({"a": audits["hard"], "b": audits["unjudged"]}, by="score")
-    with pytest.raises(ValueError, match="no audit to draw"):
+    with pytest.raises(ValueError, match="no audits to draw"):
         plot_hardness({})
     with pytest.raises(ValueError, match="'c' is an empty list"):
         plot_hardness({"c": []})

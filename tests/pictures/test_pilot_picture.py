@@ -110,5 +110,5 @@ def test_no_time_at_all_can_be_drawn():
 
 
 def test_what_is_no_pilot_is_refused():
-    with pytest.raises(TypeError, match=r"expected what pilot\(rows, corpus\) returns, got str"):
+    with pytest.raises(TypeError, match=r"expected the result of pilot\(rows, corpus\), got str"):
         plot_pilot("pilot")
