@@ -1,1 +1,1 @@
-"""Training with hard negatives in the stock trainer of sentence-transformers."""
+"""Training with hard negatives in the trainer of sentence-transformers."""

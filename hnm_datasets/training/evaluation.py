@@ -1,4 +1,4 @@
-"""Evaluation of a retriever on queries and a corpus of this library."""
+"""Evaluate a retriever on a corpus and queries with positives."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def retrieval_evaluator(
     name: str = "",
     **options: Any,
 ) -> InformationRetrievalEvaluator:
-    """Make the stock `InformationRetrievalEvaluator` from a corpus and queries with positives.
+    """Create an `InformationRetrievalEvaluator` of sentence-transformers from a corpus and queries with positives.
 
     Args:
         corpus: The passages.
-        rows: Queries; one without a positive is left out, because no measure is defined for it.
-        distractors: Search the queries' positives and this many random other passages instead of the whole corpus:
-            cheaper, and measures come out higher; compare only runs with the same passages. None: all.
-        seed: For the distractors.
-        name: Goes into the names of the measures.
-        **options: Those of `InformationRetrievalEvaluator`, such as `batch_size` or `ndcg_at_k`.
+        rows: Queries with positives. Queries without a positive are skipped, because no metric is defined for them.
+        distractors: Search only the positives and this many other random passages, instead of the whole corpus. This
+            is cheaper and gives higher metrics, so compare only runs with the same passages. None: the whole corpus.
+        seed: Seed for drawing the distractors.
+        name: Part of the names of the metrics.
+        **options: Options of `InformationRetrievalEvaluator`, such as `batch_size` or `ndcg_at_k`.
 
     Columns read:
-        `query`, `positive_ids`; `query_id`, if there.
+        `query`, `positive_ids`; `query_id`, if present.
 
     Returns:
-        An evaluator for the trainer's `evaluator=`; called with a model, it returns the measures.
+        An evaluator for the trainer's `evaluator=`. Call it with a model to compute the metrics.
 
     Raises:
         KeyError: A column is missing, or an id is not in the corpus.
@@ -63,7 +63,7 @@ def retrieval_evaluator(
     texts = batch.strings(QUERY).to_pylist()
     ids = batch.ids(QUERY_ID).to_pylist() if batch.has(QUERY_ID) else [str(row) for row in range(len(batch))]
     if len(set(ids)) < len(ids):
-        raise ValueError(f"{_NAME}: two rows have the same query_id. Merge their positives, or leave one row out.")
+        raise ValueError(f"{_NAME}: two rows have the same query_id. Merge their positives, or remove one of the rows.")
     answered = np.flatnonzero(positives.lengths)
     if not len(answered):
         raise ValueError(f"{_NAME}: no row has a positive. Add them with attach_positives, from qrels.")

@@ -1,4 +1,4 @@
-"""The epoch of live negatives follows that of their training."""
+"""A trainer callback that sets the epoch of live negatives."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hnm_datasets.training.live_texts import LiveTexts
 
 
 class FollowEpochs(TrainerCallback):
-    """Sets the epoch of live negatives, so that each epoch has its own draw.
+    """Set the epoch of live negatives, so that each epoch draws its own negatives.
 
-    `RefreshNegatives` does so for its own.
+    `RefreshNegatives` also sets the epoch; its rows do not need this callback.
 
     Args:
-        *live: What `live_negatives` made.
+        *live: Rows from `live_negatives`.
 
     Raises:
-        TypeError: One is something else.
-        ValueError: When an epoch begins: the rows were never mined.
+        TypeError: An argument does not come from `live_negatives`.
+        ValueError: The rows have no mined negatives (raised when an epoch begins).
 
     Example:
         >>> from hnm_datasets import BM25Negatives, live_negatives, load_sample
@@ -40,18 +40,18 @@ class FollowEpochs(TrainerCallback):
         for source in self._sources:
             if not len(source.generation().negatives.values):
                 raise ValueError(
-                    "FollowEpochs: the rows were never mined, so that all negatives would be padding. Mine them before "
-                    "live_negatives, or pass RefreshNegatives as the callback, which mines before the first step."
+                    "FollowEpochs: the rows have no mined negatives, so all negatives would be padding. Mine the rows "
+                    "before live_negatives, or use the callback RefreshNegatives, which mines before the first step."
                 )
             source.progress.epoch = math.floor(state.epoch or 0)
 
 
 def source_of(owner: str, live: object) -> LiveTexts:
-    """Return where the texts of live rows come from.
+    """Return the transform that makes the texts of live rows.
 
     Raises:
-        TypeError: They are something else.
+        TypeError: `live` does not come from `live_negatives`.
     """
     if not isinstance(live, LiveNegatives):
-        raise TypeError(f"{owner} takes what live_negatives makes, got {type(live).__name__}.")
+        raise TypeError(f"{owner} needs rows from live_negatives, got {type(live).__name__}.")
     return live.source

@@ -1,23 +1,24 @@
-"""When the negatives are mined again: the clock, and what a probe says."""
+"""Decide when to refresh the negatives, from the numbers of a probe."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-#: Returns what a probe found: `mrr` and `weight`.
+#: Runs a probe and returns its `mrr` and `weight`.
 Look = Callable[[], dict[str, float]]
-#: Where new negatives weigh less on average, the model ranks its training queries right, and newer ones weigh no more.
+#: If the mean weight of fresh negatives is below this, the model already ranks its training queries correctly, and
+#: newer negatives would weigh no more.
 _LIGHT = 0.01
 
 
 class Gate:
-    """Decides at each interval of steps whether to refresh.
+    """Decide after each interval of steps whether to refresh.
 
     Args:
-        start_mrr: Begin to refresh when the mean reciprocal rank of a probe has reached this; None: at once.
-        stale: Refresh when the weight of the negatives has fallen to this share of what it was after the last refresh,
-            if it was worth it then; None: always.
+        start_mrr: Start to refresh when the mean reciprocal rank of a probe reaches this value; None: at once.
+        stale: Refresh when the weight of the negatives falls to this fraction of their weight after the last refresh,
+            unless that weight was already negligible; None: always.
     """
 
     def __init__(self, start_mrr: float | None, stale: float | None) -> None:
@@ -25,18 +26,18 @@ class Gate:
         self.restart()
 
     def restart(self, state: dict[str, Any] | None = None) -> None:
-        """Begin a training, or go on with the state of one."""
+        """Start a training, or continue from a saved state."""
         state = state or {}
         self._begun: bool = state.get("begun", self.start_mrr is None)
         self._fresh: float | None = state.get("fresh")
 
     @property
     def state(self) -> dict[str, Any]:
-        """What `restart` takes."""
+        """The state to pass to `restart`."""
         return {"begun": self._begun, "fresh": self._fresh}
 
     def is_due(self, look: Look) -> bool:
-        """Decide, with a look at the negatives where one is needed."""
+        """Return whether to refresh; run a probe only if the decision needs one."""
         if self._begun and (self.stale is None or self._fresh is None):
             return True
         if self._begun and self._fresh is not None and self._fresh < _LIGHT:
@@ -51,6 +52,6 @@ class Gate:
         return found["weight"] <= self.stale * self._fresh
 
     def refreshed(self, look: Look) -> None:
-        """Look at new negatives, to compare with later."""
+        """Probe the fresh negatives, so that later probes can be compared with them."""
         if self.stale is not None:
             self._fresh = look()["weight"]

@@ -1,6 +1,6 @@
-"""Generations: the negatives of all training queries at one time, as arrays in a folder.
+"""Generations: the negatives of all training queries after one refresh, as arrays in a folder.
 
-A generation is written aside and renamed, so that no process reads half of it, and never changed.
+A generation is written to a temporary folder and renamed, so no process reads a partial one. It never changes.
 """
 
 from __future__ import annotations
@@ -28,29 +28,30 @@ from hnm_datasets.transforms.known import are_known
 
 logger = logging.getLogger(__name__)
 
-#: The lists of mined rows, before known positives are dropped.
+#: The lists of mined rows, before the known positives are dropped.
 _MINED = {"positives": POSITIVE_IDS, "mined": NEGATIVE_IDS}
-#: What may be aligned with them.
+#: Arrays that can be aligned with these lists.
 _ALIGNED = {"scores": "<f4", "sources": "<i8"}
-#: Rows whose candidates are compared at a time.
+#: Rows per batch when known positives are dropped.
 _ROWS = 10_000
 
-#: Given the positives of all rows, returns the copy codes that are known of each question, ascending, and the question
+#: Takes the positives of all rows. Returns the sorted copy codes of each question's known positives, and the question
 #: of each row.
 KnownOf = Callable[[Ragged[NDArray[np.int64]]], tuple[Ragged[NDArray[np.int64]], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The positives and candidates of Q queries as row numbers of a corpus, memory-mapped.
+    """The positives and candidates of Q queries, as memory-mapped row numbers of a corpus.
 
     Attributes:
         positives: The known positives of each query.
         negatives: The candidates of each query, best first.
-        positive_scores: A teacher's scores of the positives, if there are any.
-        negative_scores: A teacher's scores of the candidates, if there are any.
-        negative_sources: Which of the sources of a quota found each candidate, a bit for each, if there is a quota.
-        dropped: How many mined candidates were known positives and are left out, and of how many queries.
+        positive_scores: The teacher scores of the positives, if any.
+        negative_scores: The teacher scores of the candidates, if any.
+        negative_sources: The sources that found each candidate, as one bit per source of the quota; None without a
+            quota.
+        dropped: The number of candidates dropped because they are known positives, and the number of their queries.
     """
 
     positives: Ragged[NDArray[np.int64]]
@@ -62,17 +63,17 @@ class Generation:
 
     @classmethod
     def open(cls, folder: Path) -> Generation:
-        """Map a generation that `write_generation` made.
+        """Memory-map a generation that `write_generation` wrote.
 
         Raises:
-            FileNotFoundError: It is not there.
-            DamagedFolderError: Its files are not those that were written.
+            FileNotFoundError: The generation does not exist.
+            DamagedFolderError: Its files were changed or are incomplete.
         """
         check_complete(
             folder,
             f"Generation {int(folder.name)} of the negatives",
-            "Delete the folder of a damaged one. Call live_negatives again for the first generation, and resume the "
-            "training from an earlier checkpoint for a later one.",
+            "Delete its folder if it is damaged. To write generation 0 again, call live_negatives; for a later "
+            "generation, resume the training from an earlier checkpoint.",
         )
         positives, of_positives = _open_lists(folder, "positives")
         negatives, of_negatives = _open_lists(folder, "negatives")
@@ -88,7 +89,7 @@ class Generation:
 
 
 def _open_lists(folder: Path, name: str) -> tuple[Ragged[NDArray[np.int64]], dict[str, Any]]:
-    """Map lists of passages, and what is aligned with them."""
+    """Memory-map lists of passages and the arrays aligned with them."""
     offsets: Any = open_array(folder, f"{name}.offsets")
     rows: Any = open_array(folder, name)
     aligned = (one for one in _ALIGNED if (folder / f"{name}.{one}.npy").exists())
@@ -105,20 +106,20 @@ def write_generation(
     known_of: KnownOf,
     sources: Sequence[str] = (),
 ) -> Path:
-    """Write a generation from mined rows, without the candidates that are known positives.
+    """Write a generation from mined rows, without candidates that are known positives.
 
     Args:
-        parent: Where generations are kept.
-        number: Its number.
-        tables: The mined rows, some at a time.
+        parent: The folder of the generations.
+        number: The number of the generation.
+        tables: The mined rows, in batches.
         corpus: The passages.
-        teacher: Keep also the scores of this teacher; None: none.
-        step: Who asks, for errors.
-        known_of: What is known of each question, given the positives of all rows.
-        sources: Keep also which of these found each candidate.
+        teacher: Also store the scores of this teacher; None: no scores.
+        step: The name of the caller, for error messages.
+        known_of: Function that returns the known positives of each question.
+        sources: Also store which of these sources found each candidate.
 
     Returns:
-        Its folder.
+        The folder of the generation.
 
     Raises:
         KeyError: A column is missing, or an id is not in the corpus.
@@ -148,54 +149,54 @@ def write_generation(
     return build_once(parent, f"{number:06d}", build)
 
 
-def tell_dropped(owner: str, generation: Generation) -> None:
-    """Warn of candidates that were known positives, if there were any."""
+def warn_of_dropped(owner: str, generation: Generation) -> None:
+    """Warn about candidates that were dropped because they are known positives."""
     candidates, queries = generation.dropped
     if candidates:
         tell_once(
             logger,
             f"{owner}: known positives",
-            "%s: %d candidates of %d queries are left out, because they are known positives of their question or "
-            "copies of one. Map DropKnownPositives(corpus) before filters and samplers, so that other candidates take "
-            "their place.",
+            "%s: %d candidates of %d queries are dropped, because they are known positives of their question or "
+            "copies of one. Map DropKnownPositives(corpus) before filters and samplers, so that these choose among "
+            "the other candidates.",
             owner,
             candidates,
             queries,
         )
 
 
-def tell_missing(owner: str, generation: Generation, sources: Sequence[str]) -> None:
-    """Warn of sources of a quota that no candidate comes from."""
+def warn_of_missing(owner: str, generation: Generation, sources: Sequence[str]) -> None:
+    """Warn about sources of a quota that no candidate comes from."""
     bits = generation.negative_sources
     if bits is None or not len(bits):
         return
     there = int(np.bitwise_or.reduce(bits))
-    missing = [source for place, source in enumerate(sources) if not there >> place & 1]
+    missing = [source for bit, source in enumerate(sources) if not there >> bit & 1]
     if missing:
         tell_once(
             logger,
             f"{owner}: sources",
-            "%s: the quota names %s, and no candidate is of such a source by 'negative_source'; others are drawn in "
-            "their place. Sources have the names that FuseNegatives or the miner gave them.",
+            "%s: the quota names %s, but no candidate has such a source in 'negative_source'; candidates of other "
+            "sources are drawn instead. The names of sources are set by FuseNegatives or by the miner.",
             owner,
             ", ".join(map(repr, missing)),
         )
 
 
 def _source_bits(batch: Batch, sources: Sequence[str]) -> NDArray[np.int64]:
-    """Return a bit for each source that found a candidate, by its place. Shape (C,)."""
+    """Return the sources that found each candidate: bit i is set for source i. Shape (C,)."""
     batch.require(NEGATIVE_SOURCE, "quota")
     lists = batch.string_lists(NEGATIVE_SOURCE)
     batch.check_aligned(NEGATIVE_IDS, batch.id_lists(NEGATIVE_IDS), NEGATIVE_SOURCE, lists)
     coded = lists.values.dictionary_encode()
     named = [name.split("+") for name in coded.dictionary.to_pylist()]
-    bits = [sum(1 << place for place, source in enumerate(sources) if source in names) for names in named]
-    places: NDArray[np.int32] = coded.indices.to_numpy(zero_copy_only=False)
-    return np.array(bits, dtype=np.int64)[places]
+    bits = [sum(1 << bit for bit, source in enumerate(sources) if source in names) for names in named]
+    codes: NDArray[np.int32] = coded.indices.to_numpy(zero_copy_only=False)
+    return np.array(bits, dtype=np.int64)[codes]
 
 
 class _ListWriter:
-    """Writes lists of passages, and what is aligned with them, some rows at a time."""
+    """Write lists of passages, and the arrays aligned with them, in batches of rows."""
 
     def __init__(self, stack: ExitStack, folder: Path, name: str, aligned: Iterable[str]) -> None:
         def writer(suffix: str, dtype: str) -> Any:
@@ -215,9 +216,9 @@ class _ListWriter:
 
 
 def _drop_known(folder: Path, corpus: Corpus, known_of: KnownOf) -> None:
-    """Write the candidates that are no known positives of their question, in place of all that were mined.
+    """Replace the mined candidates with those that are not known positives of their question.
 
-    Another row of the question may have promoted a candidate, so all positives must be written before.
+    Another row of the same question may have promoted a candidate, so the positives of all rows must be written first.
     """
     known, questions = known_of(_open_lists(folder, "positives")[0])
     mined, aligned = _open_lists(folder, "mined")

@@ -1,4 +1,4 @@
-"""A guide: a model that judges the passages of a batch in place of the one that is trained."""
+"""A guide: a model that judges the passages of a batch instead of the model in training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class Guide:
-    """A model that judges the texts of a batch.
+    """Embeds the texts of a batch with a guide model.
 
     Args:
-        guide: The model.
-        student: The model that is trained, whose tokens the batch holds.
+        guide: The guide model.
+        student: The model in training; the batch holds its tokens.
     """
 
     def __init__(self, guide: SentenceTransformer, student: SentenceTransformer) -> None:
@@ -31,15 +31,15 @@ class Guide:
         self.tokenizer = student_tokenizer
         if not self.shares_tokens and has_static_embedding_input(student):
             raise ValueError(
-                "A guide with other tokens gets the texts back from the student's tokens, which a StaticEmbedding does "
-                "not keep. Take a guide with the same tokenizer, or student_tokenizer with the guide's scores instead."
+                "A guide with another tokenizer needs the texts, which are decoded from the student's tokens. This "
+                "does not work for a student with StaticEmbedding. Choose a guide with the same tokenizer."
             )
 
     def embeddings(self, features: list[dict[str, Tensor]], device: torch.device) -> list[Tensor]:
-        """Embed the texts of each column, and bring the vectors to a device."""
-        # Models write their answers into the features that they are given.
+        """Embed the texts of each column and move the vectors to a device."""
+        # Models add their outputs to the features they are given.
         copies = [dict(column) for column in features]
-        # It may be the student itself, or one that was just trained: without dropout, and left as it was.
+        # The guide may be in training mode, or be the student itself: turn dropout off and restore the modes afterward.
         modes = [(module, module.training) for module in self.guide.modules()]
         self.guide.eval()
         try:

@@ -1,4 +1,4 @@
-"""Rows for training, with negatives drawn in each epoch, which may be exchanged while the training runs."""
+"""Training rows that draw new negatives in each epoch; `RefreshNegatives` can replace the negatives during training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.storage.folders import cache_root
-from hnm_datasets.training.generations import tell_dropped, tell_missing
+from hnm_datasets.training.generations import warn_of_dropped, warn_of_missing
 from hnm_datasets.training.live_rows import LiveNegatives
 from hnm_datasets.training.live_table import live_table
 from hnm_datasets.training.live_texts import LiveTexts
@@ -45,56 +45,56 @@ def live_negatives(
     seed: int = 0,
     quota: Quota | None = None,
 ) -> LiveNegatives:
-    """Make rows for the trainer: `anchor`, `positive`, `negative_1` to `negative_n` and a `label` for the loss.
+    """Create rows for the trainer: `anchor`, `positive`, `negative_1` to `negative_n`, and a `label` for the loss.
 
-    Texts are looked up when a batch is asked for, so nothing is copied. Each epoch draws n of a row's candidates. The
-    draw depends only on the seed, the row and the epoch, so a training can be repeated and resumed. The label
-    carries the known positives of each question to `HardNegativesRankingLoss`; losses that take no labels, such as
+    Texts are looked up when a batch is read, so nothing is copied. Each epoch draws n of a row's candidates. The draw
+    depends only on the seed, the row and the epoch, so training is reproducible and can be resumed. The label passes
+    the known positives of each question to `HardNegativesRankingLoss`. Losses that do not use labels, such as
     `MultipleNegativesRankingLoss`, ignore it.
 
-    Rows with the same question, which are those whose texts differ in nothing but Unicode form, case and white space,
-    know each other's positives; so do rows with `known_positive_ids`.
+    Rows with the same question share their positives. Two questions are the same if their texts differ only in Unicode
+    form, case and white space. The ids in `known_positive_ids` count as positives too.
 
-    Candidates that are known positives of their question, or copies of one, are left out, whoever mined them.
+    Candidates that are known positives of their question, or copies of one, are dropped, whichever step mined them.
 
-    A row with fewer candidates than n stays: it is filled up with random passages, which the label marks as padding, so
-    that `HardNegativesRankingLoss` leaves them out. How many are left out or padding is logged as a warning.
+    A row with fewer than n candidates is filled up with random passages. The label marks these as padding, so
+    `HardNegativesRankingLoss` ignores them. A warning reports the numbers of dropped candidates and of padding.
 
-    The rows work with workers of the dataloader, with prompts, as parts of a `DatasetDict`, and with
-    `BatchSamplers.NO_DUPLICATES` (and its hashed form, which looks at the negatives of the first epoch). Put
-    `FollowEpochs` or `RefreshNegatives` among the trainer's callbacks: they set the epoch of the rows. The trainer
-    itself sets it only for a single dataset, in one process, that is not resumed. Formats, exports and changes of
-    columns need texts that are written: `rows_of_epoch` makes a plain dataset of an epoch.
+    The rows work with dataloader workers, with prompts, in a `DatasetDict`, and with `BatchSamplers.NO_DUPLICATES`
+    (whose hashed variant checks only the negatives of the first epoch). Pass `FollowEpochs` or `RefreshNegatives` as a
+    callback to the trainer: they set the epoch of the rows. The trainer itself sets the epoch only for a single dataset
+    in one process, and not in a resumed training. Formats, exports and column changes are not possible, because the
+    table holds no texts; use `rows_of_epoch` to create a plain dataset of an epoch.
 
-    The trainers of other models take the rows too. For a sparse model, `SpladeLoss` around
-    `HardNegativesRankingLoss(model, scale=1.0, similarity_fct=dot_score)` leaves known positives out. The stock
-    `MultipleNegativesRankingLoss` of cross-encoders, sparse and multi-vector models ignores the label: it counts a
-    passage of another row as a negative also where it is a known positive, and trains on padding.
-    `BatchSamplers.NO_DUPLICATES` at least keeps equal texts out of a batch. Losses of cross-encoders that learn from
-    labels, such as `LambdaLoss`, refuse live rows: make theirs with `ToLabeledLists`.
+    The trainers of other model types accept the rows too. For a sparse model, wrap
+    `HardNegativesRankingLoss(model, scale=1.0, similarity_fct=dot_score)` in `SpladeLoss` to mask known positives. The
+    `MultipleNegativesRankingLoss` of cross-encoders, sparse and multi-vector models ignores the label: it uses known
+    positives of other rows as negatives, and trains on padding. `BatchSamplers.NO_DUPLICATES` at least avoids equal
+    texts in a batch. Cross-encoder losses that learn from labels, such as `LambdaLoss`, do not accept live rows; create
+    their rows with `ToLabeledLists`.
 
     Args:
-        rows: Mined rows: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists; or queries
-            without `negative_ids`, if `RefreshNegatives` is to mine for them.
+        rows: Mined rows: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists. Rows without
+            `negative_ids` are allowed if `RefreshNegatives` mines their negatives.
         corpus: The passages.
         n: Negatives per row.
-        positives: A row for `"each"` positive of a query, or for its `"first"` alone.
-        teacher: Let the label carry this teacher's scores, for `HardNegativesRankingLoss(distill_weight=...)`;
-            `"score"` for the retriever's.
-        max_positives: How many positives a question may have; None: the most that one has now. Give room if
-            `RefreshNegatives` runs a step that promotes candidates to positives.
-        seed: Another seed draws others.
-        quota: How many of the n are drawn of each source, by the names in `negative_source`, such as `{"dense": 2,
-            "bm25": 1, "random": 1}` of rows that `FuseNegatives` mined; or a list of such, one for each epoch, of which
-            the last holds for all after it (a curriculum). What two sources found counts for the first; where a source
-            has too few, any other candidates make up for it.
+        positives: `"each"`: one row per positive of a query; `"first"`: one row per query, with its first positive.
+        teacher: Include the scores of this teacher in the label, for `HardNegativesRankingLoss(distill_weight=...)`;
+            `"score"`: the scores of the retriever.
+        max_positives: The maximum number of positives of a question; None: the largest number in the rows. Set it
+            higher if `RefreshNegatives` runs a step that promotes candidates to positives.
+        seed: Seed for drawing the negatives.
+        quota: The number of negatives to draw from each source, by its name in `negative_source`, such as
+            `{"dense": 2, "bm25": 1, "random": 1}` for rows mined with `FuseNegatives`. The numbers must add up to n.
+            A list of such dicts gives one per epoch (a curriculum); later epochs use the last one. A candidate that two
+            sources found counts for the first. If a source has too few candidates, any others are drawn instead.
 
     Columns read:
-        `query`, `positive_ids`; `negative_ids` and `known_positive_ids`, if there; `query_id` for the draw, if there;
-        the teacher's scores; with `quota` `negative_source`.
+        `query`, `positive_ids`; if present, `negative_ids`, `known_positive_ids`, and `query_id` (for the draw); the
+        teacher's scores; with `quota`, `negative_source`.
 
     Returns:
-        One row per query and positive; a query without a positive has none.
+        One row per query and positive. Queries without a positive have no row.
 
     Raises:
         KeyError: A column is missing, or an id is not in the corpus.
@@ -131,11 +131,11 @@ def live_negatives(
         raise ValueError(f"{_NAME}: no row has a positive. Add them with attach_positives, from qrels.")
     questions = Questions.read(rows, corpus, _NAME, _BATCH)
     longest = _most_positives(own_lists, questions, corpus)
-    most = longest if max_positives is None else checks.whole_number(_NAME, "max_positives", max_positives, low=1)
-    if most < longest:
-        raise ValueError(f"{_NAME}: a query has {longest} positives, more than max_positives={most}.")
+    room = longest if max_positives is None else checks.whole_number(_NAME, "max_positives", max_positives, low=1)
+    if room < longest:
+        raise ValueError(f"{_NAME}: a query has {longest} positives, more than max_positives={room}.")
     parts = checked_quota(_NAME, quota, n)
-    source = LiveTexts(corpus, n, teacher, most, seed, np.concatenate(keys), rows, questions, parts)
+    source = LiveTexts(corpus, n, teacher, room, seed, np.concatenate(keys), rows, questions, parts)
     mined = NEGATIVE_IDS in rows.column_names
     source.write(
         0,
@@ -151,29 +151,28 @@ def live_negatives(
 
 
 def _report(source: LiveTexts, queries_of: NDArray[np.int64]) -> None:
-    """Refuse rows without any candidate, and tell what is left out and what is padding.
+    """Raise if no row has a candidate, and warn about dropped candidates and padding.
 
     Args:
-        source: Where the texts come from.
+        source: The transform of the live rows.
         queries_of: The query of each live row. Shape (M,).
     """
     generation, n = source.generation(), source.n
     dropped, _ = generation.dropped
-    tell_dropped(_NAME, generation)
-    tell_missing(_NAME, generation, source.sources)
+    warn_of_dropped(_NAME, generation)
+    warn_of_missing(_NAME, generation, source.sources)
     lengths = generation.negatives.lengths[queries_of]
     if not lengths.any():
-        known = f" {dropped:,} candidates were known positives of their question and are left out." if dropped else ""
+        known = f" {dropped:,} candidates were dropped as known positives of their question." if dropped else ""
         emptied = _emptied_by(source.rows)
         step = emptied or (
-            "A filter whose limit does not suit the scores drops all candidates, such as RelativeMargin, "
-            "AbsoluteMargin, TeacherThreshold, ScoreBand or RankWindow: look at the lengths of 'negative_ids' after "
-            "each step."
+            "A filter such as RelativeMargin, AbsoluteMargin, TeacherThreshold, ScoreBand or RankWindow drops all "
+            "candidates if its limit does not fit the scores: check the lengths of 'negative_ids' after each step."
         )
         raise ValueError(
-            f"{_NAME}: no row has a candidate left, so that all negatives would be padding.{known} {step} Widen the "
-            f"filter, mine with a larger k, or mine with another model. If RefreshNegatives is to mine, remove the "
-            f"column 'negative_ids'."
+            f"{_NAME}: no row has a candidate left, so all negatives would be padding.{known} {step} Widen the "
+            f"filter, mine with a larger k, or mine with another model. If RefreshNegatives should mine the negatives, "
+            f"remove the column 'negative_ids'."
         )
     missing = np.maximum(n - lengths, 0)
     if missing.any():
@@ -181,8 +180,8 @@ def _report(source: LiveTexts, queries_of: NDArray[np.int64]) -> None:
             logger,
             f"{_NAME}: padding",
             "%s: %.1f%% of the negatives drawn are padding, because %d of %d rows have fewer than n=%d candidates. "
-            "HardNegativesRankingLoss leaves padding out; other losses train on it. Mine with a larger k, widen the "
-            "filters, or ask for fewer (n=).",
+            "HardNegativesRankingLoss ignores padding; other losses train on it. Mine with a larger k, widen the "
+            "filters, or choose a smaller n.",
             _NAME,
             100 * missing.sum() / (n * len(lengths)),
             int((missing > 0).sum()),
@@ -192,7 +191,7 @@ def _report(source: LiveTexts, queries_of: NDArray[np.int64]) -> None:
 
 
 def _emptied_by(rows: Dataset) -> str | None:
-    """Say which step of `mine` dropped all candidates, if rows remember one."""
+    """Name the step of `mine` that dropped all candidates, if the mining report of the rows has one."""
     report = MiningReport.of(rows)
     steps = () if report is None else report.steps
     found = next((step for step in steps if step.candidates_in and not step.candidates_out), None)
@@ -200,7 +199,7 @@ def _emptied_by(rows: Dataset) -> str | None:
 
 
 def _most_positives(own_lists: list[Ragged[NDArray[np.int64]]], questions: Questions | None, corpus: Corpus) -> int:
-    """Return how many positives the question with the most of them has."""
+    """Return the largest number of positives of a question."""
     lengths = np.concatenate([own.lengths for own in own_lists])
     if questions is not None:
         own = Ragged(offsets_of(lengths), np.concatenate([own.values for own in own_lists]))
@@ -209,7 +208,7 @@ def _most_positives(own_lists: list[Ragged[NDArray[np.int64]]], questions: Quest
 
 
 def _with_empty(table: pa.Table, mined: bool, teacher: str | None, has_sources: bool) -> pa.Table:
-    """Add empty lists of candidates to rows that were not mined yet."""
+    """Add empty lists of candidates to rows that are not mined yet."""
     if mined:
         return table
     if has_sources:
@@ -223,7 +222,7 @@ def _with_empty(table: pa.Table, mined: bool, teacher: str | None, has_sources: 
             table = table.drop_columns([name])
         lengths = np.zeros(len(table), dtype=np.int64)
         if part == "positive":
-            # No negative, no distillation: what the positives' scores are does not matter yet.
+            # Without negatives there is no distillation, so the scores of the positives are not used yet.
             lengths = table[POSITIVE_IDS].combine_chunks().value_lengths().fill_null(0).to_numpy()
         values = pa.array(np.zeros(lengths.sum(), dtype=np.float32))
         table = table.append_column(name, list_array(offsets_of(lengths), values))

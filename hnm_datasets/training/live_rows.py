@@ -16,7 +16,7 @@ from hnm_datasets.training.live_texts import LiveTexts
 
 _BATCH = 1000
 _NUMBERS = [QUERY_ROW, POSITIVE_ROW]
-#: What reads or changes the columns of a table, where the texts are not.
+#: Methods that read or change the columns of the table, which holds no texts.
 _REFUSED = (
     *("with_format", "reset_format", "formatted_as", "with_transform"),
     *(
@@ -38,23 +38,23 @@ _REFUSED = (
 
 
 class LiveNegatives(Dataset):  # type: ignore[misc]
-    """A `datasets.Dataset` of training rows; make one with `live_negatives`.
+    """A `datasets.Dataset` of training rows; create it with `live_negatives`.
 
-    `FollowEpochs` or `RefreshNegatives` among the trainer's callbacks set its epoch. Rows can be read, selected,
-    shuffled, split and filtered; `map` answers with a plain dataset, made of the rows of the epoch. What would read or
-    change the table behind the rows raises an error: see `rows_of_epoch`.
+    The callbacks `FollowEpochs` and `RefreshNegatives` set its epoch. Rows can be read, selected, shuffled, split and
+    filtered. `map` applies a function to the rows of the current epoch and returns a plain dataset. Methods that read
+    or change the underlying table raise an error; use `rows_of_epoch` instead.
     """
 
     @property
     def source(self) -> LiveTexts:
-        """Where the texts come from."""
+        """The transform that makes the texts."""
         found = _source_of(self._format_kwargs.get("transform"))
         assert found is not None
         return found
 
     @property
     def column_names(self) -> list[str]:
-        """The columns of texts. Rows have a `label` too, which samplers of the trainer would try to remove."""
+        """The text columns. Rows also have a `label`, but the trainer's samplers would try to remove it from here."""
         return text_names(self.source.n)
 
     def __repr__(self) -> str:
@@ -62,19 +62,19 @@ class LiveNegatives(Dataset):  # type: ignore[misc]
         return f"LiveNegatives({{\n    features: {columns},\n    num_rows: {len(self)}\n}})"
 
     def __getitem__(self, key: Any) -> Any:
-        """Return a row, some rows, or a column; the table has no column of labels."""
+        """Return a row, some rows, or a column, also the column of labels, which the table does not have."""
         return rows_of_epoch(self)[key] if isinstance(key, str) and key == "label" else super().__getitem__(key)
 
     def select(self, *args: Any, **options: Any) -> LiveNegatives:
-        """Select rows, as any dataset does; `shuffle`, `take` and their like come here too."""
+        """Select rows, as `Dataset.select` does; `shuffle`, `take` and similar methods also call this."""
         selected = super().select(*args, **options)
-        # The library makes plain datasets of its subclasses.
+        # `datasets` returns a plain `Dataset`, not the subclass.
         selected.__class__ = LiveNegatives
         live: LiveNegatives = selected
         return live
 
     def filter(self, *args: Any, **options: Any) -> LiveNegatives:
-        """Select rows by their texts in the current epoch."""
+        """Filter rows by their texts in the current epoch."""
         kept = rows_of_epoch(self).filter(*args, **options)
         return self if kept._indices is None else self.select(kept._indices.column("indices").to_pylist())
 
@@ -89,14 +89,14 @@ class LiveNegatives(Dataset):  # type: ignore[misc]
         output_all_columns: bool = False,
         **options: Any,
     ) -> None:
-        """Take no other format than the transform that makes the texts, as it is or wrapped by the trainer."""
+        """Accept only the transform that makes the texts, as it is or wrapped by the trainer."""
         options |= options.pop("format_kwargs", {})
         if _source_of(options.get("transform")) is None:
-            raise unreadable("live rows take no other format or transform")
+            raise unreadable("live rows do not accept another format or transform")
         super().set_format("custom", columns=_NUMBERS, **options)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the negatives of an epoch, by its number."""
+        """Set the epoch, counted from 0, whose negatives the rows draw."""
         self.source.progress.epoch = epoch
 
 
@@ -114,26 +114,26 @@ for _name in _REFUSED:
 
 
 def _source_of(transform: Any) -> LiveTexts | None:
-    """Return the transform that makes texts, which the trainer wraps to add the names of several datasets."""
+    """Return the transform that makes the texts; the trainer wraps it to add the dataset name if there are several."""
     if transform is None or isinstance(transform, LiveTexts):
         return transform
     return _source_of(getattr(transform, "keywords", {}).get("transform"))
 
 
 def rows_of_epoch(live: LiveNegatives, epoch: int | None = None) -> Dataset:
-    """Write the rows of an epoch as a plain dataset, which takes all that a `datasets.Dataset` does.
+    """Create a plain `datasets.Dataset` of the rows of an epoch, which supports all formats and exports.
 
     Args:
-        live: What `live_negatives` made, or a selection of it.
-        epoch: The number of the epoch, from 0; None: the one that the rows are in.
+        live: Rows from `live_negatives`, or a selection of them.
+        epoch: The epoch, counted from 0; None: the current epoch of the rows.
 
     Returns:
-        The rows that a training sees in this epoch, with the negatives as they were mined last: `anchor`, `positive`,
-        `negative_1` to `negative_n`, `label`. They are in memory. Negatives that only fill up a row are among them; the
-        label says which.
+        The rows that training sees in this epoch, with the negatives mined last: `anchor`, `positive`, `negative_1` to
+        `negative_n`, `label`. The dataset is in memory. It includes random passages that pad rows with fewer than n
+        candidates; the label marks them.
 
     Raises:
-        TypeError: `live` is something else.
+        TypeError: `live` does not come from `live_negatives`.
         ValueError: The epoch is negative.
 
     Example:
@@ -145,12 +145,12 @@ def rows_of_epoch(live: LiveNegatives, epoch: int | None = None) -> Dataset:
     """
     name = "rows_of_epoch"
     if not isinstance(live, LiveNegatives):
-        raise TypeError(f"{name} takes what live_negatives makes, got {type(live).__name__}.")
+        raise TypeError(f"{name} needs rows from live_negatives, got {type(live).__name__}.")
     source = live.source
     epoch = source.progress.epoch if epoch is None else checks.whole_number(name, "epoch", epoch, low=0)
     generation = source.generation()
     tables = []
-    # One batch at least, for the columns of no rows.
+    # At least one batch, so that the result has its columns even without rows.
     for start in range(0, max(1, len(live)), _BATCH):
         numbers = live._getitem(
             slice(start, start + _BATCH),

@@ -1,7 +1,7 @@
-"""The table behind live rows: which rows they are, and columns of texts that nothing can read.
+"""The table behind live rows: row numbers, and text columns that cannot be read.
 
-Texts are made by a transform. What bypasses it, such as another format, `to_pandas` or `concatenate_datasets`, reads
-the table as it is. So each column of texts has a type of its own, and to read a value of it is an error.
+A transform makes the texts. Another format, `to_pandas` or `concatenate_datasets` bypasses the transform and reads the
+table itself. The text columns therefore have a special type: reading one of their values raises an error.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _UNREADABLE = "live rows were read without the transform that makes their texts"
 
 
 def unreadable(what: str) -> TypeError:
-    """Return the error of what would read the table without the transform."""
+    """Return the error for reading the table without the transform."""
     return TypeError(
-        f"live_negatives: {what}. The texts are made when rows are asked for, so other formats, exports, audits, "
-        f"changed columns and concatenations have none. Write the rows of an epoch as a plain dataset first, and use "
-        f"that: rows_of_epoch(live, epoch). To train on several sets, hand them to the trainer as a dict."
+        f"live_negatives: {what}. The texts are made when rows are read, so other formats, exports, audits, column "
+        f"changes and concatenations cannot access them. Create a plain dataset of an epoch first: "
+        f"rows_of_epoch(live, epoch). To train on several datasets, pass them to the trainer as a dict."
     )
 
 
@@ -37,7 +37,7 @@ class _Scalar(pa.ExtensionScalar):  # type: ignore[misc]
 
 
 class _LiveTextType(pa.ExtensionType):  # type: ignore[misc]
-    """The Arrow type of a text that a transform makes."""
+    """The Arrow type of texts that are made by a transform."""
 
     def __init__(self) -> None:
         super().__init__(pa.bool_(), "hnm_datasets.live_text")
@@ -53,13 +53,13 @@ class _LiveTextType(pa.ExtensionType):  # type: ignore[misc]
         return _Scalar
 
     def to_pandas_dtype(self) -> Any:
-        """Refuse pandas, which would convert what stands in for the text."""
+        """Raise, because pandas would convert the placeholder of the text."""
         raise unreadable(_UNREADABLE)
 
 
 @dataclass
 class LiveText:
-    """The feature of a text that a transform makes."""
+    """The feature of texts that are made by a transform."""
 
     dtype: ClassVar[str] = "string"
     pa_type: ClassVar[Any] = _LiveTextType()
@@ -70,30 +70,30 @@ class LiveText:
         return self.pa_type
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:
-        """Refuse all formats."""
+        """Raise in all formats."""
         raise unreadable(_UNREADABLE)
 
 
 with warnings.catch_warnings():
-    # It says that it is experimental.
+    # `datasets` warns that this function is experimental.
     warnings.simplefilter("ignore")
     register_feature(LiveText, "LiveText")
 with contextlib.suppress(pa.ArrowKeyError):
-    # The type of a module that is loaded again is registered already.
+    # If the module is loaded again, the type is already registered.
     pa.register_extension_type(LiveText.pa_type)
 
 
 def text_names(n: int) -> list[str]:
-    """Return the names of the columns of texts, in their order."""
+    """Return the names of the text columns, in order."""
     return ["anchor", "positive", *(f"negative_{column + 1}" for column in range(n))]
 
 
 def live_table(queries: NDArray[np.int64], positives: NDArray[np.int64], n: int) -> pa.Table:
-    """Make the table of M rows.
+    """Create the table of M rows.
 
     Args:
-        queries: The row of each row's query. Shape (M,).
-        positives: The row of its positive in the corpus. Shape (M,).
+        queries: The row number of each row's query. Shape (M,).
+        positives: The row number of its positive in the corpus. Shape (M,).
         n: Negatives per row.
     """
     stand_in = pa.ExtensionArray.from_storage(LiveText.pa_type, pa.array(np.zeros(len(queries), dtype=np.bool_)))

@@ -29,34 +29,34 @@ from hnm_datasets.training.quota import draw, draw_by_source
 from hnm_datasets.transforms.known import sorted_lists
 
 _NAME = "live_negatives"
-#: Raise it when other candidates are kept of the same rows.
+#: Increase it when the same rows keep other candidates.
 _VERSION = 2
-#: How many rows of the training are still to come from the generation before.
+#: The number of rows that the training still reads from the previous generation.
 _HELD = {"rows": 0}
 
 
 @dataclass(eq=False)
 class LiveTexts:
-    """The transform of a `LiveNegatives`: from row numbers to texts and labels.
+    """The transform of `LiveNegatives`: turns row numbers into texts and labels.
 
     Attributes:
         corpus: The passages.
         n: Negatives per row.
-        teacher: Whose scores the label carries, if anyone's.
-        most: How many positives a label has room for.
-        seed: For the draw.
+        teacher: The teacher whose scores are in the label, if any.
+        max_positives: The number of positives that a label has room for.
+        seed: Seed for drawing the negatives.
         keys: 64 bits that identify each query. Shape (Q,).
         rows: The queries, for mining.
-        questions: What rows know of each other; None where each asks another question.
-        quota: How many negatives of each source a row has, in each epoch; the last holds for all after it.
+        questions: The rows that share a question; None if all questions differ.
+        quota: The number of negatives from each source, per epoch; later epochs use the last entry.
         progress: The epoch and the generation.
-        root: Where the generations after the first are.
+        root: The folder of the generations after the first.
     """
 
     corpus: Corpus
     n: int
     teacher: str | None
-    most: int
+    max_positives: int
     seed: int
     keys: NDArray[np.uint64]
     rows: Dataset
@@ -73,7 +73,7 @@ class LiveTexts:
         self._queries = self.rows.select_columns([QUERY]).with_format("arrow")
 
     def __deepcopy__(self, memo: object) -> LiveTexts:
-        # Copies of a dataset share the epoch and generation of their training.
+        # Copies of a dataset share its epoch and generation.
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,9 +84,9 @@ class LiveTexts:
 
     @property
     def name(self) -> str:
-        """What names the queries, corpus and options: 32 hexadecimal digits."""
-        options: list[Any] = [self.n, self.seed, self.most]
-        # Generations of rows without a quota keep their name.
+        """The fingerprint of the queries, corpus and options: 32 hexadecimal digits."""
+        options: list[Any] = [self.n, self.seed, self.max_positives]
+        # Only with a quota, so that generations of rows without one keep their name.
         options += [[list(one.items()) for one in self.quota]] if self.quota else []
         return fingerprint({"kind": "draw", "of": self.rows_name, "options": options})
 
@@ -97,19 +97,19 @@ class LiveTexts:
 
     @property
     def rows_name(self) -> str:
-        """What names the queries and the corpus: 32 hexadecimal digits."""
+        """The fingerprint of the queries and the corpus: 32 hexadecimal digits."""
         options = {"corpus": self.corpus.fingerprint, "rows": self.rows._fingerprint, "teacher": self.teacher}
         options |= {"version": _VERSION} | ({"sources": self.sources} if self.quota else {})
         return fingerprint({"kind": "live", "options": options})
 
     def write(self, number: int, tables: Any, folder: Path) -> None:
-        """Write a generation of these queries into a folder of generations, without known positives."""
+        """Write a generation of these queries, without known positives, to a folder of generations."""
         path = write_generation(folder, number, tables, self.corpus, self.teacher, _NAME, self._known_of, self.sources)
         longest = int(self._known_lists(Generation.open(path)).lengths.max(initial=0))
-        if longest > self.most:
+        if longest > self.max_positives:
             raise ValueError(
-                f"{_NAME}: a question has {longest} positives now, and the labels have room for {self.most}. Give room "
-                f"for those that are promoted: live_negatives(..., max_positives={2 * longest})."
+                f"{_NAME}: a question now has {longest} positives, but the labels have room for {self.max_positives}. "
+                f"Make room for promoted candidates: live_negatives(..., max_positives={2 * longest})."
             )
         if number == 0:
             self._first = path
@@ -117,19 +117,19 @@ class LiveTexts:
             self.root = folder
 
     def _known_of(self, positives: Ragged[NDArray[np.int64]]) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.int64]]:
-        """Return the copy codes that are known of each question, ascending, and the question of each row."""
+        """Return the sorted copy codes of each question's known positives, and the question of each row."""
         codes = self.corpus.copy_codes
         if self.questions is None:
             return sorted_lists(Ragged(positives.offsets, codes[positives.values])), np.arange(len(positives))
         return self.questions.pooled(positives, codes), self.questions.codes
 
     def folder_of(self, number: int) -> Path:
-        """Return where a generation is."""
+        """Return the folder of a generation."""
         if number == 0:
             assert self._first is not None
             return self._first
         if self.root is None:
-            raise RuntimeError(f"{_NAME}: there is no generation {number}.")
+            raise RuntimeError(f"{_NAME}: generation {number} does not exist.")
         return self.root / f"{number:06d}"
 
     def generation(self) -> Generation:
@@ -141,26 +141,26 @@ class LiveTexts:
         return self._opened[1]
 
     def hold(self, number: int | None, rows: int) -> None:
-        """Take the next rows of the training, of this and all other sets together, from another generation."""
+        """Read the next `rows` rows of the training, counted over all its datasets, from another generation."""
         self._held = number
         _HELD["rows"] = rows
 
     def forget(self) -> None:
-        """Forget what a training that was interrupted held and opened: its generations may be written again."""
+        """Discard the state of an interrupted training, because its generations may be overwritten."""
         self._held = self._opened = self._pooled = None
 
     def _holds(self) -> bool:
         worker = get_worker_info()
-        # The first batch is the first worker's.
+        # The first worker loads the first batch.
         return self._held is not None and _HELD["rows"] > 0 and (worker is None or worker.id == 0)
 
     def ids_of(self, lists: Ragged[NDArray[np.int64]], rows: NDArray[np.int64]) -> pa.ListArray:
-        """Return some of a generation's lists as ids."""
+        """Return the lists of some rows as ids."""
         taken = take_lists(lists, rows)
         return list_array(taken.offsets, self.corpus.ids(taken.values))
 
     def table_of(self, generation: Generation, rows: NDArray[np.int64]) -> pa.Table:
-        """Return some queries' lists of a generation as columns."""
+        """Return the lists of a generation for some queries as columns."""
         columns = {}
         for part in ("positive", "negative"):
             lists, scores = getattr(generation, f"{part}s"), getattr(generation, f"{part}_scores")
@@ -175,10 +175,10 @@ class LiveTexts:
         return pa.table(columns)
 
     def _names_of(self, bits: NDArray[np.int64]) -> pa.Array:
-        """Name the sources of candidates, of those that the quota names, joined by `+`."""
-        used, places = np.unique(bits, return_inverse=True)
-        named = ["+".join(name for place, name in enumerate(self.sources) if one >> place & 1) for one in used.tolist()]
-        return pa.array(named, pa.string()).take(pa.array(places))
+        """Return the names of each candidate's sources in the quota, joined by `+`."""
+        used, codes = np.unique(bits, return_inverse=True)
+        named = ["+".join(name for bit, name in enumerate(self.sources) if one >> bit & 1) for one in used.tolist()]
+        return pa.array(named, pa.string()).take(pa.array(codes))
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return the texts and labels of some rows."""
@@ -196,9 +196,9 @@ class LiveTexts:
         """Return the texts and labels of M rows in an epoch.
 
         Args:
-            generation: What to draw the negatives from.
-            owners: The queries of the rows. Shape (M,).
-            positives: The rows of their positives in the corpus. Shape (M,).
+            generation: The generation to draw the negatives from.
+            owners: The query of each row. Shape (M,).
+            positives: The row number of each row's positive in the corpus. Shape (M,).
             epoch: The number of the epoch.
         """
         passages, is_padding, scores = self._choose(generation, owners, positives, epoch)
@@ -207,7 +207,7 @@ class LiveTexts:
         columns = {anchor: self._queries[owners.tolist()][QUERY].combine_chunks()}
         columns |= {name: texts.slice(column * size, size) for column, name in enumerate(others)}
         keys = np.where(is_padding, PADDING, self.corpus.copy_codes[passages])
-        return columns, pack(keys, self.known_codes(generation, owners), self.most, scores)
+        return columns, pack(keys, self.known_codes(generation, owners), self.max_positives, scores)
 
     def known_codes(self, generation: Generation, owners: NDArray[np.int64]) -> Ragged[NDArray[np.int64]]:
         """Return the copy codes of all known positives of some rows' questions. Shape (B,) → B lists."""
@@ -217,7 +217,7 @@ class LiveTexts:
         return take_lists(self._known_lists(generation), self.questions.codes[owners])
 
     def _known_lists(self, generation: Generation) -> Ragged[NDArray[np.int64]]:
-        """Return what is known of each row, or of each question at the place of its first row."""
+        """Return the known positives of each row; if rows share questions, of each question at its first row."""
         if self.questions is None:
             return generation.positives
         if self._pooled is None or self._pooled[0] is not generation:
@@ -227,14 +227,14 @@ class LiveTexts:
     def _choose(
         self, generation: Generation, owners: NDArray[np.int64], positives: NDArray[np.int64], epoch: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32] | None]:
-        """Draw each row's negatives.
+        """Draw the negatives of each row.
 
         Returns:
-            The corpus rows of each row's passages, the positive first, shape (M, 1 + n); which are padding; and their
-            scores by the teacher, if wanted.
+            The corpus rows of each row's passages, the positive first, shape (M, 1 + n); a mask of the padding; and the
+            teacher's scores, if there is a teacher.
         """
         size, n = len(owners), self.n
-        # Each row of a query has its own draw, and so has each epoch.
+        # Each row of a query and each epoch has its own draw.
         keys = self.keys[owners] ^ (positives.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
         seed = self.seed + 1_000_003 * epoch
         offsets = offsets_of(generation.negatives.lengths[owners]) if size else np.zeros(1, dtype=np.int64)
@@ -275,25 +275,26 @@ class LiveTexts:
     def _fillers(
         self, generation: Generation, owners: NDArray[np.int64], keys: NDArray[np.uint64], seed: int
     ) -> NDArray[np.int64]:
-        """Return random passages that are no positives, for what is missing. Shape (S, 1 + n)."""
+        """Return random passages to fill up short rows, without known positives. Shape (S, 1 + n)."""
         codes, positives = self.corpus.copy_codes, self.known_codes(generation, owners)
-        # So many passages at most are copies of a positive.
+        # An upper bound of the number of passages that are copies of a positive.
         copies = np.bincount(positives.owners, self._copies[positives.values], len(owners))
         drawn = np.empty((len(owners), 1 + self.n + int(copies.max(initial=0))), dtype=np.int64)
         permuted_rows(keys, seed, len(self.corpus), drawn)
         size = len(codes)
         rows = np.arange(len(owners))[:, None]
         known = np.isin(rows * size + codes[drawn], positives.owners * size + positives.values)
-        # A corpus with too few passages fills up with the first: padding is left out by the loss.
+        # In a corpus with too few passages, the first passage fills the gaps: the loss ignores padding.
         known |= drawn < 0
         order = np.argsort(known, axis=1, kind="stable")[:, : 1 + self.n]
-        # The place of the positive is never filled, so where few passages are unknown, they go to the others.
-        few = (~known).sum(axis=1) <= self.n
-        order[few] = np.roll(order[few], 1, axis=1)
+        # Column 0 belongs to the positive and is never filled. If at most n passages can be used, shift them to the
+        # columns of the negatives.
+        scarce = (~known).sum(axis=1) <= self.n
+        order[scarce] = np.roll(order[scarce], 1, axis=1)
         return np.maximum(np.take_along_axis(drawn, order, axis=1), 0)
 
     @cached_property
     def _copies(self) -> NDArray[np.int64]:
-        """How many passages have each copy code. Shape (N,)."""
+        """The number of passages with each copy code. Shape (N,)."""
         codes = self.corpus.copy_codes
         return np.bincount(codes, minlength=len(codes))

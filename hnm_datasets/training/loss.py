@@ -1,4 +1,4 @@
-"""The ranking loss that knows what it must not push away."""
+"""The ranking loss that masks known and likely false negatives."""
 
 from __future__ import annotations
 
@@ -27,44 +27,43 @@ HardnessMode: TypeAlias = Literal["in_batch_negatives", "hard_negatives", "all_n
 
 
 class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
-    """`MultipleNegativesRankingLoss` that leaves known and likely false negatives out of its denominator.
+    """`MultipleNegativesRankingLoss` that excludes known and likely false negatives from its denominator.
 
-    Of each query's other passages in the batch it masks: those that are known positives of the query (of which there
-    may be several), however they came into the batch; exact duplicates of them; and the padding of rows that have too
-    few negatives. Known positives come with the label column that `live_negatives` writes. Without it, rows of the
-    batch with the same query know each other's positives; queries and passages are the same if the model reads the same
-    tokens. Where no text comes twice in a batch, and without `margin`, value and
-    gradients are those of the stock loss.
+    For each query, the loss masks three kinds of passages in the batch: the query's other known positives, wherever
+    they occur in the batch; exact duplicates of its positives; and the padding of rows with too few negatives. The
+    known positives are in the label column of `live_negatives`. Without labels, rows of the batch with the same query
+    share their positives; texts with the same tokens are the same text. If no text occurs twice in a batch, and without
+    `margin`, the value and gradients equal those of `MultipleNegativesRankingLoss`.
 
-    How much is masked is logged by the trainer beside the loss, for rows with labels or with `margin`:
-    `masked_in_batch` and `masked_mined`, as shares of the other rows' passages and of the row's own negatives; with
-    `likely_weight` also what is only weighed down. Entries of an evaluation have them too. They are means over the
-    batches since the last entry, of the first process alone where there are several. Wrappers such as `MatryoshkaLoss`
-    change nothing about it.
+    For rows with labels, or with `margin`, the trainer logs the masked share beside the loss, also in evaluations:
+    `masked_in_batch` is the masked share of the other rows' passages, and `masked_mined` that of the row's own
+    negatives. With `likely_weight`, they include passages that are only weighted down. Each number is the mean over the
+    batches since the last log entry, on the first process only. Wrappers such as `MatryoshkaLoss` keep these logs.
 
     Args:
-        model: The model that is trained.
-        scale: What similarities are multiplied by, the inverse of the temperature.
-        similarity_fct: From two tensors of embeddings to their similarities.
-        gather_across_devices: Take the passages of all devices for negatives.
-        directions: As in the stock loss. What `margin` says holds for `"query_to_doc"` alone.
-        partition_mode: As in the stock loss.
-        hardness_mode: As in the stock loss.
-        hardness_strength: As in the stock loss.
-        in_batch: Take other rows' passages for negatives; False: the row's own negatives alone.
-        margin: Mask also likely false negatives: passages more similar to the query than its positive by more than
-            this, in the units of the similarity; 0.1 in Qwen3-Embedding (Zhang et al. 2025,
-            https://arxiv.org/abs/2506.05176). May be negative. None: none.
-        guide: A model whose similarities `margin` uses instead of those of the model in training (Solatorio 2024,
-            *GISTEmbed*, https://arxiv.org/abs/2402.16829). It embeds whole batches, also beside cached gradients.
-        likely_weight: What likely false negatives count in the denominator, from 0 (masked) to below 1.
-        distill_weight: Add the divergence of the model's scores of the row's own passages from the teacher's, times
-            this; needs `live_negatives(..., teacher=...)`.
-        teacher_temperature: Divides the teacher's scores before their softmax.
-        log_masked: Let the trainer log what is masked.
+        model: The model in training.
+        scale: Multiplies the similarities; the inverse of the temperature.
+        similarity_fct: Function that returns the pairwise similarities of two tensors of embeddings.
+        gather_across_devices: Use the passages of all devices as in-batch negatives.
+        directions: As in `MultipleNegativesRankingLoss`. `margin` applies only to `"query_to_doc"`.
+        partition_mode: As in `MultipleNegativesRankingLoss`.
+        hardness_mode: As in `MultipleNegativesRankingLoss`.
+        hardness_strength: As in `MultipleNegativesRankingLoss`.
+        in_batch: Use the passages of other rows as negatives; False: only the row's own negatives.
+        margin: Also mask likely false negatives: passages whose similarity to the query exceeds that of its positive by
+            more than this, in units of the similarity. Qwen3-Embedding uses 0.1 (Zhang et al. 2025,
+            https://arxiv.org/abs/2506.05176). May be negative. None: mask only known false negatives.
+        guide: A model whose similarities are compared with `margin`, instead of those of the model in training
+            (Solatorio 2024, *GISTEmbed*, https://arxiv.org/abs/2402.16829). It embeds whole batches, also in the cached
+            loss.
+        likely_weight: The weight of likely false negatives in the denominator, from 0 (masked) to less than 1.
+        distill_weight: Weight of a distillation term: the KL divergence between the teacher's and the model's score
+            distributions over the row's own passages. Needs `live_negatives(..., teacher=...)`.
+        teacher_temperature: Divides the teacher's scores before the softmax.
+        log_masked: Log the masked shares in the trainer.
 
     Raises:
-        ValueError: An option is out of range, or two contradict each other.
+        ValueError: An option is out of range, or two options contradict each other.
 
     Example:
         >>> from sentence_transformers import SentenceTransformer
@@ -108,12 +107,14 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
         self.distill_weight = checks.real_number(name, "distill_weight", distill_weight)
         self.teacher_temperature = checks.real_number(name, "teacher_temperature", teacher_temperature, above=0)
         if guide is not None and margin is None:
-            raise ValueError(f"{name}: guide needs a margin: by how much it must prefer a passage to the positive.")
+            raise ValueError(
+                f"{name}: guide needs a margin: how far above the positive the guide must score a passage to mask it."
+            )
         try:
             self._options()
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        # Kept out of the module's children: its weights are not to be trained, moved or saved with the model's.
+        # Not a child module: its weights must not be trained, moved or saved with those of the model.
         self._guide = () if guide is None else (Guide(guide, model),)
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
@@ -124,9 +125,9 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
         return self._loss(embed_columns(self.model, features), known, guided)
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
-        """Return the loss of a batch that is embedded already; not with a guide."""
+        """Return the loss of a batch that is already embedded; a guide is not supported here."""
         if self._guide:
-            raise ValueError("A guide needs the texts: call the loss with features, not with embeddings.")
+            raise ValueError("The guide needs the texts. Call the loss with features, not with embeddings.")
         return self._loss(embeddings, labels, None)
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -139,7 +140,7 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
         return self._guide[0].embeddings(features, self.model.device) if self._guide else None
 
     def _options(self) -> RankingOptions:
-        """Return the options as they are now: they may be changed between two steps."""
+        """Return the current options; they may change between two training steps."""
         return RankingOptions(**{field.name: getattr(self, field.name) for field in fields(RankingOptions)})
 
     def _loss(
@@ -151,10 +152,10 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
         *,
         with_backward: bool = False,
     ) -> Tensor:
-        """Return the loss of all rows, some rows of the matrix of similarities at a time."""
+        """Return the loss of all rows, computed on `rows_at_a_time` rows of the similarity matrix at once."""
         if len(embeddings) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs two text columns at least, a query and its positive, got "
+                f"{type(self).__name__} needs at least two text columns, the query and its positive, got "
                 f"{len(embeddings)}."
             )
         options = self._options()
@@ -179,18 +180,19 @@ class HardNegativesRankingLoss(MultipleNegativesRankingLoss):
 class CachedHardNegativesRankingLoss(CachedLossMixin, HardNegativesRankingLoss):
     """`HardNegativesRankingLoss` with cached gradients: large batches in the memory of small ones.
 
-    Embeds the batch twice, in mini-batches (Gao et al. 2021, https://arxiv.org/abs/2101.06983); values, gradients and
-    masks are the same.
+    It embeds the batch twice, in mini-batches (Gao et al. 2021, https://arxiv.org/abs/2101.06983). Values, gradients
+    and masks are the same.
 
     Args:
-        model: The model that is trained; not one of static embeddings.
-        mini_batch_size: Texts that are embedded, and rows that are compared, at a time.
-        mini_batch_num_tokens: Tokens that are embedded at a time instead; as in the stock cached loss.
-        show_progress_bar: Show one for the mini-batches.
-        **options: Those of `HardNegativesRankingLoss`.
+        model: The model in training; static embeddings are not supported.
+        mini_batch_size: The number of texts to embed, and of rows to compare, at once.
+        mini_batch_num_tokens: The number of tokens to embed at once, instead of a number of texts; as in
+            `CachedMultipleNegativesRankingLoss`.
+        show_progress_bar: Show a progress bar for the mini-batches.
+        **options: Options of `HardNegativesRankingLoss`.
 
     Raises:
-        ValueError: An option is out of range, or the model is of static embeddings.
+        ValueError: An option is out of range, or the model uses static embeddings.
 
     Example:
         >>> from sentence_transformers import SentenceTransformer
@@ -209,8 +211,8 @@ class CachedHardNegativesRankingLoss(CachedLossMixin, HardNegativesRankingLoss):
         super().__init__(model, **options)
         if has_static_embedding_input(model):
             raise ValueError(
-                "CachedHardNegativesRankingLoss cannot cut the inputs of a StaticEmbedding into mini-batches, and need "
-                "not: HardNegativesRankingLoss takes large batches of such a model."
+                "CachedHardNegativesRankingLoss cannot split the inputs of a StaticEmbedding into mini-batches. Use "
+                "HardNegativesRankingLoss, which handles large batches with such a model."
             )
         self.mini_batch_size = checks.whole_number(type(self).__name__, "mini_batch_size", mini_batch_size, low=1)
         if mini_batch_num_tokens is not None:
@@ -225,7 +227,7 @@ class CachedHardNegativesRankingLoss(CachedLossMixin, HardNegativesRankingLoss):
         features = list(sentence_features)
         with torch.no_grad():
             guided = self._guided(features)
-        # The mixin hands its second argument on to `calculate_loss` as it is.
+        # The mixin passes its second argument unchanged to `calculate_loss`.
         carried: Any = (token_labels(features) if labels is None else labels, guided)
         return self.forward_cached(features, carried)
 
@@ -242,7 +244,7 @@ class CachedHardNegativesRankingLoss(CachedLossMixin, HardNegativesRankingLoss):
 
 
 def _numbers(tallies: list[dict[str, Tensor]]) -> dict[str, Observed]:
-    """Return what is logged, given the counts of some rows each."""
+    """Return the numbers to log, from the counts of all parts of the batch."""
     totals = {name: torch.stack([one[name] for one in tallies]).sum() for name in tallies[0]}
     shares = {
         f"masked_{kind}": share(totals[f"masked_{kind}"], totals[kind])

@@ -1,4 +1,4 @@
-"""Memory: candidates of earlier generations beside those of a new one (Sun et al. 2022, ANCE-Tele)."""
+"""Memory: mix candidates of earlier generations into a new one (Sun et al. 2022, ANCE-Tele)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ _NAME = "RefreshNegatives"
 def with_earlier(
     mined: pa.Table, earlier: pa.Table, share: float, least: int, corpus: Corpus, keys: NDArray[np.uint64], seed: int
 ) -> pa.Table:
-    """Append earlier candidates to those of some rows, drawn by key and seed alone, and none twice.
+    """Append randomly drawn earlier candidates to new ones, without duplicates.
+
+    The draw depends only on the keys and the seed.
 
     Args:
-        mined: Rows with `negative_ids`, and lists aligned with them.
-        earlier: The same rows with earlier candidates, and the same lists.
-        share: How much of each row's candidates come from earlier ones, as far as there are so many; below 1.
-        least: A row keeps earlier candidates until it has so many in all.
-        corpus: The passages; of copies, the new one stays.
+        mined: Rows with `negative_ids` and lists aligned with them.
+        earlier: The same rows and lists, with earlier candidates.
+        share: The share of each row's candidates to take from earlier ones, below 1; rows may have fewer.
+        least: The minimum number of candidates of a row: it is filled up with earlier ones, as far as possible.
+        corpus: The passages; earlier candidates that are copies of new ones are skipped.
         keys: 64 bits that identify each row. Shape (B,).
-        seed: Another seed draws others.
+        seed: Seed for the draw.
 
     Example:
         >>> passages = {"id": ["a", "b", "c", "d"], "text": ["w", "x", "y", "z"]}
@@ -43,7 +45,7 @@ def with_earlier(
     left = Ragged(kept_offsets(old.offsets, ~is_new), np.flatnonzero(~is_new))
     wanted = np.maximum(np.round(share / (1 - share) * new.lengths).astype(np.int64), least - new.lengths)
     drawn = np.zeros(len(left.values), dtype=bool)
-    # Rows that want the same number are drawn from together.
+    # Draw together for all rows that need the same number.
     for count in np.unique(wanted[(wanted > 0) & (left.lengths > 0)]).tolist():
         rows = np.flatnonzero((wanted == count) & (left.lengths > 0))
         own = np.isin(left.owners, rows)
@@ -52,7 +54,7 @@ def with_earlier(
         sample_mask(offsets, np.zeros(len(keep)), keys[rows], seed, strata, np.array([count]), keep)
         drawn[own] = keep
     kept = Ragged(kept_offsets(left.offsets, drawn), left.values[drawn])
-    # New candidates come first, and earlier ones in their old order.
+    # New candidates first, then earlier ones in their old order.
     offsets, order = interleave_lists(new, kept)
     columns = {}
     for name in mined.column_names:

@@ -1,7 +1,7 @@
-"""What the losses count and what a refresh finds, for the trainer's logs.
+"""Numbers of losses and refreshes for the trainer's logs.
 
-A loss must answer with one tensor, because others wrap it, and it does not know its trainer. So it leaves its numbers
-here, by model, and a callback that every trainer has adds them to the trainer's next entry.
+A loss must return one tensor, because other losses wrap it, and it has no access to its trainer. It therefore stores
+its numbers here, by model, and a default callback of every trainer adds them to the next log entry.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from transformers import trainer as trainers
 
 
 class Observed(NamedTuple):
-    """A number of one batch, or the sum of those of several.
+    """A number of one batch, or its sum over several batches.
 
     Attributes:
-        total: The number.
-        batches: In how many batches there was something to count.
+        total: The number or sum.
+        batches: The number of batches in which the number is defined.
     """
 
     total: Tensor
     batches: Tensor
 
 
-#: By model, and by whether it was in training. A model that is gone takes its numbers with it.
+#: By model, and by whether it was in training mode. The entry is deleted with the model.
 _COUNTED: weakref.WeakKeyDictionary[Any, dict[bool, dict[str, Observed]]] = weakref.WeakKeyDictionary()
-#: By model: the state of the training that a generation is of, and what is known of the generation.
+#: By model: the state of its training, and the numbers of the current generation.
 _CURRENT: weakref.WeakKeyDictionary[Any, tuple[TrainerState, dict[str, float]]] = weakref.WeakKeyDictionary()
 
 
 def share(part: Tensor, whole: Tensor) -> Observed:
-    """Return a share, which is no observation where the whole is nothing."""
+    """Return a share; it is undefined if the whole is zero."""
     return observed(part / whole, whole > 0)
 
 
 def observed(number: Tensor, there: Tensor | None = None) -> Observed:
-    """Return the number of a batch; one that is not finite is no observation."""
+    """Return the number of a batch; it is undefined if it is not finite."""
     count = torch.isfinite(number) if there is None else torch.isfinite(number) & there
     return Observed(torch.where(count, number, 0.0), count.to(torch.int64))
 
@@ -56,18 +56,18 @@ def record(model: Any, numbers: dict[str, Observed]) -> None:
 
 
 def take(model: Any, *, training: bool) -> dict[str, float]:
-    """Return the means of what was recorded since the last time; without those of which nothing was observed."""
+    """Return the means of the numbers recorded since the last call, without undefined ones."""
     known = _COUNTED.get(_unwrapped(model), {}).pop(training, {})
     return {name: (one.total / one.batches).item() for name, one in known.items() if one.batches.item()}
 
 
 def publish(model: Any, state: TrainerState, numbers: dict[str, float]) -> None:
-    """Log these numbers with each entry of a training from now on."""
+    """Add these numbers to each future log entry of a training."""
     _CURRENT[_unwrapped(model)] = (state, numbers)
 
 
 class _LogNumbers(TrainerCallback):
-    """Adds the numbers of a model to what its trainer logs."""
+    """Adds the numbers of a model to the logs of its trainer."""
 
     def __init__(self) -> None:
         self._of_generation: dict[str, float] = {}
@@ -75,7 +75,7 @@ class _LogNumbers(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """Forget what a training that was interrupted left."""
+        """Discard the numbers of an interrupted training."""
         for training in (True, False):
             take(model, training=training)
         self._of_generation = {}
@@ -83,7 +83,7 @@ class _LogNumbers(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """Note which negatives the step is trained on: at its end there may be others."""
+        """Remember the generation that the step trains on, because it may change at the end of the step."""
         of, numbers = _CURRENT.get(_unwrapped(model), (None, {}))
         self._of_generation = numbers if of is state else {}
 
@@ -96,7 +96,7 @@ class _LogNumbers(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add to an entry of the training's loss, or of an evaluation's."""
+        """Add the numbers to log entries with the loss of a training or an evaluation."""
         logs = logs or {}
         losses = [name for name in logs if name == "loss" or (name.startswith("eval_") and name.endswith("_loss"))]
         if not losses:
@@ -107,17 +107,17 @@ class _LogNumbers(TrainerCallback):
             numbers |= self._of_generation
         added = {prefix + name: round(number, 4) for name, number in numbers.items()}
         logs |= added
-        # The trainer has written the entry before it asks.
+        # The trainer has already added the entry to its history.
         state.log_history[-1] |= added
 
 
 def _unwrapped(model: Any) -> Any:
-    """Return a model that may be wrapped for several processes, compiled, or both."""
+    """Return the model inside wrappers for several processes or for compilation."""
     while (inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None)) is not None:
         model = inner
     return model
 
 
-# Before the reporters, which are to see the numbers too.
+# Added before the reporters, so that they also see the numbers.
 _DEFAULTS: list[Any] = trainers.DEFAULT_CALLBACKS
 _DEFAULTS.append(_LogNumbers)

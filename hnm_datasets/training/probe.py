@@ -1,6 +1,6 @@
-"""A probe: how a model in training ranks the candidates that a sample of the queries has now.
+"""A probe: how the model in training ranks the current candidates of a sample of queries.
 
-It encodes the sample's queries and passages alone, so it costs a small part of a refresh.
+It encodes only the queries and passages of the sample, so it costs much less than a refresh.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _SCORER = "probe"
 
 
 class Probe:
-    """Looks at the current negatives with a model.
+    """Scores the current negatives of a sample of queries with the model in training.
 
     Args:
-        source: The rows that are trained on.
-        steps: Those of the refreshes: a probe encodes with the prompts of a miner that a `partial` makes.
-        size: How many queries to look at, spread evenly over the rows.
+        source: The training rows.
+        steps: The steps of the refreshes; the probe encodes with the prompts of a miner passed as a `partial`.
+        size: The number of queries in the sample, spread evenly over the rows.
     """
 
     def __init__(self, source: LiveTexts, steps: Sequence[Step], size: int) -> None:
@@ -45,20 +45,20 @@ class Probe:
         self.options = _options_of(steps)
 
     def look(self, model: Any, model_name: str) -> dict[str, float]:
-        """Say how the model ranks the best positives of the sample among their candidates.
+        """Measure how the model ranks the best positive of each query among its candidates.
 
         Returns:
-            `mrr`, their mean reciprocal rank; `above`, the share of the candidates above them; `weight`, the mean share
-            of the candidates in a softmax with them, at the scale that losses have by default: 20 for the cosine, 1 for
-            other similarities; `seconds`.
+            `mrr`: the mean reciprocal rank of the best positives. `above`: the share of the candidates that score
+            higher. `weight`: the mean share of a candidate in a softmax with the best positive, at the default scale of
+            the losses (20 for cosine similarity, 1 for others). `seconds`: the duration.
 
         Raises:
-            TypeError: The model embeds texts as several vectors.
+            TypeError: The model embeds a text as several vectors.
         """
         if kind_of(model) == "MultiVectorEncoder":
             raise TypeError(
-                f"{_NAME}: start_mrr and stale look at a sample with one vector for each text, and the model in "
-                f"training has several. Leave them out; start= and every= go by steps alone."
+                f"{_NAME}: start_mrr and stale need a model with one vector per text, but the model in training is a "
+                f"MultiVectorEncoder. Remove these two options; start= and every= work with any model."
             )
         start = time.perf_counter()
         source = self.source
@@ -85,7 +85,7 @@ class Probe:
 
 
 def _options_of(steps: Sequence[Step]) -> dict[str, Any]:
-    """Return the prompts and the batch size of the first miner that is made of the model."""
+    """Return the prompts and the batch size of the first miner that uses the model in training."""
     names = ("query_prompt", "prompt", "batch_size")
     for step in steps:
         if isinstance(step, partial) and isinstance(step.func, type) and issubclass(step.func, ModelNegatives):

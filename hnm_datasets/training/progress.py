@@ -1,6 +1,6 @@
-"""The epoch and the generation of a training, in a file of two numbers that all its processes map.
+"""The epoch and the generation of a training, in a file of two numbers that all its processes memory-map.
 
-A worker of the dataloader sees a new generation at its next batch.
+A dataloader worker sees a new generation at its next batch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 
 
 class Progress:
-    """The epoch and generation that a training is in, seen by all its processes on a machine.
+    """The current epoch and generation of a training, shared by all its processes on a machine.
 
     Args:
-        path: A file of two numbers; None: make one, which goes when this object does.
+        path: A file of two numbers; None: create a temporary one, deleted with this object.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -28,7 +28,7 @@ class Progress:
             np.zeros(2, dtype=np.int64).tofile(path)
             weakref.finalize(self, _remove, folder, os.getpid())
         self.path = path
-        # Eight aligned bytes are written at once: no reader sees half a number.
+        # Eight aligned bytes are written at once, so no reader sees a partial number.
         self._numbers = np.memmap(path, dtype=np.int64, mode="r+", shape=(2,))
 
     def __reduce__(self) -> tuple[type[Progress], tuple[str]]:
@@ -54,6 +54,6 @@ class Progress:
 
 
 def _remove(folder: str, process: int) -> None:
-    # A forked worker inherits the object, and not the right to remove what the others use.
+    # A forked worker inherits the object, but must not delete a file that other processes use.
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)

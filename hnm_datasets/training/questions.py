@@ -1,4 +1,4 @@
-"""What the rows of a training know of each other: rows with the same question share their known positives."""
+"""The questions of training rows: rows with the same question share their known positives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Questions:
     """The questions of Q rows.
 
     Attributes:
-        codes: The first row that asks the same. Shape (Q,).
+        codes: The first row with the same question. Shape (Q,).
         known: The row numbers of each row's `known_positive_ids`.
     """
 
@@ -29,10 +29,10 @@ class Questions:
 
     @classmethod
     def read(cls, rows: Dataset, corpus: Corpus, step: str, size: int) -> Questions | None:
-        """Read them, `size` rows at a time.
+        """Read the questions, `size` rows at a time.
 
         Returns:
-            None where each row asks another question and knows of its own positives alone.
+            The questions; None if all of them differ and no row has `known_positive_ids`.
 
         Raises:
             KeyError: A known positive is not in the corpus.
@@ -52,14 +52,14 @@ class Questions:
         return cls(codes, Ragged(offsets_of(np.concatenate(lengths)), np.concatenate(found)))
 
     def pooled(self, positives: Ragged[NDArray[np.int64]], copy_codes: NDArray[np.int64]) -> Ragged[NDArray[np.int64]]:
-        """Return the copy codes of all that is known to be relevant to each question, at the place of its first row.
+        """Return the copy codes of all known positives of each question, at the position of its first row.
 
         Args:
             positives: The row numbers of each row's own positives, Q lists.
-            copy_codes: Those of the corpus. Shape (N,).
+            copy_codes: The copy codes of the corpus. Shape (N,).
 
         Returns:
-            Q lists of distinct codes, ascending; empty for rows that ask again what an earlier one asks.
+            Q lists of distinct codes, ascending; empty for rows that repeat the question of an earlier row.
         """
         size = len(copy_codes)
         pairs = np.unique(

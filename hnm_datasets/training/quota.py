@@ -1,4 +1,4 @@
-"""Draws of a row's negatives: of all its candidates, or so many of each source."""
+"""Draw the negatives of a row: from all its candidates, or a given number from each source."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from hnm_datasets import checks
 from hnm_datasets.arrays.draws import sample_mask
 from hnm_datasets.arrays.ragged import offsets_of
 
-#: How many negatives of each source a row has; of several, each is for an epoch.
+#: The number of negatives per source; a sequence has one entry per epoch.
 Quota = Mapping[str, int] | Sequence[Mapping[str, int]]
-#: Kept apart from the seeds of other epochs.
+#: Added to the seed for the remaining draws; the seeds of two epochs never differ by it.
 _REST = 500_009
 
 
 def checked_quota(name: str, quota: Quota | None, n: int) -> list[dict[str, int]]:
-    """Return a quota for each epoch; none without one.
+    """Return the quota of each epoch; an empty list if there is no quota.
 
     Raises:
-        TypeError: It is no dict of numbers, or a list of such.
+        TypeError: The quota is not a dict of numbers, or a list of such dicts.
         ValueError: The numbers of an epoch do not add up to n.
     """
     if quota is None:
@@ -30,27 +30,32 @@ def checked_quota(name: str, quota: Quota | None, n: int) -> list[dict[str, int]
     epochs = [quota] if isinstance(quota, Mapping) else quota
     if not isinstance(epochs, Sequence) or not epochs or not all(isinstance(one, Mapping) for one in epochs):
         raise TypeError(
-            f"{name}: quota must be a number of negatives by source, such as {{'dense': 2, 'bm25': 1, 'random': 1}}, "
-            f"or a list of such, one for each epoch; got {quota!r}."
+            f"{name}: quota must be a dict of numbers of negatives by source, such as {{'dense': 2, 'bm25': 1, "
+            f"'random': 1}}, or a list of such dicts, one per epoch; got {quota!r}."
         )
     checked = []
     for one in epochs:
         for source in one:
             if not isinstance(source, str) or not source or "+" in source:
-                raise TypeError(f"{name}: quota names sources, such as 'dense' or 'bm25', not {source!r}.")
+                raise TypeError(
+                    f"{name}: the keys of quota must be names of sources, such as 'dense' or 'bm25', got {source!r}."
+                )
         numbers = {
             source: checks.whole_number(name, f"quota[{source!r}]", number, low=0) for source, number in one.items()
         }
         if sum(numbers.values()) != n:
             raise ValueError(
-                f"{name}: the quota {dict(one)} adds up to {sum(numbers.values())} negatives, and rows have n={n}."
+                f"{name}: the quota {dict(one)} adds up to {sum(numbers.values())} negatives, but rows have n={n}."
             )
         checked.append(numbers)
     return checked
 
 
 def draw(offsets: NDArray[np.int64], n: int, keys: NDArray[np.uint64], seed: int) -> NDArray[np.bool_]:
-    """Mark n candidates of each row, or all of fewer, drawn by key and seed alone. Shape (B + 1,) → (C,)."""
+    """Mark n randomly drawn candidates of each row, or all if it has fewer than n. Shape (B + 1,) → (C,).
+
+    The draw depends only on the keys and the seed.
+    """
     size = int(offsets[-1])
     keep = np.empty(size, dtype=bool)
     sample_mask(offsets, np.zeros(size), keys, seed, np.ones((1, size), dtype=bool), np.array([n]), keep)
@@ -60,14 +65,14 @@ def draw(offsets: NDArray[np.int64], n: int, keys: NDArray[np.uint64], seed: int
 def draw_by_source(
     offsets: NDArray[np.int64], bits: NDArray[np.int64], counts: Sequence[int], keys: NDArray[np.uint64], seed: int
 ) -> NDArray[np.bool_]:
-    """Mark so many candidates of each source, and of any others where a source has too few.
+    """Mark the given number of candidates from each source; if a source has too few, draw any others instead.
 
     Args:
-        offsets: Where each row's candidates begin and end. Shape (B + 1,).
-        bits: The sources of each candidate: a bit for each, by its place. Shape (C,).
-        counts: Candidates wanted of each source. What two have found counts for the first.
+        offsets: The start and end of each row's candidates. Shape (B + 1,).
+        bits: The sources of each candidate: bit i is set for source i. Shape (C,).
+        counts: The number of candidates to draw from each source. A candidate of two sources counts for the first.
         keys: 64 bits that identify each row. Shape (B,).
-        seed: Another seed gives another draw.
+        seed: Seed for the draw.
     """
     used = np.flatnonzero(counts)
     members: Any = (bits >> used[:, None]) & 1 == 1
@@ -78,7 +83,7 @@ def draw_by_source(
     owners = np.repeat(np.arange(len(lengths)), lengths)
     missing = sum(counts) - np.bincount(owners[keep], minlength=len(lengths))
     left = lengths - np.bincount(owners[keep], minlength=len(lengths))
-    # Rows that lack the same number are filled up together.
+    # Fill up all rows that lack the same number together.
     for count in np.unique(missing[(missing > 0) & (left > 0)]).tolist():
         rows = (missing == count) & (left > 0)
         free = np.flatnonzero(rows[owners] & ~keep)

@@ -1,4 +1,4 @@
-"""A batch as the ranking loss sees it: who is whose positive, what is masked, and what each row loses."""
+"""The mathematics of the ranking loss: positives, masks and losses of the rows of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hnm_datasets.training.ranking_options import RankingOptions
 
 
 class RankingBatch:
-    """The rows of all devices as the loss sees them."""
+    """The embeddings and known positives of a batch, over all devices if `gather_across_devices` is set."""
 
     def __init__(
         self,
@@ -25,8 +25,8 @@ class RankingBatch:
         known = unpack(labels, len(docs)) if isinstance(labels, Tensor) else labels
         if known is not None and len(known.passages) != size:
             raise ValueError(
-                f"There are labels for {len(known.passages)} rows and texts for {size}; both must be what "
-                f"live_negatives makes of the same rows."
+                f"The batch has labels for {len(known.passages)} rows but texts for {size}. Both must come from the "
+                f"same rows of live_negatives."
             )
         if options.gather_across_devices:
             queries = all_gather_with_grad(queries)
@@ -37,11 +37,11 @@ class RankingBatch:
         self.queries, self.positives = queries, docs[0]
         self.docs = torch.cat(docs)
         self.world, self.columns = world, len(docs)
-        #: This device's rows among all.
+        #: The positions of this device's rows among all rows.
         self.rows = torch.arange(offset, offset + size, device=queries.device)
         self.guided = None if guided is None else (guided[0], torch.cat(guided[1:]))
         if known is None:
-            # Nothing is known: each passage is one of its own.
+            # Without labels, each passage has its own key.
             self.keys = torch.arange(len(self.docs), device=queries.device)
             known_positives = self.keys[:world, None]
             self.scores = None
@@ -49,7 +49,7 @@ class RankingBatch:
             passages, known_positives = known.passages, known.positives
             if options.gather_across_devices:
                 passages, known_positives = all_gather(passages), _gather_widest(known_positives)
-            # Columns come one after another, as the embeddings do.
+            # Column by column, like the embeddings.
             self.keys = passages.T.reshape(-1)
             self.scores = known.scores
         self.offset = offset
@@ -82,12 +82,12 @@ class RankingBatch:
         positions = torch.searchsorted(wanted, known).clamp(max=len(wanted) - 1)
         here = (wanted[positions] == known) & (known != PADDING)
         members = torch.zeros(len(known), len(wanted) + 1, dtype=torch.bool, device=known.device)
-        # What is not wanted goes to a column of its own.
+        # Keys that are not wanted go to an extra column.
         return members.scatter_(1, torch.where(here, positions, len(wanted)), True)[:, :-1]
 
 
 def _gather_widest(known: Tensor) -> Tensor:
-    """Gather tensors that differ in their second dimension, filled up with padding."""
+    """Gather tensors that differ in their second dimension, padded to the widest."""
     widest = torch.tensor([known.shape[1]], device=known.device)
     width = int(all_gather(widest).max())
     filled = torch.full((len(known), width), PADDING, dtype=known.dtype, device=known.device)
@@ -102,7 +102,7 @@ class RankingRows:
         self.options, self.batch, self.rows = options, batch, rows
         here = torch.arange(len(rows), device=rows.device)
         owners = torch.arange(batch.world, device=rows.device).repeat(batch.columns)
-        #: Passages of the row's own; the positive among them; those that must not be pushed away.
+        #: The row's own passages; its positive; the passages to mask.
         self.own = owners == rows[:, None]
         self.positive = torch.zeros_like(self.own)
         self.positive[here, rows] = True
@@ -111,7 +111,7 @@ class RankingRows:
         self.tally: dict[str, Tensor] = {}
 
     def losses(self) -> Tensor:
-        """Return the loss of each row, and count what is masked. Shape (b,)."""
+        """Return the loss of each row, and count the masked passages. Shape (b,)."""
         options, batch, rows = self.options, self.batch, self.rows
         queries = batch.queries[rows]
         similarity = options.similarity_fct(queries, batch.docs)
@@ -143,7 +143,7 @@ class RankingRows:
         return losses
 
     def _likely(self, similarity: Tensor) -> Tensor | None:
-        """Mark the passages that are likely relevant, by the model itself or by the guide. Shape (b, N)."""
+        """Mark the passages that are likely relevant according to the model or the guide. Shape (b, N)."""
         options, batch = self.options, self.batch
         if options.margin is None:
             return None
@@ -154,7 +154,7 @@ class RankingRows:
         return (judged > limits) & ~self.positive
 
     def _penalty(self, similarity: Tensor) -> Tensor:
-        """Return what hardness weighting adds to the logits. Shape (b, N)."""
+        """Return the term that hardness weighting adds to the logits. Shape (b, N)."""
         if self.options.hardness_mode == "in_batch_negatives":
             weighed = ~self.own
         elif self.options.hardness_mode == "hard_negatives":
@@ -168,11 +168,11 @@ class RankingRows:
         columns = {}
         same = rows[:, None] == torch.arange(batch.world, device=rows.device)
         if "query_to_query" in options.directions:
-            # Queries with a positive in common ask for the same.
+            # Queries that share a positive are not negatives of each other.
             hidden = same | batch.sharing(rows)
             columns["query_to_query"] = options.similarity_fct(queries, batch.queries).masked_fill(hidden, -torch.inf)
         if "doc_to_query" in options.directions:
-            # Queries that the row's positive answers too.
+            # Mask queries for which the row's positive is also relevant.
             hidden = batch.knowing(rows) & ~same
             similarity = options.similarity_fct(batch.queries, batch.positives[rows]).T
             columns["doc_to_query"] = similarity.masked_fill(hidden, -torch.inf)
@@ -183,7 +183,7 @@ class RankingRows:
         return {name: one * options.scale for name, one in columns.items()}
 
     def _divergences(self, similarity: Tensor) -> Tensor:
-        """Return how far the student is from the teacher over each row's own passages. Shape (b,)."""
+        """Return the KL divergence from the teacher to the student over each row's own passages. Shape (b,)."""
         options, batch = self.options, self.batch
         assert batch.scores is not None
         positions = self.rows[:, None] + batch.world * torch.arange(batch.columns, device=self.rows.device)
@@ -191,8 +191,8 @@ class RankingRows:
         student = (similarity.gather(1, positions) * options.scale).masked_fill(padding, -torch.inf)
         scores = batch.scores[self.rows - batch.offset].to(student.dtype) / options.teacher_temperature
         teacher = torch.log_softmax(scores.masked_fill(padding, -torch.inf), dim=1)
-        apart = (teacher - torch.log_softmax(student, dim=1)).masked_fill(padding, 0.0)
-        return (teacher.exp() * apart).sum(dim=1)
+        differences = (teacher - torch.log_softmax(student, dim=1)).masked_fill(padding, 0.0)
+        return (teacher.exp() * differences).sum(dim=1)
 
     def _count(self, likely: Tensor | None) -> None:
         gone = self.masked if likely is None else self.masked | likely

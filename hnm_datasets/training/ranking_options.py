@@ -1,4 +1,4 @@
-"""The options of the ranking loss, apart from the model."""
+"""The options of the ranking loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RankingOptions:
-    """What the mathematics of `HardNegativesRankingLoss` depends on beside the batch; see there for each option."""
+    """The options of `HardNegativesRankingLoss` that its mathematics uses; see there for their meaning."""
 
     scale: float = 20.0
     similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim
@@ -32,8 +32,11 @@ class RankingOptions:
         if self.distill_weight < 0:
             raise ValueError(f"distill_weight must not be negative, got {self.distill_weight:g}.")
         if self.likely_weight and self.margin is None:
-            raise ValueError("likely_weight needs a margin: it weighs the passages that the margin finds.")
+            raise ValueError("likely_weight needs a margin: it is the weight of the passages that exceed the margin.")
         if not self.in_batch and self.directions != ("query_to_doc",):
-            raise ValueError(f"in_batch=False leaves only the direction 'query_to_doc', got {self.directions}.")
+            raise ValueError(f"in_batch=False supports only the direction 'query_to_doc', got {self.directions}.")
         if not self.in_batch and self.hardness_mode == "in_batch_negatives":
-            raise ValueError("in_batch=False leaves no in-batch negatives for hardness_mode to weigh.")
+            raise ValueError(
+                "hardness_mode='in_batch_negatives' has no effect with in_batch=False. Choose another mode, or "
+                "in_batch=True."
+            )

@@ -1,4 +1,4 @@
-"""Where the best positive of each query ranks among its candidates."""
+"""The rank of the best positive of each query among its candidates."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from hnm_datasets.arrays.ragged import Ragged
 
 @dataclass
 class Ranks:
-    """Sums over the queries that have positives; add one to another.
+    """Sums over the queries with positives; `+=` adds those of another batch.
 
     Attributes:
-        queries: How many have a positive.
-        found: Of how many the best positive is not behind all candidates, where nobody knows how far behind it is.
-        reciprocal: The sum of 1 / rank over those.
-        candidates: The candidates of all queries.
-        higher: How many of them score above the best positive of their query.
+        queries: The number of queries with a positive.
+        found: The number of queries whose best positive does not rank below all candidates. Below all candidates its
+            rank is unknown.
+        reciprocal: The sum of 1 / rank over those queries.
+        candidates: The number of candidates of all queries.
+        higher: The number of candidates that score above the best positive of their query.
     """
 
     queries: int = 0
@@ -41,12 +42,12 @@ class Ranks:
 
     @property
     def recall(self) -> float:
-        """The share of the queries whose best positive is not behind all candidates; 0 without queries."""
+        """The share of the queries whose best positive does not rank below all candidates; 0 without queries."""
         return self.found / max(self.queries, 1)
 
     @property
     def above(self) -> float:
-        """The share of the candidates above the best positive; 0 without candidates."""
+        """The share of the candidates that score above the best positive; 0 without candidates."""
         return self.higher / max(self.candidates, 1)
 
 
@@ -54,7 +55,7 @@ def ranks_of(positives: Ragged[Any], negatives: Ragged[Any]) -> Ranks:
     """Rank the best positive of each query among its candidates.
 
     Args:
-        positives: The scores of B queries' positives.
+        positives: The scores of the positives of B queries.
         negatives: The scores of their candidates.
 
     Example:
@@ -66,7 +67,7 @@ def ranks_of(positives: Ragged[Any], negatives: Ragged[Any]) -> Ranks:
     best, answered = _best(positives), positives.lengths > 0
     higher = negatives.values > best[negatives.owners]
     ahead = np.bincount(negatives.owners[higher], minlength=len(positives))
-    # Behind all candidates: nobody knows how far.
+    # The rank of a positive below all candidates is unknown.
     found = answered & ((ahead < negatives.lengths) | (negatives.lengths == 0))
     return Ranks(
         int(answered.sum()), int(found.sum()), float((1 / (1 + ahead[found])).sum()), len(higher), int(higher.sum())
@@ -74,25 +75,27 @@ def ranks_of(positives: Ragged[Any], negatives: Ragged[Any]) -> Ranks:
 
 
 def mean_weight(positives: Ragged[Any], negatives: Ragged[Any], scale: float) -> float:
-    """Return the mean share of the candidates in a softmax with the best positive of their query: their gradient.
+    """Return the mean weight of a candidate: its share in a softmax with the best positive of its query.
+
+    It is the gradient of the pairwise loss with respect to the candidate's logit.
 
     Args:
-        positives: The scores of B queries' positives.
+        positives: The scores of the positives of B queries.
         negatives: The scores of their candidates.
-        scale: What scores are multiplied with.
+        scale: Multiplies the scores; the inverse of the temperature.
 
     Example:
         >>> scores = Ragged(np.array([0, 1]), np.array([0.5])), Ragged(np.array([0, 2]), np.array([0.5, 0.1]))
         >>> round(mean_weight(*scores, scale=20), 4)
         0.2502
     """
-    # A candidate of a query without positives has no weight.
+    # Candidates of a query without positives have no weight.
     behind = np.clip(scale * (_best(positives)[negatives.owners] - negatives.values), -100, 100)
     return float((1 / (1 + np.exp(behind))).mean()) if len(behind) else 0.0
 
 
 def _best(scores: Ragged[Any]) -> NDArray[np.float64]:
-    """Return the greatest value of each list, infinity of an empty one. Shape (B,)."""
+    """Return the maximum of each list; infinity for an empty list. Shape (B,)."""
     best, filled = np.full(len(scores), np.inf), scores.lengths > 0
     if filled.any():
         best[filled] = np.maximum.reduceat(scores.values.astype(np.float64), scores.offsets[:-1][filled])

@@ -1,4 +1,4 @@
-"""Dynamic negatives: mined again with the model as it is now, while it is trained (Xiong et al. 2021, ANCE)."""
+"""Dynamic negatives: mine again with the current model during training (Xiong et al. 2021, ANCE)."""
 
 from __future__ import annotations
 
@@ -34,63 +34,69 @@ from hnm_datasets.training.refresh_vectors import Holder
 
 logger = logging.getLogger(__name__)
 
-#: Which callback writes to a folder of generations in this process.
+#: The callback that writes to each folder of generations in this process.
 _CLAIMED: weakref.WeakValueDictionary[Path, RefreshNegatives] = weakref.WeakValueDictionary()
 
 
 class RefreshNegatives(TrainerCallback):
-    """Mines the training queries again at intervals with the current model, and trains on the new negatives.
+    """Trainer callback that mines the training queries again at intervals, with the current model.
 
-    At each refresh the corpus is encoded with the current weights, the steps run over the queries, and the rows of
-    `live_negatives` draw from the candidates that are left: a *generation*. The optimizer, the schedule and the order
-    of the rows do not change; the model's modes and all random states are restored.
+    Each refresh encodes the corpus with the current weights and runs the steps over the queries. The resulting
+    candidates are a *generation*: the rows of `live_negatives` draw their negatives from it. The optimizer, the
+    schedule and the order of the rows do not change. The model's modes and all random states are restored afterward.
 
-    The trainer holds one batch ready (and each of its dataloader's workers some), so a switch is seen from the batch
-    after that on. A training that is resumed from a checkpoint continues with the generations that it had.
+    The trainer prefetches one batch, and each dataloader worker a few, so new negatives appear after these batches. A
+    training resumed from a checkpoint continues with the checkpoint's generation.
 
-    Generations are below `output_dir`. The results of models are in the cache directory: the vectors of the model in
-    training are deleted after each refresh, and a teacher's scores stay for the next refresh and the next training.
+    Generations are stored below `output_dir`. Embeddings and scores are stored in the cache directory. The embeddings
+    of the model in training are deleted after each refresh. A teacher's scores stay for later refreshes and trainings.
 
-    Under `accelerate launch` the processes share the encoding, one mines, and all switch at the same step; they need a
-    common file system. Numbers on each generation are logged, and reach the trainer's reporters with each entry of the
-    loss; see `history`.
+    Under `accelerate launch`, all processes share the encoding, one process mines, and all switch at the same step. The
+    processes need a shared file system. The numbers of each generation (see `history`) are logged, and sent to the
+    trainer's reporters with each log entry of the loss.
 
     Args:
-        live: The rows that are trained on.
-        steps: The steps that mine. A step that uses the model in training is passed as a function from the model to
-            the step, as in `[partial(DenseNegatives, corpus, k=50), RelativeMargin(0.05)]`.
+        live: The training rows, from `live_negatives`.
+        steps: The mining steps. Pass a step that uses the model in training as a function from the model to the step,
+            as in `[partial(DenseNegatives, corpus, k=50), RelativeMargin(0.05)]`.
         every: Optimizer steps between refreshes; a float: epochs, such as 0.5.
-        background: Mine in a thread with a copy of the model while the training continues, then switch. The copy needs
-            memory; the negatives are some steps old, which the log says; when the switch comes depends on the machine.
-        fraction: Mine only this share of the queries at each refresh, another one each time.
-        start: Optimizer steps before the first refresh; a float: epochs. Until then the rows train on the negatives
-            that they came with.
-        start_mrr: From `start` on, wait until the model ranks a sample of the queries so well: the mean reciprocal rank
-            of the best positive among the candidates that a query has, 0 to 1, looked at every `every` steps.
-        stale: At each interval, refresh only if the candidates of a sample of the queries have become easy: their mean
-            share in a softmax with the best positive (`weight`) has fallen to this share of what it was after the last
-            refresh, such as 0.5. Where it was below 0.01 even then, the model ranks its training queries right, and no
-            refresh follows. The first comes in any case. A look at the sample does not encode the corpus.
-        probe: How many queries such a sample has, spread over the rows.
-        corpus_every: Encode the corpus at one of so many refreshes; at the others encode the queries alone, and search
-            the vectors that there are (Zhan et al. 2021, *ADORE*, https://arxiv.org/abs/2104.08051), at a part of the
-            cost. The vectors stay in the cache directory as long as the training or a checkpoint needs them.
-        memory: The share of each query's candidates that come from earlier generations, drawn anew at each refresh, as
-            far as there are so many. Models forget what they are no longer shown (Sun et al. 2022, *ANCE-Tele*,
-            https://arxiv.org/abs/2210.17167).
+        background: Mine in a thread, with a copy of the model, while the training continues. The copy needs memory. The
+            new negatives are some steps old (the log reports how many), and the step of the switch depends on the speed
+            of the machine.
+        fraction: The share of the queries to mine at each refresh; each refresh mines other queries.
+        start: Optimizer steps before the first refresh; a float: epochs. Until then, training uses the negatives
+            already in the rows.
+        start_mrr: After `start`, delay the first refresh until the model ranks a sample of the queries this well: the
+            mean reciprocal rank of the best positive among the query's candidates, from 0 to 1. Checked every `every`
+            steps.
+        stale: At each interval, refresh only if the negatives have become easy. The measure is `weight`: the mean share
+            of a candidate in a softmax with the best positive, over a sample of the queries. Refresh when it falls to
+            this fraction of its value after the last refresh, such as 0.5. If that value was below 0.01, the model
+            already ranks its training queries correctly, and there are no more refreshes. The first refresh always
+            happens. Checking does not encode the corpus.
+        probe: The number of queries in this sample, spread evenly over the rows.
+        corpus_every: Encode the corpus only at every n-th refresh. The others encode only the queries and search the
+            existing embeddings of the corpus, which costs much less (Zhan et al. 2021, *ADORE*,
+            https://arxiv.org/abs/2104.08051). These embeddings stay in the cache directory as long as the training or a
+            checkpoint needs them.
+        memory: The share of each query's candidates to take from earlier generations, if they have enough. They are
+            drawn again at each refresh. This keeps models from forgetting earlier negatives (Sun et al. 2022,
+            *ANCE-Tele*, https://arxiv.org/abs/2210.17167).
         keep: The number of generations to keep, in addition to those that a checkpoint needs.
 
     Attributes:
-        history: One dict per generation: `generation`, `step`, `model_step`, `seconds_encode`, `seconds_index`,
-            `seconds_mine`; `mrr`, `recall`: of the positives under the current model, among the candidates; `above`:
-            the share of the negatives that it ranks above the positive, which carry the gradient; `replaced`: the share
-            of new negatives; `short`: the share of rows with fewer negatives than wanted.
-        probes: One dict for each look at a sample: `step`, `mrr`, `above`, `weight`, `seconds`.
+        history: One dict per generation. `generation`, `step`, `model_step`: its number, the step of the switch, and
+            the step of the model. `seconds_encode`, `seconds_index`, `seconds_mine`: durations. `mrr`, `recall`: how
+            the current model ranks the positives among the candidates. `above`: the share of negatives that it ranks
+            above the positive; these carry most of the gradient. `replaced`: the share of new negatives. `short`: the
+            share of rows with fewer than n candidates.
+        probes: One dict per check of the sample: `step`, `mrr`, `above`, `weight`, `seconds`.
 
     Raises:
-        TypeError: `live` or a step is something else, or a function cannot make a step of the model alone.
-        ValueError: An option is out of range, a step needs a column that no step before it writes, or a step mines with
-            a fixed model. While training: the steps leave no candidate of any query.
+        TypeError: `live` does not come from `live_negatives`, an entry of `steps` is not a step or a function, or a
+            function cannot create a step from the model alone.
+        ValueError: An option is out of range, a step needs a column that no earlier step writes, or a step mines with
+            a fixed model. During training: the steps leave no candidates for any query.
 
     Example:
         >>> from functools import partial
@@ -129,8 +135,8 @@ class RefreshNegatives(TrainerCallback):
         self.probe = checks.whole_number(name, "probe", probe, low=1)
         if (self.start or start_mrr is not None) and not len(self._source.generation().negatives.values):
             raise ValueError(
-                f"{name}: start and start_mrr put the first refresh off, and the rows have no negatives until then. "
-                f"Mine them before live_negatives, such as with BM25Negatives, or leave the two out."
+                f"{name}: start and start_mrr delay the first refresh, but the rows have no negatives until then. Mine "
+                f"them before live_negatives, for example with BM25Negatives, or remove start and start_mrr."
             )
         self.background = checks.yes_or_no(name, "background", background)
         self.keep = checks.whole_number(name, "keep", keep, low=1)
@@ -143,11 +149,11 @@ class RefreshNegatives(TrainerCallback):
         self._training: TrainerState | None = None
         self._switched_at = 0
         self._model_name: str | None = None
-        # The generation whose vectors of the corpus are searched, and what holds those of each in this process.
+        # The generation whose corpus vectors are searched, and the objects that have each generation's vectors open.
         self._base = 0
         self._left: dict[int, list[Holder]] = {}
 
-    # ---- what the trainer calls ----------------------------------------------------------------------------------
+    # ---- called by the trainer -----------------------------------------------------------------------------------
 
     def on_train_begin(
         self,
@@ -158,7 +164,7 @@ class RefreshNegatives(TrainerCallback):
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Continue with a checkpoint's generation, or mine if there are no negatives yet."""
+        """Continue with the generation of a checkpoint, or mine if there are no negatives yet."""
         self._interval, self._start = (
             span if isinstance(span, int) else self._steps_in(span, args, train_dataloader)
             for span in (self.every, self.start)
@@ -180,19 +186,19 @@ class RefreshNegatives(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Draw the next epoch's negatives."""
+        """Switch to the draw of the next epoch."""
         self._source.progress.epoch = math.floor(state.epoch or 0)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let go of the generation that the first batch after a resume was from."""
+        """Stop using the previous generation, which only the first batch after a resume reads."""
         self._source.hold(None, 0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """Refresh, if it is time."""
+        """Refresh if it is due, and switch to a generation mined in the background."""
         with self._interruptible(args, state):
             if self._job is not None and _agreed(self._job.done(), args):
                 job, self._job = self._job, None
@@ -201,7 +207,7 @@ class RefreshNegatives(TrainerCallback):
                 self._refresh(args, state, model)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note the generation beside the checkpoint."""
+        """Save the state of the refreshes with the checkpoint."""
         if args.process_index:
             return
         noted = {
@@ -219,7 +225,7 @@ class RefreshNegatives(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """Let go of a refresh that came too late, and of the numbers that were logged."""
+        """Discard an unfinished refresh in the background, and the numbers for the logs."""
         publish(model, state, {})
         _CLAIMED.pop(self._folder.root, None)
         self._training = None
@@ -227,19 +233,19 @@ class RefreshNegatives(TrainerCallback):
             self._job.wait()
             self._job = None
         if args.process_index == 0:
-            # What no checkpoint needs.
+            # Delete everything that no checkpoint needs.
             self._base = 0
             self._prune()
 
     def _claim(self, state: TrainerState) -> None:
-        """Become the one that writes to the folder, in place of a training that was interrupted."""
+        """Take over the folder, for example from an interrupted training."""
         other = _CLAIMED.get(self._folder.root)
         if other is not None and other is not self and other._training is state:
             raise ValueError(
-                "RefreshNegatives: two sets of the same queries with the same options share their generations. Make "
-                "one of them with another seed: live_negatives(..., seed=1)."
+                "RefreshNegatives: two datasets with the same queries and options would write to the same folder of "
+                "generations. Create one of them with another seed: live_negatives(..., seed=1)."
             )
-        # An interrupted training may have left a refresh behind: of this callback, or into this folder.
+        # An interrupted training may have left a running refresh, of this callback or into this folder.
         if self._job is not None:
             job, self._job = self._job, None
             job.stop()
@@ -252,7 +258,7 @@ class RefreshNegatives(TrainerCallback):
         return after >= 0 and after % self._interval == 0 and 0 < state.global_step < state.max_steps
 
     def _look(self, args: TrainingArguments, state: TrainerState, model: Any) -> dict[str, float]:
-        """Look at a sample of the negatives, in one process for all."""
+        """Probe a sample of the negatives in the first process, and share the result."""
         found: dict[str, float] = {}
         if args.process_index == 0:
             with untouched(model):
@@ -262,7 +268,7 @@ class RefreshNegatives(TrainerCallback):
         numbers = {f"probe_{name}": value for name, value in found.items()}
         state.log_history.append(numbers | {"step": state.global_step, "epoch": state.epoch})
         if args.process_index == 0:
-            logger.info("RefreshNegatives: a probe says %s", json.dumps(self.probes[-1]))
+            logger.info("RefreshNegatives: probe: %s", json.dumps(self.probes[-1]))
         return found
 
     @staticmethod
@@ -275,10 +281,10 @@ class RefreshNegatives(TrainerCallback):
     def _refresh(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
         name = model_fingerprint(model)
         if name == self._model_name and self.fraction == 1:
-            logger.info("RefreshNegatives: the model has not changed; the negatives stay.")
+            logger.info("RefreshNegatives: the model has not changed since the last refresh; keeping the negatives.")
             return
         if self._job is not None:
-            logger.info("RefreshNegatives: step %d: the last refresh is still under way.", state.global_step)
+            logger.info("RefreshNegatives: step %d: skipped, the last refresh is still running.", state.global_step)
             return
         number = self._source.progress.generation + 1
         beside = self.background and state.global_step > 0
@@ -298,23 +304,24 @@ class RefreshNegatives(TrainerCallback):
         self._switch(args, state, model, job)
 
     def _searched(self, number: int) -> list[str]:
-        """Name the vectors that the refresh of a number searches again; none if it is to encode the corpus."""
+        """Return the names of the corpus vectors that a refresh reuses; none if it encodes the corpus."""
         if (number - 1) % self.corpus_every == 0:
             return []
         names = self._folder.vectors_left(self._base)
         if not names:
-            logger.info("RefreshNegatives: no vectors of an earlier refresh are there; the corpus is encoded again.")
+            logger.info("RefreshNegatives: found no vectors of an earlier refresh; encoding the corpus again.")
         return names
 
     @staticmethod
     def _interruptible(args: TrainingArguments, state: TrainerState) -> AbstractContextManager[None]:
-        """Say, if Ctrl-C interrupts this block, what the training resumes from."""
+        """If Ctrl-C interrupts this block, report the checkpoint to resume from."""
 
         def explain() -> str:
             steps = [path.name.rpartition("-")[2] for path in Path(str(args.output_dir)).glob("checkpoint-*")]
             last = max((int(step) for step in steps if step.isdigit()), default=None)
             way_out = (
-                "There is no checkpoint, so trainer.train() starts again; with save_steps= it can resume"
+                "There is no checkpoint, so trainer.train() starts from the beginning; set save_steps= to be able to "
+                "resume"
                 if last is None
                 else f"trainer.train(resume_from_checkpoint=True) resumes from checkpoint-{last}"
             )
@@ -323,7 +330,7 @@ class RefreshNegatives(TrainerCallback):
         return interruptible(explain, replace=True)
 
     def _switch(self, args: TrainingArguments, state: TrainerState, model: Any, job: RefreshJob) -> None:
-        """Let the rows draw from a generation that is written."""
+        """Let the rows draw from the new generation."""
         job.wait()
         about = job.about() | {"step": state.global_step}
         self._source.root = self._folder.root
@@ -343,18 +350,21 @@ class RefreshNegatives(TrainerCallback):
     def _restore(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
         noted = self._folder.noted(state.global_step)
         self._switched_at, self._model_name, self.history = noted["switched_at"], noted["model"], noted["history"]
-        # Checkpoints of earlier versions note neither.
+        # Checkpoints of earlier versions have neither.
         self.probes, self._base = noted.get("probes", []), noted.get("base", 0)
         self._gate.restart(noted.get("gate"))
         number = noted["generation"]
         if number and not is_complete(self._source.folder_of(number)):
-            raise FileNotFoundError(f"RefreshNegatives: generation {number} is not in {self._folder.root}.")
+            raise FileNotFoundError(
+                f"RefreshNegatives: generation {number} is missing from {self._folder.root}. Restore the folder, or "
+                f"resume from a checkpoint of another generation."
+            )
         self._forget_after(number, args)
         self._source.progress.generation = number
         if self.history:
             publish(model, state, _numbers(self.history[-1]))
         if self._switched_at == state.global_step and not float(state.epoch or 0).is_integer():
-            # The trainer held one batch ready when the checkpoint was written, from the generation before.
+            # When the checkpoint was written, the trainer had prefetched one batch of the previous generation.
             self._source.hold(number - 1, args.per_device_train_batch_size)
 
     def _forget_after(self, number: int, args: TrainingArguments) -> None:
@@ -368,12 +378,12 @@ class RefreshNegatives(TrainerCallback):
 
 
 def _numbers(about: dict[str, Any]) -> dict[str, float]:
-    """Return what is logged of a generation."""
+    """Return the numbers of a generation for the log."""
     return {f"refresh_{name}": value for name, value in about.items() if name != "step"}
 
 
 def _shared(found: dict[str, float], args: TrainingArguments) -> dict[str, float]:
-    """Return what the first process found, so that all decide alike."""
+    """Return the result of the first process, so that all processes make the same decision."""
     if args.world_size == 1:
         return found
     answer = [found]
@@ -382,7 +392,7 @@ def _shared(found: dict[str, float], args: TrainingArguments) -> dict[str, float
 
 
 def _agreed(done: bool, args: TrainingArguments) -> bool:
-    """Return what the first process says, so that all switch at the same step."""
+    """Return the answer of the first process, so that all processes switch at the same step."""
     if args.world_size == 1:
         return done
     answer = torch.tensor([int(done)], device=args.device)

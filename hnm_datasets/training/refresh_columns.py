@@ -1,4 +1,4 @@
-"""The columns of the steps of a refresh, checked before the training begins."""
+"""Checks of the columns that the steps of a refresh need, before training starts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MINED = (NEGATIVE_IDS, NEGATIVE_SCORES, NEGATIVE_RANKS, NEGATIVE_SOURCE, POSITI
 
 
 def check_columns(steps: Sequence[Step], source: LiveTexts) -> None:
-    """Raise if a step needs a column that neither the rows have nor a step before it writes."""
+    """Raise if a step needs a column that is not in the rows and that no earlier step writes."""
     there = {name for name in source.rows.column_names if not name.startswith(("negative_", "positive_"))}
     there.add(POSITIVE_IDS)
     for step in steps:
@@ -36,14 +36,15 @@ def check_columns(steps: Sequence[Step], source: LiveTexts) -> None:
             if missing:
                 remedy = remedy_of(missing[0], sorted(there), step._option_of(missing[0]))
                 raise ValueError(
-                    f"RefreshNegatives: the step {type(step).__name__} needs the columns {missing}, and no step before "
-                    f"it writes them; there are {sorted(there)}. In a step before it, or in its options: {remedy}."
+                    f"RefreshNegatives: the step {type(step).__name__} needs the columns {missing}, but no earlier "
+                    f"step writes them. Available columns: {sorted(there)}. Add an earlier step or change the options: "
+                    f"{remedy}."
                 )
             there |= {name for name in step.output_columns if "*" not in name}
             continue
         made: Any = step.func if isinstance(step, partial) else step
         if not inspect.isclass(made) or not issubclass(made, Transform):
-            # What an unknown function makes writes unknown columns.
+            # The columns of a step from an unknown function are unknown.
             return
         options = step.keywords if isinstance(step, partial) else {}
         names = {one.name: one.default for one in fields(made)}
@@ -58,7 +59,7 @@ def check_columns(steps: Sequence[Step], source: LiveTexts) -> None:
     missing = [name for name in wanted if name not in there]
     if missing:
         raise ValueError(
-            f"RefreshNegatives: the rows carry the scores of the teacher {source.teacher!r}, and no step writes the "
-            f"columns {missing}. Put a step that does among them, such as CrossEncoderScores(corpus, model, "
+            f"RefreshNegatives: the rows need the scores of the teacher {source.teacher!r}, but no step writes the "
+            f"columns {missing}. Add a step that does, such as CrossEncoderScores(corpus, model, "
             f"name={source.teacher!r})."
         )

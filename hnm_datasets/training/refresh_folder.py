@@ -1,4 +1,4 @@
-"""The folder of generations of a training, and the notes beside its checkpoints."""
+"""The folder of generations of a training, and the state saved with its checkpoints."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _STATE = "live_negatives.json"
 
 
 class GenerationFolder:
-    """The generations of one set of rows below the folder of a training.
+    """The generations of one dataset of live rows, below the output folder of a training.
 
     Args:
-        output_dir: That of the training.
-        name: The name of the rows.
-        left: What holds the vectors that each generation has left, in this process; entries of those that are deleted
-            are taken out.
+        output_dir: The output folder of the training.
+        name: The name of the live rows.
+        left: The objects in this process that have the stored vectors of each generation open. Entries of deleted
+            vectors are removed.
     """
 
     def __init__(self, output_dir: Path, name: str, left: dict[int, list[Holder]]) -> None:
@@ -30,7 +30,7 @@ class GenerationFolder:
         self.root = output_dir / "generations" / name
 
     def note(self, step: int, state: Mapping[str, Any]) -> bool:
-        """Write what a resumed training needs beside the checkpoint of a step, if there is one."""
+        """Save the state for a resumed training in the checkpoint of a step; return False if there is no checkpoint."""
         folder = self.output_dir / f"checkpoint-{step}"
         if not folder.is_dir():
             return False
@@ -42,49 +42,49 @@ class GenerationFolder:
         return True
 
     def noted(self, step: int) -> dict[str, Any]:
-        """Return what was noted beside the checkpoint of a step.
+        """Return the state saved in the checkpoint of a step.
 
         Raises:
-            ValueError: Nothing was, for these rows.
+            ValueError: The checkpoint has no state for these rows.
         """
         path = self.output_dir / f"checkpoint-{step}" / _STATE
         noted: dict[str, Any] | None = json.loads(path.read_text()).get(self.name) if path.exists() else None
         if noted is None:
             raise ValueError(
-                f"RefreshNegatives: {path} names no generation of negatives for these rows. Resume with the rows and "
-                f"the output_dir of the training that wrote it; if that was killed while it saved, from the "
-                f"checkpoint before."
+                f"RefreshNegatives: {path} has no generation of negatives for these rows. Resume with the rows and "
+                f"the output_dir of the training that wrote the checkpoint. If it was interrupted while saving, resume "
+                f"from an earlier checkpoint."
             )
         return noted
 
     def vectors_left(self, number: int) -> list[str]:
-        """Name the vectors of the corpus that the refresh of a generation has left, if they are there."""
+        """Return the names of the corpus vectors kept by the refresh of a generation, if they still exist."""
         return left_vectors(self.root / f"{number:06d}{LEFT}")
 
     def forget_after(self, number: int) -> None:
-        """Delete what an earlier training, or one that was killed, wrote after a generation."""
+        """Delete everything that an earlier or interrupted training wrote after a generation."""
         for path in self.root.glob("[0-9]" * 6 + "*"):
             if int(path.name[:6]) <= number:
                 continue
             if path.suffix == LEFT:
                 self._forget_vectors(path)
             elif path.suffix != KEPT:
-                # The list of a refresh that was killed stays: the next one cleans up by it.
+                # The list of an interrupted refresh stays, because the next refresh needs it to clean up.
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def prune(self, current: int, keep: int, base: int) -> None:
-        """Delete generations, and vectors that were left, to which neither the training nor a checkpoint goes back.
+        """Delete generations and kept vectors that neither the training nor a checkpoint needs.
 
         Args:
             current: The generation in use.
-            keep: How many generations stay.
-            base: That whose vectors are searched.
+            keep: The number of generations to keep.
+            base: The generation whose corpus vectors are searched.
         """
         needed, bases = {current - back for back in range(keep)}, {base}
         for path in self.output_dir.glob(f"checkpoint-*/{_STATE}"):
             noted = json.loads(path.read_text()).get(self.name)
             if noted:
-                # The one before may be what the first batch after a resume is from.
+                # The first batch after a resume may use the previous generation.
                 needed |= {noted["generation"], noted["generation"] - 1}
                 bases.add(noted.get("base", 0))
         for folder in self.root.glob("[0-9]" * 6):

@@ -1,4 +1,4 @@
-"""One refresh: encode, index and mine with a model in training, and write the next generation."""
+"""One refresh: encode, index and mine with the model in training, and write the next generation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.writing import written_aside
-from hnm_datasets.training.generations import Generation, tell_dropped, tell_missing
+from hnm_datasets.training.generations import Generation, warn_of_dropped, warn_of_missing
 from hnm_datasets.training.live_texts import LiveTexts
 from hnm_datasets.training.memory import with_earlier
 from hnm_datasets.training.refresh_tally import RefreshTally
@@ -41,11 +41,11 @@ from hnm_datasets.transforms.base import Transform
 
 logger = logging.getLogger(__name__)
 
-#: A step, or what makes one of the model as it is now.
+#: A step, or a function that creates one from the current model.
 Step = Transform | Callable[[Any], Transform]
 #: The suffix of the file that lists the vectors in the cache directory before a refresh.
 KEPT = ".kept"
-#: The suffix of the file that names the vectors that a refresh has left for later ones.
+#: The suffix of the file that lists the vectors that a refresh keeps for later ones.
 LEFT = ".vectors"
 _NAME = "RefreshNegatives"
 _BATCH = 1000
@@ -57,19 +57,18 @@ class RefreshJob:
     """One refresh.
 
     Args:
-        source: The rows that are trained on.
-        steps: What to mine with.
+        source: The transform of the training rows.
+        steps: The mining steps.
         fraction: The share of the queries to mine.
-        memory: The share of earlier candidates in what is mined.
-        searched: Vectors of the corpus by an earlier model, by their names, to search in place of new ones; none:
-            encode the corpus.
-        leaves: Leave the vectors for later refreshes.
-        parent: Where the generations are.
-        number: The generation to write.
-        step: The step that the model is of.
-        model_name: The model's fingerprint.
-        leads: This process mines; the others share the encoding, and wait.
-        together: There are other processes, and they make the steps as well.
+        memory: The share of candidates to take from the earlier generation.
+        searched: The names of existing corpus vectors to search, made by an earlier model; empty: encode the corpus.
+        leaves: Keep the corpus vectors for later refreshes.
+        parent: The folder of the generations.
+        number: The number of the generation to write.
+        step: The training step of the model.
+        model_name: The fingerprint of the model.
+        leads: Whether this process mines; the others help with the encoding and wait.
+        together: Whether other processes take part, with the same steps.
     """
 
     def __init__(
@@ -92,12 +91,12 @@ class RefreshJob:
         self.parent, self.number, self.step, self.model_name = parent, number, step, model_name
         self.searched, self.leaves = searched, leaves
         self.leads, self.together = leads, together
-        #: What holds the vectors that are left.
+        #: The objects that have the kept vectors open.
         self.left: list[Holder] = []
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._stopped = threading.Event()
-        # Where other processes read what became of it.
+        # The file that gives the result to other processes.
         self._note = self.parent / f"{number:06d}.json"
 
     def start(self, model: Any) -> None:
@@ -115,30 +114,30 @@ class RefreshJob:
             _RUNNING.pop(self.parent, None)
 
     def stop(self) -> None:
-        """End a refresh that nobody waits for anymore, and wait until it has ended."""
+        """Stop a refresh whose result is no longer needed, and wait for it to end."""
         self._stopped.set()
         if self._thread is not None and self._thread.is_alive():
-            logger.info("RefreshNegatives: waiting for the refresh of a training that was interrupted.")
+            logger.info("RefreshNegatives: waiting for the refresh of an interrupted training to stop.")
             self._thread.join()
 
     def run(self, model: Any) -> None:
-        """Encode, index and mine; a process that does not lead only helps with the encoding."""
+        """Encode, index and mine; processes that do not lead only help with the encoding."""
         start = time.perf_counter()
         kept = folders_before(self._note.with_suffix(KEPT)) if self.leads else set()
         if self.together:
-            # Before anyone writes vectors.
+            # Wait before any process writes vectors.
             torch.distributed.barrier()
         try:
             with clock() as spent:
                 steps = [step if isinstance(step, Transform) else step(model) for step in self.steps]
-                # A function that makes a step may have encoded the corpus already.
+                # A function that creates a step may already have encoded the corpus.
                 unused = search_again(steps, self.model_name, self.searched) if self.searched else []
                 for step in steps:
                     self._check_stopped()
                     if isinstance(step, Transform):
                         step.prepare()
                 if self.together:
-                    # The vectors are deleted in the end: no process may still be looking for them.
+                    # The vectors are deleted at the end; by then, no process may still need them.
                     torch.distributed.barrier()
                 if not self.leads:
                     close_vectors(steps)
@@ -146,16 +145,16 @@ class RefreshJob:
                 tally = RefreshTally(self.source)
                 with one_call():
                     self.source.write(self.number, self._tables(steps, tally), self.parent)
-                # One process writes here, so nothing waits for the lock.
+                # Only this process writes here, so no other process waits for the lock.
                 (self.parent / f"{self.number:06d}.lock").unlink(missing_ok=True)
             now = Generation.open(self.parent / f"{self.number:06d}")
-            tell_dropped(_NAME, now)
-            tell_missing(_NAME, now, self.source.sources)
+            warn_of_dropped(_NAME, now)
+            warn_of_missing(_NAME, now, self.source.sources)
             if not len(now.negatives.values):
                 raise ValueError(
-                    f"{_NAME}: the steps leave no candidate of any query, so that all negatives would be padding. "
-                    f"Widen the filters among the steps, or mine with a larger k. With the model as it is, a limit "
-                    f"that suited other scores may drop all candidates."
+                    f"{_NAME}: the steps leave no candidates for any query, so all negatives would be padding. Widen "
+                    f"the filters among the steps, or mine with a larger k. A limit chosen for the scores of another "
+                    f"model may drop all candidates of the model in training."
                 )
             numbers = tally.numbers(now)
             whole = time.perf_counter() - start
@@ -177,19 +176,19 @@ class RefreshJob:
 
     def _check_stopped(self) -> None:
         if self._stopped.is_set():
-            raise RuntimeError("RefreshNegatives: the training that this refresh is of was interrupted.")
+            raise RuntimeError("RefreshNegatives: the training of this refresh was interrupted.")
 
     def _write_note(self, content: dict[str, Any]) -> None:
-        # Written aside, because other processes wait for the file and read it at once.
+        # Write a temporary file and rename it, because other processes read the file as soon as it exists.
         with written_aside(self._note) as aside:
             aside.write_text(json.dumps(content))
 
     def done(self) -> bool:
-        """Tell whether it is over."""
+        """Return whether the refresh has ended."""
         return self._note.exists() and (self._thread is None or not self._thread.is_alive())
 
     def wait(self) -> None:
-        """Wait for the end, and raise what went wrong."""
+        """Wait for the end of the refresh, and raise its error if it failed."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
@@ -197,7 +196,7 @@ class RefreshJob:
         while not self._note.exists():
             time.sleep(0.05)
         if "error" in (noted := json.loads(self._note.read_text())):
-            raise RuntimeError(f"RefreshNegatives: the refresh failed in the first process: {noted['error']}")
+            raise RuntimeError(f"RefreshNegatives: the refresh failed in the first process: {noted['error']}.")
 
     def about(self) -> dict[str, Any]:
         """Return the numbers of the new generation."""
@@ -205,13 +204,13 @@ class RefreshJob:
         return found
 
     def _tables(self, steps: list[Transform], tally: RefreshTally) -> Iterator[pa.Table]:
-        """Yield the queries with their new negatives, some at a time."""
+        """Yield the queries with their new negatives, in batches."""
         source = self.source
         before = Generation.open(source.folder_of(source.progress.generation))
-        # Queries that were never mined are all mined.
+        # If no query has been mined yet, mine all of them.
         fraction = self.fraction if len(before.negatives.values) else 1.0
         plain = [name for name in source.rows.column_names if not name.startswith("negative_")]
-        # Positives are those of the last generation, in which a step may have promoted some.
+        # Take the positives of the last generation, because a step may have promoted some candidates.
         plain = [name for name in plain if not name.startswith("positive_") and name != KNOWN_POSITIVE_IDS]
         rows = source.rows.select_columns(plain).with_format("arrow")
         start = 0
@@ -226,7 +225,7 @@ class RefreshJob:
                 table = table.append_column(
                     KNOWN_POSITIVE_IDS, list_array(known.offsets, source.corpus.ids(known.values))
                 )
-            # Spread evenly, and moving on by the fraction with each refresh.
+            # Choose queries evenly over the rows, shifted by the fraction at each refresh.
             reached = np.floor(np.arange(numbers[0], numbers[0] + len(numbers) + 1) * fraction + self.number * fraction)
             chosen = np.diff(reached) > 0
             mined = table.filter(pa.array(chosen))
@@ -234,8 +233,8 @@ class RefreshJob:
                 mined = step(mined)
                 if len(mined) != chosen.sum():
                     raise ValueError(
-                        f"RefreshNegatives: the step {type(step).__name__} changed the number of rows. Shapes are made "
-                        f"by live_negatives; leave such steps out."
+                        f"RefreshNegatives: the step {type(step).__name__} changed the number of rows. Remove shape "
+                        f"steps; live_negatives shapes the rows."
                     )
                 if position == 0:
                     tally.of_miner(Batch(mined, step=_NAME))
@@ -259,7 +258,7 @@ class RefreshJob:
 
 
 def _shown(tables: Iterator[pa.Table], bar: Any) -> Iterator[pa.Table]:
-    """Move a bar on by the rows of each table that is done with."""
+    """Yield the tables, and advance a progress bar by the rows of each finished one."""
     with bar:
         for table in tables:
             yield table
@@ -267,7 +266,7 @@ def _shown(tables: Iterator[pa.Table], bar: Any) -> Iterator[pa.Table]:
 
 
 def stop_in(folder: Path) -> None:
-    """End the refresh in the background that writes to a folder of generations, if there is one."""
+    """Stop the background refresh that writes to a folder of generations, if there is one."""
     if (job := _RUNNING.get(folder)) is not None:
         job.stop()
 
@@ -276,7 +275,7 @@ def stop_in(folder: Path) -> None:
 def untouched(model: Any) -> Iterator[None]:
     """Restore the modes of the model and all random states."""
     modes = [(module, module.training) for module in model.modules()]
-    # The legacy state too: data loaders and users may draw from it.
+    # Also the legacy NumPy state: data loaders and users may draw from it.
     states: Any = (random.getstate(), np.random.get_state(), torch.get_rng_state())  # noqa: NPY002
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:

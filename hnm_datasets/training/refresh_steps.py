@@ -1,4 +1,4 @@
-"""The steps of a refresh, checked before the training begins, so that it does not stop hours later."""
+"""Checks of the steps of a refresh before training starts, so that training does not fail hours later."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _NAME = "RefreshNegatives"
 
 
 def check_steps(steps: Sequence[Step]) -> None:
-    """Raise if a step mines with a model as it was, or cannot be made of the model as it is at a refresh.
+    """Raise if a step mines with a fixed model, or cannot be created from the model in training.
 
     Raises:
-        TypeError: Something is neither a step nor a function of the model.
+        TypeError: An entry is neither a step nor a function of the model.
         ValueError: A step mines with a fixed model.
     """
     if not isinstance(steps, Sequence) or not steps or not all(callable(step) for step in steps):
         raise TypeError(
-            f"{_NAME}: steps must be a list of steps, and of functions from a model to a step, got {steps!r}."
+            f"{_NAME}: steps must be a list of steps and of functions from a model to a step, got {steps!r}."
         )
     for step in steps:
         if not isinstance(step, Transform):
@@ -40,13 +40,13 @@ def check_steps(steps: Sequence[Step]) -> None:
             )
             raise ValueError(
                 f"{_NAME}: the step {name} mines with its own model, so each refresh would mine the same negatives. "
-                f"Pass a function that makes the step of the model in training: {way_out}. To mine with a fixed "
+                f"Pass a function that creates the step from the model in training: {way_out}. To mine with a fixed "
                 f"model, pass a function that ignores its argument: lambda model: {miner}(corpus, other_model)."
             )
 
 
 def _mines_with_a_fixed_model(value: Any) -> bool:
-    """Return whether there is a miner with a model in a step or its options."""
+    """Return whether a step or one of its options is a miner with a model."""
     if isinstance(value, ModelNegatives):
         return True
     if isinstance(value, Mapping):
@@ -59,38 +59,38 @@ def _mines_with_a_fixed_model(value: Any) -> bool:
 
 
 def _check_maker(maker: Any) -> None:
-    """Raise if a function cannot make a step of a model."""
+    """Raise if a function cannot create a step from the model alone."""
     made = maker.func if isinstance(maker, partial) else maker
     name = getattr(made, "__name__", type(made).__name__)
     parameter = _parameter_of_model(maker)
     if not (inspect.isclass(made) and issubclass(made, Transform) and is_dataclass(made)):
         if parameter is None:
             raise TypeError(
-                f"{_NAME}: {name} must take one argument, the model as it is at a refresh, and return a step, such as "
+                f"{_NAME}: {name} must take one argument, the model in training, and return a step, as in "
                 f"lambda model: DenseNegatives(corpus, model)."
             )
         return
     if issubclass(made, CrossEncoderScores):
         raise TypeError(
-            f"{_NAME}: {name} scores with a CrossEncoder, which the model in training is not. Pass the step itself: "
+            f"{_NAME}: {name} scores with a CrossEncoder, but the model in training is not one. Pass the step itself: "
             f"{name}(corpus, cross_encoder)."
         )
     has_model = "model" in {field.name for field in fields(made)}
     if not has_model and made.__module__.startswith("hnm_datasets."):
-        raise TypeError(f"{_NAME}: {name} has no model. Pass the step itself: {name}(...), with its arguments.")
+        raise TypeError(f"{_NAME}: {name} uses no model. Pass the step itself, with its arguments: {name}(...).")
     if parameter is None or (has_model and parameter != "model"):
         raise TypeError(
-            f"{_NAME}: {name} cannot be made of the model alone. Pass a partial that lacks only the model: "
+            f"{_NAME}: {name} cannot be created from the model alone. Pass a partial that lacks only the model: "
             f"partial({name}, corpus{', k=50' if issubclass(made, ModelNegatives) else ''})."
         )
 
 
 def _parameter_of_model(maker: Any) -> str | None:
-    """Return the parameter that a model is passed as; None if a call with the model alone is an error."""
+    """Return the parameter that receives the model; None if a call with only the model would fail."""
     try:
         signature = inspect.signature(maker)
     except ValueError:
-        # Functions of other languages do not say what they take.
+        # Functions written in C may have no signature.
         return ""
     try:
         return next(iter(signature.bind(None).arguments))

@@ -1,4 +1,4 @@
-"""Counts of what a refresh finds."""
+"""Statistics of a refresh."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hnm_datasets.training.ranks import Ranks, ranks_of
 
 
 def _is_scored(batch: Batch) -> bool:
-    """Return whether all candidates and positives have scores, which a search engine gives only to what it finds."""
+    """Return whether all candidates and positives have scores; a search engine scores only the passages it returns."""
     names = (NEGATIVE_SCORES, POSITIVE_SCORES)
     return all(batch.has(name) and not batch.lists(name).values.null_count for name in names)
 
 
 class RefreshTally:
-    """Counts what a refresh finds."""
+    """Collects the statistics of a refresh."""
 
     def __init__(self, source: LiveTexts) -> None:
         self.source = source
@@ -33,13 +33,13 @@ class RefreshTally:
             self.mined += ranks_of(batch.number_lists(POSITIVE_SCORES), batch.number_lists(NEGATIVE_SCORES))
 
     def of_rows(self, rows: NDArray[np.int64], batch: Batch) -> None:
-        """Count what the steps left."""
+        """Count the candidates that the steps left."""
         self.rows.append(rows)
         if _is_scored(batch):
             self.left += ranks_of(batch.number_lists(POSITIVE_SCORES), batch.number_lists(NEGATIVE_SCORES))
 
     def numbers(self, now: Generation) -> dict[str, float]:
-        """Return all shares."""
+        """Return the statistics of the new generation."""
         rows = np.concatenate(self.rows) if self.rows else np.empty(0, dtype=np.int64)
         mined = np.zeros(len(now.negatives), dtype=bool)
         mined[rows] = True

@@ -1,6 +1,6 @@
-"""The vectors that the steps of a refresh hold: those of the model in training are deleted when the refresh ends.
+"""Delete the vectors of the model in training from the cache directory when a refresh ends.
 
-They are in the cache directory, as all results of models are. The scores of a teacher are there too, and stay.
+The cache directory also stores the scores of teachers; these stay.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.model import ModelNegatives
 
-#: A folder of vectors or of an index of them, below the cache directory.
+#: A folder of vectors, or of an index over vectors, relative to the cache directory.
 _NAMED = re.compile(r"(embeddings|dense|sparse|tokens)/[0-9a-f]{32}")
-#: What holds vectors on disk.
+#: Objects that store vectors on disk.
 Holder: TypeAlias = TextEncoder | DenseIndex | SparseIndex | TokenIndex | StoredVectors
 
 
 def folders_before(note: Path) -> set[Path]:
-    """Return the folders of vectors that the cache directory held before a refresh.
+    """Return the folders of vectors that were in the cache directory before a refresh.
 
     Args:
-        note: The file that lists them. The first call writes it, so a refresh that continues for a killed one sees what
-            was there before that one.
+        note: The file that lists them. The first call writes it, so a refresh that replaces an interrupted one still
+            reads the folders from before that one.
     """
     if not note.exists():
         names = [str(one) for kind in ("embeddings", "vectors") for one in (cache_root() / kind).glob("*")]
@@ -47,23 +47,23 @@ def folders_before(note: Path) -> set[Path]:
 
 
 def close_vectors(steps: Sequence[Transform]) -> None:
-    """Unmap the vectors of the steps, because another process deletes them."""
+    """Close the memory-mapped vectors of the steps, because another process deletes them."""
     for holder in _holders_of(steps):
         if not isinstance(holder, TextEncoder):
             _vectors_of(holder).close()
 
 
 def leave_vectors(steps: Sequence[Transform], model_name: str, kept: set[Path], note: Path) -> list[Holder]:
-    """Note the vectors of the corpus that later refreshes search again, so that `forget_vectors` can delete them.
+    """Keep the corpus vectors for later refreshes, and list them in a file from which `forget_vectors` deletes them.
 
     Args:
-        steps: What was made of the model.
-        model_name: Its fingerprint.
-        kept: Folders that were there before the refresh, and that nobody deletes.
-        note: Where to write their names, in the order of the miners, and the folders that may be deleted.
+        steps: The steps created from the model.
+        model_name: The fingerprint of the model.
+        kept: Folders from before the refresh, which are never deleted.
+        note: The file to write: the names of the vectors, in the order of the miners, and the folders to delete later.
 
     Returns:
-        What holds them in this process.
+        The objects in this process that have these vectors open.
     """
     miners = _miners_with(steps, model_name)
     holders = (one for miner in miners for one in _holders_of(miner.index) if not isinstance(one, TextEncoder))
@@ -78,7 +78,7 @@ def leave_vectors(steps: Sequence[Transform], model_name: str, kept: set[Path], 
 
 
 def left_vectors(note: Path) -> list[str]:
-    """Return the names of vectors that `leave_vectors` noted, if all of them are still there."""
+    """Return the names of the vectors that `leave_vectors` listed, if all of them still exist."""
     names = [str(name) for name in json.loads(note.read_text())["names"]] if note.exists() else []
     return (
         names
@@ -89,40 +89,40 @@ def left_vectors(note: Path) -> list[str]:
 
 
 def forget_vectors(note: Path, holders: Sequence[Holder]) -> None:
-    """Delete what `leave_vectors` noted.
+    """Delete the vectors that `leave_vectors` listed.
 
     Args:
-        note: The note.
-        holders: What holds them in this process.
+        note: The file that lists them.
+        holders: The objects in this process that have these vectors open.
     """
     for holder in holders:
         holder.discard()
     for folder in json.loads(note.read_text())["folders"]:
-        # The note may have come with a checkpoint from elsewhere: nothing but such a folder is deleted.
+        # The file may have been copied with a checkpoint from another machine: delete only folders of vectors.
         if _NAMED.fullmatch(str(folder)):
             shutil.rmtree(cache_root() / folder, ignore_errors=True)
     note.unlink()
 
 
 def search_again(steps: Sequence[Transform], model_name: str, fingerprints: Sequence[str]) -> list[Any]:
-    """Let the miners of a model search the vectors of an earlier one, with its own queries (Zhan et al. 2021, ADORE).
+    """Let the miners search the corpus vectors of an earlier model with the current queries (Zhan et al. 2021, ADORE).
 
     Args:
-        steps: Those that were made of the model.
-        model_name: Its fingerprint.
-        fingerprints: The names of its vectors, in the order of the miners.
+        steps: The steps created from the current model.
+        model_name: The fingerprint of the current model.
+        fingerprints: The names of the earlier vectors, in the order of the miners.
 
     Returns:
-        The indexes that they would have searched.
+        The indexes that the miners would otherwise have searched.
 
     Raises:
-        ValueError: There are more or fewer miners than names.
+        ValueError: The number of miners differs from the number of names.
     """
     own, miners = [], _miners_with(steps, model_name)
     if len(miners) != len(fingerprints):
         raise ValueError(
-            f"RefreshNegatives: {len(miners)} of the steps search with the model in training, and in the last refresh "
-            f"{len(fingerprints)} did. Resume with the steps that the training began with."
+            f"RefreshNegatives: {len(miners)} of the steps search with the model in training, but in the last refresh "
+            f"it was {len(fingerprints)}. Resume with the original steps of the training."
         )
     for miner, earlier in zip(miners, fingerprints, strict=True):
         own.append(miner.index)
@@ -131,7 +131,7 @@ def search_again(steps: Sequence[Transform], model_name: str, fingerprints: Sequ
 
 
 def _over(index: Any, vectors: StoredVectors) -> Any:
-    """Return the same index of other vectors."""
+    """Return the same index over other vectors."""
     if isinstance(index, ShardedIndex):
         return replace(index, shards=[_over(shard, vectors) for shard in index.shards])
     return replace(index, embeddings=vectors)
@@ -142,14 +142,14 @@ def _miners_with(steps: Sequence[Transform], model_name: str) -> list[ModelNegat
 
 
 def discard_vectors(steps: Sequence[Any], model_name: str, kept: set[Path]) -> None:
-    """Delete the vectors of a model, and the indexes of them, because the next refresh has another model.
+    """Delete the vectors of a model and the indexes over them, because the next refresh has another model.
 
     Args:
-        steps: What was mined with, and indexes.
+        steps: The mining steps and indexes.
         model_name: The fingerprint of the model.
-        kept: Folders that stay, because they were there before the refresh.
+        kept: Folders to keep, because they are from before the refresh.
     """
-    # All are chosen before one is deleted: several indexes may share their vectors, which name the model.
+    # Choose all before deleting any: several indexes may share vectors, and the name of the model is stored with them.
     for holder in [one for one in _holders_of(steps) if _is_discarded(one, model_name, kept)]:
         holder.discard()
 
@@ -159,7 +159,7 @@ def _is_discarded(holder: Holder, model_name: str, kept: set[Path]) -> bool:
         return cache_root() / "vectors" / holder.fingerprint not in kept and holder.model_fingerprint == model_name
     vectors = _vectors_of(holder)
     folder = embeddings_folder(vectors.fingerprint)
-    # A step that was never asked may hold vectors that were never made.
+    # The vectors of an unused step may never have been computed.
     return folder not in kept and folder.exists() and vectors.model_fingerprint == model_name
 
 
@@ -168,12 +168,12 @@ def _vectors_of(holder: DenseIndex | SparseIndex | TokenIndex | StoredVectors) -
 
 
 def _holders_of(value: Any) -> Iterator[Holder]:
-    """Find the encoders, indexes and vectors in steps, in their options, and in the shards of an index."""
+    """Yield the encoders, indexes and vectors in steps, in their options, and in the shards of an index."""
     return _found(value, (TextEncoder, DenseIndex, SparseIndex, TokenIndex, StoredVectors))
 
 
 def _found(value: Any, kinds: Any) -> Iterator[Any]:
-    """Yield what is of some classes in a value, in its parts and in their options, but not what is within it."""
+    """Yield the instances of some classes in a value and, recursively, in its parts; do not search within them."""
     if isinstance(value, kinds):
         yield value
     elif isinstance(value, dict):

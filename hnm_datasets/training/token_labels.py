@@ -1,4 +1,4 @@
-"""What is known of training rows that carry no labels: rows of one question, told by their tokens."""
+"""Labels for training rows without a label column: rows of the same question, recognized by their tokens."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from hnm_datasets.training.labels import PADDING, Labels
 
-#: Odd numbers that spread the bits of a token, and set its places apart.
-_SPREAD, _PLACE = -7046029254386353131, 6364136223846793005
-#: What a tokenizer gives for texts alone, and what a model adds to it; of other inputs nothing is known.
+#: Odd multipliers that mix the bits of a token and of its position.
+_SPREAD, _POSITION = -7046029254386353131, 6364136223846793005
+#: The outputs of a tokenizer for texts, and the tensors that a model adds; other inputs are not supported.
 _OF_TEXTS = {"input_ids", "attention_mask", "token_type_ids", "offsets"}
 _OF_MODELS = {"sentence_embedding", "token_embeddings", "all_layer_embeddings"}
 
 
 def token_labels(features: Sequence[Mapping[str, Any]]) -> Labels | None:
-    """Return what the texts of a batch tell: the positives of rows with the same query are known to each of them.
+    """Return the labels of a batch from its texts: rows with the same query share their positives.
 
-    Texts are the same if the model reads the same tokens.
+    Texts with the same tokens are the same text.
 
     Args:
         features: The tokens of the queries, of the positives, and of each column of negatives. B texts each.
 
     Returns:
-        None for inputs that are no texts, or that come in another form.
+        The labels; None if the inputs are not texts, or have an unknown format.
     """
     if len(features) < 2:
         return None
@@ -39,40 +39,40 @@ def token_labels(features: Sequence[Mapping[str, Any]]) -> Labels | None:
     passages = torch.stack(keys[1:], dim=1)
     _, code, counts = torch.unique(keys[0], return_inverse=True, return_counts=True)
     order = torch.argsort(code, stable=True)
-    place = torch.arange(len(code), device=code.device) - (counts.cumsum(0) - counts)[code[order]]
+    column_of = torch.arange(len(code), device=code.device) - (counts.cumsum(0) - counts)[code[order]]
     positives = torch.full((len(counts), int(counts.max())), PADDING, dtype=torch.int64, device=code.device)
-    positives[code[order], place] = passages[order, 0]
+    positives[code[order], column_of] = passages[order, 0]
     return Labels(passages, positives[code], None)
 
 
 def _text_keys(column: Mapping[str, Any]) -> Tensor | None:
-    """Return a number per text that depends on its tokens and not on padding; None for other inputs. Shape (B,)."""
+    """Return a key per text that depends on its tokens but not on padding; None for other inputs. Shape (B,)."""
     tensors = {name for name, value in column.items() if isinstance(value, Tensor)}
     tokens = column.get("input_ids")
     if tokens is None or not tensors <= _OF_TEXTS | _OF_MODELS:
         return None
     if tokens.ndim == 1 and "offsets" in tensors:
-        # Static embeddings: the tokens of all texts, one after another.
+        # Static embeddings: the tokens of all texts in one sequence.
         starts = column["offsets"]
         owners = torch.zeros(len(tokens) + 1, dtype=torch.int64, device=tokens.device)
         owners.index_add_(0, starts, torch.ones_like(starts, dtype=torch.int64))
         owners = owners[: len(tokens)].cumsum(0) - 1
-        places = torch.arange(len(tokens), device=tokens.device) - starts[owners]
+        positions = torch.arange(len(tokens), device=tokens.device) - starts[owners]
         sums = torch.zeros(len(starts), dtype=torch.int64, device=tokens.device)
-        return _positive(sums.index_add_(0, owners, _mixed(tokens, places)))
+        return _positive(sums.index_add_(0, owners, _mixed(tokens, positions)))
     if tokens.ndim == 2 and "attention_mask" in tensors:
         mask = column["attention_mask"].to(torch.int64)
         return _positive((_mixed(tokens, mask.cumsum(1) - 1) * mask).sum(1))
     return None
 
 
-def _mixed(tokens: Tensor, places: Tensor) -> Tensor:
-    """Return a number per token that depends on the token and its place; whole numbers wrap around."""
-    mixed = (tokens.to(torch.int64) + 1) * _SPREAD + (places + 1) * _PLACE
+def _mixed(tokens: Tensor, positions: Tensor) -> Tensor:
+    """Return a number per token that depends on the token and its position; integer overflow is intended."""
+    mixed = (tokens.to(torch.int64) + 1) * _SPREAD + (positions + 1) * _POSITION
     mixed = (mixed ^ (mixed >> 31)) * _SPREAD
-    return (mixed ^ (mixed >> 29)) * _PLACE
+    return (mixed ^ (mixed >> 29)) * _POSITION
 
 
 def _positive(sums: Tensor) -> Tensor:
-    """Return the sums without their sign: `PADDING` is the key of no text."""
+    """Return the sums without their sign bit, because `PADDING` is negative."""
     return sums & torch.iinfo(torch.int64).max

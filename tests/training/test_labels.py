@@ -114,7 +114,7 @@ def test_other_labels_are_told_from_these(labels):
 @pytest.mark.parametrize("scores", [False, True])
 @pytest.mark.parametrize("columns", [1, 2, 4])
 def test_labels_of_another_number_of_negatives(columns, scores):
-    with pytest.raises(ValueError, match=f"3 passages a row.* {columns} text columns.*live_negatives"):
+    with pytest.raises(ValueError, match=f"3 passages per row.* {columns} text columns.*live_negatives"):
         unpack(some_labels(scores=scores), columns)
 
 

@@ -91,7 +91,7 @@ def test_where_a_source_is_missing_others_fill_the_row_and_a_warning_says_so(cor
         live_negatives(mined, corpus, n=4, quota={"random": 3, "bm25": 1})
         assert not caplog.text
         live = live_negatives(mined, corpus, n=4, quota={"dense": 3, "bm25": 1})
-    assert "the quota names 'dense', and no candidate is of such a source" in caplog.text
+    assert "the quota names 'dense', but no candidate has such a source" in caplog.text
     for one in sources_in(live, mined, 0):
         assert sum(one.values()) >= 4
 
@@ -112,8 +112,8 @@ def test_a_quota_of_all_candidates_is_a_draw_of_its_own(corpus, mined):
         ("bm25", TypeError, "quota must be"),
         ({"bm25": -1, "random": 5}, ValueError, r"quota\['bm25'\]"),
         ({"bm25": 4.0}, (TypeError, ValueError), r"quota\['bm25'\]"),
-        ({"bm25+random": 4}, TypeError, "names sources"),
-        ({1: 4}, TypeError, "names sources"),
+        ({"bm25+random": 4}, TypeError, "must be names of sources"),
+        ({1: 4}, TypeError, "must be names of sources"),
     ],
 )
 def test_bad_quotas(corpus, mined, quota, error, match):

@@ -85,8 +85,11 @@ def test_without_labels_nothing_is_masked():
         ({"likely_weight": 1.0, "margin": 0.1}, "likely_weight must be at least 0 and less than 1, got 1"),
         ({"likely_weight": 0.5}, "likely_weight needs a margin"),
         ({"distill_weight": -1.0}, "distill_weight must not be negative"),
-        ({"in_batch": False, "directions": ("query_to_doc", "doc_to_doc")}, "in_batch=False leaves only the direction"),
-        ({"in_batch": False, "hardness_mode": "in_batch_negatives"}, "leaves no in-batch negatives"),
+        (
+            {"in_batch": False, "directions": ("query_to_doc", "doc_to_doc")},
+            "in_batch=False supports only the direction",
+        ),
+        ({"in_batch": False, "hardness_mode": "in_batch_negatives"}, "has no effect with in_batch=False"),
     ],
 )
 def test_contradictions_are_refused(options, message):

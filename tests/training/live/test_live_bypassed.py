@@ -266,7 +266,7 @@ def test_rows_of_an_epoch_of_many_rows(corpus):
 
 
 def test_what_is_no_live_set_or_no_epoch(live):
-    with pytest.raises(TypeError, match="rows_of_epoch takes what live_negatives makes"):
+    with pytest.raises(TypeError, match="rows_of_epoch needs rows from live_negatives"):
         rows_of_epoch(rows_of_epoch(live))
     with pytest.raises(ValueError, match="epoch"):
         rows_of_epoch(live, -1)

@@ -212,5 +212,5 @@ def test_a_training_that_is_resumed_within_an_epoch_draws_that_epochs_negatives(
 def test_rows_that_were_never_mined_are_refused(corpus, rows, tmp_path):
     live = live_negatives(rows.select_columns(["query", "positive_ids"]), corpus, n=2)
     model, _ = make_model()
-    with pytest.raises(ValueError, match=r"FollowEpochs: the rows were never mined.*RefreshNegatives"):
+    with pytest.raises(ValueError, match=r"FollowEpochs: the rows have no mined negatives.*RefreshNegatives"):
         trainer_of(model, live, HardNegativesRankingLoss(model), tmp_path, FollowEpochs(live)).train()

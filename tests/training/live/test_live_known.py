@@ -88,7 +88,7 @@ def test_what_is_dropped_and_what_is_padding_is_told_with_counts(copies, caplog)
         with caplog.at_level(logging.WARNING):
             live_negatives(rows, copies, n=2)
         dropped, padding = (record.getMessage() for record in caplog.records)
-        assert "live_negatives: 2 candidates of 1 queries are left out" in dropped
+        assert "live_negatives: 2 candidates of 1 queries are dropped" in dropped
         assert "DropKnownPositives(corpus)" in dropped
         assert "16.7% of the negatives drawn are padding, because 1 of 3 rows have fewer than n=2" in padding
     caplog.clear()
@@ -108,7 +108,7 @@ def test_padding_is_counted_over_the_rows_that_are_trained_on(copies, caplog):
     ("negatives", "positives", "counts"),
     [
         ([[], []], ["f0v0"], ""),
-        ([["f0v3"], ["f0v0", "f0v1"]], ["f0v0"], "3 candidates were known positives"),
+        ([["f0v3"], ["f0v0", "f0v1"]], ["f0v0"], "3 candidates were dropped as known positives"),
         ([["f1v0"], []], [], ""),
     ],
 )

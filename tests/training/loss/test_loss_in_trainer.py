@@ -163,11 +163,11 @@ def test_the_options_go_into_the_model_card(make_tiny, live, tmp_path, cached, g
         (
             {"in_batch": False, "hardness_mode": "in_batch_negatives", "hardness_strength": 1.0},
             ValueError,
-            "no in-batch",
+            "has no effect with in_batch=False",
         ),
         ({"log_masked": None}, TypeError, "log_masked"),
         *(
-            ({"in_batch": False, "directions": directions}, ValueError, "in_batch=False leaves only")
+            ({"in_batch": False, "directions": directions}, ValueError, "in_batch=False supports only")
             for directions in DIRECTIONS[1:]
         ),
         ({"scale": 0}, ValueError, "Scale"),

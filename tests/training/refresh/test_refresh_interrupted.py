@@ -98,7 +98,7 @@ def test_an_interrupt_while_negatives_are_mined(corpus, mined, tmp_path, referen
 @pytest.mark.parametrize(
     ("save", "way_out"),
     [
-        ((), r"There is no checkpoint, so trainer\.train\(\) starts again"),
+        ((), r"There is no checkpoint, so trainer\.train\(\) starts from the beginning"),
         ((2, 9), r"resume_from_checkpoint=True\) resumes from checkpoint-9\."),
     ],
 )
@@ -200,5 +200,5 @@ def test_two_sets_of_the_same_queries_in_one_training_are_refused_still(corpus, 
     one, other = (live_negatives(mined, corpus, n=3) for _ in range(2))
     second = RefreshNegatives(other, chain(corpus), 5)
     for _ in range(2):
-        with pytest.raises(ValueError, match="two sets of the same queries"):
+        with pytest.raises(ValueError, match="two datasets with the same queries"):
             train(one, tmp_path, chain(corpus), 5, callbacks=[second])

@@ -197,7 +197,7 @@ def test_promoted_positives_need_room(corpus, mined, tmp_path):
 
 def test_a_refresh_that_leaves_no_candidate_is_refused(corpus, queries, tmp_path):
     live = live_negatives(queries, corpus, n=2)
-    with pytest.raises(ValueError, match=r"the steps leave no candidate of any query.*[Ww]iden the filters"):
+    with pytest.raises(ValueError, match=r"the steps leave no candidates for any query.*[Ww]iden the filters"):
         train(live, tmp_path, [*chain(corpus)[:1], AbsoluteMargin(9.0)])
 
 

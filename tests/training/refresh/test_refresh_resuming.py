@@ -179,10 +179,10 @@ def test_two_sets_go_on_from_a_checkpoint_too(corpus, mined, tmp_path, step):
 def test_resuming_with_other_rows_is_refused(corpus, mined, tmp_path):
     train(live_negatives(mined, corpus, n=3), tmp_path, chain(corpus), 4, save=[5], max_steps=6)
     other = live_negatives(mined.select(range(20)), corpus, n=3)
-    with pytest.raises(ValueError, match="names no generation"):
+    with pytest.raises(ValueError, match="has no generation"):
         train(other, tmp_path, chain(corpus), 4, resume=tmp_path / "checkpoint-5")
     (tmp_path / "checkpoint-5" / "live_negatives.json").unlink()
-    with pytest.raises(ValueError, match="names no generation"):
+    with pytest.raises(ValueError, match="has no generation"):
         train(live_negatives(mined, corpus, n=3), tmp_path, chain(corpus), 4, resume=tmp_path / "checkpoint-5")
 
 
