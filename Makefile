@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: quickstart test lint docs bench notebook clean
+.PHONY: quickstart test lint docs bench notebook release clean
 
 quickstart: .venv/ready ## mine the embedded sample end to end and show the result
 	$(BIN)/python recipes/bm25.py
@@ -33,6 +33,9 @@ notebook: .venv/ready ## run the notebooks and keep their outputs
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+release: ## build the sdist and the wheel, check them, and try the wheel in a new environment
+	$(PYTHON) tools/release.py --torch $(TORCH)
 
 clean: ## remove the environment
 	rm -rf .venv
