@@ -23,6 +23,7 @@ from hnm_datasets.hub.snippets import quoted, usage
 from hnm_datasets.markdown import code, count, fenced, link, plain, without_controls
 
 CARD = "README.md"
+_HOME = "https://pypi.org/project/hnm-datasets/"
 _EXAMPLES, _NEGATIVES_SHOWN, _LENGTH = 3, 3, 200
 _MARKER = re.compile(r"<!-- hnm_datasets card ([0-9a-f]{16}) -->\n\Z")
 
@@ -119,7 +120,11 @@ def _what(record: Mapping[str, Any], audit: Audit | None, splits: Mapping[str, D
 
 
 def _how(record: Mapping[str, Any]) -> str:
-    parts = []
+    version = record["versions"].get("hnm_datasets", "")
+    named = f"[hnm_datasets]({_HOME})" + (f" {plain(version, 60)}" if version else "")
+    # Rows that another program mined can be published too.
+    done = "Mined" if record["steps"] else "Published"
+    parts = [f"{done} with {named} (`pip install hnm-datasets`)."]
     if record["steps"]:
         steps = "\n".join(f"{number}. {without_controls(step)}" for number, step in enumerate(record["steps"], start=1))
         parts.append("Each step was applied with `Dataset.map(step, batched=True)`, in this order:")

@@ -2,12 +2,15 @@
 
 import json
 import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
 from huggingface_hub import metadata_load
 
+import hnm_datasets
 from hnm_datasets import (
     BM25Negatives,
     Corpus,
@@ -68,7 +71,12 @@ def test_the_chain_and_the_versions(tmp_path, mined):
     assert f"| datasets | {datasets.__version__} |" in card
     assert f"| bm25s | {bm25s.__version__} |" in card
     assert "| python | 3." in card
-    assert "The steps were not recorded." in card_of(save_mined(rows, tmp_path / "other"))
+    other = card_of(save_mined(rows, tmp_path / "other"))
+    assert "The steps were not recorded." in other
+    urls = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["urls"]
+    made = f"with [hnm_datasets]({urls['Homepage']}) {hnm_datasets.__version__} (`pip install hnm-datasets`)."
+    assert f"Mined {made}" in card
+    assert f"Published {made}" in other
 
 
 def test_addresses_and_the_home_are_not_told(tmp_path, monkeypatch, mined):
