@@ -163,8 +163,8 @@ def _caveats(record: Mapping[str, Any], audit: Audit | None) -> str:
         )
     else:
         text = (
-            "**False negatives**: the share of negatives that are relevant is unknown. Some of the passages that a "
-            "retriever ranks highest usually are."
+            "**False negatives**: the share of relevant negatives is unknown. Usually, some of the passages that a "
+            "retriever ranks highest are relevant."
         )
     items = [
         text,

@@ -82,8 +82,8 @@ def pilot(
 
     All strategies mine the same sample of the rows, and the pilot counts and scores their negatives. It then trains a
     cheap student on each strategy, with several seeds, and measures the student with held-out queries. Each training
-    step uses new rows as long as there are any. On few, repeated queries, the student memorizes them and learns nothing
-    from refreshed negatives.
+    step uses new rows as long as there are any: a student that repeats few queries memorizes them, and then learns
+    nothing from refreshed negatives.
 
     The recommendation is the cheapest strategy whose measure is at most one standard error below the best. The error is
     that of paired differences over queries and seeds. Cost is the computation of models: the number of texts or pairs
