@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.audit.describing import name_passage
 from hnm_datasets.audit.reading import given_rows, iter_rows, passages_of, query_keys
-from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
+from hnm_datasets.audit.tables import Report, Table, number, percent
 from hnm_datasets.audit.tally import mean_of_rows
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.formats.base import Layout
@@ -41,8 +40,8 @@ class Difference:
     only_second: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Report):
     """What `compare_negatives` found. It shows itself in a terminal, and as HTML in a notebook.
 
     Args:
@@ -74,20 +73,6 @@ class Comparison:
     hardness: tuple[float, float] | None
     difference: tuple[float, float | None, float | None] | None
     examples: tuple[Difference, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, ready for JSON."""
-        return asdict(self)
-
-    def to_markdown(self) -> str:
-        """Return everything as Markdown."""
-        return as_markdown(self._heading(), self._tables())
-
-    def __repr__(self) -> str:
-        return as_text(self._heading(), self._tables())
-
-    def _repr_html_(self) -> str:
-        return as_html(self._heading(), self._tables())
 
     def _heading(self) -> str:
         return f"{self.names[0]} against {self.names[1]}: {self.queries[0]:,} common queries. {self._verdict()}"

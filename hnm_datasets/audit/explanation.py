@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import Stemmer
 
 from hnm_datasets.audit.reading import texts_of
-from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number
+from hnm_datasets.audit.tables import Report, Table, as_text, number
 from hnm_datasets.audit.tally import mean_of_rows
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
@@ -64,8 +64,8 @@ class ExplainedPassage:
     reasons: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Report):
     """What `explain` says of a row. It shows itself in a terminal, and as HTML in a notebook.
 
     Args:
@@ -84,22 +84,14 @@ class Explanation:
     query_id: str | None
     passages: tuple[ExplainedPassage, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, ready for JSON."""
-        return asdict(self)
-
-    def to_markdown(self) -> str:
-        """Return the table as Markdown."""
-        return as_markdown(self._heading(), [self._table(_WIDE)])
-
     def __repr__(self) -> str:
         return as_text(self._heading(), [self._table(_NARROW)])
 
-    def _repr_html_(self) -> str:
-        return as_html(self._heading(), [self._table(_WIDE)])
-
     def _heading(self) -> str:
         return self.query if self.query_id is None else f"{self.query} ({self.query_id})"
+
+    def _tables(self) -> list[Table]:
+        return [self._table(_WIDE)]
 
     def _table(self, width: int) -> Table:
         scorers = list(dict.fromkeys(name for passage in self.passages for name in passage.scores))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from hnm_datasets.audit.defects import FoundDefect
 from hnm_datasets.audit.false_negatives import FalseNegatives
 from hnm_datasets.audit.spread import Scores, Spread
-from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
+from hnm_datasets.audit.tables import Report, Table, as_markdown, number, percent
 from hnm_datasets.markdown import one_line
 
 _BAR = 24
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, repr=False)
+class Audit(Report):
     """What `audit_negatives` found. It shows itself in a terminal, and as HTML in a notebook.
 
     Args:
@@ -72,21 +71,14 @@ class Audit:
     false_negatives: FalseNegatives | None
     defects: tuple[FoundDefect, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, ready for JSON."""
-        return asdict(self)
-
     def to_markdown(self) -> str:
         """Return everything as Markdown, for a README or a dataset card."""
-        return as_markdown("", [Table("What was audited", note=self._heading()), *self._tables()])
-
-    def __repr__(self) -> str:
-        return as_text(f"Audit of {self._heading()}", self._tables())
-
-    def _repr_html_(self) -> str:
-        return as_html(f"Audit of {self._heading()}", self._tables())
+        return as_markdown("", [Table("What was audited", note=self._counts()), *self._tables()])
 
     def _heading(self) -> str:
+        return f"Audit of {self._counts()}"
+
+    def _counts(self) -> str:
         where = f", from a corpus of {self.corpus:,}" if self.corpus is not None else ""
         return (
             f"{self.rows:,} rows in the form {self.recognized}: {self.queries:,} queries, {self.negatives:,} "

@@ -1,11 +1,13 @@
-"""Small tables as text, Markdown and HTML."""
+"""Small tables as text, Markdown and HTML, and the base class of results that are shown as tables."""
 
 from __future__ import annotations
 
 import html
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from hnm_datasets.markdown import fenced, plain
 from hnm_datasets.terminal import printable
@@ -32,6 +34,36 @@ class Table:
     rows: tuple[tuple[str, ...], ...] = ()
     note: str = ""
     block: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Report(ABC):
+    """A result that prints as tables in a terminal, and as HTML in a notebook.
+
+    Subclasses are dataclasses with `repr=False`, because a dataclass would otherwise write a `__repr__` of its own.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        """Return everything as Markdown, for a README or a dataset card."""
+        return as_markdown(self._heading(), self._tables())
+
+    def __repr__(self) -> str:
+        return as_text(self._heading(), self._tables())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._heading(), self._tables())
+
+    @abstractmethod
+    def _heading(self) -> str:
+        """Return the text above the tables."""
+
+    @abstractmethod
+    def _tables(self) -> list[Table]:
+        """Return the tables."""
 
 
 def number(value: float | None) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from datasets import Dataset
 
-from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
+from hnm_datasets.audit.tables import Report, Table, as_markdown, as_text, number, percent
 from hnm_datasets.markdown import count
 from hnm_datasets.mining.examples import DroppedCandidate, examples_list, examples_table
 from hnm_datasets.mining.hardness import Hardness
@@ -57,8 +56,8 @@ class StepCounts:
     examples: tuple[DroppedCandidate, ...] = ()
 
 
-@dataclass(frozen=True)
-class MiningReport:
+@dataclass(frozen=True, repr=False)
+class MiningReport(Report):
     """What each step of `mine` left. It shows itself in a terminal, and as HTML in a notebook.
 
     Markdown and HTML also show examples of the candidates that filters dropped, each with the value and the limit.
@@ -100,10 +99,6 @@ class MiningReport:
         """Return whether these are the rows that `mine` returned, with the same values in the same order."""
         return content_digest(rows) == self.digest
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, ready for JSON."""
-        return asdict(self)
-
     def to_markdown(self) -> str:
         """Return the table and the examples as Markdown, for a README or a dataset card."""
         table = as_markdown("", [self._table()])
@@ -112,10 +107,6 @@ class MiningReport:
     def __repr__(self) -> str:
         return as_text(self._heading(), [self._table()])
 
-    def _repr_html_(self) -> str:
-        examples = self._examples()
-        return as_html(self._heading(), [self._table(), examples_table(examples)] if examples else [self._table()])
-
     def _examples(self) -> list[tuple[str, DroppedCandidate]]:
         return [(one.name, example) for one in self.steps for example in one.examples]
 
@@ -123,6 +114,10 @@ class MiningReport:
         first, last = self.steps[0], self.steps[-1]
         negatives = count(last.candidates_out, "negative")
         return f"mine: {count(first.rows_in, 'row')} became {count(last.rows_out, 'row')} with {negatives}."
+
+    def _tables(self) -> list[Table]:
+        examples = self._examples()
+        return [self._table(), examples_table(examples)] if examples else [self._table()]
 
     def _table(self) -> Table:
         columns = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from hnm_datasets.audit.false_negatives import FalseNegatives
-from hnm_datasets.audit.tables import Table, as_html, as_markdown, as_text, number, percent
+from hnm_datasets.audit.tables import Report, Table, number, percent
 from hnm_datasets.markdown import count, one_line
 from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.piloting.intervals import Difference
@@ -59,8 +59,8 @@ class Trial:
     needed: int | None = None
 
 
-@dataclass(frozen=True)
-class Pilot:
+@dataclass(frozen=True, repr=False)
+class Pilot(Report):
     """The results of `pilot`. Prints as tables in a terminal and as HTML in a notebook; `plot_pilot` draws it.
 
     Args:
@@ -113,7 +113,7 @@ class Pilot:
     scored_by: str
     false_by: str
     overlap: dict[str, dict[str, float | None]]
-    chain: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    chain: tuple[Any, ...] = field(default=(), compare=False)
 
     @property
     def code(self) -> str:
@@ -122,21 +122,11 @@ class Pilot:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the chain as plain values, ready for JSON."""
-        found = asdict(self)
+        found = super().to_dict()
         del found["chain"]
         for trial in found["trials"]:
             trial |= {name: value._asdict() for name, value in trial.items() if hasattr(value, "_asdict")}
         return found | {"code": self.code}
-
-    def to_markdown(self) -> str:
-        """Return everything as Markdown."""
-        return as_markdown(self._heading(), self._tables())
-
-    def __repr__(self) -> str:
-        return as_text(self._heading(), self._tables())
-
-    def _repr_html_(self) -> str:
-        return as_html(self._heading(), self._tables())
 
     def _heading(self) -> str:
         return self.sentence
