@@ -1,4 +1,4 @@
-"""The answer of a step, in the form that its batch came in."""
+"""Return the result of a step in the format of its input batch."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from hnm_datasets.runtime.workers import in_ray_worker
 
 
 class ArrowColumns(dict[str, pa.Array]):
-    """Columns for `Dataset.map` that reach its writer as Arrow arrays, without a detour through Python lists.
+    """Columns that `Dataset.map` writes as Arrow arrays, without conversion to Python lists.
 
-    `map` accepts only lists, arrays and pandas Series as the `values()` of what a function returns, and turns a Series
-    into Python lists before it writes it. But it merges what is returned by item access into the batch, and its writer
-    takes Arrow arrays as they are. So `values()` shows Series and the items are Arrow: six times faster.
+    `map` checks that the `values()` of a function's result are lists, arrays or pandas Series, and converts a Series to
+    a Python list before writing it. However, it merges the result into the batch by item access, and its writer accepts
+    Arrow arrays. Therefore `values()` returns Series and the items are Arrow arrays, which is six times faster.
     """
 
     def values(self) -> list[pd.Series[Any]]:  # type: ignore[override]
-        """Show the columns as the pandas Series that `map` asks for."""
+        """Return the columns as pandas Series, as `map` requires."""
         return [pd.Series(as_series(array)) for array in super().values()]
 
 
 class NewRows(NamedTuple):
-    """The answer of a step that changes the number of rows.
+    """The result of a step that changes the number of rows.
 
     Attributes:
-        owners: The batch's row that each new row comes from. Shape (M,).
+        owners: The row of the batch that each new row comes from. Shape (M,).
         columns: The columns that the step writes. Shape (M,) each.
     """
 
@@ -42,7 +42,7 @@ class NewRows(NamedTuple):
 
 
 def is_polars(rows: Any) -> bool:
-    """Return whether this is a data frame of polars, which is never imported here."""
+    """Return whether this is a polars data frame, without importing polars."""
     polars: Any = sys.modules.get("polars")
     return polars is not None and isinstance(rows, polars.DataFrame)
 
@@ -54,10 +54,10 @@ def column_names(rows: Any) -> Sequence[str]:
 
 
 def answer_columns(rows: Any, columns: Mapping[str, pa.Array]) -> Any:
-    """Return new or changed columns in the form of the rows.
+    """Return new or changed columns in the format of the rows.
 
-    A mapping is answered by the columns alone, which `map` merges; a table or data frame, which `map` would take as the
-    whole result, by itself with the columns put in.
+    For a mapping, only the columns are returned, because `map` merges them. For a table or data frame, all columns are
+    returned, because `map` uses it as the whole result.
     """
     if isinstance(rows, pa.Table):
         for name, array in columns.items():
@@ -65,7 +65,7 @@ def answer_columns(rows: Any, columns: Mapping[str, pa.Array]) -> Any:
             rows = rows.append_column(name, array) if at < 0 else rows.set_column(at, name, array)
         return rows
     if isinstance(rows, pd.DataFrame):
-        # Ray keeps what pandas knows the Arrow type of, and guesses the others.
+        # Ray keeps Arrow-backed pandas types and guesses all others.
         as_column = as_series if in_ray_worker() else as_objects
         return rows.assign(**{name: as_column(array) for name, array in columns.items()})
     if is_polars(rows):
@@ -83,22 +83,22 @@ def _as_mapping(rows: Any, columns: Mapping[str, pa.Array]) -> Any:
 
 
 def answer_rows(rows: Any, names: list[str], column: Callable[[str], pa.Array], new: NewRows, step: str) -> Any:
-    """Return new rows beside the other columns of the old ones, each repeated for the rows that come from it.
+    """Return new rows, with the other columns of the row that each comes from.
 
-    The lists of positives and negatives and the query are used up.
+    The query and the lists of positives and negatives are removed.
 
     Args:
         rows: The batch.
-        names: The names of its columns.
-        column: Reads a column of it.
+        names: The names of the batch's columns.
+        column: Reads a column of the batch.
         new: The new rows.
-        step: The step that made them, for the error.
+        step: The step that created them, for errors.
     """
     owners, columns = new
     taken = [name for name in columns if name in names]
     if taken:
         raise ValueError(
-            f"{step} writes the columns {list(columns)}, and the rows have {taken} already. Rename or remove them "
+            f"{step} writes the columns {list(columns)}, but the rows already have {taken}. Rename or remove them "
             f"first."
         )
     used = {name for name in names if name.startswith(("negative_", "positive_"))}
@@ -112,7 +112,7 @@ def answer_rows(rows: Any, names: list[str], column: Callable[[str], pa.Array], 
         frame = rows.select(others)[owners] if others else rows.select([])
         return answer_columns(frame, columns)
     if hasattr(rows, "keys_to_format"):
-        # `map` merges the changes that are made in this batch in place, and takes `remove_columns` away from it.
+        # `map` merges changes made to this batch in place, and then drops `remove_columns`.
         for name in others:
             rows[name] = column(name).take(pa.array(owners))
         for name in used:
@@ -120,13 +120,13 @@ def answer_rows(rows: Any, names: list[str], column: Callable[[str], pa.Array], 
         return _as_mapping(rows, columns)
     answer = _as_mapping(rows, columns)
     if any(isinstance(values, np.ndarray) for values in rows.values()):
-        # A formatted dataset merges the columns as they were before, and a stream of arrays compares only numbers of
-        # rows: a step that is asked in arrays answers with all columns.
+        # A formatted dataset merges the original columns, and a stream of arrays compares only the numbers of rows.
+        # Therefore return all columns if the input has arrays.
         return {name: _repeated(values, owners) for name, values in rows.items()} | answer
     as_many = len(owners) == len(column(names[0])) and not np.array_equal(owners, np.arange(len(owners)))
     if as_many and isinstance(rows, dict) and all(isinstance(values, list) for values in rows.values()):
-        # A stream compares only the numbers of rows, and here they agree although the rows do not. Returning the batch
-        # itself, with all its columns repeated, keeps them beside their rows and lets `remove_columns` work.
+        # A stream compares only the numbers of rows, which are equal here although the rows differ. Returning the batch
+        # itself, with all columns repeated, keeps the columns aligned with their rows and lets `remove_columns` work.
         for name in names:
             rows[name] = [rows[name][owner] for owner in owners.tolist()]
         rows.update(answer)

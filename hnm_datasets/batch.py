@@ -1,8 +1,8 @@
-"""A batch of rows in whatever form it came, read as Arrow columns, and the answer in that form.
+"""Read a batch of rows in any format as Arrow columns, and return results in the same format.
 
-`Dataset.map` passes a step a lazy view of an Arrow table, `IterableDataset.map` a dict of lists, a formatted dataset a
-dict of arrays, a table or a data frame, and so does Ray Data. `Batch` reads all of them as Arrow columns and answers in
-the same form, so that a step does not know where it runs.
+`Dataset.map` passes a lazy view of an Arrow table to a step, `IterableDataset.map` passes a dict of lists. A formatted
+dataset and Ray Data pass a dict of arrays, a table or a data frame. `Batch` reads all of them as Arrow columns and
+returns results in the same format, so steps do not depend on where they run.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from hnm_datasets.runtime.ray_batches import holds_arrays, table_of_arrays
 from hnm_datasets.runtime.workers import in_ray_worker
 from hnm_datasets.storage.digests import digest_strings
 
-#: What a null score means, and the way out.
+#: The explanation of a null score, with a remedy.
 _WITHOUT_SCORE = (
-    " A source that scores only what it finds, such as a search engine, knows none of other passages. Score the rows "
-    "with BiEncoderScores or CrossEncoderScores, whose scores by='teacher' chooses, or filter such rows out."
+    " Sources such as search engines score only the passages they find. Score the rows with BiEncoderScores or "
+    "CrossEncoderScores and use by='teacher', or filter such rows out."
 )
 
 
 class PassageIds(Protocol):
-    """What a batch must know of a corpus to look ids up: `Corpus` is one."""
+    """The methods of a corpus that are needed to look up ids; `Corpus` has them."""
 
     def __len__(self) -> int: ...
 
     def find(self, ids: pa.Array) -> NDArray[np.int64]:
-        """Return the row number of each passage, -1 where there is none. Shape (B,)."""
+        """Return the row number of each passage, -1 for unknown ids. Shape (B,)."""
 
 
 def rows_of_ids(
@@ -61,10 +61,10 @@ def rows_of_ids(
     Args:
         ids: B lists of ids.
         corpus: The passages.
-        step: The step that asks, for the error.
-        name: The column of the ids, for the error.
-        describe: Names a row for a person, given its number, for the error.
-        which: Look up only these flat positions; the others are 0. None: all.
+        step: The calling step, for errors.
+        name: The column of the ids, for errors.
+        describe: Returns a description of a row, given its number, for errors.
+        which: Look up only these flat positions; the others are 0. None for all.
     """
     asked = ids.values if which is None else ids.values.take(pa.array(which))
     found = corpus.find(asked)
@@ -73,7 +73,7 @@ def rows_of_ids(
         owner = int(ids.owners[at if which is None else which[at]])
         raise KeyError(
             f"{step}: {name!r} of {describe(owner)} names the passage {asked[at].as_py()!r}, which is not among the "
-            f"{len(corpus)} passages of the corpus. Use the corpus that these ids belong to, or take the id out of the "
+            f"{len(corpus)} passages of the corpus. Use the corpus that these ids belong to, or remove the id from the "
             f"column."
         )
     if which is None:
@@ -84,11 +84,11 @@ def rows_of_ids(
 
 
 class Batch:
-    """Some rows, read as Arrow columns whatever they came in.
+    """A batch of rows in any format, read as Arrow columns.
 
     Args:
-        rows: What `map` handed to the step: a lazy batch, a mapping of lists, arrays, Series or Arrow arrays, a
-            `pyarrow.Table` or a `pandas.DataFrame`.
+        rows: A batch as `map` passes it: a lazy batch, a mapping of lists, arrays, Series or Arrow arrays, a
+            `pyarrow.Table`, or a pandas or polars data frame.
         step: The name of the step, for error messages.
     """
 
@@ -96,9 +96,9 @@ class Batch:
         if not isinstance(rows, (Mapping, pa.Table, pd.DataFrame)) and not is_polars(rows):
             raise TypeError(
                 f"{step} takes a batch of rows (a mapping of columns, a pyarrow.Table, or a data frame of pandas or "
-                f"polars), got {type(rows).__name__}. Pass it to .map(..., batched=True)."
+                f"polars), got {type(rows).__name__}. Pass the step to .map(..., batched=True)."
             )
-        # Ray takes an answer for the whole batch, where `map` merges it.
+        # `map` merges the result into the batch, but Ray uses it as the whole batch.
         self.rows: Any = table_of_arrays(rows, step) if holds_arrays(rows) and in_ray_worker() else rows
         self.step = step
         names: Any = self.rows if isinstance(self.rows, Mapping) else list(column_names(self.rows))
@@ -107,7 +107,7 @@ class Batch:
         self._check_columns()
 
     def _check_columns(self) -> None:
-        """Raise unless the columns have names of their own and a value for each row."""
+        """Raise an error unless the columns have distinct names and one value per row."""
         for name in self.names:
             if not isinstance(name, str):
                 raise TypeError(f"{self.step}: the name of the column {name!r} must be a string. Rename the column.")
@@ -116,7 +116,7 @@ class Batch:
             raise ValueError(f"{self.step}: there are several columns {name!r}. Rename or remove one of them.")
         if not isinstance(self.rows, Mapping):
             return
-        # The columns that a lazy batch has not read yet are those of its table.
+        # Columns that a lazy batch has not read yet have the length of its table.
         rows: Any = self.rows
         unread = rows.keys_to_format if self._is_lazy else ()
         known = [(name, len(rows.pa_table)) for name in self.names if name in unread][:1]
@@ -129,7 +129,7 @@ class Batch:
             if length != known[0][1]:
                 raise ValueError(
                     f"{self.step}: the column {name!r} has {length} rows and the column {known[0][0]!r} has "
-                    f"{known[0][1]}. All columns of a batch must have a value for each of its rows."
+                    f"{known[0][1]}. All columns of a batch must have one value per row."
                 )
 
     def __len__(self) -> int:
@@ -144,20 +144,20 @@ class Batch:
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a column."""
+        """Return whether the batch has a column."""
         return name in self.names
 
     def require(self, name: str, option: str = "by") -> None:
-        """Raise a KeyError that names the column, what there is, and who would have made it.
+        """Raise a KeyError that names a missing column, the existing columns, and how to get the missing one.
 
         Args:
             name: The column.
-            option: The option of the step that chooses between scores.
+            option: The option of the step that selects the scores.
         """
         check_column(self.step, name, self.names, option)
 
     def column(self, name: str) -> pa.Array:
-        """Return a column as one Arrow array, of whatever type it has."""
+        """Return a column as one Arrow array of any type."""
         self.require(name)
         if self._is_lazy and name in self.rows.keys_to_format:
             values = self.rows.pa_table[name]
@@ -166,7 +166,7 @@ class Batch:
         return as_arrow(values, name, self.step)
 
     def strings(self, name: str) -> pa.Array:
-        """Return a column of texts, none of them null."""
+        """Return a column of texts without nulls."""
         array = self.column(name)
         if pa.types.is_null(array.type):
             array = array.cast(pa.string())
@@ -175,7 +175,7 @@ class Batch:
         return self._without_null(name, array)
 
     def ids(self, name: str) -> pa.Array:
-        """Return a column of ids as texts, none of them null; whole numbers are ids too."""
+        """Return a column of ids as texts without nulls; ids may be whole numbers."""
         array = as_ids(self.column(name), f"the column {name!r}", self.step, "row {} of the batch".format)
         return self._without_null(name, array)
 
@@ -188,7 +188,7 @@ class Batch:
         return array
 
     def queries(self) -> pa.Array:
-        """Return the queries, none of them blank."""
+        """Return the queries; raise an error if one is blank."""
         queries = self.strings(QUERY)
         blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(queries)), 0).to_numpy(zero_copy_only=False)
         if blank.any():
@@ -199,9 +199,9 @@ class Batch:
         return queries
 
     def id_lists(self, name: str) -> Ragged[pa.Array]:
-        """Return a column of lists of ids as texts; whole numbers are ids too.
+        """Return a column of lists of ids as texts; ids may be whole numbers.
 
-        A null list counts as empty; a null inside a list is refused.
+        A null list counts as empty; a null inside a list raises an error.
         """
         lists = self.lists(name)
 
@@ -214,7 +214,7 @@ class Batch:
         return ids
 
     def string_lists(self, name: str) -> Ragged[pa.Array]:
-        """Return a column of lists of texts. A null list counts as empty; a null inside a list is refused."""
+        """Return a column of lists of texts. A null list counts as empty; a null inside a list raises an error."""
         lists = self.lists(name)
         if pa.types.is_null(lists.values.type):
             lists = Ragged(lists.offsets, lists.values.cast(pa.string()))
@@ -228,7 +228,7 @@ class Batch:
         return lists
 
     def number_lists(self, name: str) -> Ragged[NDArray[np.generic]]:
-        """Return a column of lists of numbers. A null or NaN inside a list is refused."""
+        """Return a column of lists of numbers. A null or NaN inside a list raises an error."""
         lists = self.lists(name)
         if pa.types.is_null(lists.values.type):
             lists = Ragged(lists.offsets, lists.values.cast(pa.float32()))
@@ -236,23 +236,24 @@ class Batch:
             raise TypeError(
                 f"{self.step}: the column {name!r} must be lists of numbers, got {type_name(lists.values.type)}."
             )
-        way_out = _WITHOUT_SCORE if name.endswith("_scores") else ""
+        remedy = _WITHOUT_SCORE if name.endswith("_scores") else ""
         if lists.values.null_count:
-            self._refuse(name, lists, lists.values.is_null().to_numpy(zero_copy_only=False), "holds a null", way_out)
+            self._refuse(name, lists, lists.values.is_null().to_numpy(zero_copy_only=False), "holds a null", remedy)
         values = lists.values.to_numpy(zero_copy_only=False)
         if values.dtype.kind == "f":
-            self._refuse(name, lists, np.isnan(values), "holds a NaN", way_out)
+            self._refuse(name, lists, np.isnan(values), "holds a NaN", remedy)
         return Ragged(lists.offsets, values)
 
     def scores(self, name: str, *, finite: bool = False) -> Ragged[NDArray[np.generic]]:
-        """Return a column of numbers that is aligned with `negative_ids`, or with `positive_ids` where there are such.
+        """Return a column of lists of numbers that are aligned with `negative_ids` or `positive_ids`.
 
         Args:
             name: The column, such as `negative_scores`.
-            finite: Refuse infinite numbers too.
+            finite: Raise an error for infinite numbers too.
 
         Raises:
-            ValueError: The lists are not as long as those of the ids, or hold a null, a NaN or something infinite.
+            ValueError: The lists differ in length from the lists of ids, or contain a null, a NaN or (with `finite`) an
+                infinite number.
         """
         numbers = self.number_lists(name)
         ids = POSITIVE_IDS if name.startswith("positive_") else NEGATIVE_IDS
@@ -265,23 +266,23 @@ class Batch:
     def rows_in(
         self, name: str, corpus: PassageIds, which: NDArray[np.int64] | None = None
     ) -> Ragged[NDArray[np.int64]]:
-        """Return the row numbers in a corpus of the passages that a column of id lists names.
+        """Return the row numbers in a corpus of the passages in a column of id lists.
 
         Args:
             name: The column.
             corpus: The passages.
-            which: Look up only these flat positions of the column; the others are 0. None: all.
+            which: Look up only these flat positions of the column; the others are 0. None for all.
 
         Raises:
-            KeyError: The corpus has no passage of such an id.
+            KeyError: An id is not in the corpus.
         """
         return rows_of_ids(self.id_lists(name), corpus, self.step, name, self.describe, which)
 
     def known_positives_in(self, corpus: PassageIds) -> Ragged[NDArray[np.int64]]:
-        """Return the row numbers of each row's positives, then of those of other rows with the same question.
+        """Return the row numbers of each row's positives, followed by those of other rows with the same question.
 
         Raises:
-            KeyError: The corpus has no passage of such an id.
+            KeyError: An id is not in the corpus.
         """
         own = self.rows_in(POSITIVE_IDS, corpus)
         if not self.has(KNOWN_POSITIVE_IDS):
@@ -313,39 +314,39 @@ class Batch:
         return lists
 
     def check_aligned(self, first: str, a: Ragged[Any], second: str, b: Ragged[Any]) -> None:
-        """Raise unless two columns have lists of the same lengths."""
+        """Raise an error unless two columns have lists of the same lengths."""
         if np.array_equal(a.offsets, b.offsets):
             return
         row = int(np.flatnonzero(a.lengths != b.lengths)[0])
         raise ValueError(
             f"{self.step}: {first!r} and {second!r} must be aligned, but in {self.describe(row)} they have "
-            f"{a.lengths[row]} and {b.lengths[row]} values. Whoever changed one must change both: mine again, or drop "
-            f"the column {second!r}."
+            f"{a.lengths[row]} and {b.lengths[row]} values. One of them was changed alone: mine again, or remove the "
+            f"column {second!r}."
         )
 
     def lists(self, name: str) -> Ragged[pa.Array]:
-        """Return a column of lists of whatever type. A null list counts as empty."""
+        """Return a column of lists of any type. A null list counts as empty."""
         array = self.column(name)
         if not is_list(array.type) and not pa.types.is_null(array.type):
             raise TypeError(
-                f"{self.step}: the column {name!r} must hold lists, got {type_name(array.type)}. Make a list of "
-                f"one value: dataset.map(lambda row: {{{name!r}: [row[{name!r}]]}})."
+                f"{self.step}: the column {name!r} must hold lists, got {type_name(array.type)}. Wrap single values "
+                f"in lists: dataset.map(lambda row: {{{name!r}: [row[{name!r}]]}})."
             )
         return flatten_lists(array)
 
-    def _refuse(self, name: str, lists: Ragged[pa.Array], bad: NDArray[np.bool_], what: str, way_out: str = "") -> None:
+    def _refuse(self, name: str, lists: Ragged[pa.Array], bad: NDArray[np.bool_], what: str, remedy: str = "") -> None:
         if bad.any():
             row = int(lists.owners[np.flatnonzero(bad)[0]])
-            raise ValueError(f"{self.step}: the column {name!r} {what} in {self.describe(row)}.{way_out}")
+            raise ValueError(f"{self.step}: the column {name!r} {what} in {self.describe(row)}.{remedy}")
 
     # ---- row keys ------------------------------------------------------------------------------------------------
 
     def row_keys(self) -> NDArray[np.uint64]:
-        """Return 64 bits per row that depend on its `query_id`, or on its `query` where there is none. Shape (B,)."""
+        """Return 64 bits per row that depend on its `query_id` or, without it, on its `query`. Shape (B,)."""
         return digest_strings(self._key_strings().to_pylist())[:, 0]
 
     def describe(self, row: int) -> str:
-        """Name a row for a person, for example `the row with query_id 'q17'`."""
+        """Describe a row for messages, for example `the row with query_id 'q17'`."""
         for name in (QUERY_ID, QUERY):
             if self.has(name):
                 text = repr(self.column(name)[row].as_py())
@@ -357,15 +358,15 @@ class Batch:
             self._keys = self.ids(QUERY_ID) if self.has(QUERY_ID) else self.strings(QUERY)
         return self._keys
 
-    # ---- answering -----------------------------------------------------------------------------------------------
+    # ---- results -------------------------------------------------------------------------------------------------
 
     def answer(self, columns: Mapping[str, pa.Array] | NewRows) -> Any:
-        """Return new or changed columns, or new rows, in the form that the batch came in; see `answers.py`."""
+        """Return new or changed columns, or new rows, in the format of the batch; see `answers.py`."""
         if isinstance(columns, NewRows):
             return answer_rows(self.rows, self.names, self.column, columns, self.step)
         return answer_columns(self.rows, columns)
 
 
 def _length(values: Any) -> int | None:
-    """Return the number of rows of a column; None for what has no length, which an iterator may lack."""
+    """Return the number of rows of a column, or None if it has no length, as some iterators."""
     return len(values) if hasattr(values, "__len__") else None

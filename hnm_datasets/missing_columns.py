@@ -1,4 +1,4 @@
-"""What to do about a column that is missing: who writes it, or which other scores the rows have."""
+"""Advice about a missing column: the step that writes it, or other scores that the rows have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hnm_datasets.columns import (
 
 _MINE = "mine first, for example with .map(BM25Negatives(corpus), batched=True)"
 _MADE_BY = {
-    QUERY_ID: "rename the column of the queries' ids to 'query_id', or load the rows with load_beir",
+    QUERY_ID: "rename the column with the query ids to 'query_id', or load the rows with load_beir",
     QUERY: "rename your column to 'query', or load the rows with load_beir or from_pairs",
     POSITIVE_IDS: "add it with attach_positives (from qrels) or load the rows with load_beir or from_pairs",
     JUDGED_NEGATIVE_IDS: "load judgments with load_beir, or add them with attach_positives; both write this column",
@@ -27,51 +27,51 @@ _MADE_BY = {
 
 
 def check_column(owner: str, name: str, names: Sequence[str], option: str = "by") -> None:
-    """Raise a KeyError that names a missing column, what there is, and what to do about it.
+    """Raise a KeyError that names a missing column, the existing columns, and how to get the missing one.
 
     Args:
-        owner: Who needs it.
+        owner: The function or step that needs the column.
         name: The column.
-        names: The columns that there are.
-        option: The option of the owner that chooses between scores.
+        names: The existing columns.
+        option: The option of the owner that selects the scores.
     """
     if name not in names:
         raise KeyError(
-            f"{owner} needs the column {name!r}, and there are only {list(names)}. To get it: "
+            f"{owner} needs the column {name!r}, but there are only {list(names)}. To get it: "
             f"{remedy_of(name, names, option)}."
         )
 
 
 def remedy_of(name: str, names: Sequence[str], option: str) -> str:
-    """Say how to get a column that is missing, or what to read in its place.
+    """Describe how to get a missing column, or which scores to use instead.
 
     Args:
         name: The missing column.
-        names: The columns that there are.
-        option: The option that chooses between scores, such as `"by"`.
+        names: The existing columns.
+        option: The option that selects the scores, such as `"by"`.
 
     Example:
         >>> remedy_of("positive_scores", ["negative_scores", "negative_dense_scores", "positive_dense_scores"], "by")
-        "choose scores that the rows have, which are those by 'dense': by='dense'"
+        "use scores that the rows have ('dense'): by='dense'"
     """
     part, _, kind = name.partition("_")
     scorer = "score" if kind == "scores" else kind.removesuffix("_scores")
     if part not in ("positive", "negative") or name != score_column(scorer, of=part):
         return _MADE_BY.get(name) or _source_of_ranks(name) or "add it in an earlier step"
-    make = None
+    create = None
     if scorer != "score":
-        make = f"score first, for example with .map(CrossEncoderScores(corpus, model, name={scorer!r}), batched=True)"
+        create = f"score first, for example with .map(CrossEncoderScores(corpus, model, name={scorer!r}), batched=True)"
     there = _scorers(names, both=part == "positive")
     if not there:
-        return make or _MADE_BY[name]
+        return create or _MADE_BY[name]
     listed = ", ".join(map(repr, there))
-    # The retriever that is named last is mostly the dense one.
-    choose = f"choose scores that the rows have, which are those by {listed}: {option}={there[-1]!r}"
-    return choose if make is None else f"{make}; or {choose}"
+    # The last retriever is usually the dense one.
+    choose = f"use scores that the rows have ({listed}): {option}={there[-1]!r}"
+    return choose if create is None else f"{create}; or {choose}"
 
 
 def _scorers(names: Sequence[str], *, both: bool) -> list[str]:
-    """Return who has scored the candidates, and `both` them and the positives."""
+    """Return the names of the scores of the candidates; with `both`, only those that the positives have too."""
     found = []
     for name in names:
         if not name.startswith("negative_") or not name.endswith("_scores"):
@@ -86,4 +86,4 @@ def _source_of_ranks(name: str) -> str | None:
     if not name.startswith("negative_") or not name.endswith("_ranks"):
         return None
     source = name.removesuffix("_ranks").removeprefix("negative_")
-    return f"fuse a source of this name, for example with FuseNegatives({{{source!r}: ..., ...}})"
+    return f"fuse a source with this name, for example with FuseNegatives({{{source!r}: ..., ...}})"

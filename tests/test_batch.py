@@ -149,7 +149,7 @@ def test_a_null_list_is_empty_and_a_column_of_nothing_has_empty_lists():
 @pytest.mark.parametrize("form", FORMS)
 def test_a_missing_column_is_named_with_its_remedy(form, name, remedy):
     batch = Batch(in_form(form, {"text": ["a"], "number": [1]}), "Step")
-    wanted = rf"Step needs the column '{name}', and there are only \['text', 'number'\].*{remedy}"
+    wanted = rf"Step needs the column '{name}', but there are only \['text', 'number'\].*{remedy}"
     for ask in (batch.require, batch.column):
         with pytest.raises(KeyError, match=wanted):
             ask(name)
@@ -208,7 +208,7 @@ def test_scores_that_are_not_aligned_with_candidates_are_refused(form):
     rows = ROWS | {"negative_scores": [[2.5, 1.5], [], [0.25, 0.5], [3.0]]}
     wanted = (
         "Step: 'negative_ids' and 'negative_scores' must be aligned, but in the row with query_id 'q2' they have "
-        "1 and 2 values.*mine again, or drop the column 'negative_scores'"
+        "1 and 2 values.*mine again, or remove the column 'negative_scores'"
     )
     with pytest.raises(ValueError, match=wanted):
         Batch(in_form(form, rows), "Step").candidates()
@@ -353,7 +353,9 @@ def test_a_stream_keeps_columns_beside_their_rows():
 @pytest.mark.parametrize("form", FORMS)
 def test_new_rows_do_not_overwrite_a_column(form):
     new = NewRows(np.array([0]), {"anchor": pa.array(["x"]), "number": pa.array([9])})
-    with pytest.raises(ValueError, match=r"writes the columns \['anchor', 'number'\], and the rows have \['number'\]"):
+    with pytest.raises(
+        ValueError, match=r"writes the columns \['anchor', 'number'\], but the rows already have \['number'\]"
+    ):
         Batch(in_form(form), "Step").answer(new)
 
 

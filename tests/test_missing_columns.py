@@ -61,7 +61,7 @@ def test_after_fusion_the_error_names_the_scores_that_there_are(sample, name):
         read(plain)
     text = str(error.value)
     assert "needs the column 'positive_scores'" in text
-    assert f"scores that the rows have, which are those by 'bm25', 'dense': {option}='dense'" in text
+    assert f"use scores that the rows have ('bm25', 'dense'): {option}='dense'" in text
     assert "mine first" not in text
 
 
@@ -69,10 +69,10 @@ def test_what_reads_scores_of_candidates_alone_needs_no_others(sample):
     _, rows = sample
     teacher = rows[:] | {"negative_teacher_scores": rows["negative_scores"][:]}
     for step in (ScoreBand(min=0, by="judge"), SortNegatives("judge"), TeacherThreshold(by="judge")):
-        with pytest.raises(KeyError, match=r"score first.*name='judge'\), batched=True\); or choose .*by='teacher'"):
+        with pytest.raises(KeyError, match=r"score first.*name='judge'\), batched=True\); or use .*by='teacher'"):
             step(teacher)
     bands = SampleNegatives({(0, 1): 1}, bands="judge")
-    with pytest.raises(KeyError, match=r"'negative_judge_scores'.*which are those by 'score', 'bm25', 'dense': bands="):
+    with pytest.raises(KeyError, match=r"'negative_judge_scores'.*\('score', 'bm25', 'dense'\): bands="):
         bands(rows[:])
 
 

@@ -1,1 +1,1 @@
-"""A chain of steps in one call: what each one left, and rows that remember it."""
+"""Run a chain of steps in one call, report the results of each step, and store the report with the rows."""

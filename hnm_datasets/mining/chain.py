@@ -1,4 +1,4 @@
-"""A chain of steps in one call."""
+"""Run a chain of steps in one call."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ def mine(
     num_proc: int | None = None,
     batch_size: int = 1000,
 ) -> Dataset:
-    """Map steps one after another, and print what each one left and how hard it is.
+    """Map several steps in order, and print how many candidates each step leaves and how hard they are.
 
-    The rows are those of `.map(step, batched=True)` for each step, and of a shape `.map(step, batched=True,
-    remove_columns=rows.column_names)`. What is cached is not made again, also of rows that were made in memory, which
+    The result is the same as calling `.map(step, batched=True)` for each step, or for a shape `.map(step, batched=True,
+    remove_columns=rows.column_names)`. Cached results are reused. This includes rows that were created in memory, which
     are first written to the cache directory.
 
-    The rows remember their steps and these numbers, through `select`, `train_test_split`, `save_to_disk` and the like:
-    `save_mined` and `push_mined` write the steps and the table on the card without being told, and
-    `MiningReport.of(mined)` returns the table, with examples of what each filter dropped.
+    The rows store their steps and these numbers, and keep them through `select`, `train_test_split`, `save_to_disk` and
+    similar methods. `save_mined` and `push_mined` automatically add the steps and the table to the dataset card.
+    `MiningReport.of(mined)` returns the table, with examples of the candidates that each filter dropped.
 
     Args:
         rows: The rows to mine for: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
-        steps: The steps in order. A function that `.map(..., batched=True)` takes is a step too.
+        steps: The steps in order. A step can also be a function for `.map(..., batched=True)`.
         num_proc: The number of processes, see `Dataset.map`.
-        batch_size: Rows that a step is given at a time.
+        batch_size: Rows per batch.
 
     Returns:
-        The rows that the last step leaves.
+        The rows after the last step.
 
     Raises:
-        TypeError: `rows` is something else, such as a stream, or a step is none.
-        ValueError: There are no rows or steps, `rows` has several splits, or a step leaves no row at all; the message
-            names it.
+        TypeError: `rows` has an unsupported type, such as a stream, or a step is not a step.
+        ValueError: There are no rows or steps, `rows` has several splits, or a step leaves no rows; the message names
+            the step.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, RankWindow, ToTriplets, load_sample
@@ -63,7 +63,7 @@ def mine(
           BM25Negatives(k=4)     1           0      4        0      -     4    +0.134  50.0%          1      0      0
           RankWindow(min=2)      1           4      -        1  25.0%     3   -0.0651  33.3%          1      0      -
           ToTriplets             1           3      -        0   0.0%     3   -0.0651  33.3%          3      0      0
-          hardness: candidates' mean score less their positives', by the retriever; above: how many score higher.
+          hardness: candidates' mean score minus their positives', by the retriever; above: share that scores higher.
         >>> triplets.column_names
         ['anchor', 'positive', 'negative']
     """
@@ -78,7 +78,7 @@ def mined_with(
     num_proc: int | None = None,
     batch_size: int = 1000,
 ) -> Dataset:
-    """Do what `mine` does, and show the table in another way."""
+    """Do the same as `mine`, with a function that shows the table."""
     rows = dataset_of(rows, "mine")
     if not len(rows):
         raise ValueError("mine: there are no rows to mine for.")
@@ -86,15 +86,15 @@ def mined_with(
     batch_size = checks.whole_number("mine", "batch_size", batch_size, low=1)
     before = reports_of(rows)
     known = before[0].steps if len(before) == 1 else ()
-    # Without a report, candidates show that something was mined; with several, rows of several minings were joined.
+    # Without a report, existing candidates show that the rows were mined. Several reports mean concatenated rows.
     unrecorded = not before[0].is_of(rows) if len(before) == 1 else NEGATIVE_IDS in rows.column_names
     rows, counts = kept_rows(rows), list[StepCounts]()
     corpora = list(map(corpus_of, steps))
-    for place, step in enumerate(steps):
-        # The passages are those of the step itself, else of the steps before it, else of the steps after it.
-        held = (*corpora[place::-1], *corpora[place + 1 :])
-        corpus = next((one for one in held if one is not None), None)
-        # What is said of the rows is said once, when they are counted or mapped; the table says which are short.
+    for number, step in enumerate(steps):
+        # Use the corpus of the step itself, else of an earlier step, else of a later step.
+        candidates = (*corpora[number::-1], *corpora[number + 1 :])
+        corpus = next((one for one in candidates if one is not None), None)
+        # Counting and mapping warn about the same rows, so warn only once. The table shows how many rows are short.
         with one_call(f"{plain_name(step)}: short rows"):
             mapped, found = _mapped(
                 step, rows, after_unrecorded=unrecorded, corpus=corpus, num_proc=num_proc, batch_size=batch_size
@@ -118,7 +118,7 @@ def _mapped(
     num_proc: int | None,
     batch_size: int,
 ) -> tuple[Dataset | None, StepCounts]:
-    """Map a step and count what it did; None where it leaves no row."""
+    """Map a step and count its effects; the rows are None if none are left."""
     run = partial(rows.map, step, batched=True, batch_size=batch_size, num_proc=num_proc, desc=plain_name(step))
     if not isinstance(step, Shape):
         mapped = run()
@@ -126,7 +126,7 @@ def _mapped(
         return mapped if len(mapped) else None, found
     found = count_shape(step, rows, after_unrecorded=after_unrecorded)
     if not found.rows_out:
-        # `map` would return the old columns, without a row.
+        # `map` would return no rows with the old columns.
         return None, found
     mapped = run(remove_columns=rows.column_names)
     return mapped, replace(found, rows_out=len(mapped))
@@ -142,18 +142,18 @@ def _nothing_left(counts: Sequence[StepCounts]) -> str:
     if emptied is not None and emptied.candidates_in:
         return (
             f"mine: {last.name} left none of {last.rows_in:,} rows, because {emptied.name} had dropped all "
-            f"{emptied.candidates_in:,} candidates. Leave that step out or widen it: explain(rows[0], corpus, "
-            f"steps=[...]) shows what it reads of a row before it."
+            f"{emptied.candidates_in:,} candidates. Remove or loosen that step: explain(rows[0], corpus, steps=[...]) "
+            f"shows its limits and the values of a row."
         )
     if emptied is not None:
         return (
-            f"mine: {last.name} left none of {last.rows_in:,} rows, because there was no candidate after "
-            f"{emptied.name}. Begin with a step that mines, or see why it found nothing."
+            f"mine: {last.name} left none of {last.rows_in:,} rows, because there were no candidates after "
+            f"{emptied.name}. Start with a miner, or check why it found nothing."
         )
     return (
-        f"mine: {last.name} left none of {last.rows_in:,} rows, of which {last.short or 0:,} are short of negatives or "
-        f"have no positive. Mine with a larger k, widen the filters, ask for fewer (n=), or choose what happens to "
-        f"short rows: missing='keep' or 'pad'."
+        f"mine: {last.name} left none of {last.rows_in:,} rows; {last.short or 0:,} have too few negatives or no "
+        f"positive. Mine with a larger k, loosen the filters, request fewer (n=), or choose how to handle such rows: "
+        f"missing='keep' or 'pad'."
     )
 
 
@@ -161,12 +161,14 @@ def _check_steps(steps: object) -> None:
     if not isinstance(steps, (list, tuple)):
         raise TypeError(f"mine: steps must be a list of steps, got {type(steps).__name__}: mine(rows, [step, ...]).")
     if not steps:
-        raise ValueError("mine: there are no steps. Begin with one that mines, such as BM25Negatives(corpus).")
+        raise ValueError("mine: there are no steps. Start with a miner, such as BM25Negatives(corpus).")
     for number, step in enumerate(steps, start=1):
-        # `RefreshNegatives` takes classes and partials, which wait for a model.
+        # `RefreshNegatives` accepts classes and partials, which it completes with a model; `mine` does not.
         made = step.func if isinstance(step, partial) else step
         if isinstance(made, type):
-            raise TypeError(f"mine: step {number} is {made.__name__}, which is not made yet: {made.__name__}(...).")
+            raise TypeError(
+                f"mine: step {number} is the class {made.__name__}. Pass an instance instead: {made.__name__}(...)."
+            )
         if not callable(step):
             raise TypeError(
                 f"mine: step {number} must be a step such as BM25Negatives(corpus), or a function of a batch, got "

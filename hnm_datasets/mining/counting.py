@@ -1,4 +1,4 @@
-"""The numbers of a step, from the candidates before and after it."""
+"""Count the effects of a step from the candidates before and after it."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from hnm_datasets.transforms.miners.fusion import FuseNegatives
 from hnm_datasets.transforms.samplers.sample import SampleNegatives, TopNegatives
 from hnm_datasets.transforms.shapes.base import Parts, Shape
 
-#: Rows that are read at a time.
+#: Rows per batch when counting.
 _ROWS = 10_000
 
 
 def count_step(
     step: Callable[[Any], Any], before: Dataset, after: Dataset, *, after_unrecorded: bool, corpus: Corpus | None
 ) -> StepCounts:
-    """Count what a step that makes no shape did.
+    """Count the effects of a step that is not a shape.
 
     Args:
         step: The step.
-        before: The rows that it was given.
-        after: The rows that it returned.
+        before: The rows before the step.
+        after: The rows after the step.
         after_unrecorded: See `StepCounts`.
         corpus: The passages, for the texts of examples.
     """
@@ -47,7 +47,7 @@ def count_step(
     if isinstance(step, Transform) and NEGATIVE_IDS in step.output_columns:
         mined, dropped = int(new.sum()), int(old.sum())
     else:
-        # A function may change the number of rows, and then only the totals can be compared.
+        # If a function changes the number of rows, only the totals can be compared.
         change = new - old if len(new) == len(old) else np.array([new.sum() - old.sum()])
         mined, dropped = int(change[change > 0].sum()), int(-change[change < 0].sum())
     wanted = wanted_candidates(step)
@@ -56,7 +56,7 @@ def count_step(
     for batch in _batches(after, hardness.columns, "mine"):
         hardness.add(batch)
     examples: tuple[DroppedCandidate, ...] = ()
-    # A sampler drops candidates for their number alone, of which there is nothing to see.
+    # Samplers have no examples: they drop candidates only because there are too many.
     if isinstance(step, CandidateFilter) and wanted is None:
         examples = dropped_examples(step, before, after, np.flatnonzero(new < old), corpus)
     return StepCounts(
@@ -79,11 +79,11 @@ def count_step(
 
 
 def count_shape(step: Shape, before: Dataset, *, after_unrecorded: bool) -> StepCounts:
-    """Count what a shape makes of rows, before it makes them: `rows_out` is 0 if it makes none.
+    """Count the effects of a shape before it runs; `rows_out` is 0 if it creates no rows.
 
     Args:
         step: The shape.
-        before: The rows.
+        before: The rows before the shape.
         after_unrecorded: See `StepCounts`.
     """
     for name in step._required(before.column_names):
@@ -118,14 +118,14 @@ def count_shape(step: Shape, before: Dataset, *, after_unrecorded: bool) -> Step
 
 
 def _batches(rows: Dataset, names: Collection[str], step: str) -> Iterator[Batch]:
-    """Yield some columns of rows, as far as they have them; nothing where they have none."""
+    """Yield batches with those of the named columns that exist; nothing if none do."""
     if known := [name for name in rows.column_names if name in names]:
         for table in rows.select_columns(known).with_format("arrow").iter(_ROWS):
             yield Batch(table, step=step)
 
 
 def corpus_of(step: object) -> Corpus | None:
-    """Return the passages that a step goes by; None if it holds no corpus."""
+    """Return the corpus of a step, or None if it has none."""
     if isinstance(step, FuseNegatives):
         step = next(iter(step.miners.values()))
     corpus = getattr(step, "corpus", None)
@@ -133,7 +133,7 @@ def corpus_of(step: object) -> Corpus | None:
 
 
 def list_lengths(rows: Dataset, name: str) -> NDArray[np.int64]:
-    """Return the length of each row's list, 0 where there is no such column. Shape (rows,)."""
+    """Return the length of each row's list, 0 if the column does not exist. Shape (rows,)."""
     if name not in rows.column_names:
         return np.zeros(len(rows), dtype=np.int64)
     tables = rows.select_columns([name]).with_format("arrow").iter(_ROWS)
@@ -141,7 +141,7 @@ def list_lengths(rows: Dataset, name: str) -> NDArray[np.int64]:
 
 
 def _lengths(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    # A column without a single value has no type.
+    # A column with only null values has the null type.
     if not is_list(column.type):
         return np.zeros(len(column), dtype=np.int64)
     lengths: NDArray[np.int64] = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
@@ -149,7 +149,7 @@ def _lengths(column: pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def wanted_candidates(step: Callable[[Any], Any]) -> int | None:
-    """Return how many candidates a step asks for each row; None if it asks for no number."""
+    """Return the number of candidates that a step requests per row, or None if it does not request a number."""
     if isinstance(step, (Miner, FuseNegatives)):
         return step.k
     if isinstance(step, (TopNegatives, SampleNegatives)):

@@ -1,4 +1,4 @@
-"""Examples of the candidates that a filter dropped."""
+"""Examples of candidates that a filter dropped."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from hnm_datasets.terminal import printable
 from hnm_datasets.transforms.base import CandidateFilter
 
 _EXAMPLES = 3
-#: Characters of a text that are kept: rows remember the examples in their description.
+#: Maximum length of a text in characters; the examples are stored in the description of the rows.
 _LENGTH = 200
 _TITLE = "Examples of candidates that filters dropped"
 
 
 @dataclass(frozen=True)
 class DroppedCandidate:
-    """A candidate that a filter dropped, as `explain` shows it. Texts are in one line, and long ones are cut.
+    """A candidate that a filter dropped, as shown by `explain`. Texts are on one line, and long texts are truncated.
 
     Args:
-        query: The query; None where the rows have none.
-        query_id: Its id; None where the rows have none.
+        query: The query; None if the rows have no queries.
+        query_id: The id of the query; None if the rows have no query ids.
         passage_id: The id of the passage.
-        text: Its title and text; None where no step holds a corpus that has it.
+        text: The title and text of the passage; None if no step has a corpus that contains it.
         verdict: `"dropped"`, or `"promoted"` to a positive.
-        reason: The value and the limit, such as `"0.91 > limit 0.87"`; empty where the filter does not say.
+        reason: The value and the limit, such as `"0.91 > limit 0.87"`; empty if the filter gives no reason.
     """
 
     query: str | None
@@ -52,13 +52,13 @@ class DroppedCandidate:
 def dropped_examples(
     step: CandidateFilter, before: Dataset, after: Dataset, rows: NDArray[np.int64], corpus: Corpus | None
 ) -> tuple[DroppedCandidate, ...]:
-    """Return up to three candidates that a filter dropped, from rows that are spread evenly.
+    """Return up to three candidates that a filter dropped, from evenly spaced rows.
 
     Args:
         step: The filter.
-        before: The rows that it was given.
-        after: The rows that it returned.
-        rows: The numbers of those in which it dropped some, ascending.
+        before: The rows before the filter.
+        after: The rows after the filter.
+        rows: The numbers of the rows in which it dropped candidates, ascending.
         corpus: The passages, for their texts.
     """
     if not len(rows):
@@ -68,34 +68,34 @@ def dropped_examples(
     lists = old.candidates()
     candidates, dropped = lists[NEGATIVE_IDS], _dropped(lists, new.candidates())
     owners = candidates.owners[dropped]
-    # The first ones of each row; more of them where fewer rows than examples dropped some. Why one is dropped may
-    # depend on those dropped before it, all of which are shown too.
-    places = positions_within(np.searchsorted(owners, np.arange(len(chosen) + 1)))
-    shown = dropped[np.sort(np.lexsort((owners, places))[:_EXAMPLES])]
+    # Take the first dropped candidates of each row, several per row if there are fewer rows than examples. The reason
+    # for one can depend on the candidates dropped before it, which are therefore shown too.
+    numbers = positions_within(np.searchsorted(owners, np.arange(len(chosen) + 1)))
+    shown = dropped[np.sort(np.lexsort((owners, numbers))[:_EXAMPLES])]
     reasons = step._why_dropped(old, candidates, shown)
-    ids, risen = candidates.values.take(pa.array(shown)), _new_positives(step, old, new)
+    ids, promoted = candidates.values.take(pa.array(shown)), _new_positives(step, old, new)
     texts = texts_of(Side(np.array([0, len(ids)]), ids=ids), corpus)
     return tuple(
         DroppedCandidate(
             query=_value(old, QUERY, row),
             query_id=_value(old, QUERY_ID, row),
-            passage_id=_cut(ids[place].as_py()),
-            text=None if texts is None else _cut(texts[place].as_py()) or None,
-            verdict="promoted" if ids[place].as_py() in risen[row] else "dropped",
-            reason=_cut(reasons[place]),
+            passage_id=_truncated(ids[i].as_py()),
+            text=None if texts is None else _truncated(texts[i].as_py()) or None,
+            verdict="promoted" if ids[i].as_py() in promoted[row] else "dropped",
+            reason=_truncated(reasons[i]),
         )
-        for place, row in enumerate(candidates.owners[shown].tolist())
+        for i, row in enumerate(candidates.owners[shown].tolist())
     )
 
 
 def examples_table(examples: Sequence[tuple[str, DroppedCandidate]]) -> Table:
-    """Return the examples of several steps as a table; each is beside the name of its step."""
+    """Return the examples of several steps, given with the names of their steps, as a table."""
     rows = tuple((name, _verdict(one), _query(one), _passage(one)) for name, one in examples)
     return Table(_TITLE, ("step", "verdict", "query", "passage"), rows)
 
 
 def examples_list(examples: Sequence[tuple[str, DroppedCandidate]]) -> str:
-    """Return the examples of several steps as a list in Markdown; each is beside the name of its step."""
+    """Return the examples of several steps, given with the names of their steps, as a Markdown list."""
     lines = [f"{_TITLE}:", ""]
     for name, one in examples:
         lines.append(f"- **{plain(name)}** {plain(_verdict(one))}")
@@ -104,11 +104,11 @@ def examples_list(examples: Sequence[tuple[str, DroppedCandidate]]) -> str:
 
 
 def _dropped(before: Mapping[str, Ragged[pa.Array]], after: Mapping[str, Ragged[pa.Array]]) -> NDArray[np.int64]:
-    """Return the flat positions of the candidates that are not there after the step, which keeps the order.
+    """Return the flat positions of the candidates that are missing after the step, which keeps the order.
 
-    The step is not asked again: it may hold what is costly to ask, and its rows may have come from the cache.
+    The step is not run again: it can be expensive, and its rows may have come from the cache.
     """
-    # By all columns: a passage may be there twice, and with other scores.
+    # Compare all columns, because a passage can occur twice with different scores.
     old, new = (
         [*map(repr, zip(*(lists[name].values.to_pylist() for name in before), strict=True))]
         for lists in (before, after)
@@ -117,16 +117,16 @@ def _dropped(before: Mapping[str, Ragged[pa.Array]], after: Mapping[str, Ragged[
     for row, (start, stop) in enumerate(pairwise(before[NEGATIVE_IDS].offsets.tolist())):
         kept = iter(new[slice(*after[NEGATIVE_IDS].offsets[row : row + 2])])
         wanted = next(kept, None)
-        for place in range(start, stop):
-            if old[place] == wanted:
+        for position in range(start, stop):
+            if old[position] == wanted:
                 wanted = next(kept, None)
             else:
-                dropped.append(place)
+                dropped.append(position)
     return np.array(dropped, dtype=np.int64)
 
 
 def _new_positives(step: CandidateFilter, before: Batch, after: Batch) -> list[set[str]]:
-    """Return the positives that each row has only after the step."""
+    """Return the positives of each row that the step added."""
     if POSITIVE_IDS not in step.output_columns:
         return [set()] * len(before)
     lists = (batch.id_lists(POSITIVE_IDS) for batch in (before, after))
@@ -136,10 +136,10 @@ def _new_positives(step: CandidateFilter, before: Batch, after: Batch) -> list[s
 
 def _value(batch: Batch, name: str, row: int) -> str | None:
     value = batch.column(name)[row].as_py() if batch.has(name) else None
-    return None if value is None else _cut(str(value))
+    return None if value is None else _truncated(str(value))
 
 
-def _cut(text: str) -> str:
+def _truncated(text: str) -> str:
     line = printable(one_line(text))
     return line if len(line) <= _LENGTH else f"{line[: _LENGTH - 2].rstrip()} …"
 

@@ -1,4 +1,4 @@
-"""How hard candidates are: how far they score above their row's positives."""
+"""Hardness of candidates: how far they score above the positives of their row."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hnm_datasets.formats.fields import aligned_numbers
 
 @dataclass(frozen=True)
 class Hardness:
-    """How hard the candidates of all rows are.
+    """The hardness of the candidates of all rows.
 
     Args:
-        by: Whose scores are compared: `"teacher"`, or `"score"` for the retriever's.
-        mean: The mean over the candidates, as far as scores are known, of their score less the mean score of their
+        by: The scores that are compared: `"teacher"`, or `"score"` for the retriever's.
+        mean: The mean, over all candidates with known scores, of the candidate's score minus the mean score of the
             row's positives. In the units of the scores.
-        above: The share of these candidates that score above their row's positives.
+        above: The share of these candidates that score above the mean of the row's positives.
     """
 
     by: str
@@ -35,7 +35,7 @@ class HardnessTally:
     """Adds up the hardness of candidates, batch by batch.
 
     Args:
-        names: The columns of the rows: the teacher's scores count where they are among them, else the retriever's.
+        names: The columns of the rows. The teacher's scores are used if they are included, else the retriever's.
 
     Example:
         >>> rows = {"positive_ids": [["a", "b"]], "positive_scores": [[3.0, 2.0]]}
@@ -50,26 +50,26 @@ class HardnessTally:
         self._by = score_name(None, names)
         read = (NEGATIVE_IDS, score_column(self._by), POSITIVE_IDS, score_column(self._by, of="positive"))
         ranks = {name for name in names if name.startswith("negative_") and name.endswith("_ranks")}
-        # A fusion orders by a score of ranks, which positives do not have: their scores are an earlier miner's.
+        # Fused scores are computed from ranks, which positives do not have: their scores are from an earlier miner.
         is_fused = self._by == "score" and bool(ranks - {NEGATIVE_RANKS})
-        #: The columns that are read; none where the rows lack one of them.
+        #: The columns to read; none if the rows lack one of them.
         self.columns = read if set(read) <= set(names) and not is_fused else ()
         self._count, self._above, self._total = 0, 0, 0.0
         self._is_aligned, self._differ = True, False
 
     def add(self, batch: Batch, which: NDArray[np.int64] | None = None) -> None:
-        """Count the candidates of a batch, as far as their scores and those of their row's positives are finite.
+        """Count the candidates of a batch whose scores, and those of their row's positives, are finite.
 
         Args:
             batch: The rows.
-            which: Count only these flat positions. None: all.
+            which: Count only these flat positions; None for all.
         """
         if not self.columns:
             return
         try:
             margins = _margins(batch, *self.columns)
         except (TypeError, ValueError):
-            # A function that is a step may have changed the ids and not the scores.
+            # A custom function may have changed the ids but not the scores.
             self._is_aligned = False
             return
         margins = margins if which is None else margins[which]
@@ -80,8 +80,8 @@ class HardnessTally:
         self._differ |= bool(known.any())
 
     def hardness(self) -> Hardness | None:
-        """Return the hardness of all candidates that were counted; None if nothing is known of it."""
-        # A source that finds by chance or by judgments gives the same score to all.
+        """Return the hardness of all counted candidates, or None if it is unknown."""
+        # Random and judged sources give the same score to all candidates.
         if not self._differ or not self._is_aligned:
             return None
         return Hardness(self._by, self._total / self._count, self._above / self._count)

@@ -1,4 +1,4 @@
-"""Steps as text: in full, as a card shows them, and short, as a table does."""
+"""Names of steps: full names for dataset cards, short names for tables."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 
 def full_name(step: object) -> str:
-    """Return a step's repr without what differs from run to run or shows where its author's files are."""
+    """Return the repr of a step without memory addresses and without the path of the home directory."""
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(step))
     home = str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text
 
 
 def short_name(step: object) -> str:
-    """Return the name of a step and its plain options that are not at their defaults.
+    """Return the name of a step with its plain options that differ from the defaults, and always k and n.
 
     Example:
         >>> from hnm_datasets import RankWindow, SampleNegatives
@@ -29,22 +29,22 @@ def short_name(step: object) -> str:
     options = []
     for field in fields(step):
         value = getattr(step, field.name)
-        # How many a step asks for is the first thing to know of it.
-        told = field.repr and (value != field.default or field.name in ("k", "n"))
-        if told and value is not None and (shown := _shown(value)) is not None:
+        # The requested number of candidates is always shown.
+        is_shown = field.repr and (value != field.default or field.name in ("k", "n"))
+        if is_shown and value is not None and (shown := _shown(value)) is not None:
             options.append(f"{field.name}={shown}")
     name = plain_name(step)
     return f"{name}({', '.join(options)})" if options else name
 
 
 def plain_name(step: object) -> str:
-    """Return the name of a step's class, or of a function."""
+    """Return the name of a step's class or of a function."""
     name: str = getattr(step, "__name__", type(step).__name__)
     return name
 
 
 def _shown(value: Any) -> str | None:
-    """Return an option as text; None for what is no plain value, such as a corpus."""
+    """Format an option as text; None if it is not a plain value, such as a corpus."""
     if isinstance(value, Mapping):
         parts = {repr(key): _shown(own) for key, own in value.items()}
         return f"{{{', '.join(key if own is None else f'{key}: {own}' for key, own in parts.items())}}}"

@@ -1,4 +1,4 @@
-"""What each step of a chain left, as numbers, text, Markdown and HTML."""
+"""The report of a chain of steps: as numbers, text, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from hnm_datasets.storage.kept_rows import content_digest
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What a step did to the rows and candidates: `candidates_in + mined == candidates_out + dropped`.
+    """The effects of a step on rows and candidates: `candidates_in + mined == candidates_out + dropped`.
 
     Args:
-        name: The step in short.
-        step: The step in full.
-        after_unrecorded: Whether the rows came to the step from operations that are not recorded: mined or changed
-            before.
-        rows_in: The rows before it.
-        rows_out: The rows after it.
-        candidates_in: The candidates before it, over all rows.
-        mined: The candidates that it added. A miner adds all that it finds and drops those that were there.
-        dropped: The candidates that it took away.
-        candidates_out: The candidates after it; of a shape, those that are in its rows, each counted once a query.
-        empty: The rows without a candidate after it; of a shape, the rows that it left out.
-        short: The rows with fewer candidates than the step asks for (`k`, `n`), empty ones too; None where it asks for
-            no number.
-        promoted: How many of those dropped became positives.
-        padding: How many negatives in the rows of a shape repeat others of the same row.
-        hardness: How hard the candidates after it are; None where nothing is known of it.
-        examples: Of a filter, up to three candidates that it dropped.
+        name: The short name of the step.
+        step: The full name of the step.
+        after_unrecorded: Whether the rows were mined or changed before the step by operations that are not recorded.
+        rows_in: The rows before the step.
+        rows_out: The rows after the step.
+        candidates_in: The candidates before the step, over all rows.
+        mined: The candidates that the step added. A miner adds all it finds and drops the existing candidates.
+        dropped: The candidates that the step removed.
+        candidates_out: The candidates after the step. For a shape, the candidates in its rows, each counted once per
+            query.
+        empty: The rows without candidates after the step. For a shape, the rows that it dropped.
+        short: The rows with fewer candidates than the step requests (`k`, `n`), including empty rows; None if the step
+            does not request a number.
+        promoted: The number of dropped candidates that became positives.
+        padding: The number of negatives in the rows of a shape that repeat others of the same row.
+        hardness: The hardness of the candidates after the step; None if it is unknown.
+        examples: For a filter, up to three candidates that it dropped.
     """
 
     name: str
@@ -58,13 +58,13 @@ class StepCounts:
 
 @dataclass(frozen=True, repr=False)
 class MiningReport(Report):
-    """What each step of `mine` left. It shows itself in a terminal, and as HTML in a notebook.
+    """The results of each step of `mine`, displayed as a table in a terminal and as HTML in a notebook.
 
-    Markdown and HTML also show examples of the candidates that filters dropped, each with the value and the limit.
+    Markdown and HTML also show examples of candidates that filters dropped, each with its value and the limit.
 
     Args:
         steps: The steps in order, with their numbers.
-        digest: Names the content of the rows that `mine` returned.
+        digest: A digest of the content of the rows that `mine` returned.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, RankWindow, load_sample, mine
@@ -82,16 +82,16 @@ class MiningReport(Report):
 
     @classmethod
     def of(cls, rows: Dataset) -> MiningReport | None:
-        """Return the report of rows that `mine` returned, or that were made of such rows.
+        """Return the report of rows that `mine` returned, or of rows derived from them.
 
-        The numbers are those of the rows that `mine` returned. None: the rows remember no mining, or were concatenated
-        from several.
+        The numbers describe the rows that `mine` returned. Returns None if the rows have no report, or if rows with
+        different reports were concatenated.
 
         Raises:
-            TypeError: `rows` is no `Dataset`.
+            TypeError: `rows` is not a `Dataset`.
         """
         if not isinstance(rows, Dataset):
-            raise TypeError(f"MiningReport.of takes a Dataset that mine returned, got {type(rows).__name__}.")
+            raise TypeError(f"MiningReport.of requires a Dataset that mine returned, got {type(rows).__name__}.")
         found = reports_of(rows)
         return found[0] if len(found) == 1 else None
 
@@ -141,32 +141,32 @@ class MiningReport(Report):
 
     def _notes(self) -> list[str]:
         notes = self._hardness_notes()
-        for place, one in enumerate(self.steps):
+        for number_of_step, one in enumerate(self.steps):
             if one.after_unrecorded:
                 notes.append(f"Before {one.name}, the rows were mined or changed by operations that are not recorded.")
-            # A shape that leaves no row is an error that says why.
+            # A shape without rows raises an error that explains the reason.
             emptied = one.rows_out and not one.candidates_out
             if emptied and one.candidates_in:
                 notes.append(
-                    f"{one.name} dropped all {one.candidates_in:,} candidates. Leave it out or widen it: "
-                    f"explain(rows[0], corpus, steps=[...]) shows what it reads of a row before it."
+                    f"{one.name} dropped all {one.candidates_in:,} candidates. Remove or loosen it: explain(rows[0], "
+                    f"corpus, steps=[...]) shows its limits and the values of a row."
                 )
-            elif emptied and not place:
-                notes.append(f"{one.name} left no candidates. Begin with a step that mines, or see why it found none.")
+            elif emptied and not number_of_step:
+                notes.append(f"{one.name} left no candidates. Start with a miner, or check why it found none.")
             if one.padding:
-                notes.append(f"{one.name}: {one.padding:,} negatives are padding, which repeats others of their row.")
+                notes.append(f"{one.name}: {one.padding:,} negatives are padding, repeated from the same row.")
         return notes
 
     def _hardness_notes(self) -> list[str]:
         scored = [(one.name, _scorer(one.hardness.by)) for one in self.steps if one.hardness]
         if not scored:
             return []
-        # Scorers have units of their own, so it is said where another one begins.
+        # Scorers have different units, so the note names each change of the scorer.
         by = [name for _, name in scored]
         changes = [f", from {step} on by {new}" for (step, new), old in zip(scored[1:], by, strict=False) if new != old]
         return [
-            f"hardness: candidates' mean score less their positives', by {by[0]}{''.join(changes)}; above: how many "
-            f"score higher."
+            f"hardness: candidates' mean score minus their positives', by {by[0]}{''.join(changes)}; above: share that "
+            f"scores higher."
         ]
 
 
@@ -179,13 +179,13 @@ def _scorer(by: str) -> str:
 
 
 def reports_of(rows: Dataset) -> list[MiningReport]:
-    """Return the reports that rows remember: none, one, or several where rows of several minings were concatenated."""
+    """Return the reports stored with rows: none, one, or several if rows with different reports were concatenated."""
     found = []
     for memory in memories(rows):
         try:
             report: MiningReport = typed(MiningReport, memory, "mine")
         except ValueError:
-            # The file of a saved dataset may hold anything, and what cannot be read says nothing.
+            # The description can contain anything; ignore a report that cannot be read.
             continue
         if report.steps and report not in found:
             found.append(report)

@@ -1,6 +1,6 @@
-"""The steps that go into `Dataset.map(..., batched=True)`: mine, score, filter, sample, shape.
+"""The steps that are passed to `Dataset.map(..., batched=True)`: mine, score, filter, sample, shape.
 
-`Miner`, `CandidateFilter` and `Transform` are the bases for a source, a filter and any other step of your own.
+Derive your own source from `Miner`, your own filter from `CandidateFilter`, and any other step from `Transform`.
 """
 
 import lazy_loader

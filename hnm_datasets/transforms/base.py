@@ -1,9 +1,9 @@
-"""What every step is: a frozen dataclass that `Dataset.map(..., batched=True)` calls.
+"""The base of all steps: a frozen dataclass that `Dataset.map(..., batched=True)` calls.
 
-A step's fields are its whole configuration. It pickles to them, to the version of its code, and to the content
-fingerprints of what it uses, so that the key under which `Dataset.map` caches is what the step means. A new step says
-which columns it reads and writes and fills in one hook: `CandidateFilter._keep` for whatever keeps some candidates and
-drops others, `Transform._apply` for all else.
+A step's fields are its whole configuration. It pickles to its fields, the version of its code, and the content
+fingerprints of the objects it uses. The cache key of `Dataset.map` therefore depends only on the step's behavior. A new
+step declares the columns it reads and writes and implements one hook: `CandidateFilter._keep` to keep some candidates
+and drop the others, or `Transform._apply` for anything else.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from hnm_datasets.runtime.workers import prepare_before_workers
 
 logger = logging.getLogger(__name__)
 
-#: Raise it when the code that all steps share changes what they answer.
+#: Increase it when a change to the shared code changes the output of all steps.
 _SHARED_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Transform(ABC):
-    """A step of mining: reads some columns of a batch of rows, writes some columns.
+    """A mining step: it reads some columns of a batch of rows and writes some columns.
 
-    Subclasses are frozen dataclasses. They fill in `_apply`, and raise `version` when a change to their code changes
-    their answers, because `datasets` does not notice changed code.
+    Subclasses are frozen dataclasses that implement `_apply`. Increase `version` when a change to the code changes the
+    output, because `datasets` does not detect changed code.
 
     Attributes:
         version: The version of the step's code.
-        input_columns: The columns that the step reads and cannot do without.
-        output_columns: The columns that the step writes; `"negative_*"` stands for all aligned candidate columns.
+        input_columns: The columns that the step requires.
+        output_columns: The columns that the step writes; `"negative_*"` means all aligned candidate columns.
     """
 
     version: ClassVar[int] = 1
@@ -60,22 +60,22 @@ class Transform(ABC):
         prepare_before_workers(cls)
 
     def __call__(self, rows: Any) -> Any:
-        """Answer one batch of rows.
+        """Process one batch of rows.
 
         Args:
-            rows: What `.map(..., batched=True)` hands over: a lazy batch, a mapping of columns, a `pyarrow.Table`, or a
-                data frame of pandas or polars.
+            rows: A batch as `.map(..., batched=True)` passes it: a lazy batch, a mapping of columns, a `pyarrow.Table`,
+                or a pandas or polars data frame.
 
         Returns:
-            The columns that the step writes, in the form that the rows came in; a table or data frame comes back
-            whole. `Dataset.map` gets Arrow arrays, or for formatted rows the whole table without the columns that it
-            was asked to remove.
+            The columns that the step writes, in the format of the input. For a table or data frame, all columns are
+            returned. `Dataset.map` receives Arrow arrays or, for formatted rows, the whole table without its
+            `remove_columns`.
 
         Raises:
-            KeyError: A column that the step needs is missing, or an id is unknown.
-            TypeError: A column holds something else than the contract says.
-            ValueError: A value is null or NaN, aligned columns are not aligned, or `Dataset.map` in one process would
-                be left without a row.
+            KeyError: A required column is missing, or an id is unknown.
+            TypeError: A column has the wrong type.
+            ValueError: A value is null or NaN, aligned columns differ in length, or `Dataset.map` in one process would
+                return no rows.
         """
         frame = sys._getframe(1)
         call = calling_map(frame, rows)
@@ -88,8 +88,8 @@ class Transform(ABC):
         if isinstance(columns, NewRows) and not len(columns.owners):
             if (total := rows_of_empty_call(frame)) is not None:
                 raise ValueError(
-                    f"{batch.step} makes nothing of the {total:,} rows, and no row would be left. Widen the steps "
-                    f"before it, or leave out the one that drops all candidates: mine(rows, steps) says which."
+                    f"{batch.step} produces no rows from the {total:,} input rows. Loosen the steps before it, or "
+                    f"remove the one that drops all candidates: mine(rows, steps) shows which."
                 )
             if (lazy := lazy_call(frame, rows)) is not None:
                 call, batch = lazy, Batch(lazy.rows, step=batch.step)
@@ -98,29 +98,29 @@ class Transform(ABC):
         return answer if call is None else call.without_removed(answer, written)
 
     def _required(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return the columns that the step needs of rows that have the columns `names`."""
+        """Return the columns that the step requires, given the columns of the rows."""
         return self.input_columns
 
     def _option_of(self, name: str) -> str:
-        """Return the option that chooses a column of scores, for the error that says it is missing."""
+        """Return the option that selects a score column, for the error about a missing column."""
         return "by"
 
     def prepare(self) -> None:  # noqa: B027 (most steps need nothing)
-        """Make what the step needs and keep it on disk: indexes, embeddings. Does nothing where it is there.
+        """Build the indexes and embeddings that the step needs, unless they are cached on disk.
 
-        The first batch does it, and `Dataset.map(num_proc=...)` once before its workers begin. Call it yourself before
-        the workers of another framework start, such as Ray's.
+        The first batch calls it, and `Dataset.map(num_proc=...)` calls it once before its workers start. Call it
+        yourself before another framework, such as Ray, starts workers.
         """
 
     def _explain_interrupt(self) -> str:
         return (
-            f"{type(self).__name__} was interrupted. Finished indexes, vectors and scores of models are in the cache "
-            f"directory, the rows of an unfinished map are not. Repeat the call to resume."
+            f"{type(self).__name__} was interrupted. Finished indexes, vectors and model scores are in the cache "
+            f"directory; the rows of the unfinished map are not. Repeat the call to resume."
         )
 
     @abstractmethod
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array] | NewRows:
-        """Return the columns that the step writes, or new rows where it changes their number."""
+        """Return the columns that the step writes, or new rows if it changes the number of rows."""
 
     def __getstate__(self) -> dict[str, Any]:
         configuration = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -131,13 +131,13 @@ class Transform(ABC):
             object.__setattr__(self, name, value)
 
     def _set(self, **values: object) -> None:
-        """Replace fields by their checked, plain values; for `__post_init__` only."""
+        """Replace fields with their validated values; for `__post_init__` only."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
 
 class Ordered(dict[Any, Any]):
-    """A dict whose order counts when it is compared or hashed: for options that are served in order."""
+    """A dict that compares and hashes by order too, for options whose order matters."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mapping) and list(self.items()) == list(other.items())
@@ -147,7 +147,7 @@ class Ordered(dict[Any, Any]):
 
 
 class _WhenShown:
-    """A text that is made only where a message is shown."""
+    """Text that is built only when a message is shown."""
 
     def __init__(self, make: Callable[[], str]) -> None:
         self._make = make
@@ -158,11 +158,10 @@ class _WhenShown:
 
 @dataclass(frozen=True)
 class CandidateFilter(Transform):
-    """A step that keeps some candidates of each row and drops the others, in all aligned columns alike.
+    """A step that keeps some candidates of each row and drops the others from all aligned columns.
 
-    Subclasses fill in `_keep`, `_limits_met` for the warning about emptied rows, and `_why_dropped` for `explain`.
-    Order, ranks and scores of what is kept stay as they were, and no row is dropped: a row may be left with fewer
-    candidates, or none.
+    Subclasses implement `_keep`, `_limits_met` for the warning about emptied rows, and `_why_dropped` for `explain`.
+    The kept candidates keep their order, ranks and scores. No row is dropped, but a row may end up with no candidates.
     """
 
     input_columns: ClassVar[tuple[str, ...]] = (NEGATIVE_IDS,)
@@ -170,81 +169,81 @@ class CandidateFilter(Transform):
 
     @abstractmethod
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
-        """Tell which candidates stay.
+        """Return which candidates to keep.
 
         Args:
             batch: The rows, for other columns.
-            candidates: The ids of B rows' candidates, C in all.
+            candidates: The candidate ids of B rows, C in total.
 
         Returns:
             Shape (C,), True for the candidates to keep.
         """
 
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
-        """Set the step's limits beside the values of a batch that they emptied, and say the way out.
+        """Compare the step's limits with the values in the emptied rows, and suggest a fix.
 
-        A subclass that knows its limits overrides this; it is asked where most rows are left without a candidate.
+        Subclasses with limits override this. It is called when most rows of a batch lose all their candidates.
 
         Args:
             batch: The rows, before the step.
-            candidates: The ids of B rows' candidates, C in all.
-            emptied: The rows that had candidates and are left with none. Shape (B,).
+            candidates: The candidate ids of B rows, C in total.
+            emptied: The rows that had candidates and have none left. Shape (B,).
 
         Returns:
-            Two sentences: the limits and the values that they met; what to change.
+            Two sentences: the limits beside the values of the candidates; what to change.
         """
         return f"{self!r} drops all of them. Loosen its options, or mine more candidates with a larger k=."
 
     def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
-        """Say in a few words why candidates are dropped, for `explain`: each one's value and the limit.
+        """Return a short reason why each candidate is dropped, for `explain`: its value and the limit.
 
-        A subclass that knows its limits overrides this.
+        Subclasses with limits override this.
 
         Args:
             batch: The rows, before the step.
-            candidates: The ids of B rows' candidates, C in all.
-            dropped: The flat positions of the dropped ones. Shape (D,).
+            candidates: The candidate ids of B rows, C in total.
+            dropped: The flat positions of the dropped candidates. Shape (D,).
 
         Returns:
-            D texts, empty where there is nothing to say.
+            D texts, empty where no reason is known.
         """
         return [""] * len(dropped)
 
-    def _tell_left(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
-        """Tell once per call of `map` that most rows that had candidates are left with none.
+    def _warn_if_emptied(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
+        """Warn once per `map` call if most rows with candidates lose all of them.
 
         Args:
             batch: The rows, before the step.
-            candidates: The ids of B rows' candidates, C in all.
-            left: How many candidates each row is left with. Shape (B,).
+            candidates: The candidate ids of B rows, C in total.
+            left: The number of candidates left in each row. Shape (B,).
         """
         had = candidates.lengths > 0
         emptied = had & (left == 0)
         if 2 * emptied.sum() > had.sum():
             why = partial(self._limits_met, batch, candidates, emptied)
-            self._tell("emptied", "no candidate is left in", emptied, had, why)
+            self._warn("emptied", "lost all of them", emptied, had, why)
 
-    def _tell(
+    def _warn(
         self, kind: str, what: str, rows: NDArray[np.bool_], of: NDArray[np.bool_], why: Callable[[], str]
     ) -> None:
-        """Tell once per call of `map` what is true of some rows of a batch.
+        """Warn about some rows of a batch, once per `map` call and kind.
 
         Args:
-            kind: Of one kind, the first message is told.
-            what: What is true of the rows.
+            kind: The kind of warning; only the first of a kind is logged.
+            what: What happened to the rows: the predicate of the sentence.
             rows: The rows. Shape (B,).
             of: The rows that had candidates. Shape (B,).
-            why: Returns why, and the way out; called only if it is told.
+            why: Returns the reason and the fix; called only if the warning is logged.
         """
         numbers = int(rows.sum()), int(of.sum())
-        message = "%s: %s %d of the %d rows of a batch that had some: %s"
-        tell_once(logger, f"{self!r}: {kind}", message, type(self).__name__, what, *numbers, _WhenShown(why))
+        message = "%s: %d of the %d rows with candidates in a batch %s: %s"
+        tell_once(logger, f"{self!r}: {kind}", message, type(self).__name__, *numbers, what, _WhenShown(why))
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         lists = batch.candidates()
         ids = lists[NEGATIVE_IDS]
         keep = self._keep(batch, ids)
         offsets = kept_offsets(ids.offsets, keep)
-        self._tell_left(batch, ids, np.diff(offsets))
+        self._warn_if_emptied(batch, ids, np.diff(offsets))
         mask = pa.array(keep)
         return {name: list_array(offsets, values.values.filter(mask)) for name, values in lists.items()}

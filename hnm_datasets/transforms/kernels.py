@@ -1,4 +1,4 @@
-"""How alike passages are, compiled by numba."""
+"""Similarities of passages, compiled by numba."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.arrays.compiled import compiled
 
-#: Entries of a table that tells, by the last bits of a shingle, whether a passage may have it: a power of two.
+#: Size of the table that shows, by the last bits of a shingle, whether a passage may contain it: a power of two.
 MARKS = 1 << 13
 
 
@@ -30,22 +30,22 @@ def nearest_positive(
 
     Args:
         positive_offsets: Where each row's positives begin and end. Shape (B + 1,).
-        positives: What they are compared by: numbers of vectors, or of passages.
+        positives: The numbers of the positives' vectors, or of their passages.
         offsets: Where each row's candidates begin and end. Shape (B + 1,).
-        rows: What they are compared by. Shape (C,).
-        vectors: As for `compare`, as are the next three.
+        rows: The numbers of the candidates' vectors, or of their passages. Shape (C,).
+        vectors: See `compare`, also for the next three.
         shingle_offsets: Where the shingles of each form begin and end.
         shingles: The shingles.
         passages: N.
-        similarities: Receives the highest similarity to a positive, NaN in a row without positives. Shape (C,).
+        similarities: Output: the highest similarity to a positive, NaN in a row without positives. Shape (C,).
     """
     marks = np.zeros(MARKS, dtype=np.bool_)
     for line in range(len(offsets) - 1):
         own = slice(offsets[line], offsets[line + 1])
         similarities[own] = np.nan
-        for place in range(positive_offsets[line], positive_offsets[line + 1]):
-            one = positives[place]
-            compare(one, rows[own], vectors, shingle_offsets, shingles, passages, marks, similarities[own])
+        for position in range(positive_offsets[line], positive_offsets[line + 1]):
+            positive = positives[position]
+            compare(positive, rows[own], vectors, shingle_offsets, shingles, passages, marks, similarities[own])
 
 
 @numba.njit(nogil=True)
@@ -59,34 +59,36 @@ def compare(
     marks: Any,
     similarities: Any,
 ) -> None:
-    """Raise similarities to those of one passage with others: cosines of vectors, or Jaccard similarities of texts.
+    """Compare one passage with others, and update their highest similarities so far.
+
+    Similarities are cosines of vectors or Jaccard similarities of texts.
 
     Args:
         one: The number of a passage, or of its vector.
         others: The numbers of C others.
-        vectors: Shape (N, D); (0, 0): compare texts.
+        vectors: Shape (N, D); (0, 0) to compare texts.
         shingle_offsets: See `Shingles`.
         shingles: See `Shingles`.
         passages: N, for texts.
-        marks: All False, before and after. Shape (MARKS,).
-        similarities: Each becomes the higher one, up to 1; NaN is the lowest. Shape (C,).
+        marks: Scratch memory, all False before and after. Shape (MARKS,).
+        similarities: In and out: the highest similarity so far, up to 1; NaN counts as the lowest. Shape (C,).
     """
     if len(vectors):
-        for place in range(len(others)):
-            found = _cosine(vectors[one], vectors[others[place]])
-            if not found <= similarities[place]:
-                similarities[place] = found
+        for i in range(len(others)):
+            found = _cosine(vectors[one], vectors[others[i]])
+            if not found <= similarities[i]:
+                similarities[i] = found
         return
     forms = len(shingle_offsets) - 1
     for form in range(one, forms, passages):
         own = shingles[shingle_offsets[form] : shingle_offsets[form + 1]]
         for shingle in own:
             marks[shingle & (MARKS - 1)] = True
-        for place in range(len(others)):
-            for other in range(others[place], forms, passages):
+        for i in range(len(others)):
+            for other in range(others[i], forms, passages):
                 found = _jaccard(own, marks, shingles[shingle_offsets[other] : shingle_offsets[other + 1]])
-                if not found <= similarities[place]:
-                    similarities[place] = found
+                if not found <= similarities[i]:
+                    similarities[i] = found
         for shingle in own:
             marks[shingle & (MARKS - 1)] = False
 
@@ -94,18 +96,18 @@ def compare(
 @numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def _cosine(first: Any, second: Any) -> Any:
     product, own, others = np.float32(0), np.float32(0), np.float32(0)
-    for place in range(len(first)):
-        product += first[place] * second[place]
-        own += first[place] * first[place]
-        others += second[place] * second[place]
+    for i in range(len(first)):
+        product += first[i] * second[i]
+        own += first[i] * first[i]
+        others += second[i] * second[i]
     return product / np.sqrt(own * others)
 
 
 @numba.njit(nogil=True)
 def _jaccard(own: Any, marks: Any, others: Any) -> Any:
-    """Return the share of the elements of two sorted sets that both have, 0 where both are empty.
+    """Return the Jaccard similarity of two sorted sets, 0 if both are empty.
 
-    Most shingles of two passages are different, and the marks of the first one exclude nearly all of them.
+    Most shingles of two passages differ, and the marks of the first passage exclude nearly all of them.
     """
     shared = 0
     for shingle in others:

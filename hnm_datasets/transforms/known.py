@@ -1,4 +1,4 @@
-"""Which candidates are known to be relevant: what miners exclude, filters and shapes drop, and live rows never draw.
+"""Candidates that are known to be relevant: miners exclude them, filters and shapes drop them, live rows skip them.
 
 A candidate is known to be relevant if it is a positive of its row or of another row with the same question
 (`known_positive_ids`), or a copy of one (`Corpus.copy_codes`).
@@ -26,10 +26,10 @@ def sorted_lists(lists: Ragged[NDArray[np.int64]]) -> Ragged[NDArray[np.int64]]:
 def are_known(
     known: Ragged[NDArray[np.int64]], owners: NDArray[np.int64], codes: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Tell which candidates are known to be relevant.
+    """Return which candidates are known to be relevant.
 
     Args:
-        known: The copy codes of the known positives of B questions, ascending within each.
+        known: The copy codes of the known positives of B questions, ascending within each question.
         owners: The question of each candidate. Shape (C,).
         codes: The copy code of each candidate. Shape (C,).
 

@@ -1,4 +1,4 @@
-"""What steps compare passages by: the vectors of a model, or the runs of words that two texts share."""
+"""The two ways in which steps compare passages: by embedding vectors, or by the shingles (word n-grams) they share."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from hnm_datasets.models.embeddings import Embeddings
 from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
 from hnm_datasets.runtime.workers import threads
 
-#: Rows that one thread compares at a time.
+#: Rows per task of a thread.
 _ROWS = 64
 _NO_VECTORS = np.empty((0, 0), dtype=np.float32)
 _NO_OFFSETS, _NO_SHINGLES = np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.uint32)
 for _array in (_NO_VECTORS, _NO_OFFSETS, _NO_SHINGLES):
-    # As mapped files are: loops are compiled for either.
+    # Read-only, as mapped files are, so that numba compiles the loops once for both.
     _array.setflags(write=False)
 
 
 def check_embeddings(
     step: str, corpus: Corpus, embeddings: object, kind: type[Embeddings] | type[SparseEmbeddings] = Embeddings
 ) -> None:
-    """Raise an error that names the step unless these are embeddings of this corpus, dense or sparse ones."""
+    """Raise an error that names the step unless these are embeddings of this corpus and of the right kind."""
     made = "corpus.embed(model)" if kind is Embeddings else "corpus.embed_sparse(model)"
     if not isinstance(embeddings, kind):
         raise TypeError(
             f"{step}: embeddings must be {kind.__name__}, got {type(embeddings).__name__}. Make them with {made}."
         )
     if embeddings.corpus_fingerprint != corpus.fingerprint:
-        raise ValueError(f"{step}: the embeddings are of another corpus. Pass {made} of this one.")
+        raise ValueError(f"{step}: the embeddings belong to another corpus. Pass {made} of this corpus.")
 
 
 class Compared(NamedTuple):
-    """What `compare` compares passages by.
+    """The data by which `compare` compares passages.
 
     Attributes:
-        vectors: Shape (N, D); (0, 0): compare texts.
+        vectors: Shape (N, D); (0, 0) to compare texts.
         shingle_offsets: See `Shingles`.
         shingles: See `Shingles`.
         passages: N.
@@ -56,12 +56,12 @@ class Compared(NamedTuple):
 def compared_by(
     corpus: Corpus, embeddings: Embeddings | None, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Compared]:
-    """Return the number of each passage in what it is compared by, and the latter.
+    """Return the data by which passages are compared, and the number of each passage in it.
 
     Args:
         corpus: The passages.
-        embeddings: Their vectors; None: compare texts.
-        rows: The rows of P passages in the corpus. Shape (P,).
+        embeddings: Their vectors; None compares texts.
+        rows: The row numbers of P passages in the corpus. Shape (P,).
     """
     if embeddings is None:
         shingles = open_shingles(corpus)
@@ -76,11 +76,11 @@ def compared_by(
 
 
 def in_parts(work: Callable[[slice], None], rows: int) -> None:
-    """Do something with all rows of a batch, some at a time, by all threads.
+    """Process the rows of a batch in slices, with all threads.
 
     Args:
-        work: Is given the rows.
-        rows: How many there are.
+        work: Called with each slice of rows.
+        rows: The number of rows.
     """
     with ThreadPoolExecutor(threads()) as pool:
         list(pool.map(work, (slice(start, min(start + _ROWS, rows)) for start in range(0, rows, _ROWS))))

@@ -62,7 +62,7 @@ def test_the_card_shows_the_table_and_the_examples(folder, mined, corpus):
     example = report.steps[1].examples[0]
     assert how.count("- **RankWindow(min=2)** dropped: 1 &lt; min 2") == 3
     assert f"  - **query**: {example.query}\n  - **passage**: \\[{example.passage_id}\\] {example.text}\n" in how
-    assert "hardness: candidates' mean score less their positives', by the retriever" in how
+    assert "hardness: candidates' mean score minus their positives', by the retriever" in how
 
 
 def test_the_card_is_made_again_from_the_folder_alone(folder):

@@ -282,11 +282,11 @@ def test_in_a_fused_step():
 def test_steps_refuse_shards_of_the_other_kind():
     indexes = indexes_of()
     bm25, dense = indexes["bm25"][1], indexes["dense"][1]
-    with pytest.raises(TypeError, match="BM25Negatives: index must be a BM25Index, or a ShardedIndex of such"):
+    with pytest.raises(TypeError, match="BM25Negatives: index must be a BM25Index or a ShardedIndex of BM25Index"):
         BM25Negatives(dense.corpus, index=dense)
-    with pytest.raises(TypeError, match="DenseNegatives: index must be a DenseIndex, or a ShardedIndex of such"):
+    with pytest.raises(TypeError, match="DenseNegatives: index must be a DenseIndex or a ShardedIndex of DenseIndex"):
         dense_step(bm25)
-    with pytest.raises(ValueError, match="the index is of another corpus"):
+    with pytest.raises(ValueError, match="the index belongs to another corpus"):
         BM25Negatives(dense.corpus, index=bm25)
     with pytest.raises(AttributeError, match="no embeddings"):
         _ = bm25.embeddings

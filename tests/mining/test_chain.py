@@ -60,7 +60,7 @@ def test_the_rows_are_those_of_map_and_the_table_adds_up(corpus, data):
             mine(rows, steps)
         expected = error
     if isinstance(expected, ValueError):
-        assert "makes nothing of the 7 rows" in str(expected)
+        assert "produces no rows from the 7 input rows" in str(expected)
         return
     mined = mine(rows, steps)
     assert (mined.to_list(), mined.features) == (expected[-1].to_list(), expected[-1].features)
@@ -200,7 +200,7 @@ def test_a_step_that_drops_everything_is_named(corpus, capsys):
     mined = mine(make_rows(), [BM25Negatives(corpus, k=8), ScoreBand(20, 90), RankWindow(2)])
     assert candidates(mined) == [set()] * 7
     shown = capsys.readouterr().out
-    assert "ScoreBand(min=20.0, max=90.0) dropped all 56 candidates. Leave it out or widen it" in shown
+    assert "ScoreBand(min=20.0, max=90.0) dropped all 56 candidates. Remove or loosen it" in shown
     assert shown.count("dropped all") == 1
 
 
@@ -215,12 +215,12 @@ def test_a_shape_without_a_row_names_the_step_that_dropped_all(corpus, capsys, n
 
 def test_a_shape_without_a_row_says_what_is_short(corpus):
     with pytest.raises(
-        ValueError, match=r"ToNTuples\(n=9\) left none of 7 rows, of which 7 are short.*larger k.*'pad'"
+        ValueError, match=r"ToNTuples\(n=9\) left none of 7 rows; 7 have too few negatives.*larger k.*'pad'"
     ):
         mine(make_rows(), [BM25Negatives(corpus, k=8), ToNTuples(corpus, n=9)])
     without = make_rows().select([0, 4])
     assert without["positive_ids"][:] == [[], []]
-    with pytest.raises(ValueError, match="left none of 2 rows, of which 2 are short of negatives or have no positive"):
+    with pytest.raises(ValueError, match="left none of 2 rows; 2 have too few negatives or no positive"):
         mine(without, [RandomNegatives(corpus, k=8), ToTriplets(corpus)])
 
 
@@ -228,7 +228,7 @@ def test_a_miner_that_finds_nothing_is_named(corpus, capsys):
     rows = Dataset.from_dict({"query": ["zebra", "yak"], "positive_ids": [["p1"], ["p2"]]})
     mine(rows, [BM25Negatives(corpus), TopNegatives(2)])
     assert "BM25Negatives(k=100) left no candidates." in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"no candidate after BM25Negatives\(k=100\)"):
+    with pytest.raises(ValueError, match=r"no candidates after BM25Negatives\(k=100\)"):
         mine(rows, [BM25Negatives(corpus), ToTriplets(corpus)])
 
 
@@ -293,7 +293,9 @@ def test_other_steps_are_refused(corpus):
     with pytest.raises(ValueError, match="there are no steps"):
         mine(rows, [])
     for wrong in (TopNegatives, partial(TopNegatives, 3)):
-        with pytest.raises(TypeError, match=r"step 2 is TopNegatives, which is not made yet: TopNegatives\(...\)"):
+        with pytest.raises(
+            TypeError, match=r"step 2 is the class TopNegatives. Pass an instance instead: TopNegatives\(...\)"
+        ):
             mine(rows, [BM25Negatives(corpus), wrong])
     with pytest.raises(TypeError, match=r"step 1 must be a step such as BM25Negatives.*got Corpus"):
         mine(rows, [corpus])

@@ -92,8 +92,8 @@ def test_the_teacher_counts_where_the_rows_have_its_scores(corpus):
     assert [one.hardness.by for one in report.steps] == ["score", "teacher", "teacher"]
     check(report.steps[-1].hardness, margins_of(mined, "teacher_"), "teacher")
     assert (
-        "hardness: candidates' mean score less their positives', by the retriever, from teach on by the "
-        "teacher; above: how many score higher." in repr(report)
+        "hardness: candidates' mean score minus their positives', by the retriever, from teach on by the "
+        "teacher; above: share that scores higher." in repr(report)
     )
 
 

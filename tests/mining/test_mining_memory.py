@@ -87,7 +87,7 @@ def test_only_the_last_memory_stays_and_the_description_too(mined):
 
 
 def test_a_set_of_splits_has_no_report(mined):
-    with pytest.raises(TypeError, match="takes a Dataset that mine returned, got DatasetDict"):
+    with pytest.raises(TypeError, match="requires a Dataset that mine returned, got DatasetDict"):
         MiningReport.of(mined.train_test_split(test_size=2))
 
 

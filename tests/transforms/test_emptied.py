@@ -61,19 +61,19 @@ def rows_of(count, emptied, without=0):
 CASES = {
     "relative": (
         RelativeMargin(0.5, by="score"),
-        ["'negative_scores' go from 9.25 to 12.5", "from 5 to 5", "from 10 to 10"],
+        ["'negative_scores' range from 9.25 to 12.5", "from 5 to 5", "from 10 to 10"],
     ),
     "relative-share": (
         RelativeMargin(5, by="score"),
-        ["margin=5", "0.05 is 5%", "from -40 to -40", "calibrate_margin"],
+        ["margin=5", "0.05 means 5%", "from -40 to -40", "calibrate_margin"],
     ),
     "absolute": (AbsoluteMargin(4.0, by="score"), ["margin=4", "from 6 to 6", "calibrate_margin"]),
-    "ranks": (RankWindow(50), ["go from 1 to 7", "from 50 on", "larger k="]),
+    "ranks": (RankWindow(50), ["range from 1 to 7", "starts at 50", "larger k="]),
     "window": (RankWindow(50, 70), ["from 50 to 70"]),
     "band": (ScoreBand(0.2, 3.5, by="score"), ["from 9.25 to 12.5", "from 0.2 to 3.5", "no fixed range"]),
     "teacher": (
         TeacherThreshold(3.0),
-        ["negative_below=3", "'negative_teacher_scores' go from 9.25", "calibrate_threshold"],
+        ["negative_below=3", "'negative_teacher_scores' range from 9.25", "calibrate_threshold"],
     ),
     "own": (KeepNone(0.25), ["KeepNone(share=0.25)", "Loosen"]),
 }
@@ -86,7 +86,9 @@ def test_most_rows_are_told_with_limits_and_numbers(case, caplog):
     rows.map(step, batched=True)
     (message,) = caplog.messages
     emptied = 10 if case in ("own", "relative-share") else 7
-    assert message.startswith(f"{type(step).__name__}: no candidate is left in {emptied} of the 10 rows")
+    assert message.startswith(
+        f"{type(step).__name__}: {emptied} of the 10 rows with candidates in a batch lost all of them: "
+    )
     for word in words:
         assert word in message
 
@@ -100,7 +102,7 @@ def test_half_of_the_rows_is_not_most(case, caplog):
 def test_near_duplicates_are_told(corpus, caplog):
     rows_of(4, 3).map(DropNearDuplicates(corpus, 0.25), batched=True)
     (message,) = caplog.messages
-    assert message.startswith("DropNearDuplicates: no candidate is left in 3 of the 4 rows")
+    assert message.startswith("DropNearDuplicates: 3 of the 4 rows with candidates in a batch lost all of them: ")
     assert "threshold=0.25" in message
 
 
@@ -111,13 +113,13 @@ def test_steps_made_for_cosines_are_told_after_bm25(step, caplog):
     left = mined.map(step, batched=True, batch_size=50)
     assert not any(left["negative_ids"])
     (message,) = caplog.messages
-    assert "'negative_scores' go from" in message
+    assert "'negative_scores' range from" in message
 
 
 def test_ranks_are_told_after_the_first(caplog):
     rows_of(5, 5).map(TopNegatives(1), batched=True).map(RankWindow(50), batched=True)
     (message,) = caplog.messages
-    assert "go from 1 to 1" in message
+    assert "range from 1 to 1" in message
 
 
 def test_no_candidates_are_no_rows_to_empty(caplog):
@@ -140,7 +142,7 @@ def test_workers_tell_once(tmp_path):
     finally:
         logger.removeHandler(handler)
         handler.close()
-    assert (tmp_path / "log").read_text().count("no candidate is left in") == 1
+    assert (tmp_path / "log").read_text().count("lost all of them") == 1
 
 
 # ---- one weak positive ----------------------------------------------------------------------------------------------
@@ -156,8 +158,10 @@ def test_one_weak_positive_is_told(kind, against, caplog):
     rows = Dataset.from_dict(batch)
     rows.map(kind(0.05, against=against), batched=True)
     (message,) = caplog.messages
-    assert message.startswith(f"{kind.__name__}: one weak positive leaves no candidate in 1 of the 10 rows")
-    for words in ("from 0.1 to 0.1 there", "from 0.8 to 0.8", "against='max'"):
+    assert message.startswith(
+        f"{kind.__name__}: 1 of the 10 rows with candidates in a batch lost all of them to one weak"
+    )
+    for words in ("the lowest scores from 0.1 to 0.1", "the highest from 0.8 to 0.8", "against='max'"):
         assert words in message
     caplog.clear()
     for other in ("max", "mean"):
@@ -174,16 +178,16 @@ def test_sources_that_cannot_be_drawn_from_are_told(caplog):
     rows["negative_dense_ranks"] = [[0, 0, 0, 1, 0, 0]] * 4 + [[0, 0, 0, 1, 2, 3]] * 2
     Dataset.from_dict(rows).map(SampleNegatives({"bm25": 2, "dense": 3}), batched=True)
     (message,) = caplog.messages
-    assert message.startswith("SampleNegatives: fewer than wanted can be drawn in 4 of the 6 rows")
-    assert "2 of the source 'bm25', of which they have from 3 to 3" in message
-    assert "3 of the source 'dense', of which they have from 1 to 1, 1 on average" in message
+    assert message.startswith("SampleNegatives: 4 of the 6 rows with candidates in a batch have fewer than requested")
+    assert "2 of the source 'bm25' (they have from 3 to 3" in message
+    assert "3 of the source 'dense' (they have from 1 to 1, 1 on average)" in message
 
 
 def test_bands_that_cannot_be_drawn_from_are_told(caplog):
     rows = {"query": ["a?", "b?"], "negative_ids": [["a", "b"]] * 2, "negative_ranks": [[1, 2], [1, 3]]}
     Dataset.from_dict(rows).map(SampleNegatives({(1, 10): 1, (11, 100): 2}), batched=True)
     (message,) = caplog.messages
-    assert "2 of the band of rank 11 to 100, of which they have from 0 to 0" in message
+    assert "2 of the rank band 11 to 100 (they have from 0 to 0" in message
 
 
 @pytest.mark.parametrize("step", [SampleNegatives(5), TopNegatives(5)])

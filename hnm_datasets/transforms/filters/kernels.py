@@ -23,21 +23,22 @@ def drop_near_duplicates(
     threshold: float,
     keep: NDArray[np.bool_],
 ) -> None:
-    """Mark the candidates that are not nearly the same text as a positive or as a better candidate that is kept.
+    """Mark the candidates that are not near duplicates of a positive or of a higher-ranked candidate that is kept.
 
-    A passage has one form, or two, with its title and without; two are nearly the same if any of their forms are.
+    A passage has one form, or two: with and without its title. Two passages are near duplicates if any of their forms
+    are.
 
     Args:
-        shingle_offsets: Where the shingles of each form begin and end: first those of all passages, then, if there are
-            any, their second forms. Shape (N + 1,) or (2·N + 1,).
+        shingle_offsets: Where the shingles of each form begin and end: the first form of all passages, then the second
+            form of all passages, if there is one. Shape (N + 1,) or (2·N + 1,).
         shingles: Sorted within each form; empty for a form that a passage does not have. Shape (S,).
         passages: N.
         positive_offsets: Where each row's positives begin and end. Shape (B + 1,).
-        positives: Their row numbers in the corpus.
+        positives: The positives' row numbers in the corpus.
         offsets: Where each row's candidates begin and end. Shape (B + 1,).
-        rows: Their row numbers in the corpus. Shape (C,).
-        threshold: The Jaccard similarity from which on two texts are nearly the same.
-        keep: Receives the answer. Shape (C,).
+        rows: The candidates' row numbers in the corpus. Shape (C,).
+        threshold: The lowest Jaccard similarity of near duplicates.
+        keep: Output. Shape (C,).
     """
     forms = (len(shingle_offsets) - 1) // passages
     for line in range(len(offsets) - 1):
@@ -48,10 +49,10 @@ def drop_near_duplicates(
                 rows[offsets[line] : offsets[line + 1]],
             )
         )
-        # The forms of each passage, one after another.
+        # The forms of each passage are adjacent.
         texts = rows_of_line if forms == 1 else _with_second_forms(rows_of_line, passages)
         prefixes, total = _prefixes(texts, shingle_offsets, threshold)
-        # The shingles by which a text that stays is found again, in chains that begin where they hash to.
+        # A hash table with chaining: the prefix shingles of the kept texts, to find the texts that share one.
         size = 1
         while size < 2 * total:
             size *= 2
@@ -65,11 +66,11 @@ def drop_near_duplicates(
         for text in range(len(texts)):
             if text >= known and not near:
                 begin, end = shingle_offsets[texts[text]], shingle_offsets[texts[text] + 1]
-                for place in range(begin, prefixes[text]):
-                    entry = heads[shingles[place] & (size - 1)]
+                for i in range(begin, prefixes[text]):
+                    entry = heads[shingles[i] & (size - 1)]
                     while entry >= 0 and not near:
                         other = owners[entry]
-                        if values[entry] == shingles[place] and compared[other] != text:
+                        if values[entry] == shingles[i] and compared[other] != text:
                             compared[other] = text
                             row = texts[other]
                             near = _is_near(
@@ -86,9 +87,9 @@ def drop_near_duplicates(
                 keep[offsets[line] + (text - known) // forms] = not near
             if not near:
                 for own in range(text + 1 - forms, text + 1):
-                    for place in range(shingle_offsets[texts[own]], prefixes[own]):
-                        slot = shingles[place] & (size - 1)
-                        values[count], owners[count], nexts[count] = shingles[place], own, heads[slot]
+                    for i in range(shingle_offsets[texts[own]], prefixes[own]):
+                        slot = shingles[i] & (size - 1)
+                        values[count], owners[count], nexts[count] = shingles[i], own, heads[slot]
                         heads[slot] = count
                         count += 1
             near = False
@@ -96,7 +97,7 @@ def drop_near_duplicates(
 
 @numba.njit(nogil=True)
 def _with_second_forms(rows: Any, passages: int) -> Any:
-    """Put the second form of each passage after its first."""
+    """Insert the second form of each passage after its first form."""
     texts = np.empty(2 * len(rows), dtype=np.int64)
     texts[::2] = rows
     texts[1::2] = rows + passages
@@ -105,7 +106,7 @@ def _with_second_forms(rows: Any, passages: int) -> Any:
 
 @numba.njit(nogil=True)
 def _prefixes(texts: Any, shingle_offsets: Any, threshold: float) -> Any:
-    """Return where the first shingles of each text end, see `_prefix_length`, and how many there are in all."""
+    """Return where the prefix of each text ends (see `_prefix_length`), and the total length of all prefixes."""
     ends, total = np.empty(len(texts), dtype=np.int64), 0
     for text in range(len(texts)):
         begin = shingle_offsets[texts[text]]
@@ -117,18 +118,18 @@ def _prefixes(texts: Any, shingle_offsets: Any, threshold: float) -> Any:
 
 @numba.njit(nogil=True)
 def _prefix_length(size: Any, threshold: float) -> Any:
-    """Return how many of a set's first elements hold one of any set that is near enough.
+    """Return the length of the prefix that shares an element with the prefix of every similar set.
 
-    Of two sorted sets whose Jaccard similarity reaches the threshold, one of the first elements of either is among the
-    first of the other (Bayardo et al. 2007, *Scaling up all pairs similarity search*).
+    If the Jaccard similarity of two sorted sets reaches the threshold, their prefixes have an element in common
+    (Bayardo et al. 2007, *Scaling up all pairs similarity search*).
     """
     return size - int(np.ceil(threshold * size - 1e-9)) + 1 if size else 0
 
 
 @numba.njit(nogil=True)
 def _is_near(a: Any, b: Any, threshold: float) -> Any:
-    """Tell whether two sorted sets have a Jaccard similarity of at least the threshold."""
-    # shared / (|a| + |b| - shared) >= t solved for shared; what cannot get there any more is left early.
+    """Return whether two sorted sets have a Jaccard similarity of at least the threshold."""
+    # shared / (|a| + |b| - shared) >= t, solved for shared. The loop stops as soon as this is out of reach.
     needed = threshold / (1 + threshold) * (len(a) + len(b)) - 1e-9
     shared = 0
     i = j = 0

@@ -1,4 +1,4 @@
-"""A filter of candidates that are known to be relevant."""
+"""A filter for candidates that are known to be relevant."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from hnm_datasets.transforms.known import are_known, sorted_lists
 
 @dataclass(frozen=True)
 class DropKnownPositives(CandidateFilter):
-    """Drop each candidate that is a known positive of its question, or a copy of one.
+    """Drop each candidate that is a known positive of its question, or a copy of a known positive.
 
-    Miners never return such candidates. Candidates from elsewhere may hold them: from another tool, from a file, or
-    from rows that were mined before positives were added. Shapes and `live_negatives` leave them out as well; this step
-    does it ahead of filters and samplers, so that other candidates take their place.
+    Miners never return such candidates. Candidates from another tool, from a file, or mined before positives were added
+    may contain them. Shapes and `live_negatives` skip them as well, but this step removes them before filters and
+    samplers choose, so that other candidates can be chosen instead.
 
-    Copies have the same text but for Unicode form, case and white space, with their titles or without. Rows with the
-    same question know each other's positives after `pool_positives`.
+    Two passages are copies if their texts, with or without titles, differ only in Unicode form, case and white space.
+    After `pool_positives`, rows with the same question share their positives.
 
     Args:
         corpus: The passages.
 
     Columns read:
-        `negative_ids`, `positive_ids`; `known_positive_ids`, if there.
+        `negative_ids`, `positive_ids`; `known_positive_ids`, if present.
 
     Columns written:
         All aligned `negative_*` columns.
 
     Raises:
         KeyError: An id is not in the corpus.
-        TypeError: `corpus` is something else.
+        TypeError: `corpus` is not a `Corpus`.
 
     Example:
         >>> from datasets import Dataset
@@ -76,6 +76,6 @@ class DropKnownPositives(CandidateFilter):
 
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
         return (
-            "each of their candidates is a known positive of its question or a copy of one. Mine with a step of this "
-            "library, which finds others, or with a larger k=."
+            "all their candidates are known positives of the question or copies of one. Mine other candidates with a "
+            "miner of this library, which excludes known positives, or mine more with a larger k=."
         )

@@ -1,4 +1,4 @@
-"""Filters: which candidates stay, by rank or score. No row is dropped, and what stays is unchanged."""
+"""Filters by rank and by score. They drop no rows and do not change the candidates they keep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hnm_datasets.transforms.filters.reasons import outside
 
 
 def within(values: NDArray[Any], low: float | None, high: float | None) -> NDArray[np.bool_]:
-    """Tell which values lie from `low` to `high`, both included; None leaves a side open. Shape (C,) → (C,)."""
+    """Return which values are between `low` and `high`, inclusive; None means no limit. Shape (C,) → (C,)."""
     inside = np.ones(len(values), dtype=bool)
     if low is not None:
         inside &= values >= low
@@ -29,7 +29,7 @@ def within(values: NDArray[Any], low: float | None, high: float | None) -> NDArr
 
 
 def span(values: NDArray[Any]) -> str:
-    """Name the lowest and the highest value for a person.
+    """Format the lowest and the highest value for a message.
 
     Example:
         >>> span(np.array([0.5, 12.25, 3.0]))
@@ -40,15 +40,15 @@ def span(values: NDArray[Any]) -> str:
 
 @dataclass(frozen=True)
 class RankWindow(CandidateFilter):
-    """Keep the candidates whose original rank is in a window.
+    """Keep the candidates with an original rank in a window.
 
-    Skipping the first ranks is the simplest guard against false negatives: what a retriever puts at the very top is
-    often relevant but not annotated. Ranks are those of the retriever's full list, so a filter before this one does not
-    shift the window.
+    Skipping the first ranks is the simplest guard against false negatives: the top results of a retriever are often
+    relevant but not annotated. Ranks are positions in the retriever's full list, so earlier filters do not shift the
+    window.
 
     Args:
-        min: The first rank to keep, from 1.
-        max: The last rank to keep; None: all further ones.
+        min: The first rank to keep, at least 1.
+        max: The last rank to keep; None for no upper limit.
 
     Columns read:
         `negative_ids`, `negative_ranks`.
@@ -75,7 +75,9 @@ class RankWindow(CandidateFilter):
         if self.max is not None:
             self._set(max=checks.whole_number("RankWindow", "max", self.max, low=1))
             if self.max < self.min:
-                raise ValueError(f"RankWindow: the window from {self.min} to {self.max} is empty; max must reach min.")
+                raise ValueError(
+                    f"RankWindow: the window from {self.min} to {self.max} is empty; max must be at least min."
+                )
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         return within(batch.scores(NEGATIVE_RANKS).values, self.min, self.max)
@@ -85,23 +87,23 @@ class RankWindow(CandidateFilter):
 
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
         ranks = batch.scores(NEGATIVE_RANKS).values[emptied[candidates.owners]]
-        end = "on" if self.max is None else f"to {self.max}"
+        window = f"starts at {self.min}" if self.max is None else f"is from {self.min} to {self.max}"
         return (
-            f"the ranks of their candidates go {span(ranks)}, and the window from {self.min} {end}. Widen the window, "
-            f"put it before steps that keep the first ranks, or mine more candidates with a larger k=."
+            f"the ranks of their candidates range {span(ranks)}, but the window {window}. Widen the window, apply it "
+            f"before steps that keep the first ranks, or mine more candidates with a larger k=."
         )
 
 
 @dataclass(frozen=True)
 class ScoreBand(CandidateFilter):
-    """Keep the candidates whose score is in a band.
+    """Keep the candidates with a score in a band.
 
     Args:
-        min: The lowest score to keep; None: no lower limit. In the units of the score: BM25 scores have no fixed
-            range, cosine similarities are between -1 and 1.
-        max: The highest score to keep; None: no upper limit.
+        min: The lowest score to keep, in the units of the score (BM25 scores have no fixed range, cosine similarities
+            are between -1 and 1); None for no lower limit.
+        max: The highest score to keep; None for no upper limit.
         by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`).
-            None: the teacher's where the rows have them, else the retriever's.
+            None uses the `teacher` scores if the rows have them, else the retriever's.
 
     Columns read:
         `negative_ids` and the score column.
@@ -124,7 +126,7 @@ class ScoreBand(CandidateFilter):
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads; without `by`, the teacher's scores instead of the retriever's, if there."""
+        """The columns that the step reads; without `by`, it reads the teacher's scores instead if they exist."""
         return self._inputs(self.by or "score")
 
     def _inputs(self, by: str) -> tuple[str, ...]:
@@ -135,14 +137,16 @@ class ScoreBand(CandidateFilter):
 
     def __post_init__(self) -> None:
         if self.min is None and self.max is None:
-            raise ValueError("ScoreBand: give min, max or both; without a limit it would keep everything.")
+            raise ValueError("ScoreBand: pass min, max or both; without a limit, all candidates would be kept.")
         checks.score_option("ScoreBand", "by", self.by)
         if self.min is not None:
             self._set(min=checks.real_number("ScoreBand", "min", self.min))
         if self.max is not None:
             self._set(max=checks.real_number("ScoreBand", "max", self.max))
         if self.min is not None and self.max is not None and self.max < self.min:
-            raise ValueError(f"ScoreBand: the band from {self.min:g} to {self.max:g} is empty; max must reach min.")
+            raise ValueError(
+                f"ScoreBand: the band from {self.min:g} to {self.max:g} is empty; max must be at least min."
+            )
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         scores = batch.scores(score_column(score_name(self.by, batch.names)))
@@ -157,6 +161,6 @@ class ScoreBand(CandidateFilter):
         scores = batch.scores(name).values[emptied[candidates.owners]]
         ends = [f"{word} {end:g}" for word, end in (("from", self.min), ("to", self.max)) if end is not None]
         return (
-            f"their {name!r} go {span(scores)}, and the band {' '.join(ends)}. Set the band by the scores of your "
-            f"rows; those of BM25 and of many cross-encoders have no fixed range."
+            f"their {name!r} range {span(scores)}, but the band is {' '.join(ends)}. Set the band to fit the scores of "
+            f"your rows; the scores of BM25 and of many cross-encoders have no fixed range."
         )

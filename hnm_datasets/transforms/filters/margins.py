@@ -1,4 +1,4 @@
-"""Filters that compare each candidate's score with those of the row's positives."""
+"""Filters that compare each candidate's score with the scores of the row's positives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hnm_datasets.transforms.filters.limits import span
 from hnm_datasets.transforms.filters.reasons import compared
 
 AGAINST = ("min", "max", "mean", "each")
-#: One weak positive among several empties rows against the lowest; see benchmarks/results/against.md.
+#: With "min", one weak positive among several empties rows; see benchmarks/results/against.md.
 DEFAULT_AGAINST = "max"
 
 
@@ -31,13 +31,13 @@ def limits_of(scores: Ragged[NDArray[np.generic]], against: str, margin: float, 
     Args:
         scores: The scores of each of B rows' positives.
         against: `"min"`, `"max"` or `"mean"` of them, or `"each"`.
-        margin: How far below it a candidate must stay.
-        relative: The margin is a share of the positive score's magnitude.
+        margin: How far below the positive score a candidate must be.
+        relative: The margin is a fraction of the positive score's magnitude.
 
     Returns:
         Shape (B,); infinity for a row without positives.
     """
-    # In the precision of the scores: a limit that is rounded otherwise would drop what is equal to it.
+    # Use the precision of the scores: rounding the limit differently would drop candidates equal to it.
     values = scores.values if scores.values.dtype.kind == "f" else scores.values.astype(np.float64)
     filled = np.flatnonzero(scores.lengths)
     starts = scores.offsets[:-1][filled]
@@ -57,13 +57,13 @@ def limits_of(scores: Ragged[NDArray[np.generic]], against: str, margin: float, 
 
 
 def _below(scores: NDArray[Any], margin: float, relative: bool) -> NDArray[Any]:
-    # A share of the magnitude: times (1 - margin) would raise the limit of a negative score.
+    # A fraction of the magnitude: multiplying by (1 - margin) would raise the limit of a negative score.
     return np.asarray(scores - np.abs(scores) * margin if relative else scores - margin)
 
 
 @dataclass(frozen=True)
 class _Margin(CandidateFilter):
-    """Keep the candidates that score below the positives by a margin. Subclasses fill in `_limits`."""
+    """Keep the candidates that score below the positives by a margin. Subclasses implement `_limits`."""
 
     version: ClassVar[int] = 2
 
@@ -73,7 +73,7 @@ class _Margin(CandidateFilter):
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads; without `by`, the teacher's scores instead of the retriever's, if there."""
+        """The columns that the step reads; without `by`, it reads the teacher's scores instead if they exist."""
         return self._inputs(self.by or "score")
 
     def _inputs(self, by: str) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class _Margin(CandidateFilter):
 
     @property
     def _hint(self) -> str:
-        """What a margin usually is."""
+        """A remark on usual margins for the warning, or an empty string."""
         return ""
 
     @abstractmethod
@@ -102,7 +102,7 @@ class _Margin(CandidateFilter):
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         by = score_name(self.by, batch.names)
         scores = batch.scores(score_column(by))
-        # A margin below an infinite score says nothing.
+        # A margin below an infinite score is meaningless.
         positives = batch.scores(score_column(by, of="positive"), finite=True)
         return np.asarray(scores.values <= np.repeat(self._limits(positives), scores.lengths))
 
@@ -119,14 +119,14 @@ class _Margin(CandidateFilter):
         positives, scores = batch.scores(score_column(by, of="positive")), batch.scores(score_column(by))
         limits = self._limits(positives)[emptied]
         return (
-            f"their {score_column(by)!r} go {span(scores.values[emptied[candidates.owners]])}, and the limits that "
-            f"margin={self.margin:g} and against={self.against!r} set {span(limits)}, for positives that score "
-            f"{span(positives.values[emptied[positives.owners]])}. Take a smaller margin{self._hint}, or read one off "
+            f"their {score_column(by)!r} range {span(scores.values[emptied[candidates.owners]])}, but "
+            f"margin={self.margin:g} and against={self.against!r} set limits {span(limits)}, for positives that score "
+            f"{span(positives.values[emptied[positives.owners]])}. Use a smaller margin{self._hint}, or fit one to "
             f"judged rows with calibrate_margin."
         )
 
-    def _tell_left(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
-        super()._tell_left(batch, candidates, left)
+    def _warn_if_emptied(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
+        super()._warn_if_emptied(batch, candidates, left)
         had = candidates.lengths > 0
         if self.against not in ("min", "each") or not (had & (left == 0)).any():
             return
@@ -135,7 +135,7 @@ class _Margin(CandidateFilter):
         rows = np.flatnonzero(had & (left == 0) & (positives.lengths > 1))
         if not len(rows):
             return
-        # Only the scores of these rows are read, which are checked by now.
+        # Read only the scores of these rows; they have been validated already.
         scores = take_lists(batch.lists(score_column(by)), rows)
         lowest = np.minimum.reduceat(scores.values.to_numpy(zero_copy_only=False), scores.offsets[:-1])
         weak = rows[lowest <= replace(self, against="max")._limits(take_lists(positives, rows))]
@@ -143,14 +143,14 @@ class _Margin(CandidateFilter):
             mask = np.zeros(len(had), dtype=bool)
             mask[weak] = True
             why = partial(self._weak_positives, take_lists(positives, weak))
-            self._tell("weak positive", "one weak positive leaves no candidate in", mask, had, why)
+            self._warn("weak positive", "lost all of them to one weak positive", mask, had, why)
 
     def _weak_positives(self, positives: Ragged[NDArray[np.generic]]) -> str:
         low, high = (ends.reduceat(positives.values, positives.offsets[:-1]) for ends in (np.minimum, np.maximum))
         return (
-            f"against={self.against!r} goes by the lowest of several positives, which score {span(low)} there, and the "
-            f"highest {span(high)}. A candidate above a weak positive need not be relevant: against='max' leaves "
-            f"candidates in these rows."
+            f"against={self.against!r} compares with the lowest of several positives. In these rows the lowest scores "
+            f"{span(low)}, the highest {span(high)}. A candidate above a weak positive is not necessarily relevant: "
+            f"against='max' keeps candidates in these rows."
         )
 
 
@@ -162,12 +162,12 @@ class AbsoluteMargin(_Margin):
     all its candidates.
 
     Args:
-        margin: In the units of the score; 0 keeps what scores no higher than the positive.
+        margin: In the units of the score; 0 keeps the candidates that score no higher than the positive.
         by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores` and
-            `positive_teacher_scores`); None: the teacher's where the rows have them, else the retriever's.
-        against: Of several positives compare with the highest (`"max"`), the lowest (`"min"`), their `"mean"`, or
-            `"each"` of them, all of which must be kept clear of; here this means the same as `"min"`. See
-            `RelativeMargin` for which to choose.
+            `positive_teacher_scores`). None uses the `teacher` scores if the rows have them, else the retriever's.
+        against: With several positives, compare with the highest score (`"max"`), the lowest (`"min"`), their
+            `"mean"`, or `"each"` of them: a candidate must be below every positive's limit, which here is the same as
+            `"min"`. See `RelativeMargin` for which to choose.
 
     Columns read:
         `negative_ids` and the two score columns.
@@ -190,22 +190,23 @@ class AbsoluteMargin(_Margin):
 
 @dataclass(frozen=True)
 class RelativeMargin(_Margin):
-    """Keep the candidates that score below the positive by at least a share of its magnitude.
+    """Keep the candidates that score below the positive by at least a fraction of its magnitude.
 
-    The limit is s⁺ - |s⁺|·margin, which lies below the positive score s⁺ for negative scores too. A margin of 0.05 is
-    the TopK-PercPos (95%) of NV-Retriever (Moreira et al. 2024, https://arxiv.org/abs/2407.15831), the best of the
-    methods compared there. A row without positives keeps all its candidates.
+    The limit is s⁺ - |s⁺|·margin, which is below the positive score s⁺ for negative scores too. A margin of 0.05
+    corresponds to TopK-PercPos (95%) of NV-Retriever (Moreira et al. 2024, https://arxiv.org/abs/2407.15831), the best
+    of the methods compared there. A row without positives keeps all its candidates.
 
     Args:
-        margin: The share, usually 0.01 to 0.1.
+        margin: The fraction, usually 0.01 to 0.1.
         by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores` and
-            `positive_teacher_scores`); None: the teacher's where the rows have them, else the retriever's.
-        against: Of several positives compare with the highest (`"max"`), the lowest (`"min"`), their `"mean"`, or
-            `"each"` of them: a candidate must stay below every positive's limit. That is the same as `"min"` unless the
-            margin is greater than 1. One weak positive empties a row against the lowest: with all positives known,
-            `"max"` leaves five negatives for 93% of the queries of Cranfield, `"mean"` for 70% and `"min"` for 18%.
-            Against the lowest fewer of what is left is false, though: with two known positives of each query, 5% on
-            average over five sets, 7% for `"mean"` and 11% for `"max"`, of 23% without a margin.
+            `positive_teacher_scores`). None uses the `teacher` scores if the rows have them, else the retriever's.
+        against: With several positives, compare with the highest score (`"max"`), the lowest (`"min"`), their
+            `"mean"`, or `"each"` of them: a candidate must be below every positive's limit. `"each"` equals `"min"`
+            unless the margin is greater than 1. With `"min"`, one weak positive can empty a row: on Cranfield, with
+            all positives known, 93% of the queries keep five negatives with `"max"`, 70% with `"mean"` and 18% with
+            `"min"`. On the other hand, `"min"` leaves fewer false negatives: with two known positives per query, 5% of
+            the negatives are false on average over five data sets, compared to 7% with `"mean"`, 11% with `"max"` and
+            23% without a margin.
 
     Columns read:
         `negative_ids` and the two score columns.
@@ -229,4 +230,4 @@ class RelativeMargin(_Margin):
 
     @property
     def _hint(self) -> str:
-        return " (it is a share: 0.05 is 5%)" if self.margin >= 1 else ""
+        return " (it is a fraction: 0.05 means 5%)" if self.margin >= 1 else ""

@@ -1,4 +1,4 @@
-"""A filter of candidates that are nearly the same text as a positive or as each other."""
+"""A filter for near duplicates of positives and of other candidates."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from hnm_datasets.transforms.similarity import in_parts
 
 @dataclass(frozen=True)
 class DropNearDuplicates(CandidateFilter):
-    """Drop each candidate that is nearly the same text as a positive, or as a harder candidate that stays.
+    """Drop each candidate that is a near duplicate of a positive, or of a harder candidate that is kept.
 
-    A passage that repeats a positive with a word changed is a false negative; one that repeats another negative teaches
-    nothing new. Two texts are compared by the runs of three words that they share: their number over that of all runs
-    that either has (Jaccard similarity). Case, Unicode form, punctuation and white space do not count; in scripts
-    without spaces the words are pairs of neighboring characters, see `BM25Index`. Each passage is compared with its
-    title and without. No model is needed. The runs of the whole corpus are hashed once, on first use, and kept in the
-    cache directory.
+    A passage that repeats a positive with one word changed is a false negative. A passage that repeats another negative
+    adds no information. Two texts are compared by the Jaccard similarity of their word trigrams: the number of trigrams
+    that both contain, divided by the number that either contains. Case, Unicode form, punctuation and white space are
+    ignored. In scripts without spaces, pairs of neighboring characters serve as words (see `BM25Index`). Each passage
+    is compared both with and without its title. No model is needed. The trigrams of the whole corpus are hashed once,
+    on first use, and cached.
 
     Args:
         corpus: The passages.
-        threshold: The similarity from which on two texts count as nearly the same, up to 1 (the same runs of words).
-            One changed word in a text of 50 leaves 0.88, three scattered ones 0.67.
+        threshold: The lowest similarity of near duplicates, at most 1 (identical trigrams). Changing one word of a
+            50-word text gives 0.88, changing three scattered words 0.67.
 
     Columns read:
-        `negative_ids`, `positive_ids`; `known_positive_ids`, if there.
+        `negative_ids`, `positive_ids`; `known_positive_ids`, if present.
 
     Columns written:
         All aligned `negative_*` columns.
@@ -67,16 +67,16 @@ class DropNearDuplicates(CandidateFilter):
         self._set(threshold=checks.real_number(name, "threshold", self.threshold, above=0))
         if self.threshold > 1:
             raise ValueError(
-                f"{name}: threshold is a share of the runs of two texts, at most 1, got {self.threshold:g}."
+                f"{name}: threshold is the share of common word trigrams, at most 1, got {self.threshold:g}."
             )
 
     def prepare(self) -> None:
-        """Hash the runs of words of the corpus, unless they are in the cache directory."""
+        """Hash the word trigrams of the corpus, unless they are cached."""
         open_shingles(self.corpus)
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
         positives, negatives = batch.known_positives_in(self.corpus), batch.rows_in(NEGATIVE_IDS, self.corpus)
-        # The threads have no cache folder of their own: they get opened files.
+        # Open the shingles here: new threads do not inherit this thread's cache folder.
         shingles, passages = open_shingles(self.corpus), len(self.corpus)
         keep = np.empty(len(negatives.values), dtype=bool)
 
@@ -104,15 +104,15 @@ class DropNearDuplicates(CandidateFilter):
         for at in dropped.tolist():
             owner = int(candidates.owners[at])
             own = positives.values[positives.offsets[owner] : positives.offsets[owner + 1]].tolist()
-            harder = [place for place in range(int(negatives.offsets[owner]), at) if place not in gone]
-            others = [*own, *(int(negatives.values[place]) for place in harder)]
+            harder = [position for position in range(int(negatives.offsets[owner]), at) if position not in gone]
+            others = [*own, *(int(negatives.values[position]) for position in harder)]
             nearest, row = max((self._similarity(int(negatives.values[at]), other), -other) for other in others)
             name = self.corpus.ids(np.array([-row]))[0].as_py()
             reasons.append(f"{compared(nearest, '>=', 'threshold', self.threshold)}, as {name!r}")
         return reasons
 
     def _similarity(self, first: int, second: int) -> float:
-        """Return the similarity of the forms of two passages that are most alike."""
+        """Return the highest similarity between the forms of two passages."""
         shingles, size = open_shingles(self.corpus), len(self.corpus)
         forms = range(0, len(shingles.offsets) - 1, size)
         sets = [
@@ -124,6 +124,6 @@ class DropNearDuplicates(CandidateFilter):
 
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
         return (
-            f"each of their candidates shares at least threshold={self.threshold:g} of its runs of words with a "
-            f"positive or with a harder candidate. Raise the threshold, up to 1, or mine more with a larger k=."
+            f"each of their candidates has a trigram similarity of at least threshold={self.threshold:g} to a positive "
+            f"or to a harder candidate. Raise the threshold, at most to 1, or mine more candidates with a larger k=."
         )

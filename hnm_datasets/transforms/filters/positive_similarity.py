@@ -1,4 +1,4 @@
-"""A filter of candidates by how alike they and the positive are."""
+"""A filter by the similarity of candidates to the positives."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from hnm_datasets.transforms.similarity import check_embeddings, compared_by, in
 
 @dataclass(frozen=True)
 class PositiveSimilarity(CandidateFilter):
-    """Keep the candidates whose similarity to the positive is in a band.
+    """Keep the candidates with a similarity to the positive in a band.
 
-    A candidate that is very like a positive is likely relevant too; one that is like it and not relevant is a hard
-    negative, also where the retriever scores it low: negatives that are near both the query and the positive teach most
-    (TriSampler, Yang et al. 2024, https://arxiv.org/abs/2402.11855). Of several positives the most similar one counts.
-    A row without positives keeps all candidates.
+    A candidate that is very similar to a positive is probably relevant too. A similar candidate that is not relevant is
+    a hard negative, even if the retriever scores it low: negatives near both the query and the positive are the most
+    informative (TriSampler, Yang et al. 2024, https://arxiv.org/abs/2402.11855). With several positives, the most
+    similar positive counts. A row without positives keeps all its candidates.
 
     Args:
         corpus: The passages.
-        min: The lowest similarity to keep; None: no lower limit.
-        max: The highest similarity to keep; None: no upper limit.
-        embeddings: Compare by the cosine of these vectors, from -1 to 1: `corpus.embed(model)`. None: by the runs of
-            three words that two texts share, as `DropNearDuplicates` does, from 0 to 1.
+        min: The lowest similarity to keep; None for no lower limit.
+        max: The highest similarity to keep; None for no upper limit.
+        embeddings: Compare by the cosine of these vectors, from -1 to 1: `corpus.embed(model)`. None compares by the
+            word trigrams that two texts share, from 0 to 1 (see `DropNearDuplicates`).
 
     Columns read:
-        `negative_ids`, `positive_ids`; `known_positive_ids`, if there.
+        `negative_ids`, `positive_ids`; `known_positive_ids`, if present.
 
     Columns written:
         All aligned `negative_*` columns.
 
     Raises:
         KeyError: An id is not in the corpus.
-        ValueError: Neither limit is given, `max` is less than `min`, or the embeddings are of another corpus.
+        ValueError: Neither limit is given, `max` is less than `min`, or the embeddings belong to another corpus.
 
     Example:
         >>> from datasets import Dataset
@@ -70,23 +70,23 @@ class PositiveSimilarity(CandidateFilter):
         name = "PositiveSimilarity"
         check_corpus(name, self.corpus)
         if self.min is None and self.max is None:
-            raise ValueError(f"{name}: give min, max or both; without a limit it would keep everything.")
+            raise ValueError(f"{name}: pass min, max or both; without a limit, all candidates would be kept.")
         if self.min is not None:
             self._set(min=checks.real_number(name, "min", self.min))
         if self.max is not None:
             self._set(max=checks.real_number(name, "max", self.max))
         if self.min is not None and self.max is not None and self.max < self.min:
-            raise ValueError(f"{name}: the band from {self.min:g} to {self.max:g} is empty; max must reach min.")
+            raise ValueError(f"{name}: the band from {self.min:g} to {self.max:g} is empty; max must be at least min.")
         if self.embeddings is not None:
             check_embeddings(name, self.corpus, self.embeddings)
 
     def prepare(self) -> None:
-        """Hash the runs of words of the corpus, unless they are in the cache directory or vectors are compared."""
+        """Hash the word trigrams of the corpus, unless they are cached or vectors are compared."""
         if self.embeddings is None:
             open_shingles(self.corpus)
 
     def _similarities(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the similarity of each candidate to its nearest positive, NaN without positives. Shape (C,)."""
+        """Return the similarity of each candidate to the most similar positive, NaN without positives. Shape (C,)."""
         positives, negatives = batch.known_positives_in(self.corpus), batch.rows_in(NEGATIVE_IDS, self.corpus)
         both = np.concatenate([positives.values, negatives.values])
         numbers, compared = compared_by(self.corpus, self.embeddings, both)
@@ -110,7 +110,7 @@ class PositiveSimilarity(CandidateFilter):
     def _limits_met(self, batch: Batch, candidates: Ragged[pa.Array], emptied: NDArray[np.bool_]) -> str:
         ends = [f"{word} {end:g}" for word, end in (("from", self.min), ("to", self.max)) if end is not None]
         return (
-            f"the similarities of their candidates to a positive go "
-            f"{span(self._similarities(batch)[emptied[candidates.owners]])}, and the band {' '.join(ends)}. Set the "
-            f"band by the similarities of your rows, or mine more candidates with a larger k=."
+            f"the similarities of their candidates to a positive range "
+            f"{span(self._similarities(batch)[emptied[candidates.owners]])}, but the band is {' '.join(ends)}. Set the "
+            f"band to fit the similarities of your rows, or mine more candidates with a larger k=."
         )

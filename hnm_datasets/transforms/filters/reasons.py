@@ -1,4 +1,4 @@
-"""Why a filter drops a candidate, in a few words that `explain` shows."""
+"""Short reasons why a filter drops a candidate, for `explain`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 
 def compared(value: float, sign: str, name: str, limit: float) -> str:
-    """Set a value beside a limit, with as many digits as tell them apart.
+    """Format a comparison of a value with a limit, with enough digits to distinguish them.
 
     Args:
         value: The value.
         sign: `">"`, `"<"`, `">="`.
-        name: What the limit is called.
+        name: The name of the limit.
         limit: The limit.
 
     Example:
@@ -26,7 +26,7 @@ def compared(value: float, sign: str, name: str, limit: float) -> str:
 
 
 def outside(values: Iterable[Any] | NDArray[Any], low: float | None, high: float | None) -> list[str]:
-    """Say on which side each value is outside of a window, of which None leaves a side open.
+    """Format how each value violates a window; None means no limit on that side.
 
     Example:
         >>> outside([1, 12], 2, 9)

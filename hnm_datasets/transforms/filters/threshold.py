@@ -1,4 +1,4 @@
-"""Denoising: a teacher decides which candidates are false negatives, and which are positives that nobody annotated."""
+"""Denoising: a teacher decides which candidates are false negatives and which are unannotated positives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hnm_datasets.transforms.filters.reasons import compared
 
 logger = logging.getLogger(__name__)
 
-#: What says which positives were promoted, so that they can be counted and taken back.
+#: The column of promoted positives, so that they can be counted and reverted.
 PROMOTED_IDS = "promoted_ids"
 
 
@@ -30,28 +30,28 @@ PROMOTED_IDS = "promoted_ids"
 class TeacherThreshold(CandidateFilter):
     """Keep a candidate only if a teacher is confident that it is not relevant.
 
-    Retrieved passages are often relevant and unannotated; RocketQA (Qu et al. 2021, https://arxiv.org/abs/2010.08191)
-    keeps those that a cross-encoder scores below 0.1. With `promote`, those above `positive_above` become positives of
-    their row, as in RLHN (Thakur et al. 2025, https://arxiv.org/abs/2505.16967): no later step mines them again.
-    Candidates between the two are dropped.
+    Retrieved passages are often relevant but unannotated. RocketQA (Qu et al. 2021, https://arxiv.org/abs/2010.08191)
+    keeps the candidates that a cross-encoder scores below 0.1. With `promote`, candidates above `positive_above` become
+    positives of their row, as in RLHN (Thakur et al. 2025, https://arxiv.org/abs/2505.16967), and no later step mines
+    them again. Candidates between the two thresholds are dropped.
 
     Args:
-        negative_below: A candidate stays if its score is lower. In the units of the teacher: RocketQA's 0.1 is of a
-            sigmoid.
-        positive_above: With `promote`: a candidate whose score is higher becomes a positive.
-        by: The teacher's name: `"teacher"` reads `negative_teacher_scores`.
+        negative_below: Keep a candidate if its score is lower. In the units of the teacher: RocketQA's 0.1 is a sigmoid
+            output.
+        positive_above: With `promote`: a candidate with a higher score becomes a positive.
+        by: The teacher's name; `"teacher"` reads `negative_teacher_scores`.
         promote: Move confident false negatives to the positives.
 
     Columns read:
         `negative_ids` and the score column; with `promote` also `positive_ids`.
 
     Columns written:
-        All aligned `negative_*` columns; with `promote` also `positive_ids` and all lists `positive_*_scores`, which
-        take over the candidate's scores, and `promoted_ids`.
+        All aligned `negative_*` columns; with `promote` also `positive_ids`, `promoted_ids` and the `positive_*_scores`
+        columns, which gain the scores of the promoted candidates.
 
     Raises:
-        ValueError: The thresholds contradict each other, only one of `promote` and `positive_above` is given, or a list
-            `positive_*` has no `negative_*` column to take a promoted candidate's value from.
+        ValueError: The thresholds contradict each other, only one of `promote` and `positive_above` is given, or a
+            `positive_*` list has no `negative_*` counterpart with the promoted candidates' values.
 
     Example:
         >>> batch = {"negative_ids": [["a", "b", "c"]], "negative_teacher_scores": [[0.95, 0.5, 0.01]]}
@@ -90,14 +90,15 @@ class TeacherThreshold(CandidateFilter):
             raise TypeError(f"{name}: by must be a teacher's name, got {self.by!r}.")
         if self.promote != (self.positive_above is not None):
             raise ValueError(
-                f"{name}: positive_above says what promote=True moves to the positives; give both or neither."
+                f"{name}: positive_above is the score above which promote=True moves candidates to the positives; pass "
+                f"both or neither."
             )
         if self.positive_above is not None:
             self._set(positive_above=checks.real_number(name, "positive_above", self.positive_above))
             if self.positive_above < self.negative_below:
                 raise ValueError(
                     f"{name}: a candidate between positive_above={self.positive_above:g} and negative_below="
-                    f"{self.negative_below:g} would be both; positive_above must not be lower."
+                    f"{self.negative_below:g} would be both; positive_above must not be lower than negative_below."
                 )
 
     def _keep(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.bool_]:
@@ -115,8 +116,9 @@ class TeacherThreshold(CandidateFilter):
         name = score_column(self.by)
         scores = batch.scores(name).values[emptied[candidates.owners]]
         return (
-            f"their {name!r} go {span(scores)}, and only candidates below negative_below={self.negative_below:g} stay. "
-            f"Set it in the units of the teacher (0.1 is of a sigmoid); calibrate_threshold reads it off judged rows."
+            f"their {name!r} range {span(scores)}, but the step keeps only scores below "
+            f"negative_below={self.negative_below:g}. Set it in the units of the teacher (0.1 is for sigmoid outputs), "
+            f"or fit it to judged rows with calibrate_threshold."
         )
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
@@ -131,7 +133,7 @@ class TeacherThreshold(CandidateFilter):
     def _promoted(
         self, batch: Batch, lists: Mapping[str, Ragged[pa.Array]], rise: NDArray[np.bool_]
     ) -> dict[str, pa.Array]:
-        """Return the lists of positives with the promoted candidates at their ends."""
+        """Return the lists of positives with the promoted candidates appended."""
         positives = batch.id_lists(POSITIVE_IDS)
         mask = pa.array(rise)
         ids = lists[NEGATIVE_IDS]
@@ -143,15 +145,15 @@ class TeacherThreshold(CandidateFilter):
             source = "negative_" + name.removeprefix("positive_")
             if source not in lists:
                 raise ValueError(
-                    f"{batch.step}: {name!r} has no counterpart {source!r} that would give the value of a promoted "
-                    f"candidate. Write both, or drop the column {name!r}."
+                    f"{batch.step}: {name!r} has no counterpart {source!r} with the values of the promoted candidates. "
+                    f"Add {source!r}, or remove the column {name!r}."
                 )
             risen = lists[source].values.filter(mask)
             typed = _common_type(own.values.type, risen.type)
             if typed is None:
                 raise TypeError(
-                    f"{batch.step}: {source!r} holds lists of {risen.type} and {name!r} lists of {own.values.type}, so "
-                    f"that a promoted candidate's value does not fit. Cast one of them, or drop the column {name!r}."
+                    f"{batch.step}: {source!r} has lists of {risen.type} but {name!r} has lists of {own.values.type}, "
+                    f"so a promoted candidate's value does not fit. Cast one of them, or remove the column {name!r}."
                 )
             both = pa.concat_arrays([own.values.cast(typed), risen.cast(typed)])
             columns[name] = list_array(offsets, both.take(pa.array(order)))
@@ -159,8 +161,8 @@ class TeacherThreshold(CandidateFilter):
 
 
 def _common_type(own: pa.DataType, risen: pa.DataType) -> pa.DataType | None:
-    """Return a type that holds the values of both, None if there is none."""
-    # A batch whose lists are all empty has no type of its own.
+    """Return a type for the values of both, or None if there is none."""
+    # If all lists of a batch are empty, its type is null.
     if pa.types.is_null(own) or pa.types.is_null(risen):
         return risen if pa.types.is_null(own) else own
     if all(pa.types.is_integer(one) or pa.types.is_floating(one) for one in (own, risen)):

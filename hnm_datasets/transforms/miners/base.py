@@ -1,4 +1,4 @@
-"""What every miner does: exclude what is known to be relevant, and search until there are k candidates."""
+"""The base of all miners: exclude passages that are known to be relevant, and search until there are k candidates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.search import Candidates, joined_candidates, mine_candidates
 
-#: Hits of a search that are held at once, 12 bytes each: some millions, whatever k and the batch are.
+#: The maximum number of hits in memory at a time, 12 bytes each, for any k and batch size.
 HITS = 1 << 22
 
 
@@ -42,11 +42,11 @@ class MiningRows(NamedTuple):
     Attributes:
         queries: B texts.
         keys: 64 bits that identify each row. Shape (B,).
-        positives: The row numbers of each row's positives.
-        known: The same, and then those of other rows with the same question.
-        excluded_copies: The copy codes of what is no candidate: what is in `known`, and the query's own text.
-        judged: The row numbers of each row's judged negatives; None where no source asks for them.
-        query_ids: Shape (B,); None where no source asks for them.
+        positives: The row numbers of each row's positives in the corpus.
+        known: The same, followed by the positives of other rows with the same question.
+        excluded_copies: The copy codes that are never candidates: those of `known` and of the query's own text.
+        judged: The row numbers of each row's judged negatives; None if no source reads them.
+        query_ids: Shape (B,); None if no source reads them.
     """
 
     queries: list[str]
@@ -64,7 +64,7 @@ class MiningRows(NamedTuple):
         Args:
             batch: The rows.
             corpus: The passages.
-            columns: What the miners read: judged negatives and query ids are read where they are among it.
+            columns: The columns that the miners read. Judged negatives and query ids are read only if included.
 
         Raises:
             KeyError: A positive or judged negative is not in the corpus.
@@ -82,25 +82,26 @@ class MiningRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Miner(Transform):
-    """A step that finds candidates for each query in the whole corpus: the base for a source of your own.
+    """A step that finds candidates for each query in the whole corpus. Derive your own sources from it.
 
-    The base excludes known positives, copies of one, copies of the query and, when asked, other passages of a
-    positive's document; no text is a candidate twice. Copies have the same text but for Unicode form, case and white
-    space, with their titles or without. The base searches deeper until there are k candidates or the source finds no
-    more.
+    This class excludes known positives, copies of them, copies of the query and, with `exclude_group`, other passages
+    from the document of a positive. No text is a candidate twice. Two passages are copies if their texts, with or
+    without titles, differ only in Unicode form, case and white space. The search goes deeper until there are k
+    candidates or the source finds no more.
 
-    A subclass is a frozen dataclass that names its `source` and fills in three hooks. `_encode` turns the queries of a
-    batch into what the other two need, once: vectors, tokens, or the texts as they are. `_search` returns the best
-    passages of some queries; a deeper search must begin with the answer of a shallower one. `_score` returns the
-    source's score of given passages, for `positive_scores` and for fusion. `prepare` may be filled in as well.
+    A subclass is a frozen dataclass that sets `source` and implements three hooks. `_encode` converts the queries of a
+    batch once to the form that the other two use: vectors, tokens, or the texts themselves. `_search` returns the best
+    passages for some queries; the result of a deeper search must begin with the result of a shallower one. `_score`
+    returns the source's scores of given passages, for `positive_scores` and for fusion. `prepare` is optional.
 
     Args:
         corpus: The passages.
         k: Candidates per query.
-        exclude_group: Also exclude every passage of the documents that the positives were cut from.
+        exclude_group: Also exclude all passages from the source documents of the positives.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` as the row's key and `known_positive_ids` (see `pool_positives`), if there.
+        `query`, `positive_ids`; `query_id` as the row's key and `known_positive_ids` (see `pool_positives`), if
+        present.
 
     Columns written:
         `negative_ids`, `negative_scores`, `negative_ranks`, `negative_source`, `positive_scores`.
@@ -157,7 +158,7 @@ class Miner(Transform):
 
     @abstractmethod
     def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> Any:
-        """Turn the queries of a batch into what `_search` and `_score` take.
+        """Convert the queries of a batch to the form that `_search` and `_score` use.
 
         Args:
             queries: B texts.
@@ -165,16 +166,16 @@ class Miner(Transform):
         """
 
     def _encode_rows(self, rows: MiningRows) -> Any:
-        """Do what `_encode` does, for a source that goes by more than texts."""
+        """Encode rows; override it for a source that needs more than `_encode` receives."""
         return self._encode(rows.queries, rows.keys)
 
     @abstractmethod
     def _search(self, encoded: Any, which: NDArray[np.int64], depth: int) -> Hits:
-        """Return the best passages of some queries.
+        """Return the best passages for some queries.
 
         Args:
-            encoded: The answer of `_encode` for B queries.
-            which: The numbers of b of them, ascending.
+            encoded: The result of `_encode` for B queries.
+            which: The numbers of b of these queries, ascending.
             depth: Hits per query, K.
 
         Returns:
@@ -183,11 +184,11 @@ class Miner(Transform):
 
     @abstractmethod
     def _score(self, encoded: Any, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the source's score of certain passages of each query.
+        """Return the source's scores of the given passages of each query.
 
         Args:
-            encoded: The answer of `_encode` for B queries.
-            rows: B lists of row numbers, C in all.
+            encoded: The result of `_encode` for B queries.
+            rows: B lists of row numbers, C in total.
 
         Returns:
             Shape (C,), aligned with `rows.values`; NaN, which is written as null, where the source has no score.
@@ -195,7 +196,7 @@ class Miner(Transform):
 
     def find(self, rows: MiningRows, encoded: Any) -> Candidates:
         """Find the candidates of some rows, as row numbers of the corpus."""
-        # A search returns as many hits as candidates are wanted, and more where many positives are in the way.
+        # A search returns at least k hits per query, and more if positives have to be skipped.
         parts = runs_within(self.k + rows.known.lengths, HITS)
         return joined_candidates([self._find_part(rows, encoded, part) for part in parts])
 

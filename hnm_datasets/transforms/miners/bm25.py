@@ -1,4 +1,4 @@
-"""Static lexical negatives."""
+"""Lexical negatives, mined with BM25."""
 
 from __future__ import annotations
 
@@ -22,32 +22,30 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BM25Negatives(Miner):
-    """Mine static lexical negatives: what BM25 finds for the query and is not known to be relevant.
+    """Mine lexical negatives: the passages that BM25 ranks highest, without known positives.
 
-    Cheap, done once, and a good start for any retriever (Karpukhin et al. 2020, *Dense Passage Retrieval*). Passages
-    that share no token with the query are never candidates; a query that matches nothing gets an empty list. Where that
-    happens to all queries of a batch, a warning is logged, once for a call of `map`. `BM25Index` says what the tokens
-    of each script are.
+    BM25 is cheap, runs once, and is a good start for any retriever (Karpukhin et al. 2020, *Dense Passage Retrieval*).
+    Passages that share no token with the query are never candidates, so a query without matches gets an empty list. If
+    this happens to all queries of a batch, a warning is logged once per `map` call. See `BM25Index` for tokenization.
 
     Args:
         corpus: The passages.
-        k: Candidates per query. Mine deep (50 to 200) and let filters and samplers choose.
-        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
-            with groups.
-        index: The index to search, a `BM25Index` or a `ShardedIndex` of such, or one that bm25s has built, by
-            `BM25Index.from_bm25s`; by default `BM25Index(corpus)`, built once, on first use, and kept in the cache
-            directory.
+        k: Candidates per query. Mine many (50 to 200), and let filters and samplers select from them.
+        exclude_group: Also exclude all passages from the source documents of the positives. Requires a corpus with
+            groups.
+        index: The index to search: a `BM25Index`, a `ShardedIndex` of them, or an index of bm25s, imported with
+            `BM25Index.from_bm25s`. The default is `BM25Index(corpus)`, built once, on first use, and cached.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` for error messages, if there.
+        `query`, `positive_ids`; `query_id` for error messages, if present.
 
     Columns written:
-        `negative_ids` (best first), `negative_scores` (BM25), `negative_ranks` (1-based, in the list before anything
-        was removed), `negative_source` (`"bm25"`), `positive_scores` (BM25, aligned with `positive_ids`).
+        `negative_ids` (best first), `negative_scores` (BM25), `negative_ranks` (1-based positions in the full list,
+        before exclusions), `negative_source` (`"bm25"`), `positive_scores` (BM25, aligned with `positive_ids`).
 
     Raises:
-        TypeError: `corpus` or `index` is something else, or an option is of the wrong type.
-        ValueError: `k` is less than 1, the index is of another corpus, or `exclude_group` without groups.
+        TypeError: `corpus`, `index` or another option is of the wrong type.
+        ValueError: `k` is less than 1, the index belongs to another corpus, or `exclude_group` is set without groups.
 
     Example:
         >>> from hnm_datasets import load_sample
@@ -71,11 +69,12 @@ class BM25Negatives(Miner):
             self._set(index=BM25Index(self.corpus))
         elif not is_index_of(BM25Index, self.index):
             raise TypeError(
-                f"BM25Negatives: index must be a BM25Index, or a ShardedIndex of such, got {type(self.index).__name__}."
+                f"BM25Negatives: index must be a BM25Index or a ShardedIndex of BM25Index, got "
+                f"{type(self.index).__name__}."
             )
         elif self.index.corpus != self.corpus:
             raise ValueError(
-                "BM25Negatives: the index is of another corpus. Pass BM25Index(corpus, ...) of this corpus."
+                "BM25Negatives: the index belongs to another corpus. Pass BM25Index(corpus, ...) of this corpus."
             )
 
     @property
@@ -84,25 +83,25 @@ class BM25Negatives(Miner):
         return self.index
 
     def prepare(self) -> None:
-        """Build the index, unless it is in the cache directory."""
+        """Build the index, unless it is cached."""
         self._bm25.prepare()
 
     def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> Tokens:
         encoded = self._bm25.encode(queries)
         if queries and not len(encoded.lists.values):
-            self._warn_of_unknown_words(queries)
+            self._warn_about_unknown_words(queries)
         return encoded
 
-    def _warn_of_unknown_words(self, queries: list[str]) -> None:
+    def _warn_about_unknown_words(self, queries: list[str]) -> None:
         index: Any = self._bm25.shards[0] if isinstance(self._bm25, ShardedIndex) else self._bm25
         with_tokens = sum(map(bool, index.tokenize(queries)))
         tell_once(
             logger,
             "BM25Negatives: unknown words",
-            "BM25Negatives: a batch of %d queries got no negatives, first %r: %d have no words but stop words, %d have "
-            "words that no passage has. If queries and passages are in different languages, mine with DenseNegatives. "
-            "If their words are cut wrongly, pass another tokenizer: BM25Negatives(corpus, index=BM25Index(corpus, "
-            "tokenizer=...)). Further batches are not reported.",
+            "BM25Negatives: none of the %d queries in a batch got negatives (the first is %r): %d have no words except "
+            "stop words, %d have only words that no passage contains. If queries and passages are in different "
+            "languages, mine with DenseNegatives. If words are split incorrectly, pass another tokenizer: "
+            "BM25Negatives(corpus, index=BM25Index(corpus, tokenizer=...)). Further batches are not reported.",
             len(queries),
             queries[0][:100],
             len(queries) - with_tokens,

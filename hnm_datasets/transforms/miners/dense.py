@@ -1,4 +1,4 @@
-"""Dense negatives."""
+"""Dense negatives, mined with an embedding model."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from hnm_datasets.transforms.miners.model import ModelNegatives
 
 @dataclass(frozen=True)
 class DenseNegatives(ModelNegatives):
-    """Mine dense negatives: passages that an embedding model ranks high and that are not known to be relevant.
+    """Mine dense negatives: the passages that an embedding model ranks highest, without known positives.
 
-    With the model that is being trained these are the hardest negatives for it (Xiong et al. 2020, *Approximate Nearest
-    Neighbor Negative Contrastive Learning*, https://arxiv.org/abs/2007.00808). The best of them are often relevant but
-    not annotated: go on with `RelativeMargin` or `RankWindow`.
+    If the model is the one in training, these are the hardest negatives for it (Xiong et al. 2020, *Approximate Nearest
+    Neighbor Negative Contrastive Learning*, https://arxiv.org/abs/2007.00808). The highest-ranked are often relevant
+    but not annotated, so filter them with `RelativeMargin` or `RankWindow`.
 
-    Each distinct query is encoded once and its vector kept on disk, so another k, index or filter encodes nothing
-    again. The step stands for the weights that the model has now; make a new one after each training step.
+    Each distinct query is encoded once and its vector cached on disk, so a different k, index or filter requires no
+    encoding. The step uses the current weights of the model; create a new step after the weights change.
 
-    On a GPU leave `num_proc` out: one process keeps it busy, and a forked one cannot use it. On CPUs `num_proc` helps
-    where the search takes longer than encoding; each worker uses one core and shares the vectors, and with `fork` also
-    the model. Spawned workers need the model's path or Hub id in place of the object.
+    Do not use `num_proc` on a GPU: one process keeps it busy, and forked workers cannot use CUDA. On CPUs, `num_proc`
+    helps if the search takes longer than encoding. Each worker uses one core and shares the vectors; forked workers
+    also share the model. Spawned workers need the model's path or Hub id instead of the object.
 
     Args:
         corpus: The passages.
         model: A `SentenceTransformer`, its path or Hub id, or a function from a list of texts to an array of shape
             (B, D), see `fingerprint`.
-        k: Candidates per query. Mine deep (50 to 200) and let filters and samplers choose.
-        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
-            with groups.
-        query_prompt: The text before each query; None: the model's own prompt for queries, if it has one.
-        prompt: The text before each passage; None: the model's own prompt for documents, if it has one, or that of the
+        k: Candidates per query. Mine many (50 to 200), and let filters and samplers select from them.
+        exclude_group: Also exclude all passages from the source documents of the positives. Requires a corpus with
+            groups.
+        query_prompt: The text before each query; None uses the model's query prompt, if it has one.
+        prompt: The text before each passage; None uses the model's document prompt, if it has one, or the prompt of the
             index.
-        index: The index to search; by default `DenseIndex(corpus.embed(model, prompt=prompt))`: exact search over
-            embeddings that are made once, on first use. With other options:
+        index: The index to search. The default is `DenseIndex(corpus.embed(model, prompt=prompt))`: exact search over
+            embeddings that are computed once, on first use. For other options, pass an index such as
             `DenseIndex(corpus.embed(model), "HNSW32")`.
         batch_size: Texts per forward pass, see `Corpus.embed`.
-        fingerprint: For a function: a name that changes whenever its vectors do.
+        fingerprint: For a function: a name that changes whenever the function's vectors change.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` for error messages, if there.
+        `query`, `positive_ids`; `query_id` for error messages, if present.
 
     Columns written:
-        `negative_ids` (best first), `negative_scores` (cosine, dot product or negative distance, as the model
-        compares), `negative_ranks` (1-based, in the list before anything was removed), `negative_source` (`"dense"`),
-        `positive_scores` (by the same model, aligned with `positive_ids`).
+        `negative_ids` (best first), `negative_scores` (cosine, dot product or negative distance, depending on the
+        model's similarity), `negative_ranks` (1-based positions in the full list, before exclusions), `negative_source`
+        (`"dense"`), `positive_scores` (from the same model, aligned with `positive_ids`).
 
     Raises:
-        TypeError: `corpus`, `model` or `index` is something else, or an option is of the wrong type.
-        ValueError: `k` is less than 1, the index is of another corpus or of another model, or a text has a zero or NaN
+        TypeError: `corpus`, `model`, `index` or another option is of the wrong type.
+        ValueError: `k` is less than 1, the index belongs to another corpus or model, or a text has a zero or NaN
             vector.
 
     Example:
@@ -89,7 +89,7 @@ class DenseNegatives(ModelNegatives):
         encoder: Encoder = self.model
         if queries:
             return encoder.vectors(queries)
-        # A function that is asked nothing does not know the length of its vectors.
+        # Without queries, the dimension of a function's vectors is unknown.
         vectors: Any = self._vectors
         return np.empty((0, vectors.dimension), np.float32)
 

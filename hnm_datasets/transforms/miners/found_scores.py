@@ -1,4 +1,4 @@
-"""The scores of passages by a source that scores only what it finds."""
+"""Scores from a source that scores only the passages it finds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def scores_where_found(
     lists: NDArray[np.int64],
     rows: Ragged[NDArray[np.int64]],
 ) -> NDArray[np.float32]:
-    """Look up the scores of certain passages of each query.
+    """Look up the scores of the given passages of each query.
 
     Args:
-        found: L lists of what was found, as row numbers.
-        scores: Their scores, aligned with `found.values`.
-        lists: The list of each query, -1: it has none. Shape (B,).
-        rows: B lists of row numbers, C in all.
+        found: L lists of hits, as row numbers.
+        scores: The scores of the hits, aligned with `found.values`.
+        lists: The number of each query's list; -1 if it has none. Shape (B,).
+        rows: B lists of row numbers, C in total.
 
     Returns:
         Shape (C,), NaN where a passage is not in the query's list.
@@ -37,7 +37,7 @@ def scores_where_found(
     size = 1 + max(int(found.values.max()), int(rows.values.max()))
     keys = found.owners * size + found.values
     order = np.argsort(keys, kind="stable")
-    # A query without a list has a negative key, which is not among them.
+    # A query without a list has a negative key, which matches none of them.
     asked = lists[rows.owners] * size + rows.values
     at = order[np.minimum(np.searchsorted(keys, asked, sorter=order), len(keys) - 1)]
     same = keys[at] == asked

@@ -1,4 +1,4 @@
-"""Fusion: the candidates of several miners as one list."""
+"""Fusion: merge the candidates of several miners."""
 
 from __future__ import annotations
 
@@ -27,39 +27,40 @@ from hnm_datasets.transforms.miners.base import Miner, MiningRows
 from hnm_datasets.transforms.miners.search import Candidates
 
 _METHODS = ("rrf", "interleave", "union")
-#: What is added to each rank; with 60 the first ranks count little more than the next (Cormack et al. 2009).
+#: The constant k of reciprocal rank fusion, from Cormack et al. 2009. It reduces the weight of the first ranks.
 _RRF = 60
-#: More than any source finds for a query, so that one source's candidates come before the next one's.
+#: More than any source finds for a query, so that all candidates of one source precede those of the next.
 _APART = 1 << 20
 
 
 @dataclass(frozen=True)
 class FuseNegatives(Transform):
-    """Mine from several sources and merge what they find into one list per row.
+    """Mine from several sources and merge their candidates into one list per row.
 
-    Each candidate keeps its rank in every source, and is scored by every source, also by those that did not find it,
-    so that margins and limits can go by any of them: `RelativeMargin(0.05, by="dense")`. Search engines and runs score
-    only what they find; their other scores are null.
+    Each candidate keeps its rank in every source and is scored by every source, even by sources that did not find it.
+    Filters can therefore use the scores of any source, as in `RelativeMargin(0.05, by="dense")`. Search engines and
+    runs score only the passages they find; their other scores are null.
 
     Args:
-        miners: The sources by name, all of one corpus, for example `{"bm25": BM25Negatives(corpus), "dense":
+        miners: The sources by name, all for the same corpus, for example `{"bm25": BM25Negatives(corpus), "dense":
             DenseNegatives(corpus, model)}`.
-        method: `"rrf"` orders by the sum of 1 / (60 + rank) over the sources (Cormack et al. 2009, *Reciprocal Rank
-            Fusion*); `"interleave"` takes the best of each source in turn; `"union"` takes all of the first source,
-            then what the next adds.
-        k: Candidates per row; None: all that the sources found.
+        method: `"rrf"` sorts by the sum of 1 / (60 + rank) over the sources (Cormack et al. 2009, *Reciprocal Rank
+            Fusion*); `"interleave"` takes candidates from the sources alternately; `"union"` takes all candidates of
+            the first source, then the new candidates of the next.
+        k: Candidates per row; None for all.
 
     Columns read:
-        `query`, `positive_ids`, and what else a source reads; `query_id` and `known_positive_ids`, if there.
+        `query`, `positive_ids` and the other columns that a source reads; `query_id` and `known_positive_ids`, if
+        present.
 
     Columns written:
-        `negative_ids`, `negative_scores` (by which they are ordered), `negative_ranks` (in the fused list),
-        `negative_source` (the names of the sources that found it, joined by `+`); for each source
-        `negative_<source>_ranks` (0: not found by it), `negative_<source>_scores` and `positive_<source>_scores`.
+        `negative_ids`, `negative_scores` (the fused scores), `negative_ranks` (in the fused list), `negative_source`
+        (the names of the sources that found the candidate, joined by `+`); for each source `negative_<source>_ranks` (0
+        if the source did not find it), `negative_<source>_scores` and `positive_<source>_scores`.
 
     Raises:
-        TypeError: A source is no miner.
-        ValueError: There are fewer than two, they are of different corpora, or the method is unknown.
+        TypeError: A source is not a miner.
+        ValueError: There are fewer than two sources, their corpora differ, or the method is unknown.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, RandomNegatives, load_sample
@@ -92,8 +93,8 @@ class FuseNegatives(Transform):
         step = "FuseNegatives"
         if not isinstance(self.miners, Mapping) or len(self.miners) < 2:
             raise ValueError(
-                f"{step}: miners must name two sources or more, such as {{'bm25': BM25Negatives(corpus), 'dense': "
-                f"DenseNegatives(corpus, model)}}, got {self.miners!r}."
+                f"{step}: miners must be a dict of at least two sources, such as {{'bm25': BM25Negatives(corpus), "
+                f"'dense': DenseNegatives(corpus, model)}}, got {self.miners!r}."
             )
         for name, miner in self.miners.items():
             if not isinstance(miner, Miner):
@@ -103,11 +104,14 @@ class FuseNegatives(Transform):
                 )
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "score":
                 raise ValueError(
-                    f"{step}: a source's name goes into column names and must be a word such as 'dense', got {name!r}."
+                    f"{step}: a source's name becomes part of column names and must be a word such as 'dense', got "
+                    f"{name!r}."
                 )
         corpora = {miner.corpus.fingerprint for miner in self.miners.values()}
         if len(corpora) > 1:
-            raise ValueError(f"{step}: the sources {list(self.miners)} are of different corpora.")
+            raise ValueError(
+                f"{step}: the sources {list(self.miners)} have different corpora. Create all miners with the same one."
+            )
         self._set(miners=Ordered(self.miners), method=checks.one_of(step, "method", self.method, _METHODS))
         if self.k is not None:
             self._set(k=checks.whole_number(step, "k", self.k, low=1))
@@ -135,7 +139,7 @@ class FuseNegatives(Transform):
         }
         for number, (name, miner) in enumerate(self.miners.items()):
             scores, known = fused.source_scores[number, stay], fused.is_scored[number, stay]
-            # A source has scored the passages that it found.
+            # The source has already scored the passages that it found.
             unknown = Ragged(kept_offsets(offsets, ~known), rows[~known])
             scores[~known] = miner._score(encoded[number], unknown)
             of_positives = miner._score(encoded[number], asked.positives)
@@ -147,15 +151,15 @@ class FuseNegatives(Transform):
 
 @dataclass(frozen=True)
 class Fused:
-    """The merged candidates of B queries, C in all, from S sources.
+    """The merged candidates of B queries, C in total, from S sources.
 
     Attributes:
         offsets: Where each query's candidates begin and end. Shape (B + 1,).
         rows: Row numbers in the corpus. Shape (C,).
-        scores: The scores that order them. Shape (C,).
-        ranks: The rank in each source, 0 where it did not find the candidate. Shape (S, C).
-        source_scores: The score by each source, where it found this very passage. Shape (S, C).
-        is_scored: Where that is. Shape (S, C).
+        scores: The fused scores. Shape (C,).
+        ranks: The rank in each source, 0 if the source did not find the candidate. Shape (S, C).
+        source_scores: The score from each source; valid only where `is_scored`. Shape (S, C).
+        is_scored: Whether the source found exactly this passage, not a copy of it. Shape (S, C).
     """
 
     offsets: NDArray[np.int64]
@@ -171,7 +175,7 @@ def fuse(sources: list[Candidates], text_codes: NDArray[np.int64], method: str) 
 
     Args:
         sources: The candidates of the same B queries from each of S sources.
-        text_codes: Passages with the same text have the same code: sources may find different ones of them. Shape (N,).
+        text_codes: Passages with the same text have the same code; sources may find different copies. Shape (N,).
         method: `"rrf"`, `"interleave"` or `"union"`.
     """
     n_queries = len(sources[0].offsets) - 1
@@ -180,7 +184,7 @@ def fuse(sources: list[Candidates], text_codes: NDArray[np.int64], method: str) 
     source = np.repeat(np.arange(len(sources)), [len(one.rows) for one in sources])
     ranks = np.concatenate([one.ranks for one in sources]).astype(np.int64)
     within = np.concatenate([positions_within(one.offsets) for one in sources])
-    # One group per query and text; of equal passages, the first source that found one chooses it.
+    # One group per query and text. If sources find different copies, the copy of the first source is used.
     keys = owners * len(text_codes) + text_codes[rows]
     order = np.argsort(keys, kind="stable")
     fresh = first_of_runs(keys[order])
@@ -196,7 +200,7 @@ def fuse(sources: list[Candidates], text_codes: NDArray[np.int64], method: str) 
         found = by_source > 0
         scores = np.where(found, 1 / (_RRF + by_source), 0).sum(axis=0)
     else:
-        # Of candidates that several sources found, the earliest position counts.
+        # If several sources found a candidate, its best position counts.
         position = within * len(sources) + source if method == "interleave" else within + source * _APART
         best = np.full(len(first), np.iinfo(np.int64).max)
         np.minimum.at(best, group, position[order])
@@ -213,7 +217,7 @@ def fuse(sources: list[Candidates], text_codes: NDArray[np.int64], method: str) 
 
 
 def _source_names(names: list[str], found: NDArray[np.bool_]) -> pa.Array:
-    """Name the sources that found each candidate. Shape (S, C) → (C,)."""
+    """Return the joined names of the sources that found each candidate. Shape (S, C) → (C,)."""
     code = (found * (1 << np.arange(len(names)))[:, None]).sum(axis=0)
     used, back = np.unique(code, return_inverse=True)
     labels = ["+".join(name for bit, name in enumerate(names) if one >> bit & 1) for one in used.tolist()]

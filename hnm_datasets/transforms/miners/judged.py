@@ -1,4 +1,4 @@
-"""Judged negatives."""
+"""Negatives from relevance judgments."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hnm_datasets.transforms.miners.search import Candidates
 
 
 class _Judged(NamedTuple):
-    """What B queries and their judged negatives are for the base.
+    """B queries and their judged negatives.
 
     Attributes:
-        encoded: The queries, as the retriever reads them.
+        encoded: The queries, as the retriever encodes them.
         rows: The row numbers of each query's judged negatives, best first.
-        scores: The retriever's scores of them.
+        scores: The retriever's scores of the judged negatives.
     """
 
     encoded: Any
@@ -32,40 +32,39 @@ class _Judged(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgedNegatives(Miner):
-    """Take the passages that were judged not relevant, in the order in which a retriever ranks them.
+    """Use the passages that were judged not relevant, in the order of a retriever's ranking.
 
-    These are the most reliable negatives: a person judged them. They are few, so combine them with mined ones:
-    `FuseNegatives({"judged": JudgedNegatives(corpus, bm25), "bm25": bm25}, method="union")`, and then
-    `SampleNegatives({"judged": 2, "bm25": 3})`.
+    These are the most reliable negatives, because a person judged them. There are usually few of them, so combine them
+    with mined negatives: `FuseNegatives({"judged": JudgedNegatives(corpus, bm25), "bm25": bm25}, method="union")`,
+    followed by `SampleNegatives({"judged": 2, "bm25": 3})`.
 
-    A judgment that is contradicted does not count: passages that are known positives of the question, copies of one,
-    and copies of the query are left out, as every miner does.
+    Contradicting judgments are ignored: like every miner, this step excludes known positives of the question, copies of
+    them, and copies of the query.
 
     Args:
         corpus: The passages.
         retriever: The miner that scores and ranks them, such as `BM25Negatives(corpus)` or `DenseNegatives(corpus,
-            model)`, of the same corpus. Its own `k` does not matter.
+            model)`, for the same corpus. Its `k` is ignored.
         k: Judged negatives per query.
-        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
-            with groups.
-        depth: How much of the retriever's list is searched for their ranks. Only queries with judged negatives are
-            searched.
+        exclude_group: Also exclude all passages from the source documents of the positives. Requires a corpus with
+            groups.
+        depth: The number of hits in which to look up the ranks. Only queries with judged negatives are searched.
 
     Columns read:
         `query`, `positive_ids`, `judged_negative_ids`; `query_id` for error messages and `known_positive_ids`, if
-        there.
+        present.
 
     Columns written:
-        `negative_ids` (in the order of the retriever's scores), `negative_scores` (the retriever's; null, and last,
-        where a search engine did not find the passage), `negative_ranks` (places in the retriever's list; `depth` + 1
-        for a passage that is not among its first `depth`), `negative_source` (`"judged"`), `positive_scores` (the
+        `negative_ids` (sorted by the retriever's scores), `negative_scores` (the retriever's; null, and last, for
+        passages that a search engine did not find), `negative_ranks` (1-based positions in the retriever's list;
+        `depth` + 1 for passages not among its first `depth`), `negative_source` (`"judged"`), `positive_scores` (the
         retriever's, aligned with `positive_ids`).
 
     Raises:
         KeyError: A column is missing, or a judged negative is not in the corpus.
-        TypeError: `corpus` or `retriever` is something else, or an option is of the wrong type.
-        ValueError: `k` or `depth` is less than 1, the retriever is of another corpus, or `exclude_group` without
-            groups.
+        TypeError: `corpus`, `retriever` or another option is of the wrong type.
+        ValueError: `k` or `depth` is less than 1, the retriever belongs to another corpus, or `exclude_group` is set
+            without groups.
 
     Example:
         >>> from datasets import Dataset
@@ -93,12 +92,12 @@ class JudgedNegatives(Miner):
                 f"{type(self.retriever).__name__}."
             )
         if self.retriever.corpus != self.corpus:
-            raise ValueError(f"{name}: the retriever is of another corpus. Make it of this corpus.")
+            raise ValueError(f"{name}: the retriever belongs to another corpus. Create it with this corpus.")
         self._set(depth=checks.whole_number(name, "depth", self.depth, low=1))
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the retriever reads, and the judgments."""
+        """The retriever's input columns and the judgments."""
         return (*self.retriever.input_columns, JUDGED_NEGATIVE_IDS)
 
     def prepare(self) -> None:
@@ -106,8 +105,8 @@ class JudgedNegatives(Miner):
         self.retriever.prepare()
 
     def find(self, rows: MiningRows, encoded: Any) -> Candidates:
-        """Find the judged negatives of some rows that nothing contradicts, as row numbers of the corpus."""
-        assert rows.judged is not None  # asked for in `input_columns`
+        """Find the judged negatives of some rows, without excluded passages, as row numbers of the corpus."""
+        assert rows.judged is not None  # requested in `input_columns`
         scores = self.retriever._score(encoded, rows.judged)
         order = np.lexsort((rows.judged.values, -scores, rows.judged.owners))
         once = first_of_runs(rows.judged.owners, rows.judged.values[order])
@@ -117,7 +116,7 @@ class JudgedNegatives(Miner):
         return found._replace(ranks=self._ranks(found, encoded))
 
     def _ranks(self, found: Candidates, encoded: Any) -> NDArray[np.int32]:
-        """Return the places of passages in the retriever's list. Shape (C,)."""
+        """Return the 1-based positions of passages in the retriever's list. Shape (C,)."""
         size, depth = len(self.corpus), min(self.depth, len(self.corpus))
         lists = Ragged(found.offsets, found.rows)
         keys = lists.owners * size + lists.values
@@ -125,7 +124,7 @@ class JudgedNegatives(Miner):
         ranks = np.full(len(keys), self.depth + 1, dtype=np.int32)
         asked = np.flatnonzero(lists.lengths)
         for part in runs_within(np.full(len(asked), depth), HITS):
-            # A search engine's answer may be deeper.
+            # A search engine may return more hits.
             hits = self.retriever._search(encoded, asked[part], depth).rows[:, :depth]
             line, column = np.nonzero(hits >= 0)
             there = asked[part][line] * size + hits[line, column]

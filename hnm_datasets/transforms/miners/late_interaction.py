@@ -1,4 +1,4 @@
-"""Negatives by late interaction."""
+"""Negatives, mined with a late-interaction model."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from hnm_datasets.transforms.miners.model import ModelNegatives
 
 logger = logging.getLogger(__name__)
 
-#: Queries whose recall is measured.
+#: The maximum number of queries for measuring recall.
 _SAMPLE = 100
 
 
 class _Queries(NamedTuple):
-    """The token vectors of B queries, and the queries as the miner of the candidates encodes them."""
+    """The token vectors of B queries, and the queries as encoded by the miner of the candidates."""
 
     vectors: TokenVectors
     others: Any
@@ -38,44 +38,44 @@ class _Queries(NamedTuple):
 
 @dataclass(frozen=True)
 class LateInteractionNegatives(ModelNegatives):
-    """Mine negatives by late interaction: passages that a model of token vectors, such as ColBERT, ranks high.
+    """Mine negatives with a late-interaction model, such as ColBERT: the passages it ranks highest.
 
-    Candidates are found by an index of all token vectors, or by another miner, and scored by exact MaxSim (Khattab and
-    Zaharia 2020, *ColBERT*, https://arxiv.org/abs/2004.12832). The best of them are often relevant but not annotated:
-    go on with `RelativeMargin` or `RankWindow`.
+    An index of all token vectors, or another miner, finds candidates, which are scored by exact MaxSim (Khattab and
+    Zaharia 2020, *ColBERT*, https://arxiv.org/abs/2004.12832). Known positives are excluded. The highest-ranked
+    negatives are often relevant but not annotated, so filter them with `RelativeMargin` or `RankWindow`.
 
-    The corpus is encoded once, see `Corpus.embed_tokens`. Each distinct query is encoded once and its vectors kept on
-    disk. The step stands for the weights that the model has now; make a new one after each training step.
+    The corpus is encoded once, see `Corpus.embed_tokens`. Each distinct query is encoded once and its vectors cached on
+    disk. The step uses the current weights of the model; create a new step after the weights change.
 
     Args:
         corpus: The passages.
         model: A `MultiVectorEncoder`, its path or Hub id, or a function from a list of texts to an array of shape
             (tokens, D) for each, see `fingerprint`.
-        k: Candidates per query. A row has fewer only where too few passages are left of those that were scored.
-        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
-            with groups.
-        query_prompt: The text before each query; None: the model's own prompt for queries, if it has one.
-        prompt: The text before each passage; None: the model's own prompt for documents, if it has one, or that of the
+        k: Candidates per query. A row gets fewer only if, after exclusions, fewer of the scored passages remain.
+        exclude_group: Also exclude all passages from the source documents of the positives. Requires a corpus with
+            groups.
+        query_prompt: The text before each query; None uses the model's query prompt, if it has one.
+        prompt: The text before each passage; None uses the model's document prompt, if it has one, or the prompt of the
             index.
-        index: The index to search; by default `TokenIndex(corpus.embed_tokens(model, prompt=prompt))`, which scores
-            all passages of a small corpus, and of a large one 1,000 a query, or 2 k and 64 where these are more.
+        index: The index to search. The default is `TokenIndex(corpus.embed_tokens(model, prompt=prompt))`. For a small
+            corpus it scores all passages, for a large one 1,000 passages per query, or 2·k + 64 if this is more.
         batch_size: Texts per forward pass.
-        fingerprint: For a function: a name that changes whenever its vectors do.
-        candidates: A miner whose best `k` passages are scored, such as `BM25Negatives(corpus, k=1000)`; None: those of
-            the index.
+        fingerprint: For a function: a name that changes whenever the function's vectors change.
+        candidates: A miner, such as `BM25Negatives(corpus, k=1000)`, to score its `k` best passages; None scores the
+            candidates of the index.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` for error messages, if there.
+        `query`, `positive_ids`; `query_id` for error messages, if present.
 
     Columns written:
-        `negative_ids` (best first), `negative_scores` (MaxSim, or its mean, as the model compares), `negative_ranks`
-        (1-based, in the list before anything was removed), `negative_source` (`"late"`), `positive_scores` (by the
-        same model, aligned with `positive_ids`).
+        `negative_ids` (best first), `negative_scores` (MaxSim or its mean, depending on the model's similarity),
+        `negative_ranks` (1-based positions in the full list, before exclusions), `negative_source` (`"late"`),
+        `positive_scores` (from the same model, aligned with `positive_ids`).
 
     Raises:
-        TypeError: `corpus`, `model`, `index` or `candidates` is something else, or an option is of the wrong type.
-        ValueError: `k` is less than 1 or more than `candidates` finds, the index or `candidates` is of another corpus,
-            the index is of another model, or a text has no token or a NaN vector.
+        TypeError: `corpus`, `model`, `index`, `candidates` or another option is of the wrong type.
+        ValueError: `k` is less than 1 or greater than the k of `candidates`, the index or `candidates` belongs to
+            another corpus, the index belongs to another model, or a text has no token or a NaN vector.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -108,11 +108,11 @@ class LateInteractionNegatives(ModelNegatives):
                 f"BM25Negatives(corpus, k=1000), got {type(other).__name__}."
             )
         if other.corpus != self.corpus:
-            raise ValueError(f"{name}: candidates is a miner of another corpus. Make it of this one.")
+            raise ValueError(f"{name}: the miner in candidates belongs to another corpus. Create it with this corpus.")
         if other.k < self.k:
             raise ValueError(
-                f"{name}: k is {self.k}, and candidates finds {other.k} passages. Pass {type(other).__name__}(..., "
-                f"k=...) with several times as many."
+                f"{name}: k is {self.k}, but candidates finds only {other.k} passages. Pass "
+                f"{type(other).__name__}(..., k=...) with a k several times as large."
             )
 
     def _job(self, model: LoadedModel | ModelHandle) -> TokenEmbeddingJob:
@@ -125,7 +125,7 @@ class LateInteractionNegatives(ModelNegatives):
         return self.index
 
     def prepare(self) -> None:
-        """Encode the corpus, unless its token vectors are in the cache directory, and build what finds candidates."""
+        """Encode the corpus, unless its token vectors are cached, and prepare the index or the miner of candidates."""
         self._ensure_embedded()
         (self._tokens if self.candidates is None else self.candidates).prepare()
 
@@ -137,7 +137,7 @@ class LateInteractionNegatives(ModelNegatives):
     def _search(self, encoded: _Queries, which: NDArray[np.int64], depth: int) -> Hits:
         vectors = encoded.vectors.take(which)
         if self.candidates is None:
-            # As many for every depth: a deeper search goes on with the list of a shallower one.
+            # The same number for every depth, so that a deeper search continues the list of a shallower one.
             return self._tokens.search(vectors, depth, candidates=max(self._tokens.candidates, 2 * self.k + 64))
         found = self.candidates._search(encoded.others, which, self.candidates.k).rows
         lists = Ragged(offsets_of((found >= 0).sum(axis=1)), found[found >= 0])
@@ -147,11 +147,11 @@ class LateInteractionNegatives(ModelNegatives):
         return self._tokens.score(encoded.vectors, rows)
 
     def recall(self, queries: Sequence[str], k: int | None = None) -> float:
-        """Measure which share of the k best passages by MaxSim are among the candidates, against all passages.
+        """Measure the share of the k best passages by exact MaxSim over the corpus that the step finds.
 
         Args:
-            queries: B texts; of more than 100 a sample of 100 is drawn, because each is compared with every passage.
-            k: How deep to look; None: as deep as the step does.
+            queries: B texts. A sample of 100 is used if there are more, because each is compared with every passage.
+            k: The number of passages; None uses the k of the step.
 
         Returns:
             From 0 to 1.
@@ -166,9 +166,13 @@ class LateInteractionNegatives(ModelNegatives):
         encoded = self._encode(texts, digest_strings(texts)[:, 0])
         best = maxsim.search(encoded.vectors, self._tokens.embeddings, depth)
         found = self._search(encoded, np.arange(len(texts)), depth)
-        # Of passages with equal scores any will do.
+        # Any passage with the same score counts as found.
         recall = float((found.scores >= best.scores[:, -1:]).mean())
         logger.info(
-            "%s finds %.1f%% of the %d best, by %d queries.", type(self).__name__, 100 * recall, depth, len(texts)
+            "%s: recall %.1f%% of the %d best passages, on %d queries.",
+            type(self).__name__,
+            100 * recall,
+            depth,
+            len(texts),
         )
         return recall

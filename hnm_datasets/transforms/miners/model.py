@@ -1,4 +1,4 @@
-"""What miners with an embedding model have in common, whatever its vectors are."""
+"""The base of miners with an embedding model, for vectors of any kind."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from hnm_datasets.transforms.miners.base import Miner
 
 @dataclass(frozen=True)
 class ModelNegatives(Miner):
-    """A miner that encodes the corpus and the queries with one model; subclasses say which, and what is searched.
+    """A miner that encodes the corpus and the queries with one model. Subclasses set the kind of model and index.
 
     Args:
         corpus: The passages.
         model: The model, its path or Hub id, or a function.
         k: Candidates per query.
-        exclude_group: Exclude also every passage of the documents that the positives were cut from.
+        exclude_group: Also exclude all passages from the source documents of the positives.
         query_prompt: The text before each query.
         prompt: The text before each passage.
-        index: The index to search; None: one of the whole corpus, whose vectors are made on first use.
+        index: The index to search; None creates an index of the whole corpus, which is encoded on first use.
         batch_size: Texts per forward pass.
-        fingerprint: For a function: a name that changes whenever its vectors do.
+        fingerprint: For a function: a name that changes whenever the function's vectors change.
     """
 
-    #: What is searched, and the class of the model.
+    #: The classes of the index and of the model.
     index_kind: ClassVar[type[DenseIndex] | type[SparseIndex] | type[TokenIndex]]
     model_kind: ClassVar[str]
     #: The method of a corpus that encodes it.
@@ -56,17 +56,17 @@ class ModelNegatives(Miner):
 
     @abstractmethod
     def _job(self, model: LoadedModel | ModelHandle) -> ShardJob[Any]:
-        """Return the embedding of the corpus that the step makes itself."""
+        """Return the job that embeds the corpus for the default index."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         name, kind, embed = type(self).__name__, self.index_kind, self.embed
         self._set(batch_size=checks.whole_number(name, "batch_size", self.batch_size, low=1))
         if self.index is not None and not is_index_of(kind, self.index):
-            several = "" if kind is TokenIndex else ", or a ShardedIndex of such"
+            several = "" if kind is TokenIndex else f" or a ShardedIndex of {kind.__name__}"
             raise TypeError(
                 f"{name}: index must be a {kind.__name__}{several}, got {type(self.index).__name__}. "
-                f"Make one of the embeddings: {kind.__name__}({embed}(model))."
+                f"Create one from the embeddings: {kind.__name__}({embed}(model))."
             )
         loaded = load_model(self.model, self.fingerprint, kind=self.model_kind)
         documents: TextEncoder | StoredVectors
@@ -79,17 +79,17 @@ class ModelNegatives(Miner):
             documents = self._vectors
             if not documents.are_made:
                 raise ValueError(
-                    f"{name}: the embeddings of the index are not in the cache directory, or not those of this "
-                    f"corpus, model and prompt. Make them with {embed}(model), or pass index=None."
+                    f"{name}: the embeddings of the index are not in the cache directory, or they belong to another "
+                    f"corpus, model or prompt. Compute them with {embed}(model), or pass index=None."
                 )
             if self.index.corpus != self.corpus:
                 raise ValueError(
-                    f"{name}: the index is of another corpus. Pass {kind.__name__}({embed}(model)) of this corpus."
+                    f"{name}: the index belongs to another corpus. Pass {kind.__name__}({embed}(model)) of this corpus."
                 )
             self._check_given(documents)
             encoder = query_encoder(loaded, documents, self.query_prompt, self.batch_size)
             check_same_model(name, encoder, documents)
-        # From here on the encoder stands for the model and its prompt: it pickles to their fingerprints.
+        # The encoder replaces the model and its prompt, because it pickles to their fingerprints.
         self._set(model=encoder, query_prompt=encoder.prompt, prompt=documents.prompt)
 
     def _check_given(self, documents: StoredVectors) -> None:
@@ -97,12 +97,12 @@ class ModelNegatives(Miner):
         if self.prompt not in (None, documents.prompt):
             raise ValueError(
                 f"{type(self).__name__}: the passages of the index were encoded with the prompt {documents.prompt!r}, "
-                f"not {self.prompt!r}. Leave prompt= out, or pass {self.index_kind.__name__}({self.embed}(model, "
+                f"not {self.prompt!r}. Omit prompt=, or pass {self.index_kind.__name__}({self.embed}(model, "
                 f"prompt=...))."
             )
 
     def _is_default_index(self, loaded: LoadedModel) -> bool:
-        """Return whether the index is the one that the step makes itself: it may not be embedded yet."""
+        """Return whether the index equals the default index, which may not be embedded yet."""
         if isinstance(self.index, ShardedIndex) or self.index != self.index_kind(self.index.embeddings):
             return False
         return bool(self.index.embeddings == self._job(loaded).embeddings)
@@ -118,14 +118,14 @@ class ModelNegatives(Miner):
         return vectors
 
     def prepare(self) -> None:
-        """Encode the corpus, unless its embeddings are in the cache directory, and build the index."""
+        """Encode the corpus, unless its embeddings are cached, and build the index."""
         self._ensure_embedded()
         self._index.prepare()
 
     def _ensure_embedded(self) -> None:
         if not isinstance(self.index, ShardedIndex) and not self._vectors.are_made:
             job = self._job(self.model)
-            # Embeddings with other options are not made here; the search says what to do where they are missing.
+            # Embeddings with other options are not computed here; if they are missing, the search raises an error.
             if job.embeddings == self._vectors:
                 job.ensure()
 

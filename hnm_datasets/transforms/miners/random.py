@@ -17,28 +17,26 @@ from hnm_datasets.transforms.miners.base import Miner
 
 @dataclass(frozen=True)
 class RandomNegatives(Miner):
-    """Draw random passages that are not known to be relevant: the baseline that mining has to beat.
+    """Sample random passages, without known positives: the baseline that mining has to beat.
 
-    Which passages a row gets depends on the seed and on the row's `query_id` (or its `query`), not on its place in the
-    dataset.
+    The sample depends only on the seed and the row's `query_id` (or its `query`), not on the position of the row.
 
     Args:
         corpus: The passages.
         k: Passages per query.
-        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
-            with groups.
-        seed: Another seed draws other passages.
+        exclude_group: Also exclude all passages from the source documents of the positives. Requires a corpus with
+            groups.
+        seed: The random seed.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` as the row's key, if there.
+        `query`, `positive_ids`; `query_id` as the row's key, if present.
 
     Columns written:
-        The same as by `BM25Negatives`, with `negative_source` `"random"`, scores of 0, and as rank the place in the
-        random order.
+        The same as `BM25Negatives`, with `negative_source` `"random"`, scores of 0, and ranks in the random order.
 
     Raises:
-        TypeError: `corpus` is something else, or an option is of the wrong type.
-        ValueError: `k` is less than 1, or `exclude_group` without groups.
+        TypeError: `corpus` or another option is of the wrong type.
+        ValueError: `k` is less than 1, or `exclude_group` is set without groups.
 
     Example:
         >>> from hnm_datasets import load_sample

@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 class _Lists:
-    """What a run has for the queries of a batch.
+    """The lists of a run for the queries of a batch.
 
     Attributes:
-        numbers: The list of each query, -1 where the run has none. Shape (B,).
+        numbers: The number of each query's list, -1 if the run has none. Shape (B,).
         rows: The lists, as row numbers of the corpus.
-        scores: Their scores, aligned with `rows.values`.
+        scores: The scores of the hits, aligned with `rows.values`.
     """
 
     def __init__(self, run: Run, lists: NDArray[np.int64]) -> None:
@@ -42,47 +42,48 @@ class _Lists:
 
 @dataclass(frozen=True)
 class RunNegatives(Miner):
-    """Mine what another tool found for each query and is not known to be relevant: a TREC run, or rows.
+    """Mine negatives from the search results of another tool, without known positives: a TREC run, or rows.
 
     `run` is one of
 
-    - a file of lines `qid Q0 docid rank score tag` (TREC: Pyserini, Anserini, PyTerrier), `qid docid rank score`
-      (ColBERT), `qid docid score` (Tevatron's search with `--save_text`) or `qid docid rank` (MS MARCO), with tabs or
-      spaces, or of JSON `{qid: {docid: score}}`, also compressed by gzip;
-    - a folder of such files, as Pyserini or Tevatron fill one, if each has other queries: parts of one run;
-    - `{qid: {docid: score}}`, as BEIR and pytrec_eval have it;
-    - rows, in any form, with `query_id` (or `qid`) and lists `ids` and `scores`; or rows of one hit each, with
-      `corpus_id` (or `docid`, `docno`), `score` and, if there, `rank`.
+    - a file with lines `qid Q0 docid rank score tag` (TREC: Pyserini, Anserini, PyTerrier), `qid docid rank score`
+      (ColBERT), `qid docid score` (Tevatron's search with `--save_text`) or `qid docid rank` (MS MARCO), separated by
+      tabs or spaces, or with JSON `{qid: {docid: score}}`; gzip-compressed or not;
+    - a folder of such files, as written by Pyserini or Tevatron, with the parts of one run: each file has different
+      queries;
+    - a dict `{qid: {docid: score}}`, as in BEIR and pytrec_eval;
+    - rows in any format with `query_id` (or `qid`) and lists `ids` and `scores`; or rows with one hit each, with
+      `corpus_id` (or `docid`, `docno`), `score` and optionally `rank`.
 
-    Hits are ordered by score; equal scores by rank, then as they were written. Where the run has no scores, ranks order
-    them, and scores are null. The run is read when the step is made, copied into the cache directory by its content,
-    and mapped from there, so `map` finds in its cache what it made of the same run.
+    Hits are sorted by score, ties by rank and then by their order in the run. If the run has no scores, hits are sorted
+    by rank and scores are null. The run is read when the step is created, stored in the cache directory by its content,
+    and memory-mapped. With the same run, `map` therefore finds its cached results.
 
-    A list ends where the run ends, so mine deep before. A query that the run lacks gets an empty list, and a warning
-    tells how many there are, once for a call of `map`; `lacking` names all.
+    A list can be no longer than in the run, so retrieve many hits per query. A query that is missing from the run gets
+    an empty list, and a warning with the number of such queries is logged once per `map` call; `lacking` returns them.
 
     Args:
         corpus: The passages that were searched.
         run: The run.
         k: Candidates per query.
-        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
-            with groups.
+        exclude_group: Also exclude all passages from the source documents of the positives. Requires a corpus with
+            groups.
 
     Columns read:
         `query_id`, `query`, `positive_ids`.
 
     Columns written:
         `negative_ids` (best first), `negative_scores` (the run's), `negative_ranks` (1-based, in the run's list),
-        `negative_source` (`"run"`), `positive_scores` (the run's, aligned with `positive_ids`; null where the positive
-        is not in the query's list). Margins need the scores of all positives: score the rows with `BiEncoderScores` or
-        `CrossEncoderScores` first.
+        `negative_source` (`"run"`), `positive_scores` (the run's, aligned with `positive_ids`; null for positives that
+        are not in the query's list). Margins require the scores of all positives: score the rows with `BiEncoderScores`
+        or `CrossEncoderScores` first.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         KeyError: A column is missing, or a hit is not in the corpus.
-        TypeError: `corpus` or `run` is something else.
-        ValueError: A line is damaged, a passage comes twice for a query, a score is NaN or infinite, scores contradict
-            the ranks, two files of a folder have the same query, or `k` is less than 1.
+        TypeError: `corpus` or `run` is of the wrong type.
+        ValueError: A line is damaged, a query has a passage twice, a score is NaN or infinite, scores contradict the
+            ranks, two files of a folder contain the same query, or `k` is less than 1.
 
     Example:
         >>> from hnm_datasets import load_sample
@@ -107,13 +108,13 @@ class RunNegatives(Miner):
             raise ValueError("RunNegatives: the run was read for another corpus. Pass the file or the rows again.")
 
     def lacking(self, rows: Rows) -> list[str]:
-        """Return the ids of the queries that the run has no list for.
+        """Return the ids of the queries that are missing from the run.
 
         Args:
-            rows: Rows with `query_id`, in any form.
+            rows: Rows with `query_id`, in any format.
 
         Raises:
-            KeyError: There is no column `query_id`.
+            KeyError: The column `query_id` is missing.
         """
         dataset = dataset_of(rows, "RunNegatives.lacking")
         check_column("RunNegatives.lacking", QUERY_ID, dataset.column_names)
@@ -121,16 +122,16 @@ class RunNegatives(Miner):
         return list(dict.fromkeys(ids.filter(pa.array(self.run.find(ids) < 0)).to_pylist()))
 
     def _encode_rows(self, rows: MiningRows) -> _Lists:
-        assert rows.query_ids is not None  # asked for in `input_columns`
+        assert rows.query_ids is not None  # requested in `input_columns`
         lists = self.run.find(rows.query_ids)
         lacking = np.flatnonzero(lists < 0)
         if len(lacking):
             tell_once(
                 logger,
                 f"{self!r}: lacking",
-                "RunNegatives: the run lacks %d of the %d queries of a batch, first %r, which get no negatives. "
-                ".lacking(rows) of the step names all. If it lacks every query, its ids are others than the rows'. "
-                "Further batches are not reported.",
+                "RunNegatives: %d of the %d queries in a batch are missing from the run (the first is %r) and get no "
+                "negatives. The step's method lacking(rows) returns all of them. If all queries are missing, the run "
+                "and the rows use different ids. Further batches are not reported.",
                 len(lacking),
                 len(lists),
                 rows.query_ids[int(lacking[0])].as_py(),
@@ -138,7 +139,7 @@ class RunNegatives(Miner):
         return _Lists(self.run, lists)
 
     def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> _Lists:
-        raise TypeError("RunNegatives: a run knows queries by their ids and not by their texts.")
+        raise TypeError("RunNegatives: a run identifies queries by id, not by text.")
 
     def _search(self, encoded: _Lists, which: NDArray[np.int64], depth: int) -> Hits:
         rows = np.full((len(which), depth), -1, dtype=np.int64)

@@ -14,18 +14,18 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.transforms.known import sorted_lists
 from hnm_datasets.transforms.miners.kernels import pick_candidates
 
-#: How many times the least number of gaps a first search expects at most.
-_MOST_GAPS = 3
+#: The maximum number of gaps that a first search allows for, as a multiple of the minimum.
+_MAX_GAPS = 3
 
 
 class Candidates(NamedTuple):
-    """The candidates of B queries, best first, C in all.
+    """The candidates of B queries, best first, C in total.
 
     Attributes:
         offsets: Where each query's candidates begin and end. Shape (B + 1,).
         rows: Row numbers in the corpus. Shape (C,).
-        scores: The retriever's scores, NaN where it has none. Shape (C,).
-        ranks: 1-based places in the retriever's list, before anything was removed. Shape (C,).
+        scores: The retriever's scores, NaN where there is none. Shape (C,).
+        ranks: 1-based positions in the retriever's full list, before exclusions. Shape (C,).
     """
 
     offsets: NDArray[np.int64]
@@ -41,18 +41,18 @@ def mine_candidates(
     excluded_copies: Ragged[NDArray[np.int64]],
     excluded_groups: Ragged[NDArray[np.int64]] | None = None,
 ) -> Candidates:
-    """Search until each query has k allowed candidates or has seen everything that the retriever finds.
+    """Search until each query has k allowed candidates or the retriever finds no more.
 
     Excluded passages and repeated texts leave gaps in the retriever's list. The first search is deep enough for most
-    queries. Those that are short are searched again, twice as deep each time.
+    queries. Queries with too few candidates are searched again, each time to twice the depth.
 
     Args:
-        search: Given the numbers of some queries and a depth, returns as many hits or more. A deeper search must begin
-            with the answer of a shallower one.
+        search: Given the numbers of some queries and a depth, returns at least that many hits. The result of a deeper
+            search must begin with the result of a shallower one.
         corpus: The passages.
         k: Candidates per query.
-        excluded_copies: Copy codes (`Corpus.copy_codes`) that are no candidates, per query.
-        excluded_groups: Group codes that are no candidates, per query; None: groups do not matter.
+        excluded_copies: Copy codes (`Corpus.copy_codes`) to exclude, per query.
+        excluded_groups: Group codes to exclude, per query; None if groups are not excluded.
 
     Returns:
         At most k candidates per query.
@@ -89,10 +89,10 @@ def mine_candidates(
 
 
 def _gaps(k: int, corpus: Corpus, copies: Ragged[NDArray[np.int64]], groups: Ragged[NDArray[np.int64]] | None) -> int:
-    """Return the gaps to expect in the first k places of a query's list.
+    """Return the number of gaps to expect in the first k hits of a query.
 
-    A search of few queries can cost nearly as much as one of all, so one depth for all queries is best. Many copies of
-    a positive say little of how many of them a search finds, hence the upper bound.
+    All queries use the same depth, because searching a few of them again can cost nearly as much as searching all. The
+    result has an upper bound, because a positive can have many copies that a search does not find.
     """
     least = _least_gaps(k)
     if not len(copies):
@@ -101,7 +101,7 @@ def _gaps(k: int, corpus: Corpus, copies: Ragged[NDArray[np.int64]], groups: Rag
     excluded = np.bincount(copies.owners, weights=counts, minlength=len(copies))
     if groups is not None:
         excluded += np.bincount(groups.owners, weights=corpus.group_counts(groups.values), minlength=len(groups))
-    return int(np.clip(np.quantile(excluded, 0.9), least, _MOST_GAPS * least))
+    return int(np.clip(np.quantile(excluded, 0.9), least, _MAX_GAPS * least))
 
 
 def _least_gaps(k: int) -> int:
@@ -109,15 +109,15 @@ def _least_gaps(k: int) -> int:
 
 
 def first_depth(k: int) -> int:
-    """Return the depth that the first search for k candidates has at most, whatever the batch."""
-    return k + _MOST_GAPS * _least_gaps(k)
+    """Return the maximum depth of the first search for k candidates, for any batch."""
+    return k + _MAX_GAPS * _least_gaps(k)
 
 
 def _assembled(found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]], n_queries: int) -> Candidates:
     owners, rows, scores, ranks = [], [], [], []
     for queries, hits, columns in found:
-        line, place = np.nonzero(columns >= 0)
-        column = columns[line, place]
+        line, slot = np.nonzero(columns >= 0)
+        column = columns[line, slot]
         owners.append(queries[line])
         rows.append(hits.rows[line, column])
         scores.append(hits.scores[line, column])
@@ -135,7 +135,7 @@ def _assembled(found: list[tuple[NDArray[np.int64], Hits, NDArray[np.int64]]], n
 
 
 def joined_candidates(found: list[Candidates]) -> Candidates:
-    """Put the candidates of consecutive queries together."""
+    """Concatenate the candidates of consecutive queries."""
     if len(found) == 1:
         return found[0]
     if not found:

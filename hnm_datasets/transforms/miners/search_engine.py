@@ -1,4 +1,4 @@
-"""Negatives from any search engine."""
+"""Negatives from a search engine."""
 
 from __future__ import annotations
 
@@ -17,65 +17,67 @@ from hnm_datasets.transforms.miners.search import first_depth
 
 
 class _Asked:
-    """The queries of a batch, each distinct one asked for once.
+    """The queries of a batch, without duplicates.
 
     Attributes:
-        queries: The distinct ones.
-        numbers: The number of each query among them. Shape (B,).
-        first: The first answer of the engine, once it was asked.
+        queries: The distinct queries.
+        numbers: The number of each query in `queries`. Shape (B,).
+        first: The hits of the first search; None before it.
     """
 
     def __init__(self, queries: list[str]) -> None:
-        places: dict[str, int] = {}
-        numbers = [places.setdefault(query, len(places)) for query in queries]
-        self.queries, self.numbers = list(places), np.array(numbers, dtype=np.int64)
+        distinct: dict[str, int] = {}
+        numbers = [distinct.setdefault(query, len(distinct)) for query in queries]
+        self.queries, self.numbers = list(distinct), np.array(numbers, dtype=np.int64)
         self.first: Hits | None = None
 
 
 @dataclass(frozen=True)
 class SearchNegatives(Miner):
-    """Mine what any search engine finds for the query and is not known to be relevant: Elasticsearch, Vespa, LanceDB.
+    """Mine negatives with any search engine, such as Elasticsearch, Vespa or LanceDB, without known positives.
 
-    `search` is a function of yours, `(queries, depth) -> (ids, scores)`: from B texts and a number of hits to B lists
-    of ids and B lists of scores. The ids are those of the corpus; hits come best first, and a higher score is better. A
-    list of fewer hits ends there; of one with more the first `depth` are read. Unknown and repeated ids, and scores
-    that rise, are NaN or infinite, are errors, which name the query.
+    `search` is your function `(queries, depth) -> (ids, scores)`. Given B texts and a number of hits, it returns B
+    lists of ids and B lists of scores. The ids must be ids of the corpus. Hits must be sorted best first, and higher
+    scores are better. A list with fewer hits than `depth` is considered complete; from a longer list the first `depth`
+    hits are used. Unknown or repeated ids, and scores that increase, are NaN or infinite, raise an error that names the
+    query.
 
-    Each distinct query of a batch is asked for once, 1.75 k deep (k + 24 for a small k) whatever the batch is, with at
-    most 260,000 hits in a call. Where known positives leave a query short of k, it is asked for again, twice as deep
-    each time. Equal scores keep the engine's order, which may be another in each call. Retries, time-outs and parallel
-    requests are the client's; an exception of the function ends the step with an error that repeats it.
+    Each distinct query of a batch is searched once, to a depth of 1.75·k (k + 24 for a small k) for any batch, with at
+    most 260,000 hits per call. If excluding known positives leaves fewer than k, the query is searched again, each time
+    to twice the depth. Ties keep the engine's order, which may differ between calls. The client is responsible for
+    retries, time-outs and parallel requests. An exception in the function is raised as an error of the step.
 
-    An engine scores only what it finds: the score of a positive is null unless it is among the first k hits. Margins
-    need the scores of all positives: score the rows with `BiEncoderScores` or `CrossEncoderScores` first.
+    An engine scores only the passages it finds, so the score of a positive is null unless it is among the first k hits.
+    Margins require the scores of all positives: score the rows with `BiEncoderScores` or `CrossEncoderScores` first.
 
-    `num_proc` forks the function with all that it holds, and few clients survive that: open them in the function, once
-    a process, as below, or leave `num_proc` out, as LanceDB advises. Spawned processes do not have the function. With
-    Ray, pass it to a pool as an argument of the class.
+    `num_proc` forks the function with its open connections, which few clients support. Open the client inside the
+    function, once per process, as below, or do not use `num_proc`, as LanceDB recommends. Spawned processes do not have
+    the function. With Ray, pass it to an actor pool as an argument of the class.
 
     Args:
         corpus: The passages that the engine has indexed.
         search: The function.
         k: Candidates per query.
-        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
-            with groups.
-        fingerprint: A name that changes whenever the answers do, such as the index, its version and the kind of query.
+        exclude_group: Also exclude all passages from the source documents of the positives. Requires a corpus with
+            groups.
+        fingerprint: A name that changes whenever the results change, for example composed of the index, its version and
+            the kind of query.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` for error messages, if there.
+        `query`, `positive_ids`; `query_id` for error messages, if present.
 
     Columns written:
         `negative_ids` (best first), `negative_scores` (the engine's), `negative_ranks` (1-based, in the engine's list),
-        `negative_source` (`"search"`), `positive_scores` (the engine's, aligned with `positive_ids`; null where the
-        positive is not among the first k hits).
+        `negative_source` (`"search"`), `positive_scores` (the engine's, aligned with `positive_ids`; null for positives
+        that are not among the first k hits).
 
     Raises:
         KeyError: A hit is not in the corpus.
         RuntimeError: The function raised an error.
-        TypeError: `corpus` or `search` is something else, or the function returned something else.
-        ValueError: `fingerprint` is missing, `k` is less than 1, or the hits are not as said above.
+        TypeError: `corpus`, `search` or the function's return value is of the wrong type.
+        ValueError: `fingerprint` is missing, `k` is less than 1, or the hits violate the rules above.
 
-    Elasticsearch, not run here (OpenSearch has the same calls; `recipes/lancedb_search.py` is a whole run):
+    An example for Elasticsearch, not run here (OpenSearch has the same API; `recipes/lancedb_search.py` is complete):
 
         from functools import cache
         from elasticsearch import Elasticsearch
@@ -88,7 +90,7 @@ class SearchNegatives(Miner):
             searches = []
             for query in queries:
                 searches.append({"index": "passages"})
-                # The engine's limit: a list that is shorter than asked for ends there.
+                # The engine's limit; a shorter list is considered complete.
                 size = min(depth, 10_000)
                 searches.append({"query": {"match": {"text": query}}, "size": size, "_source": False})
             found = [answer["hits"]["hits"] for answer in client().msearch(searches=searches)["responses"]]
@@ -118,14 +120,14 @@ class SearchNegatives(Miner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # From here on the function pickles to its name.
+        # The wrapped function pickles to its fingerprint.
         self._set(search=SearchFunction(self.search, self.fingerprint))
 
     def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> _Asked:
         return _Asked(queries)
 
     def _search(self, encoded: _Asked, which: NDArray[np.int64], depth: int) -> Hits:
-        # An approximate index may answer otherwise at another depth. These depths do not depend on the batch.
+        # The results of an approximate index can depend on the depth, so the depth must not depend on the batch.
         size = len(self.corpus)
         wide = first = self._first_depth
         while wide < depth:

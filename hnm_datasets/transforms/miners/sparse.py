@@ -1,4 +1,4 @@
-"""Sparse negatives."""
+"""Sparse negatives, mined with a sparse embedding model."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SparseNegatives(ModelNegatives):
-    """Mine sparse negatives: passages that a sparse model ranks high and that are not known to be relevant.
+    """Mine sparse negatives: the passages that a sparse model ranks highest, without known positives.
 
-    A sparse model gives terms of its vocabulary weights, also terms that a text lacks (Formal et al. 2022, *From
-    Distillation to Hard Negative Sampling*, https://arxiv.org/abs/2205.04733). With the model that is being trained
-    these are the hardest negatives for it. The best of them are often relevant but not annotated: go on with
-    `RelativeMargin` or `RankWindow`.
+    A sparse model assigns weights to the terms of its vocabulary, including terms that do not occur in the text (Formal
+    et al. 2022, *From Distillation to Hard Negative Sampling*, https://arxiv.org/abs/2205.04733). If the model is the
+    one in training, these are the hardest negatives for it. The highest-ranked are often relevant but not annotated, so
+    filter them with `RelativeMargin` or `RankWindow`.
 
-    The corpus and each distinct query are encoded once, and the search is exact. A query finds the passages whose score
-    is above 0, which may be fewer than k. The step stands for the weights that the model has now; make a new one after
-    each training step. `DenseNegatives` says what holds for GPUs and for `num_proc`.
+    The corpus and each distinct query are encoded once, and the search is exact. A query finds only passages with a
+    score above 0, which may be fewer than k. The step uses the current weights of the model; create a new step after
+    the weights change. See `DenseNegatives` for GPUs and `num_proc`.
 
     Args:
         corpus: The passages.
-        model: A `SparseEncoder` (SPLADE, inference-free with a `Router`, static weights of words), its path or Hub id,
-            or a function from a list of texts to a matrix of shape (B, V), see `fingerprint`. It compares by the dot
-            product or the cosine.
-        k: Candidates per query. Mine deep (50 to 200) and let filters and samplers choose.
-        exclude_group: Exclude also every passage of the documents that the positives were cut from. Needs a corpus
-            with groups.
-        query_prompt: The text before each query; None: the model's own prompt for queries, if it has one.
-        prompt: The text before each passage; None: the model's own prompt for documents, if it has one, or that of the
+        model: A `SparseEncoder` (SPLADE, inference-free with a `Router`, or static word weights), its path or Hub id,
+            or a function from a list of texts to a matrix of shape (B, V), see `fingerprint`. Its similarity must be
+            the dot product or the cosine.
+        k: Candidates per query. Mine many (50 to 200), and let filters and samplers select from them.
+        exclude_group: Also exclude all passages from the source documents of the positives. Requires a corpus with
+            groups.
+        query_prompt: The text before each query; None uses the model's query prompt, if it has one.
+        prompt: The text before each passage; None uses the model's document prompt, if it has one, or the prompt of the
             index.
-        index: The index to search; by default `SparseIndex(corpus.embed_sparse(model, prompt=prompt))`, made once, on
-            first use. Several: `ShardedIndex([SparseIndex(embeddings, shard=(i, 4)) for i in range(4)])`.
+        index: The index to search. The default is `SparseIndex(corpus.embed_sparse(model, prompt=prompt))`, built once,
+            on first use. For several shards: `ShardedIndex([SparseIndex(embeddings, shard=(i, 4)) for i in range(4)])`.
         batch_size: Texts per forward pass, see `Corpus.embed_sparse`.
-        max_active_dims: Keep this many of the largest weights of each query and passage; None: as many as the model
-            keeps, or those of the index.
-        fingerprint: For a function: a name that changes whenever its answers do.
+        max_active_dims: Keep this many of the largest weights of each query and passage; None uses the setting of the
+            model or the index.
+        fingerprint: For a function: a name that changes whenever the function's results change.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` for error messages, if there.
+        `query`, `positive_ids`; `query_id` for error messages, if present.
 
     Columns written:
-        `negative_ids` (best first), `negative_scores` (dot product or cosine, as the model compares), `negative_ranks`
-        (1-based, in the list before anything was removed), `negative_source` (`"sparse"`), `positive_scores` (by the
-        same model, aligned with `positive_ids`).
+        `negative_ids` (best first), `negative_scores` (dot product or cosine, depending on the model's similarity),
+        `negative_ranks` (1-based positions in the full list, before exclusions), `negative_source` (`"sparse"`),
+        `positive_scores` (from the same model, aligned with `positive_ids`).
 
     Raises:
-        TypeError: `corpus`, `model` or `index` is something else, or an option is of the wrong type.
-        ValueError: `k` is less than 1, the index is of another corpus or of another model, the model compares by a
+        TypeError: `corpus`, `model`, `index` or another option is of the wrong type.
+        ValueError: `k` is less than 1, the index belongs to another corpus or model, the model's similarity is a
             distance, or a weight is NaN or infinite.
 
     Example:
@@ -109,7 +109,7 @@ class SparseNegatives(ModelNegatives):
         if self.max_active_dims not in (None, own):
             raise ValueError(
                 f"SparseNegatives: the passages of the index were encoded with max_active_dims={own}, not "
-                f"{self.max_active_dims!r}. Leave max_active_dims= out, or pass "
+                f"{self.max_active_dims!r}. Omit max_active_dims=, or pass "
                 f"SparseIndex(corpus.embed_sparse(model, max_active_dims=...))."
             )
 
@@ -120,8 +120,9 @@ class SparseNegatives(ModelNegatives):
             tell_once(
                 logger,
                 "SparseNegatives: no terms",
-                "SparseNegatives: a batch of %d queries got no negatives, first %r: the model gives no term of them a "
-                "weight. Check the model's vocabulary; a training with too strong a regularizer empties all vectors.",
+                "SparseNegatives: none of the %d queries in a batch got negatives (the first is %r), because the model "
+                "gives them no weights. Check the model's vocabulary; training with too strong a regularizer makes all "
+                "vectors empty.",
                 len(queries),
                 queries[0][:100],
             )

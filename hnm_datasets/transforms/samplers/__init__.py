@@ -1,1 +1,1 @@
-"""Steps that choose some candidates, or order them."""
+"""Steps that select candidates or sort them."""

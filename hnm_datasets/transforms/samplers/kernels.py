@@ -1,4 +1,4 @@
-"""Draws of candidates that are unlike each other, compiled by numba."""
+"""Sampling of diverse candidates, compiled by numba."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def diverse_mask(
     shingles: NDArray[np.uint32],
     passages: int,
 ) -> None:
-    """Mark candidates of each row as `sample_mask` does, each less likely the more it is like one that is drawn.
+    """Sample candidates of each row as `sample_mask` does, but penalize similarity to the candidates drawn so far.
 
-    The largest of log-weight plus Gumbel noise is a draw in proportion to the weights (Kool et al. 2019). Weights
-    change with each draw, so each has noise of its own.
+    The maximum of log-weight plus Gumbel noise is a draw in proportion to the weights (Kool et al. 2019). Since weights
+    change with each draw, each draw uses new noise.
 
     Args:
-        offsets: As for `sample_mask`, as are the next six.
-        log_weights: Logarithm of each candidate's weight before anything is drawn.
+        offsets: See `sample_mask`, also for the next six.
+        log_weights: Logarithm of each candidate's weight before the first draw.
         keys: 64 bits that identify each row.
-        seed: Another seed gives another draw.
+        seed: The random seed.
         strata: Which candidates belong to each stratum.
-        counts: Candidates wanted of each stratum.
-        keep: Filled.
-        diversity: What a log-weight falls by where the similarity to the nearest one drawn is 1.
-        rows: What candidates are compared by, see `compare`. Shape (C,).
-        vectors: As for `compare`, as are the next three.
+        counts: The number of candidates to draw from each stratum.
+        keep: Output.
+        diversity: The penalty on the log-weight at a similarity of 1 to the most similar candidate drawn.
+        rows: The numbers of the candidates' vectors, or of their passages, see `compare`. Shape (C,).
+        vectors: See `compare`, also for the next three.
         shingle_offsets: Where the shingles of each form begin and end.
         shingles: The shingles.
         passages: N.
@@ -51,26 +51,26 @@ def diverse_mask(
     marks = np.zeros(MARKS, dtype=np.bool_)
     for row in range(len(offsets) - 1):
         start, stop = offsets[row], offsets[row + 1]
-        # The similarity to the nearest one that is drawn.
+        # The similarity of each candidate to the most similar one drawn.
         nearest = np.full(stop - start, np.nan, dtype=np.float32)
-        turn = 0
+        drawn = 0
         for stratum in range(len(counts)):
             for _ in range(counts[stratum]):
                 best, chosen = -np.inf, -1
-                for place in range(start, stop):
-                    if keep[place] or not strata[stratum, place]:
+                for i in range(start, stop):
+                    if keep[i] or not strata[stratum, i]:
                         continue
-                    uniform = keyed_uniform(keys[row], seed, turn * (stop - start) + place - start)
-                    noisy = log_weights[place] - np.log(-np.log(uniform))
-                    if turn:
-                        noisy -= diversity * nearest[place - start]
+                    uniform = keyed_uniform(keys[row], seed, drawn * (stop - start) + i - start)
+                    noisy = log_weights[i] - np.log(-np.log(uniform))
+                    if drawn:
+                        noisy -= diversity * nearest[i - start]
                     if chosen < 0 or noisy > best:
-                        best, chosen = noisy, place
+                        best, chosen = noisy, i
                 if chosen < 0:
                     break
                 keep[chosen] = True
-                turn += 1
-                if turn == wanted:
+                drawn += 1
+                if drawn == wanted:
                     break
                 others = rows[start:stop]
                 compare(rows[chosen], others, vectors, shingle_offsets, shingles, passages, marks, nearest)

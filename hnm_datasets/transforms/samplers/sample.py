@@ -1,4 +1,4 @@
-"""Samplers: a fixed number of candidates per row."""
+"""Samplers: select a number of candidates per row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def first_mask(offsets: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
 
 
 def _means(lists: Ragged[NDArray[np.generic]]) -> NDArray[np.float64]:
-    """Return the mean of each list, NaN of an empty one. Shape (B,)."""
+    """Return the mean of each list, NaN for an empty list. Shape (B,)."""
     totals = np.bincount(lists.owners, weights=lists.values.astype(np.float64), minlength=len(lists))
     means = np.full(len(lists), np.nan)
     filled = lists.lengths > 0
@@ -45,7 +45,7 @@ def _means(lists: Ragged[NDArray[np.generic]]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class TopNegatives(CandidateFilter):
-    """Keep the first n candidates of each row: the hardest ones. A row that has fewer keeps all.
+    """Keep the first n candidates of each row, which are the hardest. A row with fewer keeps all its candidates.
 
     Args:
         n: Candidates per row.
@@ -73,59 +73,60 @@ class TopNegatives(CandidateFilter):
         return first_mask(candidates.offsets, self.n)
 
     def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
-        places = positions_within(candidates.offsets)[dropped] + 1
-        return [f"candidate {place} of n={self.n}" for place in places.tolist()]
+        numbers = positions_within(candidates.offsets)[dropped] + 1
+        return [f"candidate {number} of n={self.n}" for number in numbers.tolist()]
 
 
 @dataclass(frozen=True)
 class SampleNegatives(CandidateFilter):
-    """Draw n candidates of each row without replacement, and keep them in their order.
+    """Sample n candidates of each row without replacement, keeping their order.
 
-    The draw depends on the seed, on the row's `query_id` (or its `query`) and on the row's candidates; not on where the
-    row stands or how the rows are batched. A row that has no more than n candidates keeps all.
+    The sample depends only on the seed, the row's `query_id` (or its `query`) and the row's candidates, not on the
+    position of the row or on batching. A row with at most n candidates keeps all of them.
 
     Args:
-        n: Candidates per row; or a number per source that `FuseNegatives` merged, `{"bm25": 2, "dense": 3}`; or per
-            band, both ends included, `{(1, 10): 2, (11, math.inf): 4}`. They are served in this order, and what two
-            sources found counts for the first that draws it. One that has too few gives all it has; no other makes up
-            for it. With `per` a number of each value, or a number per value, `{"en": 2, "de": 3}`.
-        bands: The values that bands are ranges of: `"rank"`, `"score"` (the retriever's), or a teacher's name.
-        strategy: `"uniform"` draws each with the same chance; `"softmax"` with a chance in proportion to
-            exp(score / temperature); `"simans"` in proportion to exp(-a·(s⁻ - s⁺ - b)²), which favors candidates that
-            score about as high as the positive, neither too easy nor likely false (Zhou et al. 2022, *SimANS*,
-            https://arxiv.org/abs/2210.11773).
-        temperature: For `"softmax"`, in the units of the score: near 0 it takes the hardest, a large one draws almost
-            uniformly.
-        seed: Another seed draws others.
-        by: For `"softmax"` and `"simans"`: `"score"` for the retriever's scores, or a teacher's name. None: the
-            teacher's where the rows have `negative_teacher_scores`, else the retriever's.
-        a: For `"simans"`: how sharply the chance falls with the distance, in the units of the score squared; the
-            paper's default is 1 for dot products, and cosines need some 100.
-        b: For `"simans"`: where the chance is highest, below (negative) or above the positive's score.
-        per: A column that the corpus keeps, such as `"language"` or `"site"` (`Corpus.from_dataset(columns=...)`), or
-            `"group"`: n candidates of each value. `""` stands for no value.
-        diversity: How much less likely a candidate is the more it is like one that is drawn already: its chance is
-            multiplied by exp(-diversity·s), where s is its similarity to the most similar of them, up to 1. 0: no
-            matter; at 5, a copy has less than a hundredth of its chance. With `"softmax"` and a low temperature this is
-            maximal marginal relevance (Carbonell and Goldstein 1998), the highest score - temperature·diversity·s.
-            Diverse negatives train better than random ones of the same hardness (Cohen et al. 2024, *InDi*,
-            https://doi.org/10.1007/978-3-031-56063-7_16).
-        corpus: The passages, for `per` and `diversity`.
-        embeddings: For `diversity`: compare by the cosine of these vectors, `corpus.embed(model)`. None: by the runs of
-            three words that two texts share, as `DropNearDuplicates` does.
+        n: Candidates per row. Or a dict with the number of candidates per source merged by `FuseNegatives`, as in
+            `{"bm25": 2, "dense": 3}`, or per band, both ends included, as in `{(1, 10): 2, (11, math.inf): 4}`. Sources
+            and bands are sampled in this order, and a candidate from two sources counts for the first that draws it. If
+            one has too few candidates, all of them are kept and the others do not compensate. With `per`, n is the
+            number of candidates per value, or a dict of numbers as in `{"en": 2, "de": 3}`.
+        bands: The quantity that defines bands: `"rank"`, `"score"` (the retriever's), or a teacher's name.
+        strategy: `"uniform"` samples uniformly; `"softmax"` in proportion to exp(score / temperature); `"simans"` in
+            proportion to exp(-a·(s⁻ - s⁺ - b)²), which favors candidates that score about as high as the positive,
+            neither too easy nor likely false negatives (Zhou et al. 2022, *SimANS*, https://arxiv.org/abs/2210.11773).
+        temperature: For `"softmax"`, in the units of the score. Near 0 the hardest candidates are taken; with a large
+            value sampling is almost uniform.
+        seed: The random seed.
+        by: For `"softmax"` and `"simans"`: `"score"` for the retriever's scores, or a teacher's name. None uses the
+            teacher's scores if the rows have `negative_teacher_scores`, else the retriever's.
+        a: For `"simans"`: how sharply the probability falls with the squared score difference. The paper's default for
+            dot products is 1; cosines need about 100.
+        b: For `"simans"`: the offset from the positive's score at which the probability is highest; negative values are
+            below it.
+        per: A column of the corpus, such as `"language"` or `"site"` (`Corpus.from_dataset(columns=...)`), or
+            `"group"`: sample n candidates for each of its values. `""` means no value.
+        diversity: Penalizes similarity to candidates that are already drawn. The probability of a candidate is
+            multiplied by exp(-diversity·s), where s is its similarity to the most similar drawn candidate, at most 1. 0
+            disables it; with 5, the probability of a copy is reduced to less than a hundredth. With `"softmax"` and a
+            low temperature this is maximal marginal relevance (Carbonell and Goldstein 1998), which maximizes
+            score - temperature·diversity·s. Diverse negatives train better than random ones of the same hardness (Cohen
+            et al. 2024, *InDi*, https://doi.org/10.1007/978-3-031-56063-7_16).
+        corpus: The passages; required for `per` and `diversity`.
+        embeddings: For `diversity`: compare by the cosine of these vectors, `corpus.embed(model)`. None compares by the
+            word trigrams that two texts share (see `DropNearDuplicates`).
 
     Columns read:
-        `negative_ids`, `query_id` or `query`; for `"softmax"` and `"simans"` the score column; for `"simans"` also that
-        of the positives (of several the mean; a row without positives is drawn from uniformly); for sources
-        `negative_<source>_ranks`, for bands `negative_ranks` or the score column.
+        `negative_ids`, `query_id` or `query`; for `"softmax"` and `"simans"` the score column; for `"simans"` also the
+        scores of the positives (their mean if there are several; rows without positives are sampled uniformly); for
+        sources `negative_<source>_ranks`; for bands `negative_ranks` or the score column.
 
     Columns written:
         All aligned `negative_*` columns.
 
     Raises:
-        KeyError: A column is missing, such as that of a source that was not fused, or the corpus does not keep it.
+        KeyError: A column is missing from the rows (for example, of a source that was not fused) or from the corpus.
         ValueError: `n` is less than 1 or mixes sources and bands, a band is empty, the strategy is unknown, the
-            temperature is not greater than 0, `diversity` is negative, or an option is without the one that it needs.
+            temperature is not greater than 0, `diversity` is negative, or an option lacks another that it requires.
 
     Example:
         >>> batch = {"query": ["what causes earthquakes?"], "negative_ids": [["a", "b", "c", "d"]]}
@@ -157,7 +158,7 @@ class SampleNegatives(CandidateFilter):
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads, and beside them `query_id` or `query`."""
+        """The columns that the step reads in addition to `query_id` or `query`."""
         return self._inputs(self.by or "score")
 
     def _inputs(self, by: str) -> tuple[str, ...]:
@@ -180,7 +181,7 @@ class SampleNegatives(CandidateFilter):
         return tuple(self.n) if isinstance(self.n, Mapping) and self.per is None else ()
 
     def _column_of(self, stratum: Stratum) -> str:
-        """Name the column that tells which candidates belong to a stratum."""
+        """Return the column that determines which candidates belong to a stratum."""
         if isinstance(stratum, str):
             return f"negative_{stratum}_ranks"
         return NEGATIVE_RANKS if self.bands == "rank" else score_column(self.bands)
@@ -207,16 +208,18 @@ class SampleNegatives(CandidateFilter):
         if self.diversity < 0:
             raise ValueError(f"{name}: diversity must not be negative, got {self.diversity:g}.")
         if self.embeddings is not None and not self.diversity:
-            raise ValueError(f"{name}: embeddings are for diversity=; give both or neither.")
+            raise ValueError(f"{name}: embeddings are only used with diversity=; pass both or neither.")
         if self.per is not None and not isinstance(self.per, str):
             raise TypeError(f"{name}: per must be the name of a column of the corpus, got {self.per!r}.")
         needed = self.per is not None or self.diversity > 0
         if self.corpus is None and needed:
-            raise ValueError(f"{name}: per and diversity need the passages: pass corpus=.")
+            raise ValueError(f"{name}: per and diversity require the passages; pass corpus=.")
         if self.corpus is not None:
             check_corpus(name, self.corpus)
             if not needed:
-                raise ValueError(f"{name}: corpus is for per= and diversity=; leave it out, or give one of them.")
+                raise ValueError(
+                    f"{name}: corpus is only used with per= or diversity=; pass one of them, or no corpus."
+                )
             if self.per is not None:
                 try:
                     self.corpus.value_codes(self.per)
@@ -226,7 +229,7 @@ class SampleNegatives(CandidateFilter):
                 check_embeddings(name, self.corpus, self.embeddings)
 
     def prepare(self) -> None:
-        """Hash the runs of words of the corpus, if texts are compared and they are not in the cache directory."""
+        """Hash the word trigrams of the corpus, if texts are compared and the hashes are not cached."""
         if self.corpus is not None and self.diversity and self.embeddings is None:
             open_shingles(self.corpus)
 
@@ -253,7 +256,7 @@ class SampleNegatives(CandidateFilter):
         return keep
 
     def _log_weights(self, batch: Batch, candidates: Ragged[pa.Array]) -> NDArray[np.float64]:
-        """Return the logarithm of each candidate's chance, up to a constant per row. Shape (C,)."""
+        """Return the log-probability of each candidate, up to a constant per row. Shape (C,)."""
         by = score_name(self.by, batch.names)
         if self.strategy == "uniform":
             return np.zeros(len(candidates.values))
@@ -266,7 +269,7 @@ class SampleNegatives(CandidateFilter):
     def _strata_in(
         self, batch: Batch
     ) -> Callable[[NDArray[np.int64], slice], tuple[NDArray[np.bool_], NDArray[np.int64]]]:
-        """Return what gives the strata of a slice of the candidates, given their rows: see `sample_mask`."""
+        """Return a function from the owners and the slice of some candidates to their strata, see `sample_mask`."""
         if isinstance(self.n, Mapping):
             members = np.array([self._members(batch, stratum) for stratum in self.n])
             counts = np.array(list(self.n.values()))
@@ -282,38 +285,38 @@ class SampleNegatives(CandidateFilter):
 
         return of_each
 
-    def _tell_left(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
-        super()._tell_left(batch, candidates, left)
+    def _warn_if_emptied(self, batch: Batch, candidates: Ragged[pa.Array], left: NDArray[np.int64]) -> None:
+        super()._warn_if_emptied(batch, candidates, left)
         if isinstance(self.n, Mapping):
             had = candidates.lengths > 0
             short = had & (left < sum(self.n.values()))
             if 2 * short.sum() > had.sum():
                 why = partial(self._members_of, batch, candidates, short)
-                self._tell("short", "fewer than wanted can be drawn in", short, had, why)
+                self._warn("short", "have fewer than requested", short, had, why)
 
     def _members_of(self, batch: Batch, candidates: Ragged[pa.Array], rows: NDArray[np.bool_]) -> str:
-        """Say how many candidates of each source, band or value these rows have."""
-        said = []
+        """Describe how many candidates of each source, band or value these rows have."""
+        parts = []
         for stratum, n in self.n.items() if isinstance(self.n, Mapping) else ():
             sizes = np.diff(kept_offsets(candidates.offsets, self._members(batch, stratum)))[rows]
             name = f"the {self.per or 'source'} {stratum!r}"
             if not isinstance(stratum, str):
-                name = "the band of {} {:g} to {:g}".format(self.bands, *stratum)
-            said.append(f"{n} of {name}, of which they have {span(sizes)}, {sizes.mean():.3g} on average")
+                name = "the {} band {:g} to {:g}".format(self.bands, *stratum)
+            parts.append(f"{n} of {name} (they have {span(sizes)}, {sizes.mean():.3g} on average)")
         return (
-            f"wanted are {'; '.join(said)}. Mine more candidates with a larger k=, put filters after this step, or ask "
-            f"for fewer."
+            f"n requests {', '.join(parts)}. Mine more candidates with a larger k=, apply filters after this step, or "
+            f"request fewer."
         )
 
     def _why_dropped(self, batch: Batch, candidates: Ragged[pa.Array], dropped: NDArray[np.int64]) -> list[str]:
         return ["not drawn"] * len(dropped)
 
     def _members(self, batch: Batch, stratum: Stratum) -> NDArray[np.bool_]:
-        """Tell which candidates belong to a stratum. Shape (C,)."""
+        """Return which candidates belong to a stratum. Shape (C,)."""
         if self.per is not None and self.corpus is not None:
             rows = pa.array(batch.rows_in(NEGATIVE_IDS, self.corpus).values)
             own = self.corpus.columns[self.per].take(rows)
             return np.asarray(pc.equal(own, stratum).to_numpy(zero_copy_only=False))
         values: NDArray[Any] = batch.scores(self._column_of(stratum)).values
-        # What a source did not find has rank 0 in it.
+        # A candidate that a source did not find has rank 0.
         return values > 0 if isinstance(stratum, str) else within(values, *stratum)

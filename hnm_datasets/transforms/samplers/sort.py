@@ -1,4 +1,4 @@
-"""The order of the candidates."""
+"""Sorting of candidates."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hnm_datasets.transforms.base import Transform
 
 @dataclass(frozen=True)
 class SortNegatives(Transform):
-    """Put the candidates of each row in the order of a score, the highest first.
+    """Sort the candidates of each row by a score, highest first.
 
-    After a teacher has scored them, `TopNegatives` then takes the teacher's hardest. Ranks stay what the
-    retriever said; candidates with the same score stay in their order.
+    Sorted by a teacher's scores, `TopNegatives` then keeps the hardest candidates according to the teacher. Ranks
+    remain the retriever's, and candidates with equal scores keep their order.
 
     Args:
         by: `"score"` for the retriever's scores, or a teacher's name (`"teacher"` reads `negative_teacher_scores`).
-            None: the teacher's where the rows have them, else the retriever's.
+            None uses the `teacher` scores if the rows have them, else the retriever's.
 
     Columns read:
         `negative_ids` and the score column.
@@ -34,7 +34,7 @@ class SortNegatives(Transform):
         All aligned `negative_*` columns.
 
     Raises:
-        KeyError: There is no such score.
+        KeyError: The score column is missing.
 
     Example:
         >>> batch = {"negative_ids": [["a", "b", "c"]], "negative_teacher_scores": [[0.1, 0.9, 0.4]]}
@@ -48,7 +48,7 @@ class SortNegatives(Transform):
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads; without `by`, the teacher's scores instead of the retriever's, if there."""
+        """The columns that the step reads; without `by`, it reads the teacher's scores instead if they exist."""
         return self._inputs(self.by or "score")
 
     def _inputs(self, by: str) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Steps that add another model's scores of the candidates and positives."""
+"""Steps that score the candidates and positives with another model."""

@@ -1,4 +1,4 @@
-"""What every scorer does: score positives and candidates together, in bounded memory."""
+"""The base of all scorers: score positives and candidates together, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.transforms.base import Transform
 
-#: Bytes of texts that are scored at once.
+#: Bytes of text that are scored at once.
 _TEXT_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
 class Scorer(Transform):
-    """A step that scores each row's positives and candidates. Subclasses fill in `_pair_scores`."""
+    """A step that scores each row's positives and candidates. Subclasses implement `_scores_of`."""
 
     input_columns: ClassVar[tuple[str, ...]] = (QUERY, POSITIVE_IDS, NEGATIVE_IDS)
 
@@ -43,13 +43,13 @@ class Scorer(Transform):
         check_corpus(step, self.corpus)
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z]\w*", self.name) or self.name == "score":
             raise ValueError(
-                f"{step}: name goes into the names of two columns and must be a word such as 'teacher', got "
-                f"{self.name!r}. ('score' stands for the retriever's own scores.)"
+                f"{step}: name becomes part of two column names and must be a word such as 'teacher', got "
+                f"{self.name!r}. ('score' is reserved for the retriever's scores.)"
             )
 
     @abstractmethod
     def _scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score of certain passages of each query. Shape (C,), aligned with `rows`."""
+        """Return the scores of the given passages of each query. Shape (C,), aligned with `rows`."""
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         queries = batch.queries().to_pylist()
@@ -66,12 +66,12 @@ class Scorer(Transform):
         }
 
     def _pairs_of(self, batch: Batch) -> tuple[list[str], Ragged[NDArray[np.int64]]]:
-        """Return the queries, and of each the rows of its positives and candidates in the corpus."""
+        """Return the queries, and for each query the corpus rows of its positives and candidates."""
         positives, negatives = (batch.rows_in(name, self.corpus) for name in (POSITIVE_IDS, NEGATIVE_IDS))
         return batch.queries().to_pylist(), _joined(positives, negatives)[0]
 
     def _scores_in_parts(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Score in parts whose texts fit into memory, usually a single one."""
+        """Score in parts with texts that fit into memory, usually in a single part."""
         sizes = np.bincount(rows.owners, weights=self.corpus.text_sizes(rows.values), minlength=len(rows))
         parts = runs_within(sizes.astype(np.int64), _TEXT_BYTES)
         found = [self._scores_of(queries[part], slice_lists(rows, part)) for part in parts]
@@ -81,10 +81,10 @@ class Scorer(Transform):
 def _joined(
     positives: Ragged[NDArray[np.int64]], negatives: Ragged[NDArray[np.int64]]
 ) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.int64]]:
-    """Make one list per query, so that its positives and candidates are scored in the same batches.
+    """Join the positives and candidates of each query in one list, so that they are scored in the same batches.
 
     Returns:
-        The lists, and the order of their values in those of positives and candidates one after the other.
+        The lists, and the position of each of their values in the concatenation of all positives and all candidates.
     """
     offsets, order = interleave_lists(positives, negatives)
     return Ragged(offsets, np.concatenate([positives.values, negatives.values])[order]), order

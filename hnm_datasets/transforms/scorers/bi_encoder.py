@@ -1,4 +1,4 @@
-"""Scores by an embedding model."""
+"""Scores from an embedding model."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ _SPARSE = "SparseEncoder"
 
 @dataclass(frozen=True)
 class BiEncoderScores(Scorer):
-    """Score the candidates of any source, and the positives, with an embedding model.
+    """Score the positives and the candidates of any source with an embedding model.
 
-    Only passages that are among them are encoded, each once, and their vectors kept on disk.
+    Only these passages are encoded, each once, and their vectors are cached on disk.
 
     Args:
         corpus: The passages.
         model: A `SentenceTransformer` or `SparseEncoder`, its path or Hub id, or a function from a list of texts to an
             array of shape (B, D), see `fingerprint`. With sparse `embeddings`, a function as in `SparseNegatives`.
-        name: Goes into the names of the columns.
-        query_prompt: The text before each query; None: the model's own prompt for queries, if it has one.
-        prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
-        embeddings: The vectors of the whole corpus by the model, to look them up; `prompt` is then theirs.
+        name: Part of the names of the columns.
+        query_prompt: The text before each query; None uses the model's query prompt, if it has one.
+        prompt: The text before each passage; None uses the model's document prompt, if it has one.
+        embeddings: The model's vectors of the whole corpus, to look vectors up instead of encoding passages. They
+            determine `prompt`.
         batch_size: Texts per forward pass, see `Corpus.embed`.
-        fingerprint: For a function: a name that changes whenever its vectors do.
+        fingerprint: For a function: a name that changes whenever the function's vectors change.
 
     Columns read:
         `query`, `positive_ids`, `negative_ids`.
@@ -48,8 +49,8 @@ class BiEncoderScores(Scorer):
 
     Raises:
         KeyError: An id is not in the corpus.
-        TypeError: `corpus` or `model` is something else.
-        ValueError: `name` is no word, the embeddings are of another corpus or model, or a vector is zero or NaN.
+        TypeError: `corpus` or `model` is of the wrong type.
+        ValueError: `name` is not a word, the embeddings belong to another corpus or model, or a vector is zero or NaN.
 
     Example:
         >>> import numpy as np
@@ -86,22 +87,22 @@ class BiEncoderScores(Scorer):
         queries = query_encoder(loaded, self.embeddings or documents, self.query_prompt, self.batch_size)
         if self.embeddings is not None:
             check_same_model(step, queries, self.embeddings)
-        # From here on the encoders stand for the model and its prompts: they pickle to their fingerprints.
+        # The encoders replace the model and its prompts, because they pickle to their fingerprints.
         self._set(model=_BiEncoder(queries, documents), query_prompt=queries.prompt, prompt=documents.prompt)
 
     def _scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         asked = self.model.queries.vectors(queries)
         if isinstance(self.embeddings, Embeddings):
             return exact.score(asked, self.embeddings.vectors, rows, self.embeddings.similarity)
-        used, places = np.unique(rows.values, return_inverse=True)
+        used, numbers = np.unique(rows.values, return_inverse=True)
         if not len(used):
             return np.empty(0, dtype=np.float32)
         if self.embeddings is not None:
-            return sparse_kernels.score(asked, self.embeddings.take(used), Ragged(rows.offsets, places))
+            return sparse_kernels.score(asked, self.embeddings.take(used), Ragged(rows.offsets, numbers))
         vectors = self.model.documents.vectors(self.corpus.texts(used).to_pylist())
         if isinstance(vectors, SparseVectors):
-            return sparse_kernels.score(asked, vectors, Ragged(rows.offsets, places))
-        return exact.score(asked, vectors, Ragged(rows.offsets, places), self.model.queries.similarity)
+            return sparse_kernels.score(asked, vectors, Ragged(rows.offsets, numbers))
+        return exact.score(asked, vectors, Ragged(rows.offsets, numbers), self.model.queries.similarity)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Scores by a model that reads query and passage together."""
+"""Scores from a cross-encoder."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from hnm_datasets.models.rerankers import Reranker
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.transforms.scorers.base import Scorer
 
-#: Rows whose pairs are looked up at a time.
+#: Rows per look-up of pairs.
 _ROWS = 1000
 
 
 @dataclass(frozen=True)
 class CrossEncoderScores(Scorer):
-    """Score the candidates of any source, and the positives, with a teacher that reads query and passage together.
+    """Score the positives and the candidates of any source with a teacher that reads query and passage together.
 
-    Each distinct pair of a batch of rows is scored once, longest first over all rows, in full batches. Scores are kept
-    on disk by pair, so another k or filter scores nothing again, and an interrupted run resumes.
+    Each distinct pair in a batch of rows is scored once. Pairs are sorted by length, longest first, and scored in full
+    batches. Scores are cached on disk by pair, so a different k or filter does not score pairs again, and an
+    interrupted run resumes.
 
     Args:
         corpus: The passages.
-        model: A `CrossEncoder`, its path or Hub id, or a function from a list of (query, passage) pairs to as many
-            scores, see `fingerprint`.
-        name: Goes into the names of the columns.
+        model: A `CrossEncoder`, its path or Hub id, or a function from a list of (query, passage) pairs to one score
+            per pair, see `fingerprint`.
+        name: Part of the names of the columns.
         batch_size: Pairs per forward pass.
-        activation: `"model"`: scores as the model gives them, which is a sigmoid for most rerankers and the raw logit
-            for some; `"sigmoid"`: from 0 to 1; `"none"`: the raw logit. For a function only `"model"`.
-        dtype: Compute in `"bfloat16"` or `"float16"`; None: as the weights are.
-        fingerprint: For a function: a name that changes whenever its scores do.
+        activation: `"model"` uses the model's activation function, which is a sigmoid for most rerankers and none for
+            some; `"sigmoid"` gives scores from 0 to 1; `"none"` gives raw logits. A function supports only `"model"`.
+        dtype: Compute in `"bfloat16"` or `"float16"`; None uses the data type of the weights.
+        fingerprint: For a function: a name that changes whenever the function's scores change.
 
     Columns read:
         `query`, `positive_ids`, `negative_ids`.
@@ -46,8 +47,8 @@ class CrossEncoderScores(Scorer):
 
     Raises:
         KeyError: An id is not in the corpus.
-        TypeError: `corpus` or `model` is something else.
-        ValueError: `name` is no word, the model has several outputs per pair, or a score is NaN.
+        TypeError: `corpus` or `model` is of the wrong type.
+        ValueError: `name` is not a word, the model has several outputs per pair, or a score is NaN.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -70,7 +71,7 @@ class CrossEncoderScores(Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set(batch_size=checks.whole_number("CrossEncoderScores", "batch_size", self.batch_size, low=1))
-        # From here on the reranker stands for the model: it pickles to its fingerprint.
+        # The reranker replaces the model, because it pickles to its fingerprint.
         self._set(
             model=Reranker(
                 self.model,
@@ -82,9 +83,9 @@ class CrossEncoderScores(Scorer):
         )
 
     def missing_pairs(self, rows: Rows) -> Iterator[tuple[str, str]]:
-        """Yield the (query, passage) pairs of rows that have no score on disk: what a `map` will ask the model for.
+        """Yield the (query, passage) pairs that have no cached score: those that `map` will score with the model.
 
-        So what an expensive teacher will cost can be told before it begins. Each distinct pair of 1,000 rows comes
+        Use it to estimate the cost of an expensive teacher in advance. Each distinct pair within 1,000 rows is yielded
         once.
 
         Args:
@@ -106,13 +107,13 @@ class CrossEncoderScores(Scorer):
         name = "CrossEncoderScores.missing_pairs"
         for table in dataset_of(rows, name).with_format("arrow").iter(_ROWS):
             queries, lists = self._pairs_of(Batch(table, step=name))
-            used, places = np.unique(lists.values, return_inverse=True)
+            used, numbers = np.unique(lists.values, return_inverse=True)
             texts = self.corpus.texts(used)
-            missing = self.model.missing(queries, texts, Ragged(lists.offsets, places))
-            passages = texts.take(pa.array(places[missing])).to_pylist()
+            missing = self.model.missing(queries, texts, Ragged(lists.offsets, numbers))
+            passages = texts.take(pa.array(numbers[missing])).to_pylist()
             yield from zip((queries[row] for row in lists.owners[missing]), passages, strict=True)
 
     def _scores_of(self, queries: list[str], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        used, places = np.unique(rows.values, return_inverse=True)
+        used, numbers = np.unique(rows.values, return_inverse=True)
         reranker: Reranker = self.model
-        return reranker.scores(queries, self.corpus.texts(used), Ragged(rows.offsets, places))
+        return reranker.scores(queries, self.corpus.texts(used), Ragged(rows.offsets, numbers))

@@ -1,4 +1,4 @@
-"""Scores by late interaction."""
+"""Scores from a late-interaction model."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from hnm_datasets.transforms.scorers.base import Scorer
 
 @dataclass(frozen=True)
 class LateInteractionScores(Scorer):
-    """Score the candidates of any source, and the positives, with a model of token vectors, such as ColBERT.
+    """Score the positives and the candidates of any source with a late-interaction model, such as ColBERT.
 
-    The score is MaxSim (Khattab and Zaharia 2020, *ColBERT*, https://arxiv.org/abs/2004.12832): for each token of the
-    query the largest dot product with a token of the passage, summed up, or their mean if the model's similarity is
-    `"meanmaxsim"`. It is exact, and depends on the query and the passage alone.
+    The score is MaxSim (Khattab and Zaharia 2020, *ColBERT*, https://arxiv.org/abs/2004.12832): the largest dot product
+    of each query token with a passage token, summed over the query tokens, or averaged if the model's similarity is
+    `"meanmaxsim"`. It is exact and depends only on the query and the passage.
 
-    The first use encodes the whole corpus, once, into files that `LateInteractionNegatives` reads as well; see
-    `Corpus.embed_tokens` for their size. Queries are encoded once and kept on disk.
+    The first use encodes the whole corpus once. `LateInteractionNegatives` uses the same files; see
+    `Corpus.embed_tokens` for their size. Queries are encoded once and their vectors cached on disk.
 
     Args:
         corpus: The passages.
         model: A `MultiVectorEncoder`, its path or Hub id, or a function from a list of texts to an array of shape
             (tokens, D) for each, see `fingerprint`.
-        name: Goes into the names of the columns.
-        query_prompt: The text before each query; None: the model's own prompt for queries, if it has one.
-        prompt: The text before each passage; None: the model's own prompt for documents, if it has one.
-        embeddings: The token vectors of the corpus with other options, such as
-            `corpus.embed_tokens(model, token_pooling=...)`; None: they are made on first use.
+        name: Part of the names of the columns.
+        query_prompt: The text before each query; None uses the model's query prompt, if it has one.
+        prompt: The text before each passage; None uses the model's document prompt, if it has one.
+        embeddings: The token vectors of the corpus, to set other options, as in
+            `corpus.embed_tokens(model, token_pooling=...)`; None computes them on first use.
         batch_size: Texts per forward pass.
-        fingerprint: For a function: a name that changes whenever its vectors do.
+        fingerprint: For a function: a name that changes whenever the function's vectors change.
 
     Columns read:
         `query`, `positive_ids`, `negative_ids`.
@@ -46,9 +46,9 @@ class LateInteractionScores(Scorer):
 
     Raises:
         KeyError: An id is not in the corpus.
-        TypeError: `corpus`, `model` or `embeddings` is something else.
-        ValueError: `name` is no word, the embeddings are of another corpus or model, or a text has no token or a NaN
-            vector.
+        TypeError: `corpus`, `model` or `embeddings` is of the wrong type.
+        ValueError: `name` is not a word, the embeddings belong to another corpus or model, or a text has no token or a
+            NaN vector.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -84,11 +84,11 @@ class LateInteractionScores(Scorer):
             batch_size=self.batch_size,
             fingerprint=self.fingerprint,
         )
-        # From here on the encoders stand for the model and its prompts: they pickle to their fingerprints.
+        # The encoders replace the model and its prompts, because they pickle to their fingerprints.
         self._set(model=late, query_prompt=late.queries.prompt, prompt=late.prompt, embeddings=late.embeddings)
 
     def prepare(self) -> None:
-        """Encode the corpus, unless its token vectors are in the cache directory."""
+        """Encode the corpus, unless its token vectors are cached."""
         late: LateModel = self.model
         late.prepare(self.corpus)
 

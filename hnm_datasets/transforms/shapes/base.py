@@ -1,8 +1,9 @@
-"""Shaping: mined rows become the rows that a trainer takes, with texts instead of ids.
+"""The base of all shapes: convert mined rows to training rows, with texts instead of ids.
 
-A shape step changes the number of rows, which `Dataset.map` handles badly: a column that stays is beside the wrong rows
-when the totals happen to agree. So in `Dataset.map` a shape step also repeats the batch's other columns for each row it
-makes and removes the lists that it has used up (`Batch.answer`); `remove_columns=` works as usual.
+A shape changes the number of rows, and `Dataset.map` does not handle this well: it keeps the old columns as they are,
+and if the total number of rows happens to match, they end up next to the wrong rows. Therefore a shape in `Dataset.map`
+also repeats the other columns for each new row and removes the lists that it has consumed (`Batch.answer`).
+`remove_columns=` works as usual.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from hnm_datasets.transforms.shapes.positives import Examples, choose_positives
 logger = logging.getLogger(__name__)
 
 
-#: What an Arrow column of strings can hold, whose offsets are of 32 bits.
-_MOST_BYTES = (1 << 31) - 1
+#: The capacity of an Arrow string column, which has 32-bit offsets.
+_MAX_BYTES = (1 << 31) - 1
 
 
 _MISSING = ("drop", "keep", "pad", "error")
@@ -40,9 +41,9 @@ _MISSING = ("drop", "keep", "pad", "error")
 
 @dataclass(frozen=True)
 class Shape(Transform):
-    """A step that turns mined rows into rows for a trainer. Subclasses fill in `_shape`.
+    """A step that converts mined rows to training rows. Subclasses implement `_shape`.
 
-    Known positives of a row's question, and copies of one, are left out of its negatives, whoever mined them.
+    Known positives of the question and copies of them are removed from the negatives, wherever those come from.
     """
 
     version: ClassVar[int] = 2
@@ -59,42 +60,42 @@ class Shape(Transform):
 
     _positives: ClassVar[tuple[str, ...]] = ("each", "first", "random")
     _labels: ClassVar[tuple[str, ...]] = ("scores", "margins")
-    #: Whether a row can have nothing where a passage is missing.
+    #: Whether a new row can have null in place of a missing passage.
     _has_gaps: ClassVar[bool] = True
-    #: Leave known positives out of the negatives.
+    #: Remove known positives from the negatives.
     _drops_known: ClassVar[bool] = True
 
     @property
     def _wanted(self) -> int:
-        """How many negatives a query must have not to be short."""
+        """The number of negatives below which a query is short."""
         return self.n or 1
 
     @property
     def _needed(self) -> int:
-        """How many negatives a query must have not to be left out by `missing="drop"`."""
+        """The number of negatives below which `missing="drop"` drops a query."""
         return 1
 
     @property
     def _is_pooled(self) -> bool:
-        """Whether the negatives of a query are used once, however many positives it has."""
+        """Whether the negatives of a query are used only once, not once per positive."""
         return self.positives != "each"
 
     @property
     def input_columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The columns that the step reads, and beside them `query_id`, where there is one."""
+        """The columns that the step reads, in addition to an optional `query_id`."""
         names = [self._scores_by, self.by if self.labels else None]
         scores = (score_column(name, of=part) for name in names if name for part in ("positive", "negative"))
         return tuple(dict.fromkeys((QUERY, POSITIVE_IDS, NEGATIVE_IDS, *scores)))
 
     def _option_of(self, name: str) -> str:
-        # Labels go by `by`, and the columns of scores by another option.
+        # `by` selects the scores of labels, and `with_scores` those of the score columns.
         scorer = self._scores_by
         is_shown = scorer is not None and name in (score_column(scorer), score_column(scorer, of="positive"))
         return "with_scores" if is_shown else "by"
 
     @property
     def _scores_by(self) -> str | None:
-        """Whose scores the score columns are of."""
+        """The name of the scores for the score columns; None without score columns."""
         return "score" if self.with_scores is True else self.with_scores or None
 
     def __post_init__(self) -> None:
@@ -127,17 +128,17 @@ class Shape(Transform):
 
     @abstractmethod
     def _shape(self, parts: Parts) -> NewRows:
-        """Return the new rows, and the row of the batch that each comes from."""
+        """Return the new rows, and for each the row of the batch that it comes from."""
 
 
 class Tally(NamedTuple):
-    """What a shape makes of B rows.
+    """What happens to each of B rows in a shape.
 
     Attributes:
-        stays: Whether the shape makes something of the row. Shape (B,).
-        short: Whether the row has fewer negatives than the shape asks for, or no positive. Shape (B,).
-        used: How many of its candidates are used. Shape (B,).
-        padding: How many negatives repeat others of the row. Shape (B,).
+        stays: Whether the row is used. Shape (B,).
+        short: Whether the row has fewer negatives than requested, or no positive. Shape (B,).
+        used: The number of candidates that are used. Shape (B,).
+        padding: The number of negatives that are repeated to pad the row. Shape (B,).
     """
 
     stays: NDArray[np.bool_]
@@ -147,10 +148,10 @@ class Tally(NamedTuple):
 
 
 class Parts:
-    """The parts of a batch that shapes are made of.
+    """The parts of a batch that shapes use.
 
     Attributes:
-        negatives: Each row's first candidates that are no known positives, at most n of them, as flat positions in
+        negatives: The first candidates of each row, at most n and without known positives, as flat positions in
             `negative_ids`.
     """
 
@@ -173,12 +174,12 @@ class Parts:
         return scores
 
     def examples(self) -> Examples:
-        """Choose the positives as the step says."""
+        """Choose the positives according to the step's options."""
         keys = self.batch.row_keys() if self.step.positives == "random" else np.empty(0, dtype=np.uint64)
         return choose_positives(self.positive_ids.offsets, self.step.positives, keys, self.step.seed)
 
     def tally(self) -> Tally:
-        """Count what becomes of each row of the batch."""
+        """Count what happens to each row of the batch."""
         step, positives, negatives = self.step, self.positive_ids.lengths, self.negatives.lengths
         if step.missing in ("drop", "pad"):
             stays = (positives > 0) & (negatives >= (step._needed if step.missing == "drop" else 1))
@@ -192,7 +193,7 @@ class Parts:
         return Tally(stays, (positives == 0) | (negatives < step._wanted), used, padding)
 
     def check_missing(self) -> None:
-        """Raise for `missing="error"`; otherwise report how many rows are short and what becomes of them."""
+        """Report short rows: raise an error for `missing="error"`, otherwise log a warning with their number."""
         tally = self.tally()
         short, what = tally.short, f"{self.step.n or 1} negatives and a positive"
         if not short.any():
@@ -201,8 +202,8 @@ class Parts:
         if self.step.missing == "error":
             raise ValueError(
                 f"{self.batch.step}: {self.batch.describe(row)} has {self.negatives.lengths[row]} negatives and "
-                f"{self.positive_ids.lengths[row]} positives, too few for {what}. Mine with a larger k, widen the "
-                f"filters, ask for fewer (n=), or choose what happens to such rows: missing='drop', 'keep' or 'pad'."
+                f"{self.positive_ids.lengths[row]} positives, too few for {what}. Mine with a larger k, loosen the "
+                f"filters, request fewer (n=), or choose how to handle such rows: missing='drop', 'keep' or 'pad'."
             )
         tell_once(
             logger,
@@ -217,10 +218,10 @@ class Parts:
         )
 
     def passages(self, columns: Mapping[str, tuple[str, NDArray[np.int64]]]) -> dict[str, pa.Array]:
-        """Return the texts of passages, null for -1.
+        """Return the texts of passages, null for position -1.
 
         Args:
-            columns: For each column, `"positive"` or `"negative"`, and flat positions in the column of ids. Shape (M,).
+            columns: For each column `"positive"` or `"negative"`, and flat positions in the id column. Shape (M,).
         """
         return {name: self._texts(part, positions) for name, (part, positions) in columns.items()}
 
@@ -228,26 +229,26 @@ class Parts:
         rows = self._looked_up.rows(part, positions[positions >= 0])
         self._check_size(f"{part}s", rows)
         texts = self.step.corpus.texts(rows).cast(pa.string())
-        # Without gaps this would copy every text once more.
+        # Without gaps, `take` would only copy all texts.
         return texts if len(rows) == len(positions) else texts.take(_with_gaps(positions))
 
     def _check_size(self, what: str, rows: NDArray[np.int64]) -> None:
         size = int(self.step.corpus.text_sizes(rows).sum())
-        if size <= _MOST_BYTES:
+        if size <= _MAX_BYTES:
             return
         batch = len(self.batch)
-        way_out = (
-            f"Pass batch_size={max(1, batch * _MOST_BYTES // (2 * size))} to map"
+        remedy = (
+            f"Pass batch_size={max(1, batch * _MAX_BYTES // (2 * size))} to map"
             if batch > 1
-            else "Keep fewer passages first: n=, positives='first', or TopNegatives"
+            else "Reduce the passages first with n=, positives='first' or TopNegatives"
         )
         raise ValueError(
-            f"{self.batch.step}: the texts of the {what} of {batch} rows take {size / 1e9:.1f} GB, and an Arrow column "
-            f"of a batch holds 2.1 GB. {way_out}."
+            f"{self.batch.step}: the texts of the {what} of {batch} rows take {size / 1e9:.1f} GB, but an Arrow column "
+            f"of a batch is limited to 2.1 GB. {remedy}."
         )
 
     def named(self, part: str, kind: str, positions: NDArray[np.int64]) -> pa.Array:
-        """Return the ids, scores or labels of passages by flat place; null for -1."""
+        """Return the ids, scores or labels at flat positions, null for position -1."""
         ids = self.positive_ids if part == "positive" else self.negative_ids
         values = {"id": {part: ids.values}, "score": self.scores, "label": self.label_scores}[kind][part]
         return values.take(pa.array(positions, mask=positions < 0))
@@ -255,7 +256,7 @@ class Parts:
     def extras(
         self, columns: dict[str, tuple[str, NDArray[np.int64]]], owners: NDArray[np.int64]
     ) -> dict[str, pa.Array]:
-        """Return the id and score columns that the step was asked for, given each column's part and positions."""
+        """Return the requested id and score columns, given the part and the flat positions of each column."""
         extra: dict[str, pa.Array] = {}
         if self.step.with_ids:
             if self.batch.has(QUERY_ID):
@@ -269,20 +270,22 @@ class Parts:
 
 
 def _with_gaps(positions: NDArray[np.int64]) -> pa.Array:
-    """Number the positions that are not -1 from 0 on; null for the others."""
+    """Number the positions that are not -1, starting from 0; null for the others."""
     return pa.array(np.cumsum(positions >= 0) - 1, mask=positions < 0)
 
 
 def cycled_positions(
     lists: Ragged[NDArray[np.int64]], owners: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the flat positions of each example's negatives, from the first on and again from the first; -1 for none.
+    """Return the flat positions of each example's negatives, repeated cyclically to the requested number.
+
+    The position is -1 if the row has no negatives.
 
     Args:
         lists: The flat positions of each row's negatives, `Parts.negatives`.
         owners: The row of each negative to return. Shape (M,).
-        counts: How many negatives each example has. Sums to M.
+        counts: The number of negatives of each example. Sums to M.
     """
     own = lists.lengths[owners]
-    places = lists.offsets[:-1][owners] + positions_within(offsets_of(counts)) % np.maximum(own, 1)
-    return np.append(lists.values, -1)[np.where(own > 0, places, -1)]
+    positions = lists.offsets[:-1][owners] + positions_within(offsets_of(counts)) % np.maximum(own, 1)
+    return np.append(lists.values, -1)[np.where(own > 0, positions, -1)]

@@ -1,4 +1,4 @@
-"""Shapes in which a label tells positives from negatives: pairs and lists."""
+"""Shapes with labels: one label per passage separates positives from negatives."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from hnm_datasets.transforms.shapes.positives import Examples, choose_positives
 
 @dataclass(frozen=True)
 class ToLabeledPairs(Shape):
-    """Make one row per query and passage with a label: 1 for positives, 0 for negatives.
+    """Create one row per query and passage, with label 1 for positives and 0 for negatives.
 
-    `CrossEncoderTrainer` takes such rows for `BinaryCrossEntropyLoss`. Negatives come once per query, however many
-    positives it has.
+    Use these rows to train with `CrossEncoderTrainer` and `BinaryCrossEntropyLoss`. Each negative is used once per
+    query, even if the query has several positives.
 
-    Candidates that are known positives of the question, or copies of one, are left out, with a warning.
+    Candidates that are known positives of the question, or copies of them, are removed with a warning.
 
     Args:
         corpus: The passages.
-        n: At most this many negatives per query; None: all.
-        positives: Of several positives take `"each"`, the `"first"` or a `"random"` one.
-        missing: A query with no positive or fewer negatives than n (than 1, without n): `"keep"` makes the pairs that
-            there are, `"drop"` leaves the query out if it has no positive or no negative at all, `"error"` raises,
-            `"pad"` repeats the query's own negatives. How many are short is logged as a warning.
-        with_ids: Write also `anchor_id` (if there is a `query_id`) and `passage_id`.
-        with_scores: Write also `passage_score`. True: by the
-            retriever; a teacher's name: by that teacher.
-        seed: For `positives="random"`, with the row's key.
-        labels: `"scores"`: a teacher's scores instead of 1 and 0, for `MSELoss`, or for `BinaryCrossEntropyLoss` if
-            they are between 0 and 1.
-        by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
+        n: The maximum number of negatives per query; None for all.
+        positives: With several positives, use `"each"`, the `"first"` or a `"random"` one.
+        missing: How to handle a query with no positive or with fewer than n negatives (without n, no negative):
+            `"keep"` creates the pairs that exist, `"drop"` drops the query if it has no positive or no negatives at
+            all, `"error"` raises an error, `"pad"` repeats the query's own negatives. A warning gives the number of
+            short queries.
+        with_ids: Also write `anchor_id` (if the rows have a `query_id`) and `passage_id`.
+        with_scores: Also write `passage_score`: True for the retriever's scores, or a teacher's name.
+        seed: The random seed for `positives="random"`; the draw also depends on the row's key.
+        labels: `"scores"` writes a teacher's scores instead of 1 and 0, for `MSELoss`, or for `BinaryCrossEntropyLoss`
+            if they are between 0 and 1.
+        by: The scores for the labels: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if there; with scores or labels the score
+        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if present; with scores or labels the score
         columns.
 
     Columns written:
-        `anchor`, `passage`, `label` (float32). The lists and `query` are used up; other columns are repeated.
+        `anchor`, `passage`, `label` (float32). `query` and the lists are removed; other columns are repeated.
 
     Raises:
         KeyError: A column is missing or an id is not in the corpus.
-        ValueError: An unknown option, or a short row with `missing="error"`.
+        ValueError: An option is unknown, or a row is short with `missing="error"`.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -83,40 +83,40 @@ class ToLabeledPairs(Shape):
 
 @dataclass(frozen=True)
 class ToLabeledLists(Shape):
-    """Make one row per query with the list of its passages and their labels: 1 for positives, 0 for negatives.
+    """Create one row per query, with the list of its passages and labels: 1 for positives, 0 for negatives.
 
-    `CrossEncoderTrainer` takes such rows for its listwise losses (`LambdaLoss`, `ListNetLoss`, …).
+    Use these rows to train with `CrossEncoderTrainer` and a listwise loss (`LambdaLoss`, `ListNetLoss`, …).
 
-    Candidates that are known positives of the question, or copies of one, are left out, with a warning.
+    Candidates that are known positives of the question, or copies of them, are removed with a warning.
 
     Args:
         corpus: The passages.
-        n: At most this many negatives per list; None: all.
-        positives: `"all"` positives in one list; or of several positives `"each"` in a list of its own, the `"first"`
-            or a `"random"` one.
-        missing: A query with no positive or fewer negatives than n (than 1, without n): `"keep"` makes the list that
-            there is, `"drop"` leaves the query out if it has no positive or no negative at all, `"error"` raises,
-            `"pad"` repeats the query's own negatives. How many are short is logged as a warning.
-        with_ids: Write also `anchor_id` (if there is a `query_id`) and `passage_ids`.
-        with_scores: Write also `passage_scores`. True: by the
-            retriever; a teacher's name: by that teacher.
-        seed: For `positives="random"`, with the row's key.
-        labels: `"scores"`: a teacher's scores instead of 1 and 0, for `ListNetLoss`, `LambdaLoss` (which takes what is
-            below 0 for 0: score with `activation="sigmoid"`) and the others. Each list is then in the order of its
-            scores, which `ListMLELoss` and `PListMLELoss` take for the one to learn.
-        by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
+        n: The maximum number of negatives per list; None for all.
+        positives: `"all"` puts all positives in one list. Otherwise, with several positives, create one list for
+            `"each"`, or use the `"first"` or a `"random"` one.
+        missing: How to handle a query with no positive or with fewer than n negatives (without n, no negative):
+            `"keep"` creates the list from the passages that exist, `"drop"` drops the query if it has no positive or no
+            negatives at all, `"error"` raises an error, `"pad"` repeats the query's own negatives. A warning gives the
+            number of short queries.
+        with_ids: Also write `anchor_id` (if the rows have a `query_id`) and `passage_ids`.
+        with_scores: Also write `passage_scores`: True for the retriever's scores, or a teacher's name.
+        seed: The random seed for `positives="random"`; the draw also depends on the row's key.
+        labels: `"scores"` writes a teacher's scores instead of 1 and 0, for `ListNetLoss`, `LambdaLoss` (which treats
+            scores below 0 as 0, so score with `activation="sigmoid"`) and the others. Each list is then sorted by its
+            scores, the order that `ListMLELoss` and `PListMLELoss` learn.
+        by: The scores for the labels: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if there; with scores or labels the score
+        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if present; with scores or labels the score
         columns.
 
     Columns written:
-        `anchor`, `passages`, `labels` (lists of float32). The lists and `query` are used up; other columns are
+        `anchor`, `passages`, `labels` (lists of float32). `query` and the lists are removed; other columns are
         repeated.
 
     Raises:
         KeyError: A column is missing or an id is not in the corpus.
-        ValueError: An unknown option, or a short row with `missing="error"`.
+        ValueError: An option is unknown, or a row is short with `missing="error"`.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -159,10 +159,10 @@ _NO_KEYS = np.empty(0, dtype=np.uint64)
 
 
 class _LabeledLists(NamedTuple):
-    """L lists of passages, positives first, P passages in all.
+    """L lists of passages, positives first, P passages in total.
 
     Attributes:
-        owners: The batch's row that each list belongs to. Shape (L,).
+        owners: The row of the batch that each list belongs to. Shape (L,).
         offsets: Where each list begins and ends. Shape (L + 1,).
         positive: Which passages are positives. Shape (P,).
         positions: Flat positions in `positive_ids` or `negative_ids`. Shape (P,).
@@ -189,14 +189,14 @@ class _LabeledLists(NamedTuple):
         return pc.coalesce(*(parts.named(part, kind, positions) for part, positions in at.values()))
 
     def by_label(self, parts: Parts) -> _LabeledLists:
-        """Order each list by label, highest first."""
+        """Sort each list by label, highest first."""
         order = np.lexsort((-self.column(parts, "label").to_numpy(), self.rows))
         return self._replace(positive=self.positive[order], positions=self.positions[order])
 
     def extras(
         self, parts: Parts, owners: NDArray[np.int64], name: str, wrap: Callable[[pa.Array], pa.Array]
     ) -> dict[str, pa.Array]:
-        """Return the id and score columns that the step was asked for."""
+        """Return the requested id and score columns."""
         stem, plural = name.removesuffix("s"), "s" if name.endswith("s") else ""
         extra = parts.extras({}, owners)
         if parts.step.with_ids:
@@ -213,7 +213,7 @@ def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> 
         step: The step, for its options.
         parts: The batch.
         examples: The chosen positives.
-        pooled: One list per query with all chosen positives; else one per positive.
+        pooled: Create one list per query with all chosen positives, instead of one list per positive.
     """
     available = parts.negatives.lengths
     parts.check_missing()
@@ -229,7 +229,7 @@ def _labeled(step: Shape, parts: Parts, examples: Examples, *, pooled: bool) -> 
         stay = (n_positives > 0) & (n_negatives > 0)
     else:
         stay = n_positives + n_negatives > 0
-    # The chosen positives lie in the order of the lists, so those of the lists that stay are found by repeating `stay`.
+    # The chosen positives are in the order of the lists, so repeating `stay` selects those of the kept lists.
     chosen = examples.positives[examples.positives >= 0][np.repeat(stay, n_positives)]
     owners, n_positives, n_negatives = owners[stay], n_positives[stay], n_negatives[stay]
     negative_owners = np.repeat(owners, n_negatives)

@@ -1,4 +1,4 @@
-"""The passages of a batch, looked up once: which negatives a shape uses, and where their texts are."""
+"""The passages of a batch, looked up once: the negatives that a shape uses, and their rows in the corpus."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hnm_datasets.transforms.known import are_known, sorted_lists
 
 logger = logging.getLogger(__name__)
 
-#: Instead of a row number: the corpus has no such passage, or nobody has asked yet.
+#: In place of a row number: the corpus has no such passage, or it has not been looked up yet.
 _UNKNOWN, _UNSEEN = -1, -2
 
 
 class ShapedPassages:
-    """The positives and candidates of a batch, which are named by their flat positions in the columns of ids.
+    """The positives and candidates of a batch, identified by their flat positions in the id columns.
 
-    Only passages that a row needs must be in the corpus.
+    Only passages that are used must be in the corpus.
 
     Args:
         batch: B rows.
@@ -43,7 +43,7 @@ class ShapedPassages:
 
         Args:
             part: `"positive"` or `"negative"`.
-            positions: Their flat positions. Shape (P,).
+            positions: The flat positions of the passages. Shape (P,).
 
         Raises:
             KeyError: The corpus has no such passage.
@@ -57,8 +57,8 @@ class ShapedPassages:
         """Return the flat positions of each row's first candidates.
 
         Args:
-            n: How many at most; None: all.
-            drop_known: Leave out known positives of the row's question and copies of one; others take their place.
+            n: The maximum number per row; None for all.
+            drop_known: Replace known positives of the row's question and copies of them with the next candidates.
         """
         lists = self._ids["negative"]
         starts, lengths = lists.offsets[:-1], lists.lengths
@@ -70,7 +70,7 @@ class ShapedPassages:
         known = self._are_known(known_codes, positions, counts)
         if not known.any():
             return Ragged(offsets_of(counts), positions)
-        # Where some are dropped, further candidates take their place.
+        # In rows that lose candidates, the next candidates replace them.
         fewer = np.unique(np.repeat(np.arange(len(counts)), counts)[known])
         counts = counts.copy()
         counts[fewer] = lengths[fewer]
@@ -79,9 +79,8 @@ class ShapedPassages:
         tell_once(
             logger,
             f"{self._batch.step}: known positives",
-            "%s: %d candidates in %d of %d rows were left out, because they are known positives of their question or "
-            "copies of one. Map DropKnownPositives(corpus) before filters and samplers, so that other candidates take "
-            "their place.",
+            "%s: removed %d candidates in %d of %d rows that are known positives of their question or copies of them. "
+            "Map DropKnownPositives(corpus) before filters and samplers, so that other candidates replace them.",
             self._batch.step,
             int(known.sum()),
             len(fewer),
@@ -94,7 +93,7 @@ class ShapedPassages:
         return Ragged(offsets_of(counts), kept.values[first_positions(kept.offsets[:-1], counts)])
 
     def _look_up(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return row numbers, `_UNKNOWN` where there is none. Shape (P,)."""
+        """Return row numbers, `_UNKNOWN` for passages that are not in the corpus. Shape (P,)."""
         seen, ids = self._rows[part], self._ids[part].values
         rows = seen[positions]
         missing = positions[rows == _UNSEEN]

@@ -1,4 +1,4 @@
-"""Which positives become examples."""
+"""The choice of the positives for training examples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hnm_datasets.arrays.ragged import first_positions
 
 
 class Examples(NamedTuple):
-    """What M rows to make are made of.
+    """The sources of M examples.
 
     Attributes:
         owners: The row of the batch that each example comes from. Shape (M,).
-        positives: Its positive, as a flat place in `positive_ids`; -1 for none. Shape (M,).
+        positives: The positive of each example, as a flat position in `positive_ids`; -1 for none. Shape (M,).
     """
 
     owners: NDArray[np.int64]
@@ -24,7 +24,7 @@ class Examples(NamedTuple):
 
 
 def choose_positives(offsets: NDArray[np.int64], how: str, keys: NDArray[np.uint64], seed: int) -> Examples:
-    """Choose one positive per example; a row without a positive gives one example without.
+    """Choose one positive per example; a row without positives gives one example without a positive.
 
     Args:
         offsets: Where each row's positives begin and end. Shape (B + 1,).

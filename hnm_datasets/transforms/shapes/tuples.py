@@ -1,4 +1,4 @@
-"""Shapes in which the kind of each passage is told by its column: triplets and n-tuples."""
+"""Shapes with one column per passage: triplets and n-tuples."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from hnm_datasets.transforms.shapes.base import Parts, Shape, cycled_positions
 
 @dataclass(frozen=True)
 class ToTriplets(Shape):
-    """Make one row per query, positive and negative: the form that most losses of sentence-transformers take.
+    """Create one row per query, positive and negative: the format of most sentence-transformers losses.
 
-    Candidates that are known positives of the question, or copies of one, are left out, with a warning.
+    Candidates that are known positives of the question, or copies of them, are removed with a warning.
 
     Args:
         corpus: The passages.
-        n: At most this many negatives per query; None: all.
-        positives: Of several positives take `"each"` (with every negative), the `"first"` or a `"random"` one.
-        missing: A query with no negative or no positive: `"drop"` leaves it out, `"keep"` makes a row with null in the
-            gap, `"error"` raises. `"pad"` repeats a query's own negatives until there are n; where there is none to
-            repeat, the query is left out. How many are short is logged as a warning.
-        with_ids: Write also `anchor_id` (if there is a `query_id`), `positive_id` and `negative_id`.
-        with_scores: Write also `positive_score` and `negative_score`. True: by the
-            retriever; a teacher's name: by that teacher.
-        seed: For `positives="random"`, with the row's key.
-        labels: Write also labels for distillation. `"margins"`: the teacher's score of the positive less
-            that of the negative, for `MarginMSELoss`; `"scores"`: the list of both, for `DistillKLDivLoss` or
+        n: The maximum number of negatives per query; None for all.
+        positives: With several positives, use `"each"` (with every negative), the `"first"` or a `"random"` one.
+        missing: How to handle a query with no positive or no negative: `"drop"` drops it, `"keep"` creates a row with
+            null in place of the missing passage, `"error"` raises an error. `"pad"` repeats the query's own negatives
+            up to n and drops queries without any. A warning gives the number of short queries.
+        with_ids: Also write `anchor_id` (if the rows have a `query_id`), `positive_id` and `negative_id`.
+        with_scores: Also write `positive_score` and `negative_score`: True for the retriever's scores, or a teacher's
+            name.
+        seed: The random seed for `positives="random"`; the draw also depends on the row's key.
+        labels: Also write labels for distillation. `"margins"`: the score of the positive minus the score of the
+            negative, for `MarginMSELoss`; `"scores"`: the list of both scores, for `DistillKLDivLoss` or
             `MarginMSELoss`.
-        by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
+        by: The scores for the labels: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if there; with scores or labels the score
+        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if present; with scores or labels the score
         columns.
 
     Columns written:
-        `anchor`, `positive`, `negative`; with labels `label` (float32, or a list of two). The lists and `query` are
-        used up; other columns are repeated.
+        `anchor`, `positive`, `negative`; with labels `label` (float32, or a list of two). `query` and the lists are
+        removed; other columns are repeated.
 
     Raises:
         KeyError: A column is missing or an id is not in the corpus.
-        ValueError: An unknown option, labels with `missing="keep"`, or a short row with `missing="error"`.
+        ValueError: An option is unknown, labels are combined with `missing="keep"`, or a row is short with
+            `missing="error"`.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -67,7 +68,7 @@ class ToTriplets(Shape):
 
     @property
     def _wanted(self) -> int:
-        # As each negative has a row of its own, fewer than n leave no gap.
+        # Each negative gets its own row, so having fewer than n leaves no gap.
         return 1 if self.missing in ("drop", "keep") else self.n or 1
 
     def _shape(self, parts: Parts) -> NewRows:
@@ -94,39 +95,41 @@ class ToTriplets(Shape):
 
 @dataclass(frozen=True)
 class ToNTuples(Shape):
-    """Make one row per query and positive with n negatives in columns of their own.
+    """Create one row per query and positive, with n negatives in separate columns.
 
-    `MultipleNegativesRankingLoss` and its relatives take such rows, and use all negatives of a batch for each query.
+    This is the format of `MultipleNegativesRankingLoss` and similar losses, which use all negatives of a batch for each
+    query.
 
-    Candidates that are known positives of the question, or copies of one, are left out, with a warning.
+    Candidates that are known positives of the question, or copies of them, are removed with a warning.
 
     Args:
         corpus: The passages.
         n: Negatives per row.
-        positives: Of several positives take `"each"` (a row each), the `"first"` or a `"random"` one.
-        missing: A query with fewer than n negatives or no positive: `"drop"` leaves it out, `"keep"` writes null in the
-            gaps, `"error"` raises, `"pad"` repeats the query's own negatives (with none to repeat, or no positive, the
-            query is left out). How many are short is logged as a warning.
-        with_ids: Write also `anchor_id` (if there is a `query_id`), `positive_id`, `negative_1_id`, …
-        with_scores: Write also `positive_score`, `negative_1_score`, … True: by the
-            retriever; a teacher's name: by that teacher.
-        seed: For `positives="random"`, with the row's key.
-        labels: Write also labels for distillation. `"margins"`: for each negative the teacher's score
-            of the positive less its own, for `MarginMSELoss`; `"scores"`: the list of the positive's and all negatives'
-            scores, for `DistillKLDivLoss` or `MarginMSELoss`.
-        by: Whose scores the labels are: a teacher's name, or `"score"` for the retriever's.
+        positives: With several positives, use `"each"` (one row per positive), the `"first"` or a `"random"` one.
+        missing: How to handle a query with no positive or fewer than n negatives: `"drop"` drops it, `"keep"` writes
+            null in place of missing passages, `"error"` raises an error, `"pad"` repeats the query's own negatives and
+            drops queries with no negative or no positive. A warning gives the number of short queries.
+        with_ids: Also write `anchor_id` (if the rows have a `query_id`), `positive_id`, `negative_1_id`, …
+        with_scores: Also write `positive_score`, `negative_1_score`, …: True for the retriever's scores, or a teacher's
+            name.
+        seed: The random seed for `positives="random"`; the draw also depends on the row's key.
+        labels: Also write labels for distillation. `"margins"`: for each negative, the score of the positive minus the
+            score of the negative, for `MarginMSELoss`; `"scores"`: the list of the scores of the positive and all
+            negatives, for `DistillKLDivLoss` or `MarginMSELoss`.
+        by: The scores for the labels: a teacher's name, or `"score"` for the retriever's.
 
     Columns read:
-        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if there; with scores or labels the score
+        `query`, `positive_ids`, `negative_ids`; `known_positive_ids`, if present; with scores or labels the score
         columns.
 
     Columns written:
-        `anchor`, `positive`, `negative_1` to `negative_n`; with labels `label` (a list of float32). The lists and
-        `query` are used up; other columns are repeated.
+        `anchor`, `positive`, `negative_1` to `negative_n`; with labels `label` (a list of float32). `query` and the
+        lists are removed; other columns are repeated.
 
     Raises:
         KeyError: A column is missing or an id is not in the corpus.
-        ValueError: An unknown option, labels with `missing="keep"`, or a short row with `missing="error"`.
+        ValueError: An option is unknown, labels are combined with `missing="keep"`, or a row is short with
+            `missing="error"`.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -144,12 +147,12 @@ class ToNTuples(Shape):
         super().__post_init__()
         _check_no_gaps(self)
         if self.n is None:
-            raise ValueError("ToNTuples: n, the number of negatives per row, must be given: ToNTuples(corpus, n=5).")
+            raise ValueError("ToNTuples: n, the number of negatives per row, is required: ToNTuples(corpus, n=5).")
 
     @property
     def output_columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The columns that the step writes."""
-        negatives = (f"negative_{place + 1}" for place in range(self.n or 0))
+        negatives = (f"negative_{number + 1}" for number in range(self.n or 0))
         return ("anchor", "positive", *negatives, *(["label"] if self.labels else []))
 
     @property
@@ -173,8 +176,8 @@ class ToNTuples(Shape):
         passages: dict[str, tuple[str, NDArray[np.int64]]] = {"positive": ("positive", positives)}
         for number in range(n):
             source = number % np.maximum(own, 1) if self.missing == "pad" else number
-            places = np.where(own > source, starts + source, -1)
-            passages[f"negative_{number + 1}"] = ("negative", candidates[places])
+            positions = np.where(own > source, starts + source, -1)
+            passages[f"negative_{number + 1}"] = ("negative", candidates[positions])
         columns = {"anchor": parts.queries.take(pa.array(owners))} | parts.passages(passages)
         if self.labels:
             negatives = np.stack([at for part, at in passages.values() if part == "negative"], axis=1)
@@ -185,13 +188,13 @@ class ToNTuples(Shape):
 def _check_no_gaps(step: Shape) -> None:
     if step.labels and step.missing == "keep":
         raise ValueError(
-            f"{type(step).__name__}: labels={step.labels!r} needs a score of every passage, and missing='keep' leaves "
-            f"gaps. Choose missing='drop', 'pad' or 'error'."
+            f"{type(step).__name__}: labels={step.labels!r} requires a score of every passage, but missing='keep' "
+            f"leaves gaps. Choose missing='drop', 'pad' or 'error'."
         )
 
 
 def _labels(parts: Parts, positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> pa.Array:
-    """Return what a student learns from the teacher's scores, as a list per row.
+    """Return the labels for distillation, one list per row.
 
     Args:
         parts: The batch.

@@ -78,9 +78,9 @@ def test_bad_options():
         RankWindow(1.5)
     with pytest.raises(ValueError, match="max must be a whole number of at least 1, got 0"):
         RankWindow(max=0)
-    with pytest.raises(ValueError, match="window from 5 to 3 is empty; max must reach min"):
+    with pytest.raises(ValueError, match="window from 5 to 3 is empty; max must be at least min"):
         RankWindow(5, 3)
-    with pytest.raises(ValueError, match="give min, max or both"):
+    with pytest.raises(ValueError, match="pass min, max or both"):
         ScoreBand()
     with pytest.raises(ValueError, match="band from 2 to 1 is empty"):
         ScoreBand(min=2, max=1)

@@ -126,7 +126,7 @@ def test_bad_options():
     for bad in (0, -0.5, float("nan")):
         with pytest.raises(ValueError, match="threshold must be a finite number greater than 0"):
             DropNearDuplicates(corpus, bad)
-    with pytest.raises(ValueError, match=r"threshold is a share .* at most 1, got 1\.5"):
+    with pytest.raises(ValueError, match=r"threshold is the share .* at most 1, got 1\.5"):
         DropNearDuplicates(corpus, 1.5)
     with pytest.raises(TypeError, match="threshold must be a number, got 'high'"):
         DropNearDuplicates(corpus, "high")

@@ -111,14 +111,14 @@ def test_it_says_what_emptied_the_rows_and_why(caplog):
     with caplog.at_level(logging.WARNING):
         rows.map(step, batched=True)
     (message,) = [record.getMessage() for record in caplog.records if "PositiveSimilarity" in record.getMessage()]
-    assert "go from 0 to 0.6, and the band from 0.7 to 0.9" in message
+    assert "range from 0 to 0.6, but the band is from 0.7 to 0.9" in message
     assert "0.6 < min 0.7" in str(explain(rows[0], corpus, steps=[step]))
 
 
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({}, ValueError, "give min, max or both"),
+        ({}, ValueError, "pass min, max or both"),
         ({"min": 0.9, "max": 0.1}, ValueError, "from 0.9 to 0.1 is empty"),
         ({"min": "0.5"}, ValueError, "min must be a finite number, got '0.5'"),
         ({"max": float("nan")}, ValueError, "max must be a finite number"),
@@ -136,7 +136,7 @@ def test_wrong_options_are_refused(options, error, match):
 
 def test_embeddings_of_another_corpus_and_unknown_ids_are_refused():
     corpus = corpus_of()
-    with pytest.raises(ValueError, match="PositiveSimilarity: the embeddings are of another corpus"):
+    with pytest.raises(ValueError, match="PositiveSimilarity: the embeddings belong to another corpus"):
         PositiveSimilarity(corpus_of(["title"] * 6), max=1, embeddings=embedded(corpus))
     with pytest.raises(TypeError, match="PositiveSimilarity: corpus must be a Corpus"):
         PositiveSimilarity([1], max=1)

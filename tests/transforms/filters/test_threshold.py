@@ -105,8 +105,8 @@ def test_a_higher_bar_promotes_no_more(rows, low, one, other):
     ("options", "match"),
     [
         ({"negative_below": 0.5, "positive_above": 0.4, "promote": True}, "would be both"),
-        ({"positive_above": 0.9}, "give both or neither"),
-        ({"promote": True}, "give both or neither"),
+        ({"positive_above": 0.9}, "pass both or neither"),
+        ({"promote": True}, "pass both or neither"),
         ({"negative_below": float("nan")}, "finite number"),
     ],
 )

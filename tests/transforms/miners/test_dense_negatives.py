@@ -188,7 +188,9 @@ def test_a_replaced_prompt_counts(corpus):
 def test_an_index_of_another_corpus_or_model_is_refused(corpus):
     other = Corpus.from_dataset(Dataset.from_dict({"id": ["a", "b"], "text": ["passage 1", "passage 2"]}))
     index = DenseIndex(other.embed(by_number, fingerprint="numbers-1"))
-    with pytest.raises(ValueError, match=r"the index is of another corpus. Pass DenseIndex\(corpus\.embed\(model\)"):
+    with pytest.raises(
+        ValueError, match=r"the index belongs to another corpus. Pass DenseIndex\(corpus\.embed\(model\)"
+    ):
         DenseNegatives(corpus, by_number, index=index, fingerprint="numbers-1")
     index = DenseIndex(corpus.embed(by_number, fingerprint="numbers-1"))
     with pytest.raises(ValueError, match=r"embeddings are of another model.*again with corpus\.embed\(model\)"):
@@ -202,7 +204,7 @@ def test_options_are_checked(corpus):
         DenseNegatives(corpus, by_number, batch_size=0, fingerprint="numbers-1")
     with pytest.raises(
         TypeError,
-        match=r"index must be a DenseIndex, or a ShardedIndex of such, got Embeddings.*DenseIndex\(corpus\.embed",
+        match=r"index must be a DenseIndex or a ShardedIndex of DenseIndex, got Embeddings.*DenseIndex\(corpus\.embed",
     ):
         DenseNegatives(corpus, by_number, index=corpus.embed(by_number, fingerprint="numbers-1"), fingerprint="table-1")
     with pytest.raises(TypeError, match="corpus must be a Corpus"):

@@ -112,7 +112,7 @@ def test_equal_steps_hash_alike_whatever_the_order_of_their_sources(mined):
 def test_wrong_sources_are_refused(mined):
     corpus, _, miners = mined
     other = Corpus.from_dataset(Dataset.from_dict({"id": ["a"], "text": ["x"]}))
-    with pytest.raises(ValueError, match="two sources or more"):
+    with pytest.raises(ValueError, match="at least two sources"):
         FuseNegatives({"bm25": miners["bm25"]})
     with pytest.raises(TypeError, match="'dense' must be a miner"):
         FuseNegatives({"bm25": miners["bm25"], "dense": "dense"})

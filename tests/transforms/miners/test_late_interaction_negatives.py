@@ -187,10 +187,10 @@ def test_bad_input_is_named(corpus, embeddings):
         (TypeError, "candidates must be a miner .* got int", {"candidates": 3}),
         (TypeError, "candidates must be a miner .* got FuseNegatives", {"candidates": fused}),
         (TypeError, "candidates must be a miner .* got JudgedN", {"candidates": JudgedNegatives(corpus, bm25)}),
-        (ValueError, "candidates is a miner of another corpus", {"candidates": BM25Negatives(other)}),
-        (ValueError, "k is 50, and candidates finds 40", {"candidates": BM25Negatives(corpus, k=40), "k": 50}),
+        (ValueError, "the miner in candidates belongs to another corpus", {"candidates": BM25Negatives(other)}),
+        (ValueError, "k is 50, but candidates finds only 40", {"candidates": BM25Negatives(corpus, k=40), "k": 50}),
         (TypeError, r"index must be a TokenIndex, got DenseIndex", {"index": DenseIndex(dense)}),
-        (ValueError, "of another corpus", {"index": TokenIndex(other.embed_tokens(vectors_of, fingerprint="words-1"))}),
+        (ValueError, "another corpus", {"index": TokenIndex(other.embed_tokens(vectors_of, fingerprint="words-1"))}),
         (ValueError, "of another model", {"index": TokenIndex(corpus.embed_tokens(vectors_of, fingerprint="w-2"))}),
         (ValueError, "k", {"k": 0}),
     ]:

@@ -288,9 +288,9 @@ def test_bad_batches_are_refused(miner, batch, error, match):
 
 
 def test_the_index_must_be_of_this_corpus():
-    with pytest.raises(ValueError, match=r"index is of another corpus.*BM25Index\(corpus"):
+    with pytest.raises(ValueError, match=r"index belongs to another corpus.*BM25Index\(corpus"):
         BM25Negatives(corpus_of(["x y"]), index=BM25Index(corpus_of(["z z"])))
-    with pytest.raises(TypeError, match="index must be a BM25Index, or a ShardedIndex of such, got str"):
+    with pytest.raises(TypeError, match="index must be a BM25Index or a ShardedIndex of BM25Index, got str"):
         BM25Negatives(corpus_of(["x y"]), index="bm25")
 
 

@@ -207,11 +207,11 @@ def test_bad_input_is_named(corpus, rows, model, make_sparse_model, static_model
     embeddings = corpus.embed_sparse(model)
     with pytest.raises(TypeError, match=r"SparseNegatives: index must be a SparseIndex.*corpus\.embed_sparse"):
         SparseNegatives(corpus, model, index=DenseIndex(corpus.embed(static_model)))
-    with pytest.raises(ValueError, match="SparseNegatives: the index is of another corpus"):
+    with pytest.raises(ValueError, match="SparseNegatives: the index belongs to another corpus"):
         SparseNegatives(load_sample("earthquakes")[0], model, index=SparseIndex(embeddings))
     with pytest.raises(ValueError, match=r"embeddings are of another model.*embed_sparse.*SparseEncoder with a"):
         SparseNegatives(corpus, make_sparse_model(WORDS, np.ones(30)), index=SparseIndex(embeddings))
-    with pytest.raises(ValueError, match=r"max_active_dims=None, not 3.*Leave max_active_dims= out"):
+    with pytest.raises(ValueError, match=r"max_active_dims=None, not 3.*Omit max_active_dims="):
         SparseNegatives(corpus, model, index=SparseIndex(embeddings), max_active_dims=3)
     with pytest.raises(ValueError, match=r"encoded with the prompt '', not 'w3 '"):
         SparseNegatives(corpus, model, index=SparseIndex(embeddings), prompt="w3 ")
@@ -249,5 +249,5 @@ def test_queries_without_a_term_are_told(corpus, model, caplog):
     with caplog.at_level(logging.WARNING):
         found = SparseNegatives(corpus, model, k=3)(rows)
     assert [len(ids) for ids in found["negative_ids"]] == [0, 0]
-    assert "a batch of 2 queries got no negatives, first 'nothing here'" in caplog.text
+    assert "none of the 2 queries in a batch got negatives (the first is 'nothing here')" in caplog.text
     assert found["positive_scores"] == [[0.0], [0.0]]

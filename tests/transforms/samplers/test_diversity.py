@@ -111,12 +111,12 @@ def test_similar_ones_are_drawn_from_one_value_too(corpus):
 def test_wrong_options_are_refused(corpus, embeddings):
     with pytest.raises(ValueError, match="diversity must not be negative, got -1"):
         SampleNegatives(2, diversity=-1, corpus=corpus)
-    with pytest.raises(ValueError, match="per and diversity need the passages: pass corpus="):
+    with pytest.raises(ValueError, match="per and diversity require the passages; pass corpus="):
         SampleNegatives(2, diversity=1)
-    with pytest.raises(ValueError, match="embeddings are for diversity="):
+    with pytest.raises(ValueError, match="embeddings are only used with diversity="):
         SampleNegatives(2, corpus=corpus, embeddings=embeddings)
     other = Corpus.from_dataset(Dataset.from_dict({"id": ["a"], "text": ["b"]}))
-    with pytest.raises(ValueError, match="the embeddings are of another corpus"):
+    with pytest.raises(ValueError, match="the embeddings belong to another corpus"):
         SampleNegatives(2, diversity=1, corpus=other, embeddings=embeddings)
     with pytest.raises(KeyError, match=r"SampleNegatives: 'negative_ids' of .*names the passage 'zz'"):
         SampleNegatives(2, diversity=1, corpus=corpus)({"query": ["?"], "negative_ids": [["zz"]]})

@@ -90,21 +90,21 @@ def test_too_few_of_a_value_are_told(corpus, caplog):
     with caplog.at_level(logging.WARNING):
         rows.map(SampleNegatives({"en": 1, "zh": 2}, per="language", corpus=corpus), batched=True)
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "1 of the language 'en', of which they have from 2 to 2" in message
-    assert "2 of the language 'zh', of which they have from 0 to 0" in message
+    assert "1 of the language 'en' (they have from 2 to 2" in message
+    assert "2 of the language 'zh' (they have from 0 to 0" in message
 
 
 @pytest.mark.parametrize(
     ("n", "options", "error", "match"),
     [
         (1, {"per": "site"}, KeyError, r"no column 'site'; its .* \['language', 'year'\].*columns=\['site'\]"),
-        (1, {"per": "language", "corpus": None}, ValueError, "per and diversity need the passages: pass corpus="),
+        (1, {"per": "language", "corpus": None}, ValueError, "per and diversity require the passages; pass corpus="),
         (1, {"per": ["language"]}, TypeError, "per must be the name of a column"),
-        (1, {}, ValueError, "corpus is for per= and diversity="),
+        (1, {}, ValueError, "corpus is only used with per= or diversity="),
         (1, {"per": "language", "corpus": "c"}, TypeError, "corpus must be a Corpus"),
-        ({}, {"per": "language"}, ValueError, "a number for each of some values of 'language'"),
-        ({(1, 2): 1}, {"per": "year"}, TypeError, r"\(1, 2\) is no value of 'year'"),
-        ({True: 1}, {"per": "year"}, TypeError, "True is no value of 'year'"),
+        ({}, {"per": "language"}, ValueError, "a number per value of 'language'"),
+        ({(1, 2): 1}, {"per": "year"}, TypeError, r"\(1, 2\) is not a value of 'year'"),
+        ({True: 1}, {"per": "year"}, TypeError, "True is not a value of 'year'"),
         ({"en": 0}, {"per": "language"}, ValueError, r"n\['en'\] must be a whole number of at least 1, got 0"),
     ],
 )

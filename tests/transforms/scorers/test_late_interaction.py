@@ -89,14 +89,14 @@ def test_bad_input_is_named(corpus, rows, model, make_token_model, static_model)
     for kind, message, options in [
         (TypeError, "embeddings must be TokenEmbeddings, got int", {"embeddings": 3}),
         (TypeError, r"corpus\.embed_tokens", {"embeddings": corpus.embed(static_model)}),
-        (ValueError, "of another corpus", {"embeddings": other.embed_tokens(model)}),
+        (ValueError, "another corpus", {"embeddings": other.embed_tokens(model)}),
         (ValueError, "of another model", {"embeddings": corpus.embed_tokens(make_token_model(4))}),
         (
             ValueError,
             "encoded with the prompt ''",
             {"embeddings": corpus.embed_tokens(model, prompt=""), "prompt": "p"},
         ),
-        (ValueError, "name goes into", {"name": "No"}),
+        (ValueError, "name becomes part of", {"name": "No"}),
         (ValueError, "batch_size", {"batch_size": 0}),
     ]:
         with pytest.raises(kind, match=message):

@@ -156,7 +156,7 @@ def test_a_model_scores_what_bm25_mined(static_model):
 
 def test_bi_encoder_options_are_checked(corpus):
     other = Corpus.from_dataset(Dataset.from_dict({"id": ["a"], "text": ["passage 1"]}))
-    with pytest.raises(ValueError, match="the embeddings are of another corpus"):
+    with pytest.raises(ValueError, match="the embeddings belong to another corpus"):
         BiEncoderScores(
             corpus, vectors_of, embeddings=other.embed(vectors_of, fingerprint="table-8"), fingerprint="table-8"
         )
@@ -270,7 +270,7 @@ def test_a_wrong_number_of_scores_is_refused(corpus, model, shape):
 @pytest.mark.parametrize("name", ["", "score", "two words", "Upper", "1st", "a-b", None, 3])
 def test_names_are_words(corpus, step, name):
     with pytest.raises(
-        ValueError, match=f"{step.__name__}: name goes into .* must be a word.*got {re.escape(repr(name))}"
+        ValueError, match=f"{step.__name__}: name becomes part of .* must be a word.*got {re.escape(repr(name))}"
     ):
         step(corpus, shared_words, name, fingerprint="shared-1")
 

@@ -90,6 +90,6 @@ def test_bad_input_is_named(corpus, model, static_model, make_sparse_model):
     with pytest.raises(ValueError, match="BiEncoderScores: the embeddings are of another model"):
         BiEncoderScores(corpus, make_sparse_model(WORDS), embeddings=sparse)
     other = Corpus.from_dataset({"id": ["a"], "text": ["w1"]})
-    with pytest.raises(ValueError, match=r"of another corpus\. Pass corpus\.embed_sparse"):
+    with pytest.raises(ValueError, match=r"to another corpus\. Pass corpus\.embed_sparse"):
         BiEncoderScores(other, model, embeddings=sparse)
     assert SparseIndex(sparse).corpus == corpus

@@ -24,14 +24,16 @@ def full_only(places):
 def test_nothing_left_is_refused(corpus, step, form):
     rows = mined(**EMPTY).with_format(form)
     for options in ({"batch_size": 1000}, {"batch_size": 3}, {"batch_size": 1, "remove_columns": rows.column_names}):
-        with pytest.raises(ValueError, match=rf"{step.__name__} makes nothing of the 4 rows.*mine\(rows, steps\)"):
+        with pytest.raises(
+            ValueError, match=rf"{step.__name__} produces no rows from the 4 input rows.*mine\(rows, steps\)"
+        ):
             rows.map(step(corpus, n=2), batched=True, **options)
     stream = mined(**EMPTY).to_iterable_dataset()
     assert list(stream.map(step(corpus, n=2), batched=True, remove_columns=rows.column_names)) == []
 
 
 def test_nothing_left_in_the_one_worker_is_refused(corpus):
-    with pytest.raises(ValueError, match="ToTriplets makes nothing of the 4 rows"):
+    with pytest.raises(ValueError, match="ToTriplets produces no rows from the 4 input rows"):
         mined(**EMPTY).map(ToTriplets(corpus), batched=True, num_proc=1)
 
 

@@ -226,7 +226,7 @@ def test_labels_of_other_passages_are_refused(corpus, step, labels, part):
 @pytest.mark.parametrize("step", TUPLES)
 @pytest.mark.parametrize("labels", ["scores", "margins"])
 def test_tuples_with_gaps_have_no_labels(corpus, step, labels):
-    with pytest.raises(ValueError, match=rf"{step.__name__}: labels='{labels}' needs.*'drop', 'pad' or 'error'"):
+    with pytest.raises(ValueError, match=rf"{step.__name__}: labels='{labels}' requires.*'drop', 'pad' or 'error'"):
         step(corpus, n=1, labels=labels, missing="keep")
 
 
@@ -256,7 +256,7 @@ def test_options_of_labels_are_checked(corpus, step, options, error, match):
 @pytest.mark.parametrize("step", TUPLES)
 def test_an_existing_label_is_refused(corpus, step):
     rows = MINED | JUDGED | {"label": [0, 1, 2, 3]}
-    with pytest.raises(ValueError, match=r"the rows have \['label'\] already"):
+    with pytest.raises(ValueError, match=r"the rows already have \['label'\]"):
         step(corpus, n=1, labels="scores")(rows)
     assert "anchor" in step(corpus, n=1)(rows)
 

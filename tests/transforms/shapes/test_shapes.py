@@ -229,9 +229,7 @@ def test_an_existing_output_column_is_refused(corpus, step):
 
 
 def test_n_tuples_need_n(corpus):
-    with pytest.raises(
-        ValueError, match=r"n, the number of negatives per row, must be given: ToNTuples\(corpus, n=5\)"
-    ):
+    with pytest.raises(ValueError, match=r"n, the number of negatives per row, is required: ToNTuples\(corpus, n=5\)"):
         ToNTuples(corpus)
 
 
