@@ -1,1 +1,1 @@
-"""Mining in one call, for people who come from sentence-transformers."""
+"""A drop-in replacement for `mine_hard_negatives` of sentence-transformers."""

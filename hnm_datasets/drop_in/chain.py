@@ -1,4 +1,4 @@
-"""The two passes of `mine_hard_negatives` over the queries: mining, which counts what each limit drops, and rows."""
+"""The two passes of `mine_hard_negatives` over the queries: mining, with counts for each limit, and creating rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, score_column
 
-#: The number of candidates of each query: those that the search found, and those that are left after each limit.
+#: The number of candidates of each query after the search and after each limit.
 COUNTS = "candidate_counts"
 
 #: A step on a table of queries.
@@ -22,16 +22,16 @@ TableStep = Callable[[pa.Table], pa.Table]
 
 @dataclass(frozen=True)
 class Mined:
-    """Mine for a table of queries and count; what is between the steps is never written.
+    """Mine for a table of queries and count the candidates, without writing intermediate results.
 
     Args:
-        search: The steps that find the candidates, score and order them.
-        limits: The steps that drop candidates by their scores.
-        sampler: The step that takes the negatives.
-        by: Whose scores are kept.
+        search: The steps that find, score and sort the candidates.
+        limits: The steps that drop candidates by score.
+        sampler: The step that selects the negatives.
+        by: The name of the scores to keep.
 
     Columns written:
-        `negative_ids`, the two columns of scores, and `candidate_counts`: a list of 1 + the number of limits.
+        `negative_ids`, the two score columns, and `candidate_counts`: a list of 1 + the number of limits.
     """
 
     search: tuple[TableStep, ...]
@@ -57,18 +57,18 @@ class Mined:
 
 @dataclass(frozen=True)
 class Chain:
-    """Steps one after another on a table."""
+    """Steps that are applied to a table in order."""
 
     steps: tuple[TableStep, ...]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Return what the last step returns."""
+        """Return the result of the last step."""
         return applied(self.steps, table)
 
 
 def applied(steps: tuple[TableStep, ...], table: pa.Table) -> pa.Table:
-    """Return the answer of the last of several steps."""
-    return functools.reduce(lambda answer, step: step(answer), steps, table)
+    """Apply several steps in order and return the result of the last."""
+    return functools.reduce(lambda result, step: step(result), steps, table)
 
 
 def _lengths(table: pa.Table) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""Mining in one call, for people who come from sentence-transformers."""
+"""A drop-in replacement for `mine_hard_negatives` of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 _FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
 _STRATEGIES = ("top", "random")
-#: Queries whose texts are in memory at once: far more would take longer, for memory that is new to the process.
+#: Queries per batch when writing texts. Much larger batches are slower, because the process allocates new memory.
 _WRITTEN = 4096
 
 
@@ -98,67 +98,69 @@ def mine_hard_negatives(
 ) -> Dataset:
     """Add hard negatives to a dataset of (anchor, positive) pairs in one call.
 
-    Takes the parameters and gives the rows of `sentence_transformers.util.mine_hard_negatives` (6.2), by chaining
-    `from_pairs`, `DenseNegatives`, `RankWindow`, the margins, a sampler and a shape. Use those steps themselves to mine
-    from other sources, keep ids and ranks, or see what each step leaves.
+    The parameters and rows are those of `sentence_transformers.util.mine_hard_negatives` (6.2). The function chains
+    `from_pairs`, `DenseNegatives`, `RankWindow`, the margins, a sampler and a shape. Use these steps directly to mine
+    from other sources, to keep ids and ranks, or to see how many candidates each step leaves.
 
-    What differs, on purpose:
+    Intentional differences from the original:
 
-    - A positive is known by its normalized text: a passage that differs from it only in case, white space or Unicode
-      form is no negative. Nor is the query's own text, and of such variants of one text only the best is a candidate,
-      also if a margin or limit then drops it. Anchors that differ only so are one question, and the positives of one
-      are no negatives of the other.
-    - `range_min` skips ranks of the retriever's list, before anything was removed; there, it skips candidates that are
-      left after the margins. `range_max` is, as there, the highest rank, plus the largest number of positives.
-    - A cross-encoder is used whenever it is given: its scores order the candidates, and the margins, limits
-      and `output_scores` use them. There, it does nothing without a margin or limit.
-    - `sampling_strategy="random"` draws by `seed` and query, so that a run can be repeated.
-    - `keep_columns` keeps the dataset's other columns, as they are in the anchor's first pair.
-    - The vectors are always kept on disk by weights, prompt and text; the same call after training encodes again.
-    - A column name that does not exist is an error and not the first column.
-    - The printed share of a limit is of the candidates that reached it, without positives. There, positives and padding
-      count too, and `min_score` counts all that was dropped before it. The median is the mean of the two middle scores.
+    - Texts are compared in normalized form. A passage that differs from a positive or from the query only in case,
+      white space or Unicode form is never a negative. Among passages that differ only in this way, the best one is the
+      only candidate, even if a margin or limit drops it afterwards. Anchors that differ only in this way are one
+      question, and their positives are never negatives of each other.
+    - `range_min` skips ranks of the retriever's full list. The original skips candidates that remain after the margins.
+      `range_max` is the highest rank, plus the largest number of positives, as in the original.
+    - A cross-encoder, if given, is always used: its scores order the candidates, and the margins, limits and
+      `output_scores` use them. The original ignores it without a margin or limit.
+    - `sampling_strategy="random"` depends on `seed` and the query, so runs are reproducible.
+    - `keep_columns` keeps the dataset's other columns, with the values of the anchor's first pair.
+    - Vectors are always cached on disk by weights, prompt and text; the same call after training encodes again.
+    - An unknown column name raises an error instead of selecting the first column.
+    - The printed percentage of a limit refers to the candidates that reached this limit, without positives. The
+      original also counts positives and padding, and its `min_score` counts all candidates dropped before. The median
+      is the mean of the two middle scores.
 
     Args:
-        dataset: One (anchor, positive) pair per row, in any form that `from_pairs` takes; several rows of one anchor
-            are its positives.
+        dataset: One (anchor, positive) pair per row, in any format that `from_pairs` supports. Several rows with the
+            same anchor give it several positives.
         model: A `SentenceTransformer`, its path or Hub id. Vectors are scaled to length 1.
-        anchor_column_name: The column of queries; None: the first.
-        positive_column_name: The column of relevant texts; None: the second.
-        corpus: Further texts to mine from; None: only the positives.
-        cross_encoder: A `CrossEncoder`, its path or Hub id, that scores the candidates again.
-        range_min: Skip that many ranks from the top.
-        range_max: The last rank to consider; None: `range_min` + `num_negatives` (ten times that with a margin,
+        anchor_column_name: The column of queries; None uses the first column.
+        positive_column_name: The column of relevant texts; None uses the second column.
+        corpus: Additional texts to mine from; None mines only from the positives.
+        cross_encoder: A `CrossEncoder`, its path or Hub id, to rescore the candidates.
+        range_min: The number of ranks to skip from the top.
+        range_max: The last rank to consider; None uses `range_min` + `num_negatives` (ten times that with a margin,
             `max_score` or cross-encoder) + the largest number of positives.
         max_score: The highest score of a negative.
         min_score: The lowest score of a negative.
-        absolute_margin: A negative scores at least that much below the lowest-scored positive.
-        relative_margin: A negative scores at least that share of its magnitude below the lowest-scored positive; 0.05
-            is the best of NV-Retriever (https://arxiv.org/abs/2407.15831).
+        absolute_margin: A negative must score at least this much below the lowest-scored positive.
+        relative_margin: A negative must score below the lowest-scored positive by at least this fraction of the
+            positive score's magnitude; 0.05 is the best value of NV-Retriever (https://arxiv.org/abs/2407.15831).
         num_negatives: Negatives per query.
-        sampling_strategy: `"top"` takes the hardest, `"random"` draws among all that are left.
-        query_prompt_name: The name of one of the model's prompts for the anchors.
+        sampling_strategy: `"top"` takes the hardest candidates, `"random"` samples from all remaining candidates.
+        query_prompt_name: The name of one of the model's prompts, for the anchors.
         query_prompt: The text before each anchor; takes precedence over `query_prompt_name`.
-        corpus_prompt_name: The name of one of the model's prompts for the passages.
+        corpus_prompt_name: The name of one of the model's prompts, for the passages.
         corpus_prompt: The text before each passage; takes precedence over `corpus_prompt_name`.
-        include_positives: Leave the positives among the candidates, for reranking sets; the format is then `"n-tuple"`.
+        include_positives: Keep the positives among the candidates, for reranking sets; implies the format `"n-tuple"`.
         output_format: `"triplet"`, `"n-tuple"`, `"labeled-pair"` or `"labeled-list"`.
-        output_scores: Write the scores too: `scores` of the positive and the negatives, or in place of the labels.
+        output_scores: Also write scores: a column `scores` of the positive and the negatives, or scores instead of
+            labels.
         batch_size: Texts per forward pass, see `Corpus.embed`.
         faiss_batch_size: Queries that are mined at a time.
-        use_faiss: Ignored: the search is exact and in blocks either way.
-        use_multi_process: Encode the passages in several processes: one per GPU, or four on the CPU; or a list of
-            devices.
-        verbose: Print the statistics: queries and positives, a table of the scores, how many candidates each limit
-            dropped, and how many rows are missing.
-        cache_folder: Where vectors are kept; None: in the `datasets` cache directory.
-        seed: For `"random"`.
+        use_faiss: Ignored: the search is always exact and in blocks.
+        use_multi_process: Encode the passages in several processes: True for one per GPU, or four on the CPU; or a list
+            of devices.
+        verbose: Print statistics: the numbers of queries and positives, a table of the scores, the number of candidates
+            dropped by each limit, and the number of missing rows.
+        cache_folder: The folder for cached vectors; None uses the `datasets` cache directory.
+        seed: The random seed for `"random"`.
         keep_columns: Keep the dataset's other columns.
 
     Returns:
         A dataset with the columns `(anchor, positive, negative)` for triplets, `(anchor, positive, negative_1, …)` for
-        n-tuples, `(anchor, positive, label)` and `(anchor, [positive, …], [label, …])` for the labeled formats, under
-        the dataset's own names for anchor and positive.
+        n-tuples, and `(anchor, positive, label)` and `(anchor, [positive, …], [label, …])` for the labeled formats. The
+        anchor and positive columns have the same names as in the dataset.
 
     Raises:
         KeyError: A column or prompt does not exist.
@@ -194,7 +196,7 @@ def mine_hard_negatives(
     if include_positives:
         warn_of_positives(range_min, range_max, limits, sampling_strategy)
         if output_format != "n-tuple":
-            logger.warning("%s: include_positives=True keeps the order of the ranking, in the format 'n-tuple'.", name)
+            logger.warning("%s: include_positives=True keeps the ranking and uses output_format='n-tuple'.", name)
             output_format = "n-tuple"
     if range_min:
         warn_of_order(range_min, limits, rescored=cross_encoder is not None)
@@ -279,7 +281,7 @@ def mine_hard_negatives(
 
 def _explain_interrupt() -> str:
     return (
-        "mine_hard_negatives was interrupted. Vectors and scores of models are kept in the cache folder. Repeat the "
+        "mine_hard_negatives was interrupted. Finished vectors and model scores are in the cache folder. Repeat the "
         "call to resume."
     )
 
@@ -294,7 +296,7 @@ def _filter(limit: str, value: float, by: str) -> TableStep:
 
 
 def _most_positives(anchors: pa.ChunkedArray, rows: Dataset) -> int:
-    """Return the largest number of pairs of one anchor, or of known positives of one question."""
+    """Return the largest number of pairs per anchor or of known positives per question."""
     pairs = int(pd.Series(anchors.to_pandas()).value_counts().iloc[0])
     if KNOWN_POSITIVE_IDS not in rows.column_names:
         return pairs
@@ -304,7 +306,7 @@ def _most_positives(anchors: pa.ChunkedArray, rows: Dataset) -> int:
 
 @contextlib.contextmanager
 def _unlogged_missing() -> Iterator[None]:
-    """Keep the shape from logging missing negatives for each batch; the report at the end counts them."""
+    """Suppress the shape's warnings about missing negatives; the report at the end counts them."""
     shape_logger = logging.getLogger(Shape.__module__)
     level = shape_logger.level
     shape_logger.setLevel(logging.ERROR)

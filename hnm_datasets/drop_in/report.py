@@ -1,4 +1,4 @@
-"""What `mine_hard_negatives(verbose=True)` prints."""
+"""The output of `mine_hard_negatives(verbose=True)`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def say(line: str) -> None:
 
 
 def report_queries(rows: Dataset, pairs: int) -> None:
-    """Print how many queries there are, and how many positives each has, unless each has one."""
+    """Print the number of queries and of positives per query, unless there is one query per pair and one positive."""
     if len(rows) != pairs:
         say(f"Found {len(rows)} unique queries out of {pairs} total queries.")
     positives = _count(rows, POSITIVE_IDS)
@@ -54,14 +54,14 @@ def report_scores(mined: Dataset, by: str, only_full: int | None) -> None:
 
     Args:
         mined: The queries with their negatives.
-        by: Whose scores they are.
-        only_full: Leave out the negatives of queries that have fewer.
+        by: The name of the scores.
+        only_full: Exclude the negatives of queries with fewer than this number.
     """
     columns = [score_column(by, of=part) for part in ("positive", "negative")]
     batch = Batch(mined.select_columns(columns).with_format("arrow")[:], step="mine_hard_negatives")
     positives, negatives = (batch.scores(name) for name in columns)
     beside = negatives if only_full is None else _full_lists(negatives, only_full)
-    # The negatives of a query count once for each of its positives.
+    # The negatives of a query are counted once per positive.
     pairs = take_lists(beside, positives.owners)
     scores = [np.asarray(one, dtype=np.float64) for one in (positives.values, pairs.values)]
     scores.append(np.repeat(scores[0], pairs.lengths) - scores[1])
@@ -73,11 +73,11 @@ def report_scores(mined: Dataset, by: str, only_full: int | None) -> None:
 
 
 def report_skipped(mined: Dataset, limits: Mapping[str, float]) -> None:
-    """Print how many candidates each limit dropped, and the share of those that came to it.
+    """Print how many candidates each limit dropped, and their share of the candidates that reached the limit.
 
     Args:
         mined: The queries with their negatives.
-        limits: The limits by name, in their order.
+        limits: The limits by name, in order.
     """
     batch = Batch(mined.select_columns([COUNTS]).with_format("arrow")[:], step="mine_hard_negatives")
     counts = batch.number_lists(COUNTS).values.reshape(len(mined), -1).sum(axis=0, dtype=np.int64)
@@ -88,7 +88,7 @@ def report_skipped(mined: Dataset, limits: Mapping[str, float]) -> None:
 
 
 def report_missing(missing: int, possible: int, options: Sequence[str]) -> None:
-    """Print how many rows are missing, and which options may bring them."""
+    """Print how many rows are missing, and which options to adjust."""
     if missing <= 0:
         return
     named = " and ".join([", ".join(options[:-1]), options[-1]]) if len(options) > 1 else options[0]
@@ -99,7 +99,7 @@ def report_missing(missing: int, possible: int, options: Sequence[str]) -> None:
 
 
 def counts_of(rows: Dataset, output_format: str, num_negatives: int) -> tuple[int, int]:
-    """Return how many positives there are, and how many rows if each query had all its negatives."""
+    """Return the number of positives, and the number of rows if every query had all its negatives."""
     pairs = int(_count(rows, POSITIVE_IDS).sum())
     possible = {
         "triplet": pairs * num_negatives,
@@ -117,6 +117,6 @@ def _count(rows: Dataset, name: str) -> NDArray[np.int64]:
 
 
 def _full_lists(lists: Ragged[Any], size: int) -> Ragged[Any]:
-    """Empty the lists that have fewer values."""
+    """Empty the lists with fewer values than `size`."""
     full = lists.lengths >= size
     return Ragged(offsets_of(np.where(full, lists.lengths, 0)), lists.values[np.repeat(full, lists.lengths)])

@@ -1,4 +1,4 @@
-"""The rows of `mine_hard_negatives`, in the columns of sentence-transformers."""
+"""The rows of `mine_hard_negatives`, with the column names of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HIDDEN = "known_ids"
 
 
 def hide_positives(table: pa.Table) -> pa.Table:
-    """Hide all known positives, so that the miner finds them as candidates."""
+    """Hide all known positives, so that the miner does not exclude them."""
     if KNOWN_POSITIVE_IDS in table.column_names:
         table = table.drop_columns([KNOWN_POSITIVE_IDS])
     none = list_array(np.zeros(len(table) + 1, dtype=np.int64), pa.array([], type=pa.string()))
@@ -28,14 +28,14 @@ def hide_positives(table: pa.Table) -> pa.Table:
 
 
 def show_positives(table: pa.Table) -> pa.Table:
-    """Bring the hidden positives back."""
+    """Restore the hidden positives."""
     table = table.drop_columns([POSITIVE_IDS, POSITIVE_SCORES])
     return table.rename_columns([POSITIVE_IDS if name == HIDDEN else name for name in table.column_names])
 
 
 @dataclass(frozen=True)
 class _RankedTuples(ToNTuples):
-    """N-tuples of the first n of a ranking, positives included."""
+    """N-tuples of the first n passages of a ranking, including positives."""
 
     _drops_known: ClassVar[bool] = False
 
@@ -43,7 +43,7 @@ class _RankedTuples(ToNTuples):
 def shape_of(
     corpus: Corpus, output_format: str, n: int, scores: str | bool, *, with_positives: bool = False
 ) -> Transform:
-    """Return the shape step of an output format, of a ranking that holds the positives too `with_positives`."""
+    """Return the shape of an output format; with `with_positives`, the shape of a ranking that includes positives."""
     if with_positives:
         return _RankedTuples(corpus, n=n, with_scores=scores)
     if output_format == "triplet":
@@ -57,7 +57,7 @@ def shape_of(
 
 @dataclass(frozen=True)
 class Renamed:
-    """Give the columns of a shape the names and types that sentence-transformers gives them."""
+    """Convert the columns of a shape to the names and types of sentence-transformers."""
 
     output_format: str
     anchor: str
@@ -66,7 +66,7 @@ class Renamed:
     with_scores: bool
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Return the table with the other names and types."""
+        """Return the converted table."""
         negatives = ["negative"] if self.output_format == "triplet" else [f"negative_{i + 1}" for i in range(self.n)]
         texts = {"anchor": self.anchor}
         numbers: dict[str, pa.Array] = {}
