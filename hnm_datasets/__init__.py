@@ -1,7 +1,7 @@
 """Hard negative mining as batched `Dataset.map` transforms.
 
-The public names stand in `__init__.pyi`, grouped as a user meets them. Each is imported on first use, so that
-`import hnm_datasets` takes milliseconds and loads neither torch nor FAISS.
+The public names are listed in `__init__.pyi`, grouped by task. Each is imported on first use, so `import hnm_datasets`
+takes milliseconds and loads neither torch nor FAISS.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-# The public names, once, in the order in which a user meets them. `__init__.py` loads each of them on first use.
+# The public names, in the order of a typical workflow. `__init__.py` imports each of them on first use.
 
 __version__: str
 

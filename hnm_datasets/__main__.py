@@ -1,8 +1,8 @@
-"""Look at a folder of mined data, write its card, or find out which negatives pay on a retrieval set.
+"""Audit a folder of mined data, write its dataset card, or compare mining strategies on a retrieval dataset.
 
-python -m hnm_datasets audit FOLDER     # what is wrong with it, how hard it is
-python -m hnm_datasets card FOLDER      # write README.md, the dataset card
-python -m hnm_datasets pilot FOLDER     # mine a sample with each strategy, train a cheap student on each
+python -m hnm_datasets audit FOLDER     # report defects and hardness
+python -m hnm_datasets card FOLDER      # write the dataset card, README.md
+python -m hnm_datasets pilot FOLDER     # mine a sample with each strategy and train a small student on each
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from hnm_datasets.pictures.pilot import plot_pilot
 from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.terminal import printable
 
-_PILOT = "find out which negatives pay: mine a sample with each strategy, train a cheap student on each"
+_PILOT = "compare mining strategies: mine a sample with each strategy and train a small student on each"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; an error is told in a line, not by a traceback."""
+    """Run a command. Errors are printed in one line, without a traceback."""
     parser = argparse.ArgumentParser(
         prog="python -m hnm_datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, about in (("audit", "print the audit of each split"), ("card", "write the dataset card, README.md")):
         command = commands.add_parser(name, help=about, description=about)
-        command.add_argument("folder", help="a folder that save_mined wrote, or any that load_dataset reads")
+        command.add_argument("folder", help="a folder written by save_mined, or any folder that load_dataset reads")
     _add_pilot(commands.add_parser("pilot", help=_PILOT, description=_PILOT))
     options = parser.parse_args(arguments)
     try:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(printable(f"written: {write_card(options.folder)}"))  # noqa: T201
     except (OSError, ImportError, KeyError, TypeError, ValueError, DatasetsError) as error:
-        # The text of a KeyError is its first argument; as a string it would stand in quotes.
+        # Use the first argument of a KeyError, because its string form is quoted.
         text = str(error.args[0] if isinstance(error, KeyError) else error)
         print(f"error: {printable(text)}", file=sys.stderr)  # noqa: T201
         return 1
@@ -66,23 +66,25 @@ def audit(folder: str) -> None:
 
 
 def _add_pilot(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", help="a folder in BEIR's form or a Hub id, or what save_mined wrote with a corpus")
-    command.add_argument("--split", default="train", help="the split whose queries are taken (default: train)")
-    command.add_argument("--model", help="a SentenceTransformer that mines: a path or Hub id")
-    command.add_argument("--teacher", help="a CrossEncoder that tells false negatives: a path or Hub id")
-    command.add_argument("--sample", type=int, default=500, help="queries to mine and train on (default: 500)")
-    command.add_argument("--steps", type=int, default=100, help="steps of a training (default: 100)")
-    command.add_argument("--seeds", type=int, default=3, help="trainings of each strategy (default: 3)")
+    command.add_argument(
+        "folder", help="a folder in BEIR format, a Hub id, or a folder written by save_mined with a corpus"
+    )
+    command.add_argument("--split", default="train", help="the split of the queries (default: train)")
+    command.add_argument("--model", help="the path or Hub id of a SentenceTransformer for mining")
+    command.add_argument("--teacher", help="the path or Hub id of a CrossEncoder that detects false negatives")
+    command.add_argument("--sample", type=int, default=500, help="queries to mine for and train on (default: 500)")
+    command.add_argument("--steps", type=int, default=100, help="training steps per run (default: 100)")
+    command.add_argument("--seeds", type=int, default=3, help="training runs per strategy (default: 3)")
     command.add_argument("--output", type=Path, help="a folder for pilot.md, pilot.json and pilot.png")
 
 
 def run_pilot(options: argparse.Namespace) -> None:
-    """Print what a pilot finds with the usual strategies, and write it to a folder if one is named."""
+    """Run a pilot with the usual strategies, print its report, and write it to the output folder, if given."""
     from hnm_datasets.piloting.run import pilot
     from hnm_datasets.transforms.scorers.cross_encoder import CrossEncoderScores
 
     if options.output is not None:
-        # Before the minutes that a pilot takes.
+        # Check this first, because a pilot takes minutes.
         check_matplotlib("pilot --output")
     corpus, rows = read_queries(options.folder, options.split)
     teacher = None if options.teacher is None else CrossEncoderScores(corpus, options.teacher)
@@ -102,16 +104,16 @@ def run_pilot(options: argparse.Namespace) -> None:
 
 
 def read_queries(folder: str, split: str) -> tuple[Corpus, Dataset]:
-    """Read a corpus and queries with positives, from a retrieval set or a saved one."""
+    """Read a corpus and queries with positives, from a retrieval dataset or a folder written by `save_mined`."""
     if not (Path(folder) / RECORD).is_file():
         return load_beir(folder, split)
     if "corpus" not in get_dataset_config_names(folder):
-        raise ValueError(
-            f"{folder} holds mined rows without their corpus. Save them again with save_mined(corpus=...)."
-        )
+        raise ValueError(f"{folder} has mined rows but no corpus. Save them again with save_mined(corpus=...).")
     rows = load_dataset(folder, "default", split=split)
     if POSITIVE_IDS not in rows.column_names:
-        raise ValueError(f"{folder} holds {rows.column_names}; a pilot needs rows with 'query' and 'positive_ids'.")
+        raise ValueError(
+            f"{folder} has the columns {rows.column_names}; a pilot needs rows with 'query' and 'positive_ids'."
+        )
     return Corpus.from_dataset(load_dataset(folder, "corpus", split="train")), rows
 
 

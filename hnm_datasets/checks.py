@@ -1,4 +1,4 @@
-"""Checks of options: each returns the plain value or says what was wrong and what is allowed."""
+"""Validation of options: each function returns the plain value, or raises an error that states the allowed values."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from datasets import NamedSplit
 
 _SPLIT = re.compile(r"\w+(\.\w+)*")
-#: Bytes of a split's name; `datasets` makes file names of it, with its own parts before and after.
+#: Maximum length of a split name in bytes; `datasets` uses it as part of longer file names.
 _LONGEST_SPLIT = 120
 
 
 def split_name(owner: str, name: object) -> str:
-    """Return the name of a split, which becomes a part of file names, if `load_dataset` reads a split of that name.
+    """Return the name of a split if it is valid: it becomes part of file names that `load_dataset` must recognize.
 
     Example:
         >>> split_name("save_mined", "train.clean")
@@ -27,14 +27,16 @@ def split_name(owner: str, name: object) -> str:
     text = str(name)
     if not _SPLIT.fullmatch(text):
         raise ValueError(
-            f"{owner}: a split must be named by letters, digits and '_', with single dots between them, got {text!r}. "
+            f"{owner}: a split name may contain letters, digits and '_', with single dots between them, got {text!r}. "
             f"Rename it."
         )
     if text == "all":
-        raise ValueError(f"{owner}: 'all' means all splits to load_dataset, so no split can have this name. Rename it.")
+        raise ValueError(
+            f"{owner}: a split cannot be named 'all', because load_dataset uses this name for all splits. Rename it."
+        )
     if len(text.encode()) > _LONGEST_SPLIT:
         raise ValueError(
-            f"{owner}: the split name {text[:40]!r}… has {len(text.encode())} bytes, and at most {_LONGEST_SPLIT} fit "
+            f"{owner}: the split name {text[:40]!r}… has {len(text.encode())} bytes, but at most {_LONGEST_SPLIT} fit "
             f"into file names. Rename it."
         )
     return text

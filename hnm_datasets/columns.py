@@ -13,7 +13,7 @@ QUERY = "query"
 POSITIVE_IDS = "positive_ids"
 
 
-#: Positives of other rows with the same question: known, and no examples of this row.
+#: Positives of other rows with the same question: never negatives of this row, but not its training examples either.
 KNOWN_POSITIVE_IDS = "known_positive_ids"
 
 
@@ -36,7 +36,7 @@ POSITIVE_SCORES = "positive_scores"
 
 
 def score_column(by: str, of: str = "negative") -> str:
-    """Name the score column that `by` means: `"score"` is the retriever's, anything else a teacher's name.
+    """Return the score column for `by`: `"score"` means the retriever's scores, anything else is a teacher's name.
 
     Example:
         >>> score_column("score"), score_column("teacher"), score_column("teacher", of="positive")
@@ -46,10 +46,10 @@ def score_column(by: str, of: str = "negative") -> str:
 
 
 def score_name(by: str | None, names: Collection[str]) -> str:
-    """Return the scores that a step reads: `by`, else the teacher's where rows have them, else the retriever's.
+    """Return the name of the scores that a step reads: `by`, else the teacher's if the rows have them, else `"score"`.
 
     Args:
-        by: `"score"` for the retriever's, a teacher's name, or None.
+        by: `"score"` for the retriever's scores, a teacher's name, or None.
         names: The columns of the rows.
 
     Example:

@@ -1,4 +1,4 @@
-"""Text of others inside of Markdown: shown as it is, and never taken for markup."""
+"""Untrusted text in Markdown: shown literally, never interpreted as markup."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-#: They turn the direction of what follows, far beyond the text that holds them.
+#: Characters that change the text direction, even beyond the end of the text that contains them.
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: str, length: int | None = None) -> str:
-    r"""Put a text into one line of Markdown that shows it as it is.
+    r"""Escape a text for one line of Markdown, so that it is shown literally.
 
     Args:
         text: Any text.
-        length: At most this many characters of it are shown; None: all.
+        length: The maximum number of characters to show; None for all.
 
     Example:
         >>> print(plain("<b>a | b</b>\n```\n--- and so on", 25))
@@ -31,7 +31,7 @@ def plain(text: str, length: int | None = None) -> str:
 
 
 def code(text: str) -> str:
-    """Write a short text as inline code that may stand in a table.
+    """Format a short text as inline code that is safe in tables.
 
     Example:
         >>> code("query"), code("a`b")
@@ -43,13 +43,13 @@ def code(text: str) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """Put a text into a code block whose fence is longer than any in the text."""
+    """Format a text as a code block, with a fence longer than any in the text."""
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def link(source: str) -> str:
-    """Link to a dataset on the Hub or to a URL; any other text is shown as it is."""
+    """Link to a dataset on the Hub or to a URL; any other text is shown literally."""
     source = one_line(source)
     if is_hub_id(source):
         return f"[{plain(source, 100)}](https://huggingface.co/datasets/{source})"
@@ -59,7 +59,7 @@ def link(source: str) -> str:
 
 
 def is_hub_id(text: str) -> bool:
-    """Tell whether a text is such as the ids of sets on the Hub are, with the name of an owner."""
+    """Return whether a text is a valid Hub id with an owner, such as `"owner/name"`."""
     try:
         validate_repo_id(text)
     except HFValidationError:
@@ -68,7 +68,7 @@ def is_hub_id(text: str) -> bool:
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """Write a number of things.
+    """Format a number with a singular or plural noun.
 
     Example:
         >>> count(1, "row"), count(2000, "row"), count(2, "query", "queries")
@@ -78,17 +78,17 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def one_line(text: str) -> str:
-    """Put a text into one line, without control characters and runs of white space."""
+    """Convert a text to one line, without control characters and repeated white space."""
     return " ".join(without_controls(text).split())
 
 
 def without_controls(text: str) -> str:
-    """Replace line breaks and other control characters by spaces, and drop those that turn the direction."""
+    """Replace line breaks and other control characters with spaces, and drop characters that change the direction."""
     return without_directions(_CONTROLS.sub(" ", text))
 
 
 def without_directions(text: str) -> str:
-    """Drop characters that turn the direction of the text after them."""
+    """Drop characters that change the text direction."""
     return _DIRECTIONS.sub("", text)
 
 

@@ -1,7 +1,7 @@
-"""Rows in whatever form a user has them, as a `Dataset`.
+"""Convert rows in any supported format to a `Dataset`.
 
-Every public function that takes rows reads them with `dataset_of`, so that all of them take the same forms and refuse
-the others in the same words.
+Every public function that takes rows reads them with `dataset_of`, so all of them support the same formats and raise
+the same errors.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ _FORMS = "a Dataset, a data frame of pandas or polars, a pyarrow.Table, a list o
 
 
 def dataset_of(rows: Rows, owner: str, name: str = "rows") -> Dataset:
-    """Return rows as a `Dataset`; one stays as it is.
+    """Convert rows to a `Dataset`; a `Dataset` is returned unchanged.
 
-    Of a `DatasetDict` the only split is taken. An index of pandas becomes a column if it has a name; without one it is
-    left out, as row numbers are.
+    A `DatasetDict` must have a single split, which is returned. A named index of a pandas data frame becomes a column;
+    an unnamed index is dropped.
 
     Args:
         rows: A `Dataset`, a data frame of pandas or polars, a `pyarrow.Table`, a list of dicts, or a dict of lists.
-        owner: The function that was given them, for errors.
+        owner: The calling function, for errors.
         name: The parameter, for errors.
 
     Raises:
-        TypeError: It is something else, such as a stream, or a column mixes types.
-        ValueError: It is a `DatasetDict`, or a dict of datasets, of several splits; or columns have the same name or
-            different lengths.
+        TypeError: The rows have another type, such as a stream, or a column mixes types.
+        ValueError: A `DatasetDict` or dict of datasets has several splits, or columns have the same name or different
+            lengths.
 
     Example:
         >>> dataset_of([{"query": "a?"}, {"query": "b?", "query_id": "q2"}], "example")[:]
@@ -71,14 +71,14 @@ def dataset_of(rows: Rows, owner: str, name: str = "rows") -> Dataset:
         )
     if isinstance(rows, (IterableDataset, IterableDatasetDict)):
         raise TypeError(
-            f"{owner}: {name} is an {type(rows).__name__}, and all rows must be known at once. Load it without "
-            f"streaming=True, or write it to Parquet first, with write_stream, and load that."
+            f"{owner}: {name} is an {type(rows).__name__}, but all rows are needed at once. Load it without "
+            f"streaming=True, or write it to Parquet with write_stream and load the files."
         )
     if isinstance(rows, pd.DataFrame):
         return in_memory_rows(_table_of_frame(rows, owner))
     if is_polars(rows):
         polars: Any = sys.modules["polars"]
-        # Without views of texts, which must fit into 2 GiB to become texts.
+        # Without string views, which can only be converted to strings up to 2 GiB.
         return in_memory_rows(_plain_table(rows.to_arrow(compat_level=polars.CompatLevel.oldest())))  # type: ignore[union-attr]
     if isinstance(rows, pa.RecordBatch):
         rows = pa.table(rows)
@@ -90,20 +90,20 @@ def dataset_of(rows: Rows, owner: str, name: str = "rows") -> Dataset:
     if isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)):
         columns = _columns_of_dicts(rows, owner, name)
         return in_memory_rows(_plain_table(_table_of_columns(columns, owner, name)))
-    way_out = " Call .collect() first." if type(rows).__name__ == "LazyFrame" else ""
-    raise TypeError(f"{owner}: {name} must be {_FORMS}, got {type(rows).__name__}.{way_out}")
+    remedy = " Call .collect() first." if type(rows).__name__ == "LazyFrame" else ""
+    raise TypeError(f"{owner}: {name} must be {_FORMS}, got {type(rows).__name__}.{remedy}")
 
 
 def _columns_of_dicts(rows: Sequence[Any], owner: str, name: str) -> dict[str, list[Any]]:
     if any(isinstance(row, Dataset) for row in rows):
         raise TypeError(
-            f"{owner}: {name} is a {type(rows).__name__} that holds a Dataset. Loaders return the corpus and the rows: "
-            f"corpus, rows = load_beir(...)."
+            f"{owner}: {name} is a {type(rows).__name__} that contains a Dataset. Loaders return the corpus and the "
+            f"rows: corpus, rows = load_beir(...)."
         )
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise TypeError(f"{owner}: {name} must be {_FORMS}; row {number} of the list is {_short(row)}.")
-    # `Dataset.from_list` would drop what the first row lacks.
+    # `Dataset.from_list` would drop keys that the first row lacks.
     names = dict.fromkeys(key for row in rows for key in row)
     return {key: [row.get(key) for row in rows] for key in names}
 
@@ -112,15 +112,15 @@ def _table_of_columns(columns: Mapping[str, Any], owner: str, name: str) -> pa.T
     _check_names(list(columns), owner)
     for key, values in columns.items():
         if is_one_value(values):
-            way_out = "Of one row make a list: [row]"
+            remedy = "Wrap a single row in a list: [row]"
             if isinstance(values, Mapping):
-                way_out = (
-                    f"Of scores by query and passage make a row each: [{{'query_id': query, 'corpus_id': passage, "
+                remedy = (
+                    f"Convert scores by query and passage to one row each: [{{'query_id': query, 'corpus_id': passage, "
                     f"'score': score}} for query, found in {name}.items() for passage, score in found.items()]"
                 )
             raise TypeError(
-                f"{owner}: {name} must be {_FORMS}; the value of {key!r} is {_short(values)}, where a list of a value "
-                f"for each row is expected. {way_out}."
+                f"{owner}: {name} must be {_FORMS}; the value of {key!r} is {_short(values)}, but a list with one "
+                f"value per row is expected. {remedy}."
             )
     arrays = {key: _column(values, key, owner) for key, values in columns.items()}
     first = next(iter(arrays), None)
@@ -136,7 +136,7 @@ def _column(values: Any, key: str, owner: str) -> pa.Array:
     try:
         return as_arrow(values, key, owner)
     except TypeError:
-        # What pandas writes for a missing text.
+        # pandas uses NaN for missing texts.
         filled = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
     return as_arrow(filled, key, owner)
 
@@ -146,8 +146,8 @@ def _table_of_frame(frame: pd.DataFrame, owner: str) -> pa.Table:
     for level in named:
         if level in frame.columns:
             raise ValueError(
-                f"{owner}: {level!r} names a column and the index of the data frame. Rename one of them, or drop the "
-                f"index: frame.reset_index(drop=True)."
+                f"{owner}: {level!r} is the name of both a column and the index of the data frame. Rename one of them, "
+                f"or drop the index: frame.reset_index(drop=True)."
             )
     if named:
         frame = frame.reset_index(named)
@@ -155,12 +155,12 @@ def _table_of_frame(frame: pd.DataFrame, owner: str) -> pa.Table:
     try:
         return _plain_table(pa.Table.from_pandas(frame, preserve_index=False))
     except (pa.ArrowException, OverflowError, UnicodeError):
-        # Column by column, to name the row.
+        # Convert column by column, so that the error names the row.
         return _table_of_columns({str(name): frame[name] for name in frame.columns}, owner, "rows")
 
 
 def _plain_table(table: pa.Table) -> pa.Table:
-    """Return the table without views, dictionaries and runs, and without large types where small ones have room."""
+    """Return the table without view, dictionary and run-end types, and without large types if small ones suffice."""
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         chunks = [as_plain(chunk) for chunk in column.chunks]

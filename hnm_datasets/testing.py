@@ -1,10 +1,10 @@
-"""The contract of a transform, one small check a sentence.
+"""The contract of a transform, with one small check per requirement.
 
-Our own tests run every check on every public transform. To check a transform of your own:
+The tests of this library run every check on every public transform. To check a custom transform:
 
     from hnm_datasets.testing import check_transform
     def test_my_transform():
-        check_transform(MyTransform(), rows)  # rows: a Dataset of some ten rows or more, with a foreign column
+        check_transform(MyTransform(), rows)  # rows: a Dataset of at least ten rows, with an unrelated column
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def check_transform(transform: Callable[[Any], Any], rows: Dataset) -> None:
     """Run all checks on a transform.
 
     Args:
-        transform: What would be passed to `Dataset.map(..., batched=True)`.
-        rows: Some ten rows or more that it can work on; with `query_id` or `query`, each row's different.
+        transform: A function for `Dataset.map(..., batched=True)`.
+        rows: At least ten rows that it can process, with distinct values of `query_id` or `query`.
 
     Raises:
-        AssertionError: The transform breaks the contract; the message says which sentence of it.
+        AssertionError: The transform breaks the contract; the message names the broken requirement.
 
     Example:
         >>> from hnm_datasets import TopNegatives
@@ -47,32 +47,32 @@ def check_transform(transform: Callable[[Any], Any], rows: Dataset) -> None:
 
 
 def check_pickle_is_small(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """A transform pickles to its configuration: a few kilobytes, before and after its first use."""
+    """A transform pickles to its configuration, in a few kilobytes, before and after its first use."""
     before = pickle.dumps(transform)
     _outputs(transform, rows)
     after = pickle.dumps(transform)
     _require(len(after) < _KILOBYTES * 1024, f"pickles to {len(after):,} bytes, more than {_KILOBYTES} KB")
-    _require(before == after, "pickles to something else after it was used; keep opened things out of the state")
+    _require(before == after, "pickles differently after use; keep opened files and models out of the state")
 
 
 def check_hash_is_stable(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """Equal configuration, equal hash: after use and after a trip through pickle."""
+    """The hash depends only on the configuration: it is the same after use and after pickling."""
     first = Hasher.hash(transform)
     _outputs(transform, rows)
-    _require(Hasher.hash(transform) == first, "hashes to something else after it was used")
-    _require(Hasher.hash(pickle.loads(pickle.dumps(transform))) == first, "hashes to something else once unpickled")
+    _require(Hasher.hash(transform) == first, "has another hash after use")
+    _require(Hasher.hash(pickle.loads(pickle.dumps(transform))) == first, "has another hash after unpickling")
 
 
 def check_hash_is_the_same_in_another_process(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """A second process finds what the first one cached."""
+    """The hash is the same in another process, so that the process finds cached results."""
     _require(
         hashes_of_another_process([transform]) == [Hasher.hash(transform)],
-        "hashes to something else in another process",
+        "has another hash in another process",
     )
 
 
 def hashes_of_another_process(transforms: Sequence[Callable[[Any], Any]]) -> list[str]:
-    """Return the hash of each transform in a new process, which finds them pickled.
+    """Return the hash of each transform in a new process, which unpickles them.
 
     Args:
         transforms: T transforms, which the new process can import.
@@ -83,7 +83,7 @@ def hashes_of_another_process(transforms: Sequence[Callable[[Any], Any]]) -> lis
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "transforms.pickle"
         path.write_bytes(pickle.dumps(list(map(pickle.dumps, transforms))))
-        # They are our own pickles, written a line above.
+        # The unpickled file is trusted: it was written above.
         code = (
             "import pickle, sys, datasets; from datasets.fingerprint import Hasher; from pathlib import Path; "
             f"datasets.config.HF_DATASETS_CACHE = Path({str(datasets.config.HF_DATASETS_CACHE)!r}); "
@@ -95,33 +95,33 @@ def hashes_of_another_process(transforms: Sequence[Callable[[Any], Any]]) -> lis
 
 
 def check_batch_size_does_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """The same row gets the same answer in a batch of 1, 7 or 1000."""
+    """A row gets the same result in a batch of 1, 7 or 1000."""
     whole = _outputs(transform, rows)
     for size in (1, 7):
-        _require(_outputs(transform, rows, batch_size=size) == whole, f"answers differently in batches of {size}")
+        _require(_outputs(transform, rows, batch_size=size) == whole, f"gives other results in batches of {size}")
 
 
 def check_processes_do_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """The same row gets the same answer in one process or two."""
-    _require(_outputs(transform, rows, num_proc=2) == _outputs(transform, rows), "answers differently in two processes")
+    """A row gets the same result in one process or two."""
+    _require(_outputs(transform, rows, num_proc=2) == _outputs(transform, rows), "gives other results in two processes")
 
 
 def check_order_does_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """The same row gets the same answer wherever it stands."""
+    """A row gets the same result at any position."""
     backwards = rows.select(range(len(rows) - 1, -1, -1))
     _require(
         sorted(map(repr, _outputs(transform, backwards))) == sorted(map(repr, _outputs(transform, rows))),
-        "answers differently when the rows stand in another order",
+        "gives other results when the rows are in another order",
     )
 
 
 def check_stream_is_the_same(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """An `IterableDataset` gets the same answer as a `Dataset`."""
-    _require(_streamed(transform, rows) == _outputs(transform, rows), "answers differently on an IterableDataset")
+    """An `IterableDataset` gets the same results as a `Dataset`."""
+    _require(_streamed(transform, rows) == _outputs(transform, rows), "gives other results on an IterableDataset")
 
 
 def check_formats_do_not_matter(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """Dicts of lists, dicts of arrays, tables and data frames hold the same answer."""
+    """Dicts of lists, dicts of arrays, tables and data frames get the same results."""
     names = list(transform(rows[:]))
     expected = {name: _without_nan(values) for name, values in transform(rows[:]).items()}
     for form in ("numpy", "arrow", "pandas"):
@@ -129,44 +129,44 @@ def check_formats_do_not_matter(transform: Callable[[Any], Any], rows: Dataset) 
         columns = answer.to_pydict() if isinstance(answer, pa.Table) else {name: list(answer[name]) for name in answer}
         found = {name: [v.tolist() if hasattr(v, "tolist") else v for v in columns[name]] for name in names}
         found = {name: _without_nan(values) for name, values in found.items()}
-        _require(found == expected, f"answers differently to a batch in {form} format")
+        _require(found == expected, f"gives other results for a batch in {form} format")
 
 
 def _without_nan(values: Any) -> Any:
-    """Return a value, or lists of such, with null for NaN: arrays of numbers hold no null."""
+    """Return a value or nested lists with None in place of NaN, because arrays of numbers have no nulls."""
     if isinstance(values, list):
         return [_without_nan(value) for value in values]
     return None if isinstance(values, float) and values != values else values
 
 
 def check_input_is_unchanged(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """A plain batch is as it was when the transform has answered."""
+    """A transform does not modify its input batch."""
     batch, copy = rows[:], rows[:]
     transform(batch)
-    _require(batch == copy, "changes the batch that it was given")
+    _require(batch == copy, "changes its input batch")
 
 
 def check_foreign_columns_are_untouched(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """A column that a transform does not know passes through; if the rows change, it stays beside its row."""
-    marked = rows.map(lambda row, place: {"_foreign": place}, with_indices=True)
+    """An unrelated column is passed through; if the number of rows changes, it stays aligned with its rows."""
+    marked = rows.map(lambda row, number: {"_foreign": number}, with_indices=True)
     mapped = marked.map(transform, batched=True, load_from_cache_file=False)
-    _require("_foreign" in mapped.column_names, "loses a column that it does not know")
+    _require("_foreign" in mapped.column_names, "drops an unrelated column")
     if not _is_shape(transform):
-        _require(mapped["_foreign"][:] == list(range(len(rows))), "changes or reorders a column that it does not know")
+        _require(mapped["_foreign"][:] == list(range(len(rows))), "changes or reorders an unrelated column")
         return
-    for place in range(len(rows)):
-        # `map` would refuse a shape that makes nothing of the row.
-        own = _streamed(transform, rows.select([place]))
-        beside = mapped.filter(lambda row, place=place: row["_foreign"] == place)
-        beside = beside.select_columns([name for name in beside.column_names if own and name in own[0]])
+    for number in range(len(rows)):
+        # `map` would raise an error if a shape creates no rows from this row.
+        own = _streamed(transform, rows.select([number]))
+        found = mapped.filter(lambda row, number=number: row["_foreign"] == number)
+        found = found.select_columns([name for name in found.column_names if own and name in own[0]])
         _require(
-            [dict(sorted(row.items())) for row in beside] == own,
-            "puts a column that it does not know beside other rows",
+            [dict(sorted(row.items())) for row in found] == own,
+            "misaligns an unrelated column with the new rows",
         )
 
 
 def check_schema_is_right_when_all_is_empty(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """The types of the columns do not depend on whether the first batch has anything in its lists."""
+    """The types of the columns are the same if all lists of the first batch are empty."""
     if _is_shape(transform):
         return
     empty: dict[str, list[list[Any]]] = {
@@ -180,7 +180,7 @@ def check_schema_is_right_when_all_is_empty(transform: Callable[[Any], Any], row
 
 
 def check_declared_columns_are_written(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """A transform writes what `output_columns` says, and can do without what `input_columns` does not say."""
+    """A transform writes exactly the columns in `output_columns` and requires only those in `input_columns`."""
     declared = getattr(transform, "output_columns", None)
     if declared is None:
         return
@@ -188,11 +188,11 @@ def check_declared_columns_are_written(transform: Callable[[Any], Any], rows: Da
     written = set(transform(rows.select_columns(list(dict.fromkeys(needed)))[:]))
     meant = all(any(fnmatch.fnmatchcase(name, pattern) for pattern in declared) for name in written)
     there = written >= {pattern for pattern in declared if "*" not in pattern}
-    _require(meant and there, f"writes {written} and declares {declared}")
+    _require(meant and there, f"writes {written} but declares {declared}")
 
 
 def check_aligned_columns_stay_aligned(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """Candidates are dropped and reordered in all aligned columns alike, in one that nobody knows too."""
+    """Candidates are dropped and reordered in all aligned columns, including unknown ones."""
     if _is_shape(transform) or "negative_ids" not in rows.column_names:
         return
     tagged = rows.map(lambda row: {"negative_tags": [f"tag of {one}" for one in row["negative_ids"]]})
@@ -201,22 +201,22 @@ def check_aligned_columns_stay_aligned(transform: Callable[[Any], Any], rows: Da
     for row in tagged.map(transform, batched=True, load_from_cache_file=False):
         _require(
             row["negative_tags"] == [f"tag of {one}" for one in row["negative_ids"]],
-            "leaves aligned columns out of step",
+            "misaligns aligned columns",
         )
 
 
 def check_missing_column_is_named(transform: Callable[[Any], Any], rows: Dataset) -> None:
-    """A missing column is an error that names it."""
+    """A missing column raises a KeyError that names it."""
     for name in getattr(transform, "input_columns", ()):
         try:
             transform(rows.remove_columns(name)[:])
         except KeyError as error:
             _require(name in str(error), f"does not name the missing column {name!r}: {error}")
         else:
-            raise AssertionError(f"The transform does not notice that the column {name!r} is missing.")
+            raise AssertionError(f"The transform does not raise an error when the column {name!r} is missing.")
 
 
-#: All checks, in the order in which they run.
+#: All checks, in the order of execution.
 CHECKS: tuple[Callable[[Callable[[Any], Any], Dataset], None], ...] = (
     check_pickle_is_small,
     check_hash_is_stable,

@@ -90,5 +90,5 @@ def test_a_refresh_names_the_scores_that_its_steps_write(sample):
     corpus, rows = sample
     live = live_negatives(rows.select_columns(["query", "positive_ids"]), corpus, n=2)
     fuse = FuseNegatives({"bm25": BM25Negatives(corpus), "random": RandomNegatives(corpus)})
-    with pytest.raises(ValueError, match=r"AbsoluteMargin needs .*'positive_scores'.*by 'bm25', 'random': by='random'"):
+    with pytest.raises(ValueError, match=r"Margin needs .*'positive_scores'.*\('bm25', 'random'\): by='random'"):
         RefreshNegatives(live, [fuse, AbsoluteMargin(0.1)], every=4)

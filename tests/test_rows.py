@@ -79,7 +79,9 @@ def test_an_index_of_pandas_is_a_column_if_it_has_a_name():
     assert dataset_of(frame.set_index("query_id"), "reader").column_names == ["query_id", "query", "n"]
     assert dataset_of(frame.set_index(["query_id", "query"]), "reader").column_names == ["query_id", "query", "n"]
     assert dataset_of(frame[frame["n"] > 1], "reader").column_names == ["query_id", "query", "n"]
-    with pytest.raises(ValueError, match=r"reader: 'n' names a column and the index .*reset_index\(drop=True\)"):
+    with pytest.raises(
+        ValueError, match=r"reader: 'n' is the name of both a column and the index .*reset_index\(drop=True\)"
+    ):
         dataset_of(frame.rename_axis("n"), "reader")
 
 
@@ -107,14 +109,14 @@ STREAM = IterableDataset.from_generator(lambda: iter(LIST))
             r"reader: qrels is a DatasetDict of 2 splits: \['dev', 'test'\]\. Pass one of them, such as qrels\['dev'\]",
         ),
         ({"dev": Dataset.from_dict(COLUMNS), "test": 3}, ValueError, r"a dict of 2 splits.*qrels\['dev'\]"),
-        ((3, Dataset.from_dict(COLUMNS)), TypeError, r"is a tuple that holds a Dataset.*corpus, rows = load_beir"),
+        ((3, Dataset.from_dict(COLUMNS)), TypeError, r"is a tuple that contains a Dataset.*corpus, rows = load_beir"),
         (polars.LazyFrame(COLUMNS), TypeError, r"got LazyFrame. Call .collect\(\) first"),
         ("file.csv", TypeError, "reader: qrels must be a Dataset, a data frame of pandas or polars.*got str"),
         (None, TypeError, "got NoneType"),
         (iter(LIST), TypeError, "got list_iterator"),
         (["a?", "b?"], TypeError, "row 0 of the list is 'a\\?'"),
         ([LIST[0], ["a?"]], TypeError, r"row 1 of the list is \['a\?'\]"),
-        (LIST[0], TypeError, r"the value of 'query' is 'a\?', where a list.*Of one row make a list: \[row\]"),
+        (LIST[0], TypeError, r"the value of 'query' is 'a\?', but a list.*Wrap a single row in a list: \[row\]"),
         ({"q1": {"p1": 1}}, TypeError, "of 'q1' is {'p1': 1}.*for query, found in qrels.items"),
         ({"a": [1, 2], "b": [1]}, ValueError, "reader: the column 'b' has 1 rows and the column 'a' has 2"),
         ({1: ["a"]}, TypeError, "the name of the column 1 must be a string"),

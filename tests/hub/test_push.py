@@ -267,6 +267,6 @@ def test_a_token_in_a_text_is_not_shown_by_the_card(tmp_path, monkeypatch, token
 
 def test_a_bad_split_name_is_refused_before_anything_is_sent(tmp_path):
     rows = Dataset.from_dict({"anchor": ["a?"], "positive": ["A."], "negative": ["B."]})
-    with pytest.raises(ValueError, match=r"push_mined: a split must be named by letters.*'\.\./\.\./evil'"):
+    with pytest.raises(ValueError, match=r"push_mined: a split name may contain letters.*'\.\./\.\./evil'"):
         push_mined(DatasetDict({"../../evil": rows}), "me/set", folder=tmp_path / "set")
     assert not list(tmp_path.iterdir())
