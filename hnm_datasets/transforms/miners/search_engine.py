@@ -16,7 +16,7 @@ from hnm_datasets.transforms.miners.found_scores import scores_where_found
 from hnm_datasets.transforms.miners.search import first_depth
 
 
-class _Asked:
+class _DistinctQueries:
     """The queries of a batch, without duplicates.
 
     Attributes:
@@ -123,10 +123,10 @@ class SearchNegatives(Miner):
         # The wrapped function pickles to its fingerprint.
         self._set(search=SearchFunction(self.search, self.fingerprint))
 
-    def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> _Asked:
-        return _Asked(queries)
+    def _encode(self, queries: list[str], keys: NDArray[np.uint64]) -> _DistinctQueries:
+        return _DistinctQueries(queries)
 
-    def _search(self, encoded: _Asked, which: NDArray[np.int64], depth: int) -> Hits:
+    def _search(self, encoded: _DistinctQueries, which: NDArray[np.int64], depth: int) -> Hits:
         # The results of an approximate index can depend on the depth, so the depth must not depend on the batch.
         size = len(self.corpus)
         wide = first = self._first_depth
@@ -144,13 +144,13 @@ class SearchNegatives(Miner):
     def _first_depth(self) -> int:
         return min(first_depth(self.k), len(self.corpus))
 
-    def _first(self, encoded: _Asked) -> Hits:
+    def _first(self, encoded: _DistinctQueries) -> Hits:
         if encoded.first is None:
             search: SearchFunction = self.search
             encoded.first = search.search(encoded.queries, self._first_depth, self.corpus)
         return encoded.first
 
-    def _score(self, encoded: _Asked, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def _score(self, encoded: _DistinctQueries, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
         hits = self._first(encoded)
         there = hits.rows[:, : self.k] >= 0
         found = Ragged(offsets_of(there.sum(axis=1)), hits.rows[:, : self.k][there])

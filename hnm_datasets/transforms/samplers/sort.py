@@ -20,7 +20,7 @@ from hnm_datasets.transforms.base import Transform
 class SortNegatives(Transform):
     """Sort the candidates of each row by a score, highest first.
 
-    Sorted by a teacher's scores, `TopNegatives` then keeps the hardest candidates according to the teacher. Ranks
+    After sorting by a teacher's scores, `TopNegatives` keeps the hardest candidates according to the teacher. Ranks
     remain the retriever's, and candidates with equal scores keep their order.
 
     Args:
