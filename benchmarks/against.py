@@ -2,12 +2,12 @@
 
     python benchmarks/against.py SET SET --minilm SET           # folders in BEIR's form or Hub ids
 
-`hide_positives` keeps some positives of each query that has more, and hides the others. Candidates come from BM25, from
-static embeddings and, for the sets that --minilm names, from MiniLM, whose scores are there also those of a teacher of
-the static candidates. A margin leaves the first n of the candidates that pass it; one that is a hidden positive is a
-false negative. Beside `min`, `mean`, `max` and `each` stands `pair`: each pair of query and known positive on its own,
-with the margin against that positive alone. With all positives known nothing can be false, and the share of queries
-with n negatives is measured again.
+`hide_positives` keeps some positives of each query with more positives and hides the others. Candidates come from BM25,
+from static embeddings and, for the sets of --minilm, from MiniLM. For these sets MiniLM is also the teacher of the
+static candidates. The first n candidates that pass the margin are the negatives. A negative that is a hidden positive
+is false. `pair` is another mode besides `min`, `mean`, `max` and `each`: it treats each pair of a query and a known
+positive as a row, with the margin against that positive only. With all positives known no negative can be false; then
+only the share of queries with n negatives is measured.
 """
 
 from __future__ import annotations

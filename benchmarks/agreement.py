@@ -2,13 +2,13 @@
 
     python benchmarks/agreement.py SET... [--model static|minilm|PATH]
 
-Needs the `dev` extra, and train splits. Both functions run over all output formats and several sets of options; rows
-are compared as tuples of texts. A row that differs is explained by its query's negatives:
+Needs the `dev` extra and train splits. Both functions run with all output formats and several sets of options. Rows are
+compared as tuples of texts. Each difference has one of these causes, found from the negatives of the query:
 
-- documented: theirs has a negative that is, but for case, white space and Unicode form, a positive of the query, the
-  query itself or another negative; without such ones ours begins with theirs.
-- tie: place by place the scores are within 1e-6, so rounding decides.
-- unexplained: anything else.
+- documented: theirs has a negative that equals a positive of the query, the query itself or another negative, except
+  for case, white space and Unicode form. Without such negatives, ours begins with theirs.
+- tie: at every position the scores are within 1e-6, so rounding decides.
+- unexplained: any other difference.
 """
 
 from __future__ import annotations

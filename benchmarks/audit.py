@@ -2,10 +2,10 @@
 
     python benchmarks/audit.py --rows 100000 1000000
 
-The rows are synthetic: a query of eight words, one positive, five negatives, drawn at random from half as many passages
-of fifty random words as there are rows. One row in a thousand has a known positive among its negatives, which the audit
-must count. Rows are on disk, as they are after `map`. Each measurement runs in a process of its own; memory is what it
-holds anonymously beyond what it had before (memory-mapped files count as nothing).
+The rows are synthetic: a query of eight words, one positive and five negatives. There are half as many passages as
+rows, each of fifty random words. One row in a thousand has a known positive among its negatives, which the audit must
+count. The rows are on disk, as after `map`. Each measurement runs in its own process. Memory is the increase in
+anonymous memory, so memory-mapped files do not count.
 """
 
 from __future__ import annotations

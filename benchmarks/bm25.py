@@ -3,7 +3,7 @@
     python benchmarks/bm25.py                                   # the embedded sample
     python benchmarks/bm25.py SET --split train --k 100
 
-Needs the `dev` extra. Compiling is left out: each side runs once before it is timed.
+Needs the `dev` extra. Times do not include compilation: each side runs once before it is timed.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
     python benchmarks/bm25_search.py                            # random words
     python benchmarks/bm25_search.py SET... --sizes 1000000 4000000
 
-Random passages have 50 words drawn by Zipf's law. Real ones are made of those of the sets: each has the length of a
-random passage of theirs, and its two halves begin at random sentences and go on as the sets do, so words are as
-frequent as there. Queries are eight different words of a passage, without stop words, and 200 queries of each set.
+Random passages have 50 words drawn by Zipf's law. Real passages are built from the sets: each has the length of a
+random passage of the sets, and its two halves are consecutive text that starts at random sentences. So the word
+frequencies are those of the sets. Queries are eight different words of a passage, without stop words, and 200 queries
+of each set.
 
-All search for the same tokens. bm25s searches the very files that ours does. tantivy (`pip install tantivy`) is left
-out where it is not installed; it scores with k1 = 1.2 and rounds lengths, so it finds slightly other passages.
+All engines search for the same tokens. bm25s searches the same files as this library. tantivy (`pip install tantivy`)
+is skipped if it is not installed. It scores with k1 = 1.2 and rounds lengths, so its results differ slightly.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Is this checkout as fast as an older one?
 
-    python benchmarks/commits.py OLDER SET    # OLDER: another checkout; SET: a folder in BEIR's form or a Hub id
+    python benchmarks/commits.py OLDER SET    # OLDER: another checkout; SET: a BEIR folder or a Hub id
 
-Each case runs in a process of its own, in both checkouts in turn.
+Each case runs in its own process, alternately in both checkouts.
 """
 
 from __future__ import annotations

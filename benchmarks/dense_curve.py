@@ -6,11 +6,11 @@
 Needs the `dev` extra. Parts (`--parts`), each a section of the report:
 
 - curve: embedding, building, searching, memory and recall by number of passages, for Flat, IVF and HNSW.
-- fingerprint: naming a model by its weights.
+- fingerprint: computing the fingerprint of a model from its weights.
 - filters: the margins, `DropNearDuplicates` and `SampleNegatives` on 100,000 rows of 100 candidates.
 
-Each measurement runs in a fresh process, after a small warm-up, so that imports and compiled loops do not count. Memory
-is counted in three ways, see dense_rival.py.
+Each measurement runs in a fresh process after a small warm-up, so imports and compilation do not count. Memory is
+measured in three ways, see dense_rival.py.
 """
 
 from __future__ import annotations

@@ -1,28 +1,28 @@
 """How fast is dense mining against sentence-transformers' `mine_hard_negatives`, and exact search against FAISS?
 
     python benchmarks/dense_rival.py                               # small: the embedded sample, 5,000 x 5,000
-    python benchmarks/dense_rival.py SET... --queries 50000        # and sets of your own
+    python benchmarks/dense_rival.py SET... --queries 50000        # and your own sets
 
 Needs the `dev` extra. Parts (`--parts`), each a section of the report:
 
-- rival: `mine_hard_negatives` of both, with the same model, data and parameters (the defaults, and with
-  relative_margin=0.05): on N synthetic pairs (`--queries`) with a model that only looks vectors up, and on each SET
-  with static embeddings of 256 dimensions. With `--spans N`, the pairs are N passages of the set, each with ten words
-  of it as its query, and alone. Theirs runs with and without FAISS; ours is compared with the faster. Both with
-  verbose=False, which spares them their statistics.
-- dimensions: exact search alone, of vectors of `--dimensions` numbers, around 1,000 centers and at random, over
-  `--passages`, by all ways in turns in one process.
-- faiss: exact search, and `DenseNegatives` through `map` minus encoding, against FAISS's own on the same vectors.
+- rival: both `mine_hard_negatives` functions with the same model, data and parameters (the defaults, and with
+  relative_margin=0.05). The data are N synthetic pairs (`--queries`) with a model that only looks up vectors, and each
+  SET with static embeddings of 256 dimensions. With `--spans N`, only N passages of the set are used, and each query is
+  ten words of its passage. Theirs runs with and without FAISS; ours is compared with the faster one. Both run with
+  verbose=False, which skips the statistics.
+- dimensions: exact search only, over `--passages` vectors with `--dimensions` numbers, around 1,000 centers and at
+  random. All methods alternate in one process.
+- faiss: exact search, and `DenseNegatives` through `map` minus encoding, against FAISS on the same vectors.
 
-Each run is a fresh process with an empty cache directory, in which the model and data are loaded before the clock
-starts. Three states are measured: "warm", where the function was called once before on 64 other pairs, so that imports
-and compiled loops count on no side; "first", a process's first call, with compiled loops that an earlier process has
-left; and "cold", a first call without them. The sides run in turns; times are medians.
+Each run is a fresh process with an empty cache directory. It loads the model and the data before the clock starts.
+There are three states. "warm": the function was called once before on 64 other pairs, so imports and compilation do not
+count. "first": the first call of a process, with loops that an earlier process compiled. "cold": a first call without
+compiled loops. The sides alternate; times are medians.
 
-Memory is the most that was seen above the state just before the call. It is sampled from outside, in a run of its own,
-because that disturbs the times. RSS counts all pages. USS leaves out those that another process has mapped too: pages
-of our files count as long as nobody else reads them, and it jumps when other Python processes come and go, so measure
-on a quiet machine. Anonymous memory leaves out all pages of files: it is what cannot be shared or given back.
+Memory is the peak above the state right before the call. It is sampled from another process in a separate run, because
+sampling changes the times. RSS counts all pages. USS excludes pages that another process also maps: pages of our files
+count if no other process reads them, and USS jumps when other Python processes start or end, so measure on a quiet
+machine. Anonymous memory excludes all file pages: it is memory that cannot be shared or released.
 """
 
 from __future__ import annotations

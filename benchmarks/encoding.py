@@ -1,15 +1,15 @@
 """How fast does the library encode texts against `SentenceTransformer.encode` at its best batch size?
 
     python benchmarks/encoding.py                               # texts of the embedded sample
-    python benchmarks/encoding.py SET... --model FOLDER         # passages and queries of each set, equally many
+    python benchmarks/encoding.py SET... --model FOLDER         # as many passages as queries of each set
 
-Parts (`--parts`), each a section: mixed lengths; short texts, all with the same number of tokens; a few queries; static
-embeddings. Ours is `Encoder.encode`, which embeds corpora and queries; of mixed lengths also `corpus.embed`, which
-names the model and the texts by their content and writes the vectors to disk. Of a few queries, *unchecked* leaves out
-what `Encoder` does beside the encoding: it refuses a model that was changed.
+Parts (`--parts`), each a section: mixed lengths; short texts with the same number of tokens; a few queries; static
+embeddings. Ours is `Encoder.encode`, which embeds corpora and queries. For mixed lengths it is also `corpus.embed`,
+which computes fingerprints of the model and the texts and writes the vectors to disk. For a few queries, *unchecked*
+skips the check of `Encoder` that the model has not changed.
 
-All run in turns; the least time of each counts. The texts are distinct, nothing is kept from one run to the next, and
-the vectors must be the same but for rounding.
+The sides alternate, and the shortest time of each counts. The texts are distinct, no run reuses results of another, and
+the vectors must be equal except for rounding.
 """
 
 from __future__ import annotations

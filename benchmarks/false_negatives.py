@@ -3,10 +3,10 @@
     python benchmarks/false_negatives.py                        # the embedded sample, MiniLM as the teacher
     python benchmarks/false_negatives.py SET SET --teachers minilm cross-encoder/ms-marco-MiniLM-L6-v2
 
-Of each query with three relevant passages or more, all but one are hidden, chosen by a seed. A mined negative that is
-one of the hidden ones is a false negative, as passages that nobody annotated are in real data. Every strategy keeps the
-first n that remain for each query. Settings are calibrated on train queries and measured on test queries (those of
-the embedded sample are divided): the loosest that leaves a quarter of the false negatives of plain dense mining.
+For each query with at least three relevant passages, all but one are hidden, chosen by a seed. A mined negative that is
+hidden is a false negative, like relevant passages without annotation in real data. Each strategy keeps the first n
+candidates that remain for each query. Settings are calibrated on train queries and measured on test queries (the
+embedded sample is split): the loosest setting that leaves a quarter of the false negatives of plain dense mining.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/first_answer.py
 
-Each run is a process of its own, with an empty cache directory and no compiled loops. It loads the embedded sample
-(which compiles too, and is counted), mines for its rows by BM25, and does the same again with one more candidate a row,
-by what is compiled by then. `import sentence_transformers` is timed in processes of its own, in turns with these, after
-an import of this library, which both have in common.
+Each run is a fresh process with an empty cache directory and no compiled loops. It loads the embedded sample (this
+compiles too, and counts), mines its rows with BM25, and mines again with one more candidate per row and compiled loops.
+`import sentence_transformers` is timed alternately in other processes, after an import of this library, which both
+need.
 """
 
 from __future__ import annotations

@@ -3,19 +3,19 @@
     python benchmarks/gpu.py --model sentence-transformers/all-MiniLM-L6-v2     # texts of the embedded sample
     python benchmarks/gpu.py SET --model FOLDER                                 # a set with a train split
 
-Needs psutil beside the library, and neither FAISS nor the other packages of the `dev` extra. A check that fails raises
-an error. Without a GPU everything runs on the CPU, and the results say so; make it small then, for example with
+Needs only psutil besides the library; neither FAISS nor the other packages of the `dev` extra. A failed check raises an
+error. Without a GPU everything runs on the CPU, and the results say so. Use small sizes then, for example
 `--vectors 5000 --queries 500 --texts 200 --batch 32 --steps 6`. Parts (`--parts`), each a section:
 
-- search: seconds of `exact.search` on the GPU and on the CPU, and of float32 products and `topk` by torch on the GPU.
-  The first 500 queries must have the same rows and scores, to the bit, on the GPU and on the CPU.
-- bits: the same comparison on vectors that are hard to rank, for all similarities and both types of vectors.
-- embed: texts per second of `corpus.embed` and of `SentenceTransformer.encode`, and the largest difference of a number
-  in their vectors. Texts are one to four passages long and all distinct.
-- refresh: a training with `RefreshNegatives` that mines two times at least, in the foreground and in the background.
-  All losses must be finite, and the negatives must change.
-- cached: peak memory and seconds per step of `HardNegativesRankingLoss` and of its cached form on large batches. Their
-  losses of the first batch must be the same.
+- search: seconds of `exact.search` on the GPU and on the CPU, and of float32 products and `topk` in torch on the GPU.
+  The rows and scores of the first 500 queries must be bit-identical on the GPU and on the CPU.
+- bits: the same comparison on vectors that are hard to rank, for all similarities and both vector types.
+- embed: texts per second of `corpus.embed` and of `SentenceTransformer.encode`, and the largest difference between
+  their vectors. The texts are one to four passages long and distinct.
+- refresh: a training with `RefreshNegatives` that mines at least twice, in the foreground and in the background. All
+  losses must be finite, and the negatives must change.
+- cached: peak memory and seconds per step of `HardNegativesRankingLoss` and of its cached form on large batches. Both
+  losses must be equal on the first batch.
 """
 
 from __future__ import annotations

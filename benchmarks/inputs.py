@@ -1,4 +1,4 @@
-"""What the benchmarks measure on: retrieval sets, and synthetic rows, texts and vectors."""
+"""The data of the benchmarks: retrieval sets, and synthetic rows, texts and vectors."""
 
 from __future__ import annotations
 

@@ -3,34 +3,36 @@
     python benchmarks/ladder.py SET --epochs 1
     python benchmarks/ladder.py SET --student minilm-2 --tokens 64 --learning-rate 1e-4
 
-Needs the `dev` extra, and a set with train and test splits. For each arm and seed the student (`--student`: static
-embeddings, minilm, or the first layers of MiniLM, as in "minilm-2") is trained for `--epochs` by the stock trainer with
-`HardNegativesRankingLoss`, on all train queries but `--dev` of them, with `--negatives` negatives a row; then the
-queries of test, and those of dev, are searched in the whole corpus. Known positives are masked in all arms. The arms:
+Needs the `dev` extra and a set with train and test splits. For each arm and seed, the stock trainer trains the student
+(`--student`: static embeddings, minilm, or the first layers of MiniLM, as in "minilm-2") for `--epochs` with
+`HardNegativesRankingLoss`, on all train queries except `--dev` of them, with `--negatives` negatives per row. Then the
+test and the dev queries are searched in the whole corpus. Known positives are masked in all arms. The arms:
 
-- untrained; in-batch: the other rows' passages alone; random: passages of the corpus at random; BM25, dense: drawn from
-  the best `--k` of BM25, or of the student before training; fused: of both (RRF); mixed: half of dense's, a quarter of
-  BM25's, a quarter at random;
-- … denoised: `DropNearDuplicates`, then `RelativeMargin(0.05)` by a teacher (`--teacher`, a bi-encoder), over `--depth`
-  candidates, of which the best `--k` are left; … relabelled: those that the teacher scores above the median of the
-  positives become positives, those between it and the lower quartile are left out;
-- cross-encoder (with `--cross-encoder`): of half of dense's candidates those scored below 0.95 times the positive;
-- dynamic: starts from BM25 and is mined again with the student `--refreshes` times; … mixed and denoised as above; with
-  a margin: no near duplicates of positives, and none that the student scores more than 0.1 above them; with memory:
-  half of the candidates are of earlier refreshes; late: after 0.3 epochs; queries: the corpus is encoded once, and
-  later the queries alone; stale: only if the weight of the negatives has fallen to 0.8 of what it was.
+- untrained; in-batch: only the passages of other rows; random: random passages of the corpus; BM25, dense: sampled from
+  the best `--k` of BM25, or of the student before training; fused: of both (RRF); mixed: half dense, a quarter BM25, a
+  quarter random;
+- … denoised: `DropNearDuplicates`, then `RelativeMargin(0.05)` with a teacher (`--teacher`, a bi-encoder), over
+  `--depth` candidates, of which the best `--k` are kept; … relabelled: candidates that the teacher scores above the
+  median positive become positives, and those between the lower quartile and the median are dropped;
+- cross-encoder (with `--cross-encoder`): from half of the dense candidates, those that score below 0.95 times the
+  positive;
+- dynamic: starts with BM25 and mines `--refreshes` times with the student; … mixed and denoised as above; with a
+  margin: drops near duplicates of positives, and passages that the student scores more than 0.1 above them; with
+  memory: half of the candidates are from earlier refreshes; late: the first refresh is after 0.3 epochs; queries: the
+  corpus is encoded once, later only the queries; stale: only if the weight of the negatives has fallen to 0.8 times its
+  value.
 
-With `--known 1` the training knows one positive of each query, as in sets that judge few passages. The column *false*
-says which share of the candidates is relevant and hidden, of dynamic arms before the first refresh.
+With `--known 1` the training knows only one positive of each query, as in sets with few judgments. The column *false*
+is the share of candidates that are relevant and hidden; for dynamic arms, before the first refresh.
 
-Differences are paired: by query, and over the same seeds. Their 95% intervals come from Student's t, with the variance
-over queries (of the mean over seeds) plus that over seeds (of the mean over queries) and the degrees of freedom of
-Welch and Satterthwaite. Measures are those of `ir_measures`.
+Differences are paired by query over the same seeds. Their 95% intervals use Student's t. The variance is that over
+queries (of the mean over seeds) plus that over seeds (of the mean over queries), with the degrees of freedom of Welch
+and Satterthwaite. The measures are from `ir_measures`.
 
-Costs are seconds of CPU, all cores added up: of an arm's mining (its first run's, with what earlier arms left in the
-cache: the teacher's encoding of the corpus is in the first that needs it), and the medians of its refreshes and of its
-training. Results are written after each run, and a run that is there is not done again. `--kept` names a folder that
-keeps encodings and teachers' scores from one call to the next.
+Costs are seconds of CPU, summed over cores: of an arm's mining (in its first run, with the cache of earlier arms, so
+the first arm with a teacher includes the teacher's encoding of the corpus), and the medians of its refreshes and of its
+training. Results are written after each run, and finished runs are not repeated. `--kept` is a folder that keeps
+encodings and teacher scores between calls.
 """
 
 from __future__ import annotations

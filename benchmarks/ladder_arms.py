@@ -1,4 +1,4 @@
-"""What the arms of the ladder mine: the steps before the training, and those of each refresh."""
+"""The steps of each arm of the ladder: before the training, and at each refresh."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
     python benchmarks/maxsim.py
 
-Queries and passages are random vectors of length 1, a passage has half to one and a half times the tokens named, and
-each query has 100 candidates. Ours reads the passages where they are mapped, in half precision. `maxsim` of
-sentence-transformers scores all pairs of the queries and passages in one call, `maxsim_pairwise` the same pairs as
-ours; both get tensors in single precision.
+Queries and passages are random vectors of length 1. The number of tokens per passage is 0.5 to 1.5 times the number in
+the table, and each query has 100 candidates. Ours reads memory-mapped passages in half precision. `maxsim` of
+sentence-transformers scores all pairs of queries and passages in one call, and `maxsim_pairwise` scores the same pairs
+as ours. Both get tensors in single precision.
 """
 
 from __future__ import annotations

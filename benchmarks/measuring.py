@@ -1,4 +1,4 @@
-"""Timing, memory, and a process of its own for each measurement."""
+"""Timing, memory, and a separate process for each measurement."""
 
 from __future__ import annotations
 

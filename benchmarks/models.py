@@ -1,4 +1,4 @@
-"""Models that encode in no time, so that the rest of mining is seen."""
+"""Models that encode in almost no time, so the rest of mining can be measured."""
 
 from __future__ import annotations
 

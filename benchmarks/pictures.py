@@ -3,9 +3,9 @@
     python benchmarks/pictures.py                          # the embedded sample, MiniLM
     python benchmarks/pictures.py SET --model PATH         # another set, another model
 
-The first shows one query: of those with one known positive and as many dense negatives as wanted, the one whose
-passages have the most different titles; of several such, the first of the set. The second shows the scores of what
-BM25 and the model find for all queries, both by the model.
+The first picture shows one query. It is the first query with one known positive, all wanted dense negatives, and the
+largest number of different titles among its passages. The second picture shows the model's scores of the negatives of
+BM25 and of the model, for all queries.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """Does a pilot on a sample recommend what the whole training set would?
 
-    python benchmarks/ladder.py SET ...                # first: what pays when all queries are trained on
-    python benchmarks/pilot.py SET SET ...             # then: what a pilot says of it
+    python benchmarks/ladder.py SET ...                # first: train on all queries
+    python benchmarks/pilot.py SET SET ...             # then: compare with the pilot
 
-Needs the `dev` extra, and results of `ladder.py` for each SET, in the folder that `--ladder` names. The pilot is given
-the train queries without those of dev, the arms of the ladder as strategies, and the same student; queries of test are
-never shown to it. The ladder's arms are then compared on the queries of test, after trainings on all train queries.
+Needs the `dev` extra, and the results of `ladder.py` for each SET in the folder of `--ladder`. The pilot gets the train
+queries without those of dev, the arms of the ladder as strategies, and the same student. It never sees test queries.
+The arms of the ladder are compared on the test queries, after training on all train queries.
 
-- recommendations: for each set what the pilot recommends and how far that arm is from the best arm of the ladder: its
-  *regret*, with the 95% interval of the difference over queries and seeds; and Kendall's tau between the order of the
-  arms in the pilot and in the ladder;
-- sample: what the usual strategies give on the embedded sample, how long that takes, and the pictures of it;
-- coverage: whether the intervals of false negatives hold the rate that they estimate. Of `--draws` samples of
-  `--size` queries, each with one positive known and the others hidden, the share whose 95% interval holds the rate
-  of all queries of the set that have several positives.
+- recommendations: for each set the recommendation of the pilot; its *regret*, the difference to the best arm of the
+  ladder, with the 95% interval over queries and seeds; and Kendall's tau between the orders of the arms in the pilot
+  and in the ladder;
+- sample: the usual strategies on the embedded sample, their time, and the pictures;
+- coverage: how often the 95% interval of false negatives contains the true rate. The samples (`--draws`) have `--size`
+  queries, each with one known positive and the others hidden. The true rate is that of all queries of the set with
+  several positives.
 """
 
 from __future__ import annotations

@@ -3,17 +3,17 @@
     python benchmarks/placement.py                                   # from benchmarks/results/scale.json
     python benchmarks/placement.py --passages 1e8 --dimension 768 --cores 64 --memory 256 --encode 2000
 
-What grows with the corpus is learned from the two smallest measured sizes. Bytes, memory, building and searching grow
-with the passages; training and filling an IVF index with passages times lists, where the lists are four times the root
-of the passages and a sixteenth of them is searched. Every larger measured size is predicted too, and compared with what
-was measured there.
+The growth with the corpus is fitted on the two smallest measured sizes. Bytes, memory, building and searching grow with
+the number of passages. Training and filling an IVF index grow with passages times lists. The number of lists is four
+times the square root of the number of passages, and a sixteenth of the lists is searched. The fit also predicts every
+larger measured size, and the prediction is compared with the measurement.
 
-The dense index is exact up to `--exact` passages, then IVF while it fits into a machine, then IVF with a byte for each
-number. Each machine holds a shard of the corpus and answers all queries from it.
+The dense index is exact up to `--exact` passages, then IVF while it fits in the memory of a machine, then IVF with one
+byte per number. Each machine has a shard of the corpus and searches it for all queries.
 
-Assumed, not measured: that more cores and machines are as many times as fast; that vectors of more dimensions are
-proportionally slower to train and search and larger to store; and `--encode`, unless it is left at what MiniLM does
-here. Disk is that of the corpus, of vectors in float16 and of the indexes.
+These are assumptions, not measurements: speed is proportional to the number of cores and machines; vectors with more
+dimensions are proportionally slower to train and search and larger to store; and `--encode`, unless it keeps its
+default, the measured speed of MiniLM. Disk is the sum of the corpus, vectors in float16 and the indexes.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
     python benchmarks/refresh.py SET... --student static
 
-Needs the `dev` extra, and train splits. Parts (`--parts`), each a section:
+Needs the `dev` extra and train splits. Parts (`--parts`), each a section:
 
-- between: seconds per step of the stock trainer, with a plain dataset of texts and `MultipleNegativesRankingLoss`;
-  with `live_negatives`, `HardNegativesRankingLoss` and a `RefreshNegatives` that is never due; and each of them alone.
-  Same student, same number of texts and steps. The sides run in turns; medians of `--repeats`.
-- refresh: one refresh at a step in the middle: seconds for encoding, indexing and mining; and with `background=True`
-  the seconds per step during the refresh, over those before it.
-- sparse (needs `--sparse`, the path or Hub id of a SparseEncoder): one refresh of a sparse student under its own stock
-  trainer, over what `SparseEncoder.encode` alone takes for the corpus and for the queries, before the training. All
-  read at most `--tokens` tokens of a text.
+- between: seconds per step of the stock trainer, with a plain dataset of texts and `MultipleNegativesRankingLoss`; with
+  `live_negatives`, `HardNegativesRankingLoss` and a `RefreshNegatives` that is never due; and with each of them alone.
+  The student and the numbers of texts and steps are the same. The sides alternate; medians of `--repeats`.
+- refresh: one refresh in the middle of the training: seconds for encoding, indexing and mining; with `background=True`
+  the seconds per step during the refresh, divided by those before it.
+- sparse (needs `--sparse`, the path or Hub id of a SparseEncoder): one refresh of a sparse student with its stock
+  trainer, divided by the time of `SparseEncoder.encode` for the corpus and the queries, measured before the training.
+  Texts are truncated to `--tokens` tokens.
 """
 
 from __future__ import annotations

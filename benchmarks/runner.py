@@ -1,12 +1,12 @@
 """Runs the benchmarks: options, records of machine and versions, JSON and Markdown.
 
-A script holds what it measures, and describes itself as a `Benchmark`:
+A script defines its measurements in a `Benchmark`:
 
     python benchmarks/SCRIPT.py [SET...] [options]           # measure, write JSON and Markdown to --out
     python benchmarks/SCRIPT.py [SET...] --render            # write the Markdown again from the JSON
 
-A SET is a folder in BEIR's form or a Hub id. Each part of a script is a section of its results; a run replaces only the
-sections of the parts that it measures.
+A SET is a BEIR folder or a Hub id. Each part of a script is a section of its results. A run replaces only the sections
+of the parts that it measures.
 """
 
 from __future__ import annotations

@@ -3,22 +3,22 @@
     python benchmarks/scale.py --sizes 10000 100000 1000000
     python benchmarks/scale.py --sizes 10000 100000 1000000 10000000 --parts scale --kept FOLDER
 
-Passages are 50 words drawn from a vocabulary whose frequencies fall as those of a language do, without its 50 most
-frequent words, as stop words are left out anyway; a query is eight words of one passage. Vectors of 64 dimensions are
-made from numbers, around 1,000 centers, in place of a model. Parts (`--parts`), each a section of the report:
+Passages are 50 words from a vocabulary with the frequencies of a language, without its 50 most frequent words, because
+stop words are skipped anyway. A query is eight words of one passage. Instead of a model, vectors of 64 dimensions are
+computed from numbers, around 1,000 centers. Parts (`--parts`), each a section of the report:
 
-- scale: first seconds, peak of anonymous memory and bytes on disk of the corpus, of BM25, of the vectors, of an IVF
-  index and of one that holds a byte a number (exact search needs none). Then 10,000 queries, k = 100, through
-  `Dataset.map` in this process (all cores), in one worker and in two (a core each), and through Ray Data with one and
-  two workers. Memory of all processes together: what is anonymous, and what they share counted once (PSS). The time
-  is split into starting (the same workers asked for two rows) and searching (the index alone asked the same, here).
-  Corpora of more than a million passages are measured once, in this process alone, and BM25 in shards of 2,500,000.
-- encode: passages a second that MiniLM encodes here (needs the `offline` extra).
-- stream: `--streamed` queries to Parquet shards, killed and started again, with the memory along the way.
+- scale: first the seconds, the peak of anonymous memory and the bytes on disk of the corpus, of BM25, of the vectors,
+  of an IVF index and of one with one byte per number (exact search needs no index). Then 10,000 queries, k = 100,
+  through `Dataset.map` in this process (all cores), in one and in two workers (one core each), and through Ray Data
+  with one and two workers. Memory is the sum over all processes: anonymous memory, and shared memory counted once
+  (PSS). The time is split into starting (the same workers with two rows) and searching (the same search with the index
+  alone, in this process). Corpora with more than a million passages are measured once, in this process only, with BM25
+  in shards of 2,500,000.
+- encode: passages per second that MiniLM encodes on this machine (needs the `offline` extra).
+- stream: `--streamed` queries to Parquet shards, killed and restarted, with the memory during the run.
 
-Each measurement runs in a fresh process after a small warm-up. With `--kept`, all that was built and measured stays in
-a folder: killed and started again, the run goes on. `placement.py` computes from the results what larger
-corpora need.
+Each measurement runs in a fresh process after a small warm-up. With `--kept`, everything that was built and measured
+stays in a folder, so an interrupted run resumes. `placement.py` computes the needs of larger corpora from the results.
 """
 
 from __future__ import annotations

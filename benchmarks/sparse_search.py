@@ -2,9 +2,9 @@
 
     python benchmarks/sparse_search.py SET                          # without one, the embedded sample
 
-Passages and queries of SPLADE-like models are made of random terms, as frequent as a law of Zipf says: `--terms` of a
-passage, `--asked` of a query, of a vocabulary of 30,522. BM25 searches the real texts. Both search for as many queries
-in turns, in one process; a posting is one passage in the list of one term of a query.
+The passages and queries of a SPLADE-like model have random terms with Zipf frequencies: `--terms` per passage and
+`--asked` per query, from a vocabulary of 30,522. BM25 searches the real texts. Both search for the same number of
+queries, alternately in one process. A posting is one passage in the list of one query term.
 """
 
 from __future__ import annotations

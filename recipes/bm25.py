@@ -1,17 +1,17 @@
-"""Static BM25 negatives: retrieve, leave out the first ranks, sample, write triplets.
+"""Static BM25 negatives: retrieve, skip the first ranks, sample, write triplets.
 
     pip install hnm-datasets
     python bm25.py
 
-Karpukhin et al. 2020, Dense Passage Retrieval (https://arxiv.org/abs/2004.04906), trained with BM25 negatives.
+Karpukhin et al. 2020, Dense Passage Retrieval (https://arxiv.org/abs/2004.04906), train with BM25 negatives.
 """
 
 import hnm_datasets as hnm
 
-SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a BEIR folder
 K = 50  # candidates per query
-FIRST_RANK = 1  # raise it to skip the first ranks, which are often relevant but not annotated
-NEGATIVES = 5  # drawn from the candidates of each query
+FIRST_RANK = 1  # increase it to skip the first ranks, which are often relevant but not annotated
+NEGATIVES = 5  # sampled from the candidates of each query
 
 corpus, queries = hnm.load_beir(SOURCE) if SOURCE else hnm.load_sample()
 steps = [

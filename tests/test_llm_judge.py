@@ -128,7 +128,7 @@ def test_candidates_become_negatives_positives_or_nothing(endpoint, judge):
     # The positive and the first candidate are relevant, the second one is in between, the third one is not relevant.
     endpoint.reply = lambda passage, times: {"0": "3", "1": " 3.", "2": "**2**", "3": "1"}[passage[-1]]
     printed, triplets = judge()
-    assert f"{PAIRS} pairs to ask: about" in printed
+    assert f"{PAIRS} pairs to judge: about" in printed
     assert f"${PAIRS * (200 + 10) / 1e6:.4f} spent; 0 pairs without" in printed
     assert f"{QUERIES} candidates became positives" in printed
     assert numbers_of(triplets) == {("0", "3"): QUERIES, ("1", "3"): QUERIES}
@@ -158,7 +158,7 @@ NOTHING = [b"not json", {"error": {"message": "overloaded"}}, {"choices": []}, {
 @pytest.mark.parametrize("body", NOTHING, ids=repr)
 def test_what_is_no_answer_of_a_model_stops_the_run(endpoint, judge, body):
     endpoint.reply = lambda passage, times: body
-    with pytest.raises(SystemExit, match="Stopped: StoppedError: the endpoint answered with no chat completion"):
+    with pytest.raises(SystemExit, match="Stopped: StoppedError: the endpoint returned no chat completion"):
         judge()
 
 
@@ -177,13 +177,13 @@ def test_the_client_tries_again_after_429_and_time_outs(endpoint, judge):
 
 def test_a_run_that_stops_goes_on_and_asks_no_pair_twice(endpoint, judge):
     endpoint.reply = lambda passage, times: "0" if len(endpoint.asked) <= 32 else 429
-    with pytest.raises(SystemExit, match=r"Stopped: RateLimitError: .*are kept; run it again to resume"):
+    with pytest.raises(SystemExit, match=r"Stopped: RateLimitError: .*are stored; run the script again to resume"):
         judge(RETRIES=1)
     kept = set(list(endpoint.asked)[:32])
     endpoint.reply = lambda passage, times: "0"
     endpoint.asked.clear()
     printed, triplets = judge(RETRIES=1)
-    assert f"{PAIRS - 32} pairs to ask" in printed
+    assert f"{PAIRS - 32} pairs to judge" in printed
     assert not kept & set(endpoint.asked)
     assert len(endpoint.asked) == PAIRS - 32
     assert len(triplets) == QUERIES * PASSAGES
@@ -196,19 +196,20 @@ def test_no_more_requests_are_open_than_wanted(endpoint, judge):
 
 
 def test_nothing_is_asked_without_a_budget_or_above_it(endpoint, judge, capsys):
-    with pytest.raises(SystemExit, match=r"Nothing was asked\. To start, set BUDGET to the dollars"):
+    with pytest.raises(SystemExit, match=r"No request was sent\. To start, set BUDGET to the dollars"):
         judge(BUDGET=None)
     assert re.search(
-        rf"{PAIRS} pairs to ask: about \d,\d+ tokens in and {8 * PAIRS} out, \$0.00\d\d", capsys.readouterr().out
+        rf"{PAIRS} pairs to judge: about \d,\d+ input and {8 * PAIRS} output tokens, \$0.00\d\d",
+        capsys.readouterr().out,
     )
-    with pytest.raises(SystemExit, match=r"Nothing was asked: .* more than BUDGET = 0\.001\. Raise it"):
+    with pytest.raises(SystemExit, match=r"No request was sent: .* exceeds BUDGET = 0\.001\. Increase it"):
         judge(BUDGET=0.001)
     assert not endpoint.asked
 
 
 def test_it_stops_where_the_answers_cost_more_than_it_thought(endpoint, judge):
     endpoint.usage = (2000, 100)
-    with pytest.raises(SystemExit, match=r"Stopped: StoppedError: \$0.0960 is spent.*run it again"):
+    with pytest.raises(SystemExit, match=r"Stopped: StoppedError: \$0.0960 is spent.*run the script again"):
         judge(BUDGET=0.0965)
     assert len(endpoint.asked) == 32
 
@@ -217,6 +218,6 @@ def test_answers_are_kept_for_one_prompt_model_and_endpoint(endpoint, judge, cap
     judge()
     others = [{"MODEL": "n"}, {"BASE_URL": f"{endpoint.url}/"}, {"ANSWER_TOKENS": 9}, {"AGAIN": "One digit, please."}]
     for changed, count in [({"PRICE": (2, 2)}, 0), *((other, PAIRS) for other in others)]:
-        with pytest.raises(SystemExit, match="Nothing was asked"):
+        with pytest.raises(SystemExit, match="No request was sent"):
             judge(BUDGET=None, **changed)
-        assert f"\n{count} pairs to ask" in capsys.readouterr().out
+        assert f"\n{count} pairs to judge" in capsys.readouterr().out

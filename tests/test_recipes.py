@@ -154,7 +154,7 @@ def test_a_lancedb_table_is_mined_by_words_and_by_vectors(folder, tmp_path, stat
 
 def test_classes_are_mined_from_the_sample(run):
     printed, triplets = run("classes", NEGATIVES=3)
-    assert "8 classes, 0 texts left out" in printed
+    assert "8 classes; dropped 0 texts" in printed
 
     def asked(text):
         """What kind of question it is, without the disease."""
@@ -175,7 +175,7 @@ def test_classes_of_a_file(run, tmp_path):
     intents.mkdir()
     pd.DataFrame({"said": texts, "intent": [1, 1, 2, 2, 1, 3]}).to_csv(intents / "train.csv", index=False)
     printed, triplets = run("classes", SOURCE=str(intents), TEXT="said", LABEL="intent", POSITIVES=5)
-    assert "3 classes, 1 texts left out" in printed
+    assert "3 classes; dropped 1 texts" in printed
     positives = set(zip(triplets["anchor"], triplets["positive"], strict=True))
     plays, stops = texts[:2], texts[2:4]
     assert positives == {(plays[0], plays[1]), (plays[1], plays[0]), (stops[0], stops[1]), (stops[1], stops[0])}
