@@ -22,7 +22,7 @@ docs: .venv/ready ## build the documentation into build/site
 	$(BIN)/python tools/stage_documents.py
 	$(BIN)/zensical build --strict
 
-bench: .venv/ready ## BM25 against bm25s on DATA, a folder in BEIR's form (default: the embedded sample)
+bench: .venv/ready ## compare BM25 with bm25s on DATA, a BEIR folder (default: the embedded sample)
 	$(BIN)/python benchmarks/bm25.py $(DATA)
 
 notebook: .venv/ready ## run the notebooks and keep their outputs
@@ -34,7 +34,7 @@ notebook: .venv/ready ## run the notebooks and keep their outputs
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-release: ## build the sdist and the wheel, check them, and try the wheel in a new environment
+release: ## build and check the sdist and the wheel, and test the wheel in a new environment
 	$(PYTHON) tools/release.py --torch $(TORCH)
 
 clean: ## remove the environment

@@ -31,19 +31,19 @@ from hnm_datasets.columns import score_column
 from hnm_datasets.transforms.base import Transform
 
 CHOICES = ("min", "mean", "max", "each", "pair")
-#: What stands in the tables, and what is compared at equal rates.
+#: Margins in the tables, and margins that are compared at equal rates.
 SHOWN = COMPARED = ("min", "mean", "max", "pair")
 SPLITS = ("train", "test")
 MARGINS = (0.0, 0.05, 0.1, 0.2)
 #: For the comparison at equal rates of false negatives.
 SWEEP = tuple(np.round(np.linspace(0, 0.6, 61), 2).tolist())
-#: Fewer queries say little.
+#: Fewer queries are not informative.
 FEWEST = 20
 Finding = dict[str, Any]
 
 
 class Mined(NamedTuple):
-    """Rows with candidates of one source, and what is true of them."""
+    """Rows with the candidates of one source, and their true labels."""
 
     corpus: hnm.Corpus
     rows: pa.Table
@@ -52,7 +52,7 @@ class Mined(NamedTuple):
     n: int
 
     def take(self, margin: float | None, against: str) -> Finding:
-        """Judge the first n candidates of each row that a margin leaves; None: of all candidates."""
+        """Judge the first n candidates of each row that pass a margin; None: no margin."""
         rows, owners = self.rows, np.arange(len(self.rows))
         if against == "pair":
             rows, owners = pairs_of_rows(rows)
@@ -80,7 +80,7 @@ class Mined(NamedTuple):
 
 
 def pairs_of_rows(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Give each positive a row of its own, and return the row that each came from."""
+    """Make one row per positive, and return the original row of each."""
     lists = flatten_lists(rows["positive_ids"].combine_chunks())
     single = np.arange(len(lists.values) + 1)
     pairs = rows.take(pa.array(lists.owners))
@@ -92,13 +92,13 @@ def pairs_of_rows(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
 
 
 def relevant_pairs(corpus: hnm.Corpus, judgments: Dataset) -> NDArray[np.int64]:
-    """Number the pairs of row and text that are relevant."""
+    """Return the numbers of the relevant pairs of row and text."""
     lists = flatten_lists(judgments.with_format("arrow")[:]["positive_ids"].combine_chunks())
     return np.unique(lists.owners * len(corpus) + corpus.text_codes[corpus.rows(lists.values)])
 
 
 def miners_of(corpus: hnm.Corpus, run: Run, minilm: bool) -> dict[str, tuple[list[Transform], str]]:
-    """Return the steps of each source, and the scores that its margins are taken on."""
+    """Return the steps of each source, and the name of the scores for its margins."""
     static = hnm.DenseNegatives(corpus, make_model("static"), k=run.candidates)
     found: dict[str, tuple[list[Transform], str]] = {
         "BM25": ([hnm.BM25Negatives(corpus, k=run.candidates)], "score"),
@@ -161,7 +161,7 @@ def at(one: Finding, against: str, margin: float | None) -> Finding:
 
 
 def known_all(found: Finding, one: Finding) -> Finding:
-    """Return what was measured on the same source with all positives known."""
+    """Return the measurement of the same source with all positives known."""
     keys = ("set", "split", "source")
     return next(
         other for other in found["splits"] if other["keep"] is None and all(other[key] == one[key] for key in keys)
@@ -199,7 +199,7 @@ def show(found: Finding) -> str:
     n = found["negatives"]
     splits = [one for one in found["splits"] if one["keep"] is not None]
     for one, margin in product(found["splits"], MARGINS):
-        # They differ for margins above 1 alone.
+        # They differ only for margins above 1.
         assert at(one, "each", margin) | {"against": "min"} == at(one, "min", margin)
     keeps = sorted({one["keep"] for one in splits})
     lines = [

@@ -44,12 +44,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class Row(NamedTuple):
-    """One row: what is compared, and where it belongs.
+    """One row of a result.
 
     Attributes:
-        texts: All its texts, and the labels' order.
-        group: The query, and the positive if the row has one of its own.
-        negatives: Its (text, score) pairs, one for a triplet or a labeled pair; none for a labeled positive.
+        texts: All its texts, in the order of the labels.
+        group: The query, and the positive if the row has only one.
+        negatives: Its (text, score) pairs: one for a triplet or a labeled pair, none for a labeled positive.
     """
 
     texts: tuple[str, ...]
@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 
 def rows_of(mined: Dataset, output_format: str, positives: dict[str, list[str]]) -> list[Row]:
-    """Bring the rows of any format, with scores, to one form."""
+    """Convert the rows of any format, with scores, to one form."""
     table = mined.with_format("arrow")[:].to_pydict()
     rows = []
     if output_format in ("triplet", "n-tuple"):
@@ -83,10 +83,10 @@ def reason(query: str, own: list[str], ours: list[tuple[str, float]], theirs: li
 
     Args:
         query: The query.
-        own: Its positives.
-        ours: Our negatives and their scores, best first.
-        theirs: Theirs.
-        n: How many a row needs to be there at all.
+        own: The positives of the query.
+        ours: The negatives of this library and their scores, best first.
+        theirs: The negatives of sentence-transformers and their scores, best first.
+        n: The number of negatives without which the row is dropped.
     """
     if [text for text, _ in ours] == [text for text, _ in theirs]:
         return "order"
@@ -98,7 +98,7 @@ def reason(query: str, own: list[str], ours: list[tuple[str, float]], theirs: li
         taken.add(key_of(text))
     removed = len(allowed) < len(theirs)
     known = dict(ours)
-    # Two that changed places must each have the same score in both lists.
+    # Two swapped negatives must have the same score in both lists.
     agree = all(abs(score - known.get(text, score)) <= TIE for text, score in allowed) and all(
         a == b or abs(score - other) <= TIE for (a, score), (b, other) in zip(ours, allowed, strict=False)
     )
@@ -111,14 +111,14 @@ _KEYS: dict[str, bytes] = {}
 
 
 def key_of(text: str) -> bytes:
-    """Return a key that texts share if they differ only in case, white space and Unicode form."""
+    """Return a key that is equal for texts that differ only in case, white space and Unicode form."""
     if text not in _KEYS:
         _KEYS[text] = normalized_digests([text]).tobytes()
     return _KEYS[text]
 
 
 def compare(ours: list[Row], theirs: list[Row], positives: dict[str, list[str]], output_format: str) -> dict[str, int]:
-    """Count the rows that both have, and explain those that only one has or that are in another order."""
+    """Count common rows, and explain rows that only one side has or that are in another order."""
     both = Counter(row.texts for row in ours) & Counter(row.texts for row in theirs)
     alone, common = [], []
     for rows in (ours, theirs):
@@ -157,7 +157,7 @@ def compare(ours: list[Row], theirs: list[Row], positives: dict[str, list[str]],
 
 
 def compare_set(source: str, model: SentenceTransformer, vectors: str) -> list[dict[str, Any]]:
-    """Run both functions over one set."""
+    """Run both functions on one set."""
     corpus, queries = load_beir(source, split="train")
     texts = list(dict.fromkeys(texts_of(corpus)))
     dataset = pairs_of(corpus, queries, "passage")
@@ -172,7 +172,7 @@ def compare_set(source: str, model: SentenceTransformer, vectors: str) -> list[d
             chosen |= {"output_format": output_format, "output_scores": True, "verbose": False, "batch_size": 256}
             ours = mine_hard_negatives(dataset, model, num_negatives=NUM_NEGATIVES, **chosen)
             with contextlib.redirect_stderr(io.StringIO()):
-                # Its cache saves only time here: there is one model.
+                # The cache is safe here: there is one model.
                 theirs = their_function(
                     dataset, model, num_negatives=NUM_NEGATIVES, cache_folder=f"{vectors}/{set_name(source)}", **chosen
                 )

@@ -28,7 +28,7 @@ FORMS = ["mined", "triplets", "n-tuples", "flagembedding"]
 
 
 def make(folder: str, rows: int) -> dict[str, Any]:
-    """Write the rows and their passages to disk."""
+    """Write the rows and the passages to disk."""
     place, passages = Path(folder), rows // 2
     words = np.array([f"word{i}" for i in range(5000)])
 
@@ -74,7 +74,7 @@ def make(folder: str, rows: int) -> dict[str, Any]:
 
 
 def audit(folder: str, corpus: str, form: str) -> dict[str, Any]:
-    """Audit the rows of one form."""
+    """Audit the rows in one format."""
     rows, passages = load_from_disk(str(Path(folder) / form)), hnm.Corpus(corpus)
     hnm.audit_negatives(rows.select(range(100)), passages)
     judgments = load_from_disk(str(Path(folder) / "mined")) if form == "mined" else None

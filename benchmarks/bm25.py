@@ -33,7 +33,7 @@ from hnm_datasets.storage.folders import cache_root
 
 
 def build_again(corpus: hnm.Corpus) -> None:
-    """Build the index as if for the first time."""
+    """Build the index without its cache."""
     index = hnm.BM25Index(corpus)
     index.close()
     shutil.rmtree(cache_root() / "bm25", ignore_errors=True)
@@ -56,7 +56,7 @@ def raw_index(texts: list[str]) -> bm25s.BM25:
 
 
 def raw_search(index: bm25s.BM25, queries: list[str], k: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and scores, best first, of queries that are tokenized here."""
+    """Tokenize queries and return their rows and scores, best first."""
     return index.retrieve(raw_tokens(queries), k=k, n_threads=threads, show_progress=False)
 
 
@@ -64,7 +64,7 @@ def raw_search(index: bm25s.BM25, queries: list[str], k: int, threads: int) -> t
 
 
 def measure_build(corpus: hnm.Corpus, texts: list[str], repeats: int) -> tuple[dict[str, Any], bm25s.BM25]:
-    """Time both indexes from texts to searchable; ours also writes its files."""
+    """Time both indexes from texts to a searchable index; ours also writes its files."""
     build_again(corpus), raw_index(texts[:100])
     ours, _ = timed(lambda: build_again(corpus), repeats)
     raw, index = timed(lambda: raw_index(texts), repeats)
@@ -73,7 +73,7 @@ def measure_build(corpus: hnm.Corpus, texts: list[str], repeats: int) -> tuple[d
 
 
 def measure_mining(rows: Dataset, corpus: hnm.Corpus, raw: bm25s.BM25, run: Run) -> dict[str, Any]:
-    """Time mining as a user does it, and bm25s with its best number of threads; compare their scores."""
+    """Time mining through `map`, and bm25s with its best number of threads; compare their scores."""
     queries, index, step = list(rows["query"]), hnm.BM25Index(corpus), hnm.BM25Negatives(corpus, k=run.k)
     raw_k, threads = min(run.k, len(corpus)), sorted({1, 2, os.cpu_count() or 1})
     ways: dict[Any, Callable[[], Any]] = {
@@ -88,7 +88,7 @@ def measure_mining(rows: Dataset, corpus: hnm.Corpus, raw: bm25s.BM25, run: Run)
     best = min(times, key=lambda n: times[n]["median_s"])
     base = times[best]["median_s"]
     mined, hits, (_, scores) = (ways[name]() for name in ("map", "search", 1))
-    # bm25s fills up with passages of score 0; ours ends there.
+    # bm25s adds passages with score 0; ours omits them.
     mine = np.where(hits.rows[:, :raw_k] < 0, 0, hits.scores[:, :raw_k])
     apart = np.abs(mine - np.sort(scores, axis=1)[:, ::-1]).max(axis=1)
     return {
@@ -105,7 +105,7 @@ def measure_mining(rows: Dataset, corpus: hnm.Corpus, raw: bm25s.BM25, run: Run)
 
 
 def rerun(source: str | None, split: str, folder: str, k: int) -> dict[str, Any]:
-    """Map once more in a fresh process; return the seconds after its imports, and the files of the answer."""
+    """Repeat the map in a fresh process; return the seconds after its imports, and the cache files of the result."""
     datasets.disable_progress_bars()
     start = time.perf_counter()
     corpus, _ = load_set(source, split)
@@ -115,7 +115,7 @@ def rerun(source: str | None, split: str, folder: str, k: int) -> dict[str, Any]
 
 
 def measure_rerun(source: str | None, corpus: hnm.Corpus, folder: Path, run: Run) -> dict[str, Any]:
-    """Map, and once more in a fresh process, which must answer from the cache."""
+    """Map, and repeat in a fresh process, which must find the result in the cache."""
     first = load_from_disk(folder).map(hnm.BM25Negatives(corpus, k=run.k), batched=True)
     before = [Path(file["filename"]).stat().st_mtime_ns for file in first.cache_files]
     cache = datasets.config.HF_DATASETS_CACHE
@@ -127,21 +127,21 @@ def measure_rerun(source: str | None, corpus: hnm.Corpus, folder: Path, run: Run
 
 
 def look_at_workers() -> dict[str, int]:
-    """Return the bytes that all workers hold, and those of the index among them."""
+    """Return the memory of all workers in bytes, and the part of the index."""
     workers = [child for child in psutil.Process().children(recursive=True) if "python" in child.name()]
     if len(workers) < 2:
         return {}
     try:
         maps = [part for worker in workers for part in worker.memory_maps() if str(cache_root() / "bm25") in part.path]
     except (psutil.Error, OSError):
-        return {}  # one has ended
+        return {}  # a process has ended
     now = dict(memory_together(workers))
     now |= {f"index_{name}": sum(getattr(part, name) for part in maps) for name in ("rss", "pss")}
     return now | {"index_private": sum(part.private_clean + part.private_dirty for part in maps)}
 
 
 def measure_workers(rows: Dataset, corpus: hnm.Corpus, index_bytes: int, run: Run) -> dict[str, Any]:
-    """Map in two processes, also with random negatives, which need no index: the difference is what the index costs."""
+    """Map in two processes, with BM25 and with random negatives: the difference is the cost of the index."""
     many = on_disk(concatenate_datasets([rows] * max(1, 100_000 // len(rows))), run.scratch / "many")
     found: dict[str, Any] = {"rows": len(many), "index_bytes": index_bytes}
     for name, kind in {"bm25": hnm.BM25Negatives, "random": hnm.RandomNegatives}.items():
@@ -152,7 +152,7 @@ def measure_workers(rows: Dataset, corpus: hnm.Corpus, index_bytes: int, run: Ru
 
 
 def measure_rank_bm25(rows: Dataset, texts: list[str], run: Run) -> dict[str, Any]:
-    """Search a small corpus with both, since rank_bm25 scores every passage in Python."""
+    """Search a small corpus with both, because rank_bm25 scores every passage in Python."""
     passages, queries = texts[:10_000], list(rows["query"][:100])
     small = hnm.Corpus.from_dataset(Dataset.from_dict({"id": [str(i) for i in range(len(passages))], "text": passages}))
     index, k = hnm.BM25Index(small), min(run.k, len(passages))
@@ -190,7 +190,7 @@ def measure(run: Run) -> dict[str, Any]:
     found["build"], raw = measure_build(corpus, texts, run.repeats)
     first, step = rows.select(range(min(64, len(rows)))), hnm.BM25Negatives(corpus, k=run.k)
     first.map(step, batched=True, load_from_cache_file=False)
-    # Before bm25s searches: numba's parallel loops, which it uses, do not survive a fork.
+    # Must run before bm25s searches: the parallel loops of numba that it uses do not survive a fork.
     found["workers"] = measure_workers(rows, corpus, found["build"]["index_bytes"], run)
     found["mining"] = measure_mining(rows, corpus, raw, run)
     found["rerun"] = measure_rerun(source, corpus, run.scratch / "rows", run)
@@ -201,7 +201,7 @@ def measure(run: Run) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> str:
     build, workers, mining, rank = found["build"], found["workers"], found["mining"], found["rank_bm25"]
-    # JSON makes strings of the keys.
+    # JSON converts the keys to strings.
     raw = {str(n): times for n, times in mining["raw_by_threads"].items()}[str(mining["raw_best_threads"])]
     mib = {name: f"{workers['bm25'][name] / MIB:.1f} MiB" for name in ("index_pss", "index_private")}
     lines = [

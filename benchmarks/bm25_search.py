@@ -42,12 +42,12 @@ ASKED, WORDS = 200, 8
 
 
 def random_texts(run: Run, size: int) -> list[str]:
-    """Return passages of words drawn by Zipf's law."""
+    """Return passages of words with Zipf frequencies."""
     return [one["text"] for one in passages(list(range(0, size, BATCH)), size)]
 
 
 def real_texts(run: Run, size: int) -> list[str]:
-    """Return passages that are made of those of the sets."""
+    """Return passages built from those of the sets."""
     words: list[str] = []
     sentences, lengths = [], []
     for source in run.sets:
@@ -67,7 +67,7 @@ def real_texts(run: Run, size: int) -> list[str]:
 
 
 def queries_of_words(texts: list[str], index: hnm.BM25Index) -> list[str]:
-    """Return queries of different words of a passage, none of which is a stop word."""
+    """Return queries of different words of a passage, without stop words."""
     rng, asked = np.random.default_rng(SEED + 1), []
     while len(asked) < ASKED:
         words = sorted(set(re.findall(r"\w\w+", texts[rng.integers(len(texts))].lower())))
@@ -89,7 +89,7 @@ def queries_of_sets(run: Run) -> list[str]:
 
 
 def bm25s_search(index: hnm.BM25Index) -> Callable[[list[list[str]], int], Any]:
-    """Return a search by bm25s of the files of ours."""
+    """Return a search function of bm25s on the files of this library."""
     retriever = bm25s.BM25.load(index.folder, mmap=True)
     retriever.backend = "numba"
     retriever.activate_numba_scorer()
@@ -97,7 +97,7 @@ def bm25s_search(index: hnm.BM25Index) -> Callable[[list[list[str]], int], Any]:
 
 
 def tantivy_search(index: hnm.BM25Index, texts: list[str], folder: Path) -> Callable[[list[list[str]], int], Any]:
-    """Return a search by tantivy, which has the tokens of ours."""
+    """Return a search function of tantivy with the tokens of this library."""
     schema = tantivy.SchemaBuilder().add_text_field("text", tokenizer_name="whitespace").build()
     folder.mkdir()
     theirs = tantivy.Index(schema, path=str(folder))

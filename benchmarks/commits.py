@@ -21,12 +21,12 @@ from runner import Benchmark, Part, Run, git_commit, table
 HERE = Path(__file__).parents[1]
 CASES = ("bm25", "dense", "fuse", "tuples", "audit")
 ROWS = 4000
-#: Passages of the corpus that is opened.
+#: Passages of the corpus to open.
 LARGE = 1_000_000
 
 
 def least(case: str, source: str) -> dict[str, float]:
-    """Return the least seconds of three calls, in this process."""
+    """Return the shortest time of three calls in this process, in seconds."""
     import datasets
 
     import hnm_datasets as hnm
@@ -72,10 +72,10 @@ def make_large() -> dict[str, str]:
 
 
 def opening(fingerprint: str) -> dict[str, float]:
-    """Return the seconds until a corpus of the cache gives its last passage, in a process that has not read it yet."""
+    """Return the seconds until a cached corpus returns its last passage, in a process that has not read it yet."""
     import hnm_datasets as hnm
 
-    # A small one first, which imports and compiles what the opening needs.
+    # First open a small one, to import and compile what it needs.
     corpus = hnm.load_sample()[0]
     corpus[corpus.ids(np.zeros(1, dtype=np.int64))[0].as_py()]
     return {"seconds": seconds_of(lambda: hnm.Corpus(fingerprint)[str(LARGE - 1)])}
@@ -103,7 +103,7 @@ def measure(run: Run) -> dict[str, Any]:
         os.environ["PYTHONPATH"] = str(place)
         name = in_child(make_large, run.scratch / side)["fingerprint"]
         runs[side] = partial(opened, side, place, name)
-        runs[side]()  # the first opening may hash the files that were written just now
+        runs[side]()  # the first opening may hash the new files
     found["open"] = {side: spread_of(seconds) for side, seconds in in_turns(runs, run.repeats).items()}
     words = ["git", "-C", str(older), "rev-parse", "HEAD"]
     commit = subprocess.run(words, capture_output=True, text=True).stdout.strip()

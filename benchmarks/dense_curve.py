@@ -38,7 +38,7 @@ ASKED, DEPTH = 1000, 100
 
 
 def ask(kind: str, embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Open an index in a process that has not built it, search, and see what stays in memory."""
+    """Open an index in a process that has not built it, search, and measure its memory."""
     import faiss
 
     from hnm_datasets.indexes import exact
@@ -128,7 +128,7 @@ def filters(folder: str, repeats: int) -> dict[str, Any]:
     """Time filters that need positives, their scores and texts."""
     rng, place = np.random.default_rng(SEED), Path(folder)
     words = np.array([f"word{i}" for i in range(5000)])
-    # One passage of ten repeats the one before it, with a word changed.
+    # One passage in ten repeats the previous one with one word changed.
     drawn = rng.integers(0, len(words), (PASSAGES, 50))
     drawn[1::10] = drawn[0::10]
     drawn[1::10, 25] = 0

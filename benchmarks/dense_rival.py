@@ -53,14 +53,14 @@ VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "relative_margin=0.05": {"re
 # ---- rival -------------------------------------------------------------------------------------------------------
 
 
-#: What was done before the call that is measured.
+#: The state before the measured call.
 STATES = ("warm", "first", "cold")
 
 
 def mine(
     side: str, state: str, model: str, pairs: str, passages: str, options: dict[str, Any], answer: str
 ) -> dict[str, Any]:
-    """Mine with one side, and note where the time went and which triplets came out."""
+    """Mine with one side, and record the times of its parts and the triplets."""
     from models import make_model
 
     loaded = make_model(model)
@@ -78,7 +78,7 @@ def mine(
 
 
 def instrumented(side: str, model: Any, spent: dict[str, float]) -> Callable[..., Dataset]:
-    """Return one side's function, which adds the seconds inside encoding and search to `spent`."""
+    """Return one side's function, instrumented: it adds the seconds of encoding and search to `spent`."""
     if side == "ours":
         from hnm_datasets.indexes import exact
         from hnm_datasets.models.embedding_job import EmbeddingJob
@@ -103,7 +103,7 @@ def instrumented(side: str, model: Any, spent: dict[str, float]) -> Callable[...
     )
 
     def similarity_then_topk(*args: Any) -> Any:
-        # The one top-k after each similarity is search; the one after the filters is not.
+        # The top-k after each similarity is a part of the search; the one after the filters is not.
         torch.topk = once
         return similarity(*args)
 
@@ -116,7 +116,7 @@ def instrumented(side: str, model: Any, spent: dict[str, float]) -> Callable[...
 
 
 def synthetic_pairs(n: int) -> tuple[Dataset, Dataset]:
-    """Make n pairs of distinct texts, as long as real ones, which end with the number that stands for their vector."""
+    """Make n pairs of distinct texts of realistic length. Each ends with the number of its vector."""
     rng = np.random.default_rng(SEED)
     words = np.array(["".join(chr(97 + letter) for letter in rng.integers(0, 26, 5)) for _ in range(5000)])
 
@@ -148,7 +148,7 @@ def rival(run: Run) -> list[dict[str, Any]]:
 
             def once(side: str, watch: bool, state: str, own: Path = run.scratch / name, **task: Any) -> dict[str, Any]:
                 with tempfile.TemporaryDirectory(dir=run.scratch) as place:
-                    # A copy, because `map` keeps its results beside the rows.
+                    # A copy, because `map` caches its results next to the rows.
                     shutil.copytree(own / "pairs", pairs := Path(place) / "pairs")
                     files = {"pairs": pairs, "passages": own / "passages", "answer": run.scratch / f"{side}.npy"}
                     compiled = Path(place) / "compiled" if state == "cold" else None
@@ -170,7 +170,7 @@ def rival(run: Run) -> list[dict[str, Any]]:
 
 
 def spans_and_passages(source: str | None, split: str, count: int) -> tuple[Dataset, Dataset]:
-    """Make pairs of distinct passages and of ten words in a row of each, which no other passage's query has."""
+    """Make pairs of distinct passages and queries: ten consecutive words of the passage, unique among queries."""
     rng = np.random.default_rng(SEED)
     found: dict[str, str] = {}
     for text in dict.fromkeys(texts_of(load_set(source, split)[0])):
@@ -238,7 +238,7 @@ def show_rival(found: list[dict[str, Any]]) -> str:
 
 
 def search(way: str, batch: int, k: int, count: int, embeddings: str) -> dict[str, Any]:
-    """Search exactly, with ours or FAISS, a batch at a time."""
+    """Search exactly, with this library or FAISS, batch by batch."""
     embedded, queries = hnm.Embeddings(embeddings), query_vectors("random", count)
     if way == "map":
         return mined_by_map(embedded, k, count)
@@ -260,7 +260,7 @@ def search(way: str, batch: int, k: int, count: int, embeddings: str) -> dict[st
 
 
 def mined_by_map(embedded: hnm.Embeddings, k: int, count: int) -> dict[str, Any]:
-    """Mine through `map`; leave out the seconds inside the encoder."""
+    """Mine through `map`; return the seconds without those of the encoder."""
     from hnm_datasets.models.encoders import Encoder
 
     model, spent = NumberedVectors("random"), {}
@@ -314,14 +314,14 @@ def show_exact(found: dict[str, Any]) -> str:
 
 # ---- dimensions --------------------------------------------------------------------------------------------------
 
-#: Ways to search, with the queries that each gets at a time: `map` hands over 1,000, FAISS is at its best with many.
+#: Search methods and their batch sizes: `map` passes 1,000 queries, and FAISS is fastest with many.
 WAYS = {"ours": 1000, "faiss.knn": 16384, "IndexFlatIP.search": 16384}
-#: Which products ours may use beside those of float32; None: all that are quick here.
+#: The products that ours may use besides float32; None: all that are fast on this machine.
 PRODUCTS = {"ours": None, "ours, bfloat16": {"bfloat16"}, "ours, float32": set()}
 
 
 def search_wide(kind: str, dimension: int, passages: int, asked: int, repeats: int) -> dict[str, Any]:
-    """Search vectors of a dimension by all ways in turns; return the seconds of each."""
+    """Search vectors of one dimension with all methods alternately; return the seconds of each."""
     import faiss
 
     from hnm_datasets.indexes import exact
@@ -333,7 +333,7 @@ def search_wide(kind: str, dimension: int, passages: int, asked: int, repeats: i
     flat.add(vectors)
     quick, seconds, found = quick_products(), {}, {"quick": sorted(quick_products())}
     known = {name: exact.Known(vectors, "cosine") for name in PRODUCTS}
-    # In the first call of an index its vectors are rounded, once.
+    # The first call of an index rounds its vectors once.
     seconds["rounding"] = [seconds_of(lambda: (known["ours"].quantized, known["ours"].blocks))]
 
     def ours(name: str, part: Any, k: int) -> Any:

@@ -32,20 +32,20 @@ import hnm_datasets as hnm
 from hnm_datasets.models.encoders import Encoder
 from hnm_datasets.models.token_batches import encode_groups
 
-#: How far numbers of vectors of length 1 may differ, as batches are padded differently.
+#: The largest allowed difference between numbers of unit vectors, because batches are padded differently.
 TOLERANCE = 1e-5
-#: Tokens of the short texts, with those that the tokenizer adds.
+#: Tokens of the short texts, including special tokens.
 SHORT = 16
 FEW = (1, 5, 20)
 
 
 def load_model(run: Run) -> SentenceTransformer:
-    """Load the model in float32, by its path or Hub id; "minilm": from the package that brings its weights."""
+    """Load the model in float32 from a path or Hub id; "minilm": from the package with its weights."""
     return make_model("minilm") if run.model == "minilm" else SentenceTransformer(run.model).float()
 
 
 def real_texts(run: Run, count: int, queries: float) -> list[str]:
-    """Draw distinct texts, equally many of each set, a share of them queries."""
+    """Sample distinct texts, the same number from each set, with a share of queries."""
     rng, sets, found = np.random.default_rng(SEED), run.sets or [None], []
     for source in sets:
         corpus, rows = load_set(source, "train")
@@ -59,7 +59,7 @@ def real_texts(run: Run, count: int, queries: float) -> list[str]:
 def compare(
     ours: dict[str, Callable[[], Any]], encode: Callable[..., Any], texts: list[str], sizes: Sequence[int], repeats: int
 ) -> dict[str, Any]:
-    """Time our ways and `encode` with each batch size in turns, after one run of each on a few texts."""
+    """Time our methods and `encode` with each batch size alternately, after one run of each on a few texts."""
     last: dict[str, Any] = {}
 
     def clocked(name: str, run: Callable[[], Any]) -> float:
@@ -78,7 +78,7 @@ def compare(
 
 
 def tokens_of(model: SentenceTransformer, texts: list[str]) -> list[int]:
-    """Return the numbers of tokens, as a model reads them."""
+    """Return the numbers of tokens that the model reads."""
     return [int(one) for one in model.preprocess(texts)["attention_mask"].sum(1)]
 
 
@@ -100,7 +100,7 @@ def mixed(run: Run) -> dict[str, Any]:
 
 def short(run: Run) -> dict[str, Any]:
     model, words = load_model(run), [text.split() for text in real_texts(run, 4 * run.texts, 0.5)]
-    # The same texts, cut to one length: words are added until there are enough tokens.
+    # The same texts with one length: add words until there are enough tokens.
     candidates = [" ".join(text[:size]) for size in range(3, SHORT) for text in words if len(text) >= size]
     candidates = list(dict.fromkeys(candidates))
     lengths = tokens_of(model, candidates)
@@ -134,7 +134,7 @@ def static(run: Run) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any] | list[dict[str, Any]]) -> str:
-    """Show texts per second, and ours over those of `encode` at its default and at its best batch size."""
+    """Show texts per second, and ours divided by `encode` at its default and at its best batch size."""
     rows, about = [], ""
     for one in found if isinstance(found, list) else [found]:
         least = {way: seconds["min_s"] for way, seconds in one["seconds"].items()}

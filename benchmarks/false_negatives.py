@@ -36,12 +36,12 @@ from hnm_datasets.transforms.base import Transform
 
 #: Settings in a sweep, at equal steps of the share of candidates that they keep.
 STEPS = 50
-#: The share of plain dense mining's false negatives that calibration allows.
+#: The rate that calibration allows, as a share of the false negatives of plain dense mining.
 TARGET = 0.25
-#: Below this share of the wanted negatives a strategy is not comparable: what it leaves out are its hard queries.
+#: Below this share of found negatives a strategy is not comparable: it drops its hard queries.
 ENOUGH = 0.9
 THEIRS, THEIRS_TAUGHT = "mine_hard_negatives", "mine_hard_negatives, teacher"
-#: Colors that color-blind readers can tell apart (Okabe and Ito), and markers.
+#: Colors for color-blind readers (Okabe and Ito), and markers.
 STYLES = {
     "dense, TeacherThreshold": ("#0072B2", "o"),
     "dense, AbsoluteMargin by teacher": ("#777777", "X"),
@@ -55,20 +55,20 @@ Finding = dict[str, Any]
 
 
 class Filter(NamedTuple):
-    """A source of candidates and a filter whose first argument is to be set."""
+    """A source of candidates and a filter with a setting as its first argument."""
 
     source: str
     kind: type[hnm.TeacherThreshold] | type[hnm.AbsoluteMargin] | type[hnm.RelativeMargin]
     by: str = "teacher"
 
     def settings(self, mined: dict[str, pa.Table]) -> list[float]:
-        """Return settings from one that keeps all candidates to one that keeps few."""
+        """Return settings, from one that keeps all candidates to one that keeps only some."""
         rows = mined[self.source]
         lists = rows[score_column(self.by)].combine_chunks()
         scores = lists.flatten().to_numpy().astype(np.float64)
         keeping = np.linspace(1, 1 / STEPS, STEPS)
         if self.kind is hnm.TeacherThreshold:
-            # A candidate stays if it is lower, so its own score would drop the highest.
+            # A candidate is kept only if it is lower, so its own score would drop the highest one.
             return np.quantile(np.append(scores, scores.max() + 1e-6), keeping).tolist()
         # Each row has one positive.
         positives = rows[score_column(self.by, of="positive")].combine_chunks().flatten().to_numpy()
@@ -87,19 +87,19 @@ FILTERS = {
 
 
 class Hidden(NamedTuple):
-    """Q queries of a split with one known positive each, and what is true of N passages."""
+    """Q queries of a split with one known positive each, and the relevance of N passages."""
 
     corpus: hnm.Corpus
     rows: Dataset
     known: NDArray[np.int64]  # the row of each query's positive in the corpus, shape (Q,)
     relevant: NDArray[np.bool_]  # also passages with the text of a relevant one, shape (Q, N)
     scores: NDArray[np.float32]  # the retriever's cosines, shape (Q, N)
-    ranks: NDArray[np.int32]  # places in the retriever's lists, shape (Q, N)
+    ranks: NDArray[np.int32]  # ranks in the retriever's lists, shape (Q, N)
     mined: dict[str, pa.Table]  # candidates by source, with the teacher's scores
     n: int  # negatives wanted per query
 
     def judge(self, owners: NDArray[np.integer], passages: NDArray[np.integer]) -> Finding:
-        """Count the false ones among negatives of these queries, and measure how hard the true ones are."""
+        """Count the false negatives of these queries, and measure the hardness of the true ones."""
         if not len(owners):
             return {"found": 0.0}
         false, size = self.relevant[owners, passages], len(self.rows)
@@ -118,7 +118,7 @@ class Hidden(NamedTuple):
         }
 
     def take(self, source: str, *steps: Transform) -> Finding:
-        """Judge the first n of a source's candidates that the steps leave for each query."""
+        """Judge the first n candidates of a source that pass the steps, per query."""
         rows = self.mined[source]
         for step in (*steps, hnm.TopNegatives(self.n)):
             rows = step(rows)
@@ -164,7 +164,7 @@ def make_teacher(name: str, corpus: hnm.Corpus, max_length: int) -> hnm.BiEncode
 
 
 class AsCrossEncoder(NamedTuple):
-    """Our teacher in the form that their function calls, so that both go by the same scores and none is made twice."""
+    """Our teacher with the interface of their function, so both use the same scores and none is computed twice."""
 
     teacher: hnm.BiEncoderScores | hnm.CrossEncoderScores
 
@@ -177,7 +177,7 @@ class AsCrossEncoder(NamedTuple):
 
 
 def mine_theirs(split: Hidden, retriever: SentenceTransformer, vectors: str, **options: Any) -> Finding:
-    """Judge what their function mines for the same pairs in the same corpus."""
+    """Judge the negatives of their function for the same pairs in the same corpus."""
     texts = texts_of(split.corpus)
     pairs = {"query": split.rows["query"][:], "passage": [texts[row] for row in split.known]}
     options |= {"num_negatives": split.n, "sampling_strategy": "top", "batch_size": 256, "cache_folder": vectors}
@@ -188,7 +188,7 @@ def mine_theirs(split: Hidden, retriever: SentenceTransformer, vectors: str, **o
 
 
 def calibrated(one: Filter, train: Hidden, allowed: float) -> float | None:
-    """Return the filter's setting that leaves this rate of false negatives among the first n on train, if any does."""
+    """Return the setting with this rate of false negatives among the first n on train, if there is one."""
     owners, passages = np.nonzero(train.relevant)
     ids = pa.array(train.rows["query_id"][:]).take(pa.array(owners))
     judged = pa.table({"query_id": ids, "corpus_id": train.corpus.ids(passages), "score": pa.repeat(1, len(owners))})
@@ -202,7 +202,7 @@ def calibrated(one: Filter, train: Hidden, allowed: float) -> float | None:
 
 
 def compare(ours: list[Finding], theirs: list[Finding], fewest: float) -> Finding | None:
-    """Return by how much our rate of false negatives lies above theirs at equal hardness, where both have points."""
+    """Return how far our rate of false negatives is above theirs at equal hardness, where both have points."""
     a, b = (
         np.array(sorted((one["score"], one["false"]) for one in curve if one["found"] >= fewest)).reshape(-1, 2)
         for curve in (ours, theirs)
@@ -268,7 +268,7 @@ def measure_set(source: str | None, teacher_name: str, run: Run) -> Finding:
             for (name, setting), row in rows.items()
             if row["found"]
         ],
-        # The hardest negatives on train at as many false ones: what is measured chooses nothing.
+        # The hardest negatives on train at the same rate: test data does not affect the choice.
         "best": max(hardness, key=hardness.__getitem__, default="none"),
         "compared": [
             {"strategy": name, "against": other}
@@ -334,7 +334,7 @@ def show(found: Finding) -> str:
 
 
 def plot(found: Finding, target: Path) -> None:
-    """Draw false negatives, and what was found, against hardness."""
+    """Draw false negatives and found negatives against hardness."""
     figure = Figure(figsize=(max(4 * len(found["sets"]), 6), 7), layout="constrained")
     axes = figure.subplots(2, len(found["sets"]), sharex="col", sharey="row", squeeze=False)
     removed = []

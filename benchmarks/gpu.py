@@ -43,20 +43,20 @@ import hnm_datasets as hnm
 
 
 def device_name() -> str:
-    """Name what the numbers are of."""
+    """Return the name of the measured device."""
     return torch.cuda.get_device_name() if ON_GPU else "the CPU, because there is no GPU"
 
 
 # ---- embedding ---------------------------------------------------------------------------------------------------
 
-#: How far numbers of float32 vectors of length 1 may differ, as batches are padded differently.
+#: The largest allowed difference between numbers of float32 unit vectors: batches are padded differently.
 TOLERANCE = 1e-4
 
 
 def load_model(run: Run) -> SentenceTransformer:
-    """Load the model in float32, whatever its weights are kept in."""
+    """Load the model in float32, for weights of any type."""
     model = SentenceTransformer(run.model, device=DEVICE).float()
-    model.model_card_data.generate_widget_examples = False  # trainers would encode texts for the model's card
+    model.model_card_data.generate_widget_examples = False  # otherwise trainers encode texts for the model card
     return model
 
 
@@ -116,20 +116,20 @@ def show_embed(found: list[dict[str, Any]]) -> str:
 # ---- training ----------------------------------------------------------------------------------------------------
 
 REFRESHES = 2
-#: How often the wanted number of steps a training may make while it waits for refreshes in the background.
+#: The largest number of steps while waiting for background refreshes, as a multiple of the wanted number.
 PATIENCE = 50
 CACHED_STEPS = 4
 
 
 class Watch(TrainerCallback):
-    """Notes when steps end, and ends the training after some steps and once there were enough refreshes."""
+    """Record when steps end, and end the training after some steps and enough refreshes."""
 
     def __init__(self, steps: int, refresh: hnm.RefreshNegatives | None = None) -> None:
         self.steps, self.refresh = steps, refresh
         self.ends: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note the time, and see whether it is enough."""
+        """Record the time, and check whether to stop."""
         self.ends.append(time.perf_counter())
         refreshed = self.refresh is None or len(self.refresh.history) >= REFRESHES
         control.should_training_stop = state.global_step >= self.steps and refreshed
@@ -141,7 +141,7 @@ def live_rows(run: Run) -> tuple[hnm.Corpus, Any]:
 
 
 def train(student: SentenceTransformer, live: Any, loss: Any, batch: int, watch: Watch) -> list[float]:
-    """Train by the stock trainer, and return the losses of all steps, which must be finite."""
+    """Train with the stock trainer, and return the losses of all steps, which must be finite."""
     callbacks = [*([watch.refresh] if watch.refresh else [hnm.FollowEpochs(live)]), watch]
     with tempfile.TemporaryDirectory() as folder:
         options = SentenceTransformerTrainingArguments(
@@ -204,7 +204,7 @@ def show_refresh(found: list[dict[str, Any]]) -> str:
 
 
 def without_dropout(student: SentenceTransformer) -> SentenceTransformer:
-    """Let two trainings compute the same."""
+    """Disable dropout, so two trainings compute the same."""
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -212,7 +212,7 @@ def without_dropout(student: SentenceTransformer) -> SentenceTransformer:
 
 
 def measure_loss(run: Run, kind: type[hnm.HardNegativesRankingLoss]) -> dict[str, Any]:
-    """Train some steps; None in place of what a GPU without enough memory cannot tell."""
+    """Train some steps; results are None if the GPU does not have enough memory."""
     gc.collect()
     if ON_GPU:
         torch.cuda.empty_cache()
@@ -255,7 +255,7 @@ def show_cached(found: list[dict[str, Any]]) -> str:
 def part(
     title: str, measure: Callable[[Run], list[dict[str, Any]]], show: Callable[[list[dict[str, Any]]], str]
 ) -> Part:
-    """Return a part that names the device."""
+    """Return a part that shows the device."""
     return Part(
         title,
         lambda run: {"device": device_name(), "rows": measure(run)},

@@ -24,9 +24,9 @@ ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
 SIMILARITIES = ("cosine", "dot", "euclidean")
 DEPTHS = (10, 100)
-#: Queries that are searched on the CPU, and compared.
+#: Queries that the CPU searches too, for the comparison.
 COMPARED = 500
-#: Queries of torch's products, whose scores would not fit on a GPU at once.
+#: Queries per product in torch: the scores of all would not fit on a GPU.
 TORCH_TURN = 2048
 
 
@@ -34,7 +34,7 @@ TORCH_TURN = 2048
 
 
 class Searched(NamedTuple):
-    """The answer of a search, the seconds it spent on the device, and the share of queries it searched again."""
+    """The result of a search, its seconds on the device, and the share of queries that it searched again."""
 
     hits: Hits
     device_s: float
@@ -42,7 +42,7 @@ class Searched(NamedTuple):
 
 
 def search_on_device(queries: Any, vectors: Any, k: int, similarity: str, known: Known) -> Searched:
-    """Search as on a machine with a GPU; where there is none, the CPU does what the GPU would."""
+    """Search as on a machine with a GPU; without a GPU, the CPU runs the same code."""
     spent: dict[str, float] = {}
     unsure: list[int] = []
     original = exact.search_on_device
@@ -70,13 +70,13 @@ def search_on_cpu(queries: Any, vectors: Any, k: int, similarity: str, known: Kn
 
 
 def search_by_torch(queries: torch.Tensor, vectors: torch.Tensor, k: int) -> list[torch.Tensor]:
-    """Return the rows by float32 products and `topk`, on the host, from tensors wherever they are."""
+    """Return the rows from float32 products and `topk`, on the host, for tensors on any device."""
     vectors = vectors.to(DEVICE)
     return [(part.to(DEVICE) @ vectors.T).topk(k).indices.cpu() for part in queries.split(TORCH_TURN)]
 
 
 def check_same(found: Hits, expected: Hits, case: str) -> None:
-    """Raise unless rows and scores are the same to the bit."""
+    """Raise an error unless rows and scores are bit-identical."""
     scores = (one.scores[: len(expected.scores)].view(np.uint32) for one in (found, expected))
     same = (found.rows[: len(expected.rows)] == expected.rows) & np.equal(*scores)
     if not same.all():
@@ -159,13 +159,13 @@ def ties(rng: np.random.Generator, vectors: NDArray[np.float32]) -> None:
 
 
 def near_ties(rng: np.random.Generator, vectors: NDArray[np.float32]) -> None:
-    """Let half of them differ in the last places of float32, which bfloat16 does not have."""
+    """Make half of them differ only in the last digits of float32, which bfloat16 cannot represent."""
     chosen = rng.integers(len(vectors), size=len(vectors) // 2)
     vectors[chosen] = vectors[0] * (1 + rng.normal(size=(len(chosen), vectors.shape[1])) * 2.0**-18)
 
 
 def tiny(rng: np.random.Generator, vectors: NDArray[np.float32]) -> None:
-    """Let products be denormal."""
+    """Make products denormal."""
     vectors *= np.float32(1e-20)
 
 

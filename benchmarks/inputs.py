@@ -21,7 +21,7 @@ from hnm_datasets.storage.folders import cache_root
 
 
 def load_set(source: str | None, split: str) -> tuple[hnm.Corpus, Dataset]:
-    """Load a set in BEIR's form; without a source: the embedded sample."""
+    """Load a BEIR set; without a source, the embedded sample."""
     return hnm.load_beir(source, split) if source else hnm.load_sample()
 
 
@@ -31,14 +31,14 @@ def texts_of(corpus: hnm.Corpus) -> list[str]:
 
 
 def pairs_of(corpus: hnm.Corpus, rows: Dataset, answer: str = "answer") -> Dataset:
-    """Return a row of two texts for each query and each of its positives."""
+    """Return a row of two texts for each query and positive."""
     pairs = [(row["query"], name) for row in rows for name in row["positive_ids"]]
     answers = corpus.texts(corpus.rows([name for _, name in pairs])).to_pylist()
     return Dataset.from_dict({"query": [query for query, _ in pairs], answer: answers})
 
 
 def on_disk(rows: Dataset, folder: Path) -> Dataset:
-    """Write the rows and map them from disk, as `map` caches only such rows."""
+    """Write the rows and load them from disk, because `map` caches only such rows."""
     rows.save_to_disk(folder)
     return load_from_disk(folder)
 
@@ -73,7 +73,7 @@ def candidate_rows(folder: Path) -> Dataset:
 
 
 def time_steps(rows: Dataset, steps: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Time each step over all rows through `map`, after a few rows that compile it."""
+    """Time each step over all rows through `map`, after a few rows for compilation."""
     found = {}
     for name, step in steps.items():
         rows.select(range(100)).map(step, batched=True, load_from_cache_file=False)
@@ -86,16 +86,16 @@ def time_steps(rows: Dataset, steps: dict[str, Any], repeats: int) -> dict[str, 
 # ---- texts -------------------------------------------------------------------------------------------------------
 
 WORDS, VOCABULARY = 50, 200_000
-#: The most frequent words, which are left out as stop words are.
+#: The most frequent words, which are skipped like stop words.
 LEFT_OUT = 50
-#: Passages or queries made at a time.
+#: Passages or queries per batch.
 BATCH = 1000
-#: Of texts that end with a number: from here on they are queries.
+#: The first number at the end of a text that marks a query.
 QUERIES = 900_000_000
 
 
 def words_of(seed: int, count: int, length: int) -> list[str]:
-    """Draw texts of words whose frequency is inverse to their rank (Zipf 1935)."""
+    """Draw texts of words with Zipf frequencies."""
     shares, names = _vocabulary()
     drawn = np.searchsorted(shares, np.random.default_rng((SEED, seed)).random((count, length)))
     return [" ".join(line) for line in names[drawn]]
@@ -109,7 +109,7 @@ def _vocabulary() -> tuple[NDArray[np.float64], NDArray[np.str_]]:
 
 
 def passages(starts: list[int], size: int) -> Iterator[dict[str, str]]:
-    """Yield passages; the number that each ends with is that of its vector."""
+    """Yield passages. Each ends with the number of its vector."""
     for start in starts:
         texts = words_of(start, min(BATCH, size - start), WORDS)
         for row, text in enumerate(texts, start):
@@ -117,7 +117,7 @@ def passages(starts: list[int], size: int) -> Iterator[dict[str, str]]:
 
 
 def queries(start: int, count: int, size: int) -> dict[str, list[Any]]:
-    """Return queries of eight words of a passage, which is their positive."""
+    """Return queries of eight words of a passage, their positive."""
     rng = np.random.default_rng((SEED, 1, start))
     blocks = rng.integers(0, max(1, size // BATCH), -(-count // 50))
     texts, positives = [], []
@@ -139,11 +139,11 @@ _BLOCK = 4096
 
 
 class NumberedVectors:
-    """A function model: a text's vector comes from the number that it ends with, any number of them, and none is held.
+    """A function model: computes the vector of a text from the number at its end, without storing vectors.
 
     Args:
         kind: `"random"` unit vectors, or `"clustered"` around 1,000 random centers.
-        dimension: Numbers of each.
+        dimension: Dimension of the vectors.
     """
 
     def __init__(self, kind: str, dimension: int = DIMENSION) -> None:
@@ -178,12 +178,12 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def query_vectors(kind: str, count: int, dimension: int = DIMENSION) -> NDArray[np.float32]:
-    """Return vectors of numbers that no passage has. Shape (B, D)."""
+    """Return vectors of numbers that belong to no passage. Shape (B, D)."""
     return NumberedVectors(kind, dimension).vectors(QUERIES + np.arange(count))
 
 
 def embed(kind: str, size: int) -> dict[str, Any]:
-    """Make a corpus and embed it, after a small one; for `in_child`."""
+    """Make a corpus and embed it, after a small one for the warm-up; for `in_child`."""
     model = NumberedVectors(kind)
 
     def corpus(name: str, length: int) -> hnm.Corpus:
@@ -209,5 +209,5 @@ def build(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def disk(kind: str) -> int:
-    """Return the bytes of what the library keeps of a kind."""
+    """Return the bytes of the cache files of one kind."""
     return sum(path.stat().st_size for path in (cache_root() / kind).rglob("*") if path.is_file())

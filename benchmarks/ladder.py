@@ -62,7 +62,7 @@ from hnm_datasets.piloting.intervals import paired
 
 MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "recall@10": R @ 10, "recall@100": R @ 100}
 DEPTH = 100
-#: Whose courses are drawn.
+#: The arms in the plot.
 DRAWN = ("in-batch", "BM25", "dense", "dynamic", "dynamic, queries")
 Finding = dict[str, Any]
 #: Values of each query by measure. Shape (Q, M).
@@ -73,7 +73,7 @@ Values = NDArray[np.float32]
 
 
 def values_of(student: Any, corpus: hnm.Corpus, queries: Dataset) -> Values:
-    """Search the corpus with a student, and return all measures of each query."""
+    """Search the corpus with a student, and return all measures per query."""
     (values,) = values_of_splits(student, corpus, [queries])
     return values
 
@@ -105,7 +105,7 @@ def measured(step: hnm.DenseNegatives, queries: Dataset) -> Values:
 
 
 class Stopwatch:
-    """Counts the CPU seconds of a callback that stands between two of its own."""
+    """Count the CPU seconds of a callback, as the callback before and after it."""
 
     class _Noting(TrainerCallback):
         def __init__(self, note: Callable[[], None]) -> None:
@@ -123,7 +123,7 @@ class Stopwatch:
 
 
 class Course(TrainerCallback):
-    """Measures the student on the way, without a trace in the training's time."""
+    """Measure the student during training, without adding to the training time."""
 
     def __init__(self, data: Set, every: int) -> None:
         self.data, self.every = data, every
@@ -131,7 +131,7 @@ class Course(TrainerCallback):
         self.spent = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Measure, if it is time."""
+        """Measure, if it is due."""
         if state.global_step % self.every == 0:
             start = time.process_time()
             with torch.random.fork_rng():
@@ -155,7 +155,7 @@ def train(data: Set, arm: Arm | None, seed: int, epochs: float, folder: Path) ->
         about["false"] = data.false_share(rows) if "negative_ids" in rows.features else None
         mined = time.process_time()
         live = hnm.live_negatives(rows, data.corpus, n=run.negatives, seed=seed)
-        # As many for all arms, also where relabelled ones have more rows.
+        # The same number of steps for all arms, although relabelled ones have more rows.
         steps = round(epochs * -(-sum(map(len, data.train["positive_ids"])) // run.batch))
         stopwatch, callbacks = Stopwatch(), []
         if arm.refresh is not None:
@@ -189,7 +189,7 @@ def train(data: Set, arm: Arm | None, seed: int, epochs: float, folder: Path) ->
 
 
 def table_name(run: Run, epochs: float) -> str:
-    """Name what the arms of a table have in common."""
+    """Return the title of a table: the settings that its arms share."""
     hidden = f", {run.known} positive{'s' * (run.known > 1)} known" if run.known else ""
     return f"{run.student}, {epochs:g} epoch{'s' * (epochs != 1)}{hidden}"
 
@@ -231,7 +231,7 @@ def measure(run: Run) -> Finding:
 
 
 def about(run: Run) -> str:
-    """Say what all trainings of a table have in common."""
+    """Describe the settings that all trainings of a table share."""
     return (
         f"Batches of {run.batch} with {run.negatives} negatives a row, learning rate {run.learning_rate:g}, "
         f"{run.refreshes} refreshes. Teacher: {run.teacher}."
@@ -239,7 +239,7 @@ def about(run: Run) -> str:
 
 
 def differences(title: str, arms: Finding, each: dict[str, Values]) -> Finding:
-    """Return what each arm gains over the best arm without refreshes, measure by measure, with 95% intervals."""
+    """Return the gain of each arm over the best arm without refreshes, per measure, with 95% intervals."""
     static = [name for name in arms if name in ARMS and ARMS[name].refresh is None and arms[name]]
     found: Finding = {}
     for column, measure in enumerate(MEASURES):
@@ -271,7 +271,7 @@ def show(found: Finding) -> str:
 
 
 def courses_of(found: Finding) -> dict[str, dict[str, list[Finding]]]:
-    """Return what was measured on the way of the first seed, by table and arm."""
+    """Return the measurements during training of the first seed, by table and arm."""
     tables = {
         title: {name: told["arms"].get(name, {}).get("0", {}).get("course") for name in DRAWN}
         for title, told in found["tables"].items()
@@ -323,7 +323,7 @@ def gain_of(gain: Finding | None) -> str | None:
 
 
 def plot(found: Finding, target: Path) -> None:
-    """Draw recall@10 of the first seed's queries of dev along the training."""
+    """Draw recall@10 on the dev queries during training, for the first seed."""
     tables = courses_of(found)
     if not tables:
         return

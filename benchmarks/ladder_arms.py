@@ -18,22 +18,22 @@ from hnm_datasets.transforms.base import Transform
 
 #: More refreshes than a training has.
 NEVER = 1000
-#: How much of the positive's score by the teacher a candidate must stay below.
+#: A candidate must score below this share of the positive's teacher score.
 MARGIN = 0.05
-#: How far below the positive a candidate must score by the student; negative: it may be above.
+#: The margin of the student: how far below the positive a candidate must score; if negative, it may be above.
 BELOW = -0.1
-#: Quantiles of the positives' scores by the teacher: below the first a candidate is a negative, above the second it is
-#: a positive, between them it is left out.
+#: Quantiles of the positives' teacher scores: candidates below the first are negatives, above the second positives,
+#: and between them they are dropped.
 RELABELLED = (0.25, 0.5)
 
 
 class Set:
-    """One set: its passages and queries, and the steps of each arm.
+    """One set: its passages, its queries, and the steps of each arm.
 
     Attributes:
-        train: The rows that are trained on: without the queries of `dev`, and with some positives hidden if wanted.
-        dev: Queries that were kept from the training, to choose options on.
-        test: The queries that arms are compared on.
+        train: The training rows: without the queries of `dev`, and with hidden positives if wanted.
+        dev: Queries that are not trained on, for choosing options.
+        test: The queries for comparing arms.
     """
 
     def __init__(self, source: str, run: Run) -> None:
@@ -45,7 +45,7 @@ class Set:
         _, self.test = hnm.load_beir(source, "test")
         self.test = self.test.filter(lambda ids: len(ids) > 0, input_columns="positive_ids")
         self.train = hnm.hide_positives(rows, run.known)[0] if run.known else rows
-        #: All that is known to be relevant, also what the training does not know.
+        #: All relevant passages, including those hidden from the training.
         self.relevant = rows["positive_ids"][:]
 
     def student(self) -> SentenceTransformer:
@@ -60,7 +60,7 @@ class Set:
         return model
 
     def false_share(self, rows: Dataset) -> float:
-        """Return which share of the negatives is relevant by judgments that the training does not know."""
+        """Return the share of negatives that are relevant by judgments hidden from the training."""
         false = sum(
             name in relevant
             for ids, relevant in zip(rows["negative_ids"], map(set, self.relevant), strict=True)
@@ -70,7 +70,7 @@ class Set:
 
     @cached_property
     def teacher(self) -> Transform:
-        """Score by a larger model that embeds texts."""
+        """Score with a larger embedding model."""
         model = make_model(self.options.teacher)
         if self.options.teacher == "minilm":
             model.max_seq_length = self.options.teacher_tokens
@@ -78,7 +78,7 @@ class Set:
 
     @cached_property
     def limits(self) -> list[float]:
-        """Return below which score of the teacher a candidate is a negative, and above which it is a positive."""
+        """Return the teacher scores below which a candidate is a negative and above which it is a positive."""
         few = self.train.select(range(min(1000, len(self.train))))
         scored = few.map(hnm.RandomNegatives(self.corpus, k=1), batched=True).map(self.teacher, batched=True)
         own = np.concatenate(scored["positive_teacher_scores"][:])
@@ -86,23 +86,23 @@ class Set:
 
     @cached_property
     def cross_encoder(self) -> Transform:
-        """Score by a cross-encoder."""
+        """Score with a cross-encoder."""
         options = {} if self.options.max_length is None else {"max_length": self.options.max_length}
         model = CrossEncoder(self.options.cross_encoder, **options)
         return hnm.CrossEncoderScores(self.corpus, model, batch_size=64)
 
 
-#: The steps of an arm: given the set and the model, or where the model is in training, only the set.
+#: The steps of an arm, from the set and the model, or only from the set if the model is in training.
 Mining = Callable[[Set, Any], list[Any]]
 
 
 class Arm(NamedTuple):
-    """How an arm mines.
+    """The steps and options of an arm.
 
     Attributes:
         first: The steps before the training.
-        refresh: The steps of a refresh; None: there is none.
-        options: What `RefreshNegatives` is given besides.
+        refresh: The steps of a refresh; None: no refresh.
+        options: Other options of `RefreshNegatives`.
     """
 
     first: Mining
@@ -172,12 +172,12 @@ def _union(data: Set, model: Any) -> hnm.FuseNegatives:
 
 
 def _drawn(data: Set) -> hnm.SampleNegatives:
-    """Half of the model's candidates, a quarter of BM25's, a quarter at random."""
+    """Sample half from the model, a quarter from BM25, and a quarter at random."""
     k = data.options.k
     return hnm.SampleNegatives({"dense": k // 2, "bm25": k // 4, "random": k - k // 2 - k // 4})
 
 
-#: The arms, in the order in which they are shown. Dynamic ones begin with BM25's negatives.
+#: The arms, in the order of the tables. Dynamic arms start with BM25 negatives.
 ARMS = {
     "in-batch": Arm(lambda data, model: []),
     "random": Arm(lambda data, model: [hnm.RandomNegatives(data.corpus, k=data.options.k)]),

@@ -39,7 +39,7 @@ def spread_of(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def timed(run: Callable[[], Any], repeats: int) -> tuple[dict[str, Any], Any]:
-    """Return a summary of the seconds of each repeat, and the last answer."""
+    """Return a summary of the seconds of each repeat, and the last result."""
     seconds, answer = [], None
     for _ in range(repeats):
         answer = None
@@ -50,7 +50,7 @@ def timed(run: Callable[[], Any], repeats: int) -> tuple[dict[str, Any], Any]:
 
 
 def in_turns(runs: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, list[Any]]:
-    """Call each in turn, so that a slow minute of the machine affects all of them, and return their answers."""
+    """Call each alternately, so a slow period of the machine affects all of them, and return their results."""
     answers: dict[Any, list[Any]] = {name: [] for name in runs}
     for _, (name, run) in itertools.product(range(repeats), runs.items()):
         answers[name].append(run())
@@ -75,14 +75,14 @@ def clocked(spent: dict[str, float], name: str, function: Callable[..., Any]) ->
 
 
 def memory_of(process: psutil.Process, own: bool = True) -> dict[str, int]:
-    """Return the bytes that a process holds, counted in three ways, or in the two that are cheap to count."""
+    """Return the memory of a process in bytes, measured in three ways, or in the two cheap ones."""
     info = process.memory_full_info() if own else process.memory_info()
     found = {"rss": info.rss, "anonymous": info.rss - info.shared}
     return found | ({"uss": info.uss} if own else {})
 
 
 def memory_together(processes: Iterable[psutil.Process]) -> dict[str, int]:
-    """Return the bytes that several processes hold; in `pss` what they share is counted once."""
+    """Return the memory of several processes in bytes; `pss` counts shared memory once."""
     found: Counter[str] = Counter()
     for process in processes:
         with contextlib.suppress(psutil.Error):  # it has ended
@@ -92,7 +92,7 @@ def memory_together(processes: Iterable[psutil.Process]) -> dict[str, int]:
 
 
 class Watch(threading.Thread):
-    """The largest value of each number that a function returns while a block runs."""
+    """Record the largest value of each number that a function returns while a block runs."""
 
     def __init__(self, look: Callable[[], dict[str, int]], every: float) -> None:
         super().__init__(daemon=True)
@@ -101,7 +101,7 @@ class Watch(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        """Look every so many seconds."""
+        """Measure at each interval."""
         while not self.over.wait(self.every):
             self.peak |= Counter(self.look())
 
@@ -120,12 +120,12 @@ class Watch(threading.Thread):
 def start_child(
     function: Callable[..., Any], cache: Path, options: dict[str, Any], compiled: Path | None = None, **streams: Any
 ) -> Any:
-    """Start a process that calls a function of the script, with a cache folder of its own.
+    """Start a process that calls a function of the script with its own cache folder.
 
     Args:
         function: The function.
         cache: The cache folder of `datasets`.
-        options: What the function is given.
+        options: The arguments of the function.
         compiled: The folder of compiled code; None: the usual one.
         streams: As `subprocess.Popen` takes them.
     """
@@ -137,10 +137,10 @@ def start_child(
 
 
 def answer_parent() -> bool:
-    """Do what `start_child` asks of this process, if it does; its options and the answer are what JSON can hold."""
+    """Run the call of `start_child` if this process is a child; options and result must be JSON-serializable."""
     if sys.argv[1:2] != ["--child"]:
         return False
-    # What libraries print goes elsewhere: the parent reads this process's output.
+    # Redirect the output of libraries, because the parent reads stdout.
     sys.stdout = sys.stderr
     answer = getattr(sys.modules["__main__"], sys.argv[2])(**json.loads(sys.argv[3]))
     print(json.dumps(answer, default=float), file=sys.__stdout__)
@@ -150,7 +150,7 @@ def answer_parent() -> bool:
 def in_child(
     function: Callable[..., Any], cache: Path, *, watch: bool = False, compiled: Path | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Call a function in a fresh process; with `watch`, add the peak memory of its `measured` block to its answer."""
+    """Call a function in a fresh process; with `watch`, add the peak memory of its `measured` block to the result."""
     memory: dict[str, int] = {}
     with (
         tempfile.TemporaryFile("w+") as errors,
@@ -161,7 +161,7 @@ def in_child(
             before = memory_of(process)
 
             def look(process: Any = process, before: Any = before, looks: Any = looks) -> dict[str, int]:
-                # To count what is not shared stops the process for as long as it takes: it is done twice a second.
+                # Counting unshared memory stops the process, so do it only twice per second.
                 now = memory_of(process, own=next(looks) % 25 == 0)
                 return {name: now[name] - before[name] for name in now}
 
@@ -178,7 +178,7 @@ def in_child(
 
 @contextlib.contextmanager
 def measured(spent: dict[str, float] | None = None) -> Iterator[dict[str, float]]:
-    """Time a block of a child process as `spent["total"]`, and let the parent see where it begins and ends."""
+    """Time a block of a child process as `spent["total"]`, and tell the parent when it begins and ends."""
     spent = {} if spent is None else spent
     spent.clear()
     gc.collect()

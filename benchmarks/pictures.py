@@ -27,7 +27,7 @@ import hnm_datasets as hnm
 from hnm_datasets.pictures.query import plot_query
 from hnm_datasets.pictures.scores import plot_scores
 
-#: Dark pages are not quite black.
+#: The background of dark pages is not pure black.
 STYLES = {
     "light": ["default"],
     "dark": ["dark_background", {"figure.facecolor": "#0d1117", "axes.facecolor": "#0d1117"}],
@@ -35,7 +35,7 @@ STYLES = {
 
 
 def choose_row(mined: datasets.Dataset, corpus: hnm.Corpus, negatives: int) -> dict[str, Any]:
-    """Choose the query whose passages differ the most."""
+    """Choose the query with the most different passages."""
     chosen, most = None, 0
     for row in mined:
         if len(row["positive_ids"]) == 1 and len(row["negative_ids"]) == negatives:
@@ -49,12 +49,12 @@ def choose_row(mined: datasets.Dataset, corpus: hnm.Corpus, negatives: int) -> d
 
 
 def save(name: str, make: Callable[[], Figure], folder: Path) -> str:
-    """Draw a picture in all styles, and return what its title says."""
+    """Draw a picture in all styles, and return its title."""
     for style, settings in STYLES.items():
         with matplotlib.style.context(settings):
             figure = make()
             figure.savefig(target := folder / f"{name}-{style}.png")
-            # A few colors in many shades: a palette holds them in half the bytes.
+            # The pictures have few colors: a palette halves the size of the files.
             with Image.open(target) as image:
                 image.convert("RGB").quantize(256).save(target, optimize=True)
     return "; ".join(axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")) or (
@@ -63,7 +63,7 @@ def save(name: str, make: Callable[[], Figure], folder: Path) -> str:
 
 
 def shown(name: str, what: str) -> str:
-    """Return the HTML that shows a picture as the page is, light or dark."""
+    """Return HTML that shows the picture for light or dark pages."""
     return (
         f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{name}-dark.png">\n'
         f'  <img alt="{what}" src="{name}-light.png" width="800">\n</picture>\n'

@@ -34,7 +34,7 @@ from scipy import stats
 import hnm_datasets as hnm
 from hnm_datasets.piloting.intervals import paired
 
-#: Arms that differ from others in when they are mined, which a pilot does not try.
+#: Arms that differ only in the time of mining; a pilot does not try them.
 TIMED = ("dynamic, memory", "dynamic, late", "dynamic, queries", "dynamic, stale")
 Finding = dict[str, Any]
 
@@ -158,14 +158,14 @@ def show_coverage(found: list[Finding]) -> str:
 
 
 def run_sample(run: Run) -> Finding:
-    """In caches of its own, so that nothing is there before."""
+    """Run with its own cache, so everything is computed."""
     start, cpu = time.perf_counter(), time.process_time()
     corpus, queries = hnm.load_sample()
     pilot = hnm.pilot(queries, corpus)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     for name, style in (("light", "default"), ("dark", "dark_background")):
         with matplotlib.style.context(style):
-            # The size at which README and pages show it, twice as dense.
+            # The size in README and pages, at twice the resolution.
             hnm.plot_pilot(pilot).savefig(run.out / f"pilot-{name}.png", dpi=200)
     return {"seconds": seconds, "cpu": cpu, "table": pilot.to_markdown()}
 

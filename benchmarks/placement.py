@@ -27,19 +27,19 @@ from typing import Any, NamedTuple
 from runner import RESULTS, Benchmark, Part, Run, option, table
 
 QUERIES, MEASURED_DIMENSION, MEASURED_CORES = 10_000, 64, 2
-#: Of IVF, as scale.py builds it: vectors to train on for each list and at least, and how often they are gone over.
+#: IVF in scale.py: training vectors per list and at least, and the number of iterations.
 PER_LIST, LEAST, ROUNDS = 64, 50_000, 10
 MEMORY = "bm25: bytes of memory to build"
-#: Passages whose words are held at once while BM25 counts them.
+#: Passages per chunk while BM25 counts words.
 CHUNK = 20_000
-#: How much of a machine's memory may be used.
+#: The usable share of a machine's memory.
 USED = 0.8
-#: A quantity of this share of the measured one, or its inverse, is right.
+#: A prediction is right if it differs from the measurement by at most this factor.
 RIGHT = 1.5
 
 
 class Line(NamedTuple):
-    """What grows along a straight line with something else."""
+    """A quantity that grows linearly with another."""
 
     start: float
     slope: float
@@ -50,7 +50,7 @@ class Line(NamedTuple):
 
     @classmethod
     def through(cls, one: tuple[float, float], other: tuple[float, float]) -> Line:
-        """Return the line through two points, or through the second and 0 where it would begin below 0."""
+        """Return the line through two points, or through 0 and the second point if the intercept would be negative."""
         slope = (other[1] - one[1]) / (other[0] - one[0])
         start = one[1] - slope * one[0]
         return cls(start, slope) if start >= 0 else cls(0.0, other[1] / other[0])
@@ -61,14 +61,14 @@ def lists_of(passages: float) -> int:
 
 
 def comparisons(passages: float) -> float:
-    """Return how many vectors are compared with how many lists to build an IVF index."""
+    """Return the number of comparisons of vectors and lists to build an IVF index."""
     lists = lists_of(passages)
     training = min(max(LEAST, PER_LIST * lists), passages)
     return lists * (ROUNDS * training + passages)
 
 
 def measured(run: dict[str, Any]) -> dict[str, float]:
-    """Name the quantities of one size that scale.py has measured."""
+    """Return the quantities that scale.py measured for one size, by name."""
     made, mined = run["made"], run["mined"]
     found = {f"{what}: seconds to build": one["seconds"] for what, one in made.items()}
     found |= {f"{what}: bytes on disk": one["bytes"] for what, one in made.items()}
@@ -88,24 +88,24 @@ class Model:
             for what in small
         }
         if one["size"] < CHUNK < other["size"]:
-            # The smaller corpus was a part of a chunk, the larger one held a whole chunk and the counts.
+            # The smaller corpus was a part of a chunk; the larger one needed a whole chunk and the counts.
             chunk = small[MEMORY] / one["size"] * CHUNK
             slope = (large[MEMORY] - chunk) / (other["size"] - CHUNK)
             self.lines[MEMORY] = Line(chunk - slope * CHUNK, slope)
 
     def predict(self, passages: float, shards: int = 1) -> dict[str, float]:
-        """Predict everything that scale.py measures at a size; BM25 is built shard by shard."""
+        """Predict all quantities that scale.py measures at a size; BM25 is built shard by shard."""
         found = {what: line.at(_work(what, passages)) for what, line in self.lines.items()}
         return found | {MEMORY: self.lines[MEMORY].at(passages / shards)}
 
 
 def _work(what: str, passages: float) -> float:
-    """Return what a quantity grows with."""
+    """Return the variable that a quantity grows with."""
     return comparisons(passages) if what in ("ivf: seconds to build", "compressed: seconds to build") else passages
 
 
 def plan(model: Model, passages: float, run: Run) -> dict[str, Any]:
-    """Return what a corpus of a size needs."""
+    """Return the needs of a corpus of a given size."""
     at, wide = model.predict(passages), run.dimension / MEASURED_DIMENSION
     room = run.memory * 2**30 * USED
     vectors = 2 * run.dimension * passages
@@ -115,10 +115,10 @@ def plan(model: Model, passages: float, run: Run) -> dict[str, Any]:
         if index > room:
             kind, index = "compressed", (run.dimension + 8) * passages
     names = {"exact": "exact", "ivf": f"IVF{lists_of(passages)},Flat", "compressed": f"IVF{lists_of(passages)},SQ8"}
-    # What a search touches should stay in memory: the postings, and the index or the vectors.
+    # The data of a search should stay in memory: the postings, and the index or the vectors.
     held = max(at["bm25: bytes on disk"], index or vectors)
     machines = math.ceil(held / room)
-    # A shard whose counting needs more memory than there is would not be finished.
+    # A shard cannot be built if counting its words needs more memory than the machine has.
     shards = max(machines, math.ceil(at[MEMORY] / room))
     cores = run.cores / MEASURED_CORES * machines
     build = at["corpus: seconds to build"] + at["bm25: seconds to build"]
@@ -148,7 +148,7 @@ def hours(seconds: float) -> str:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Learn from the two smallest sizes, plan, and predict the others."""
+    """Fit on the two smallest sizes, plan, and predict the others."""
     sections = json.loads(run.measured.read_text())
     sizes = sorted(sections["scale"]["found"], key=lambda one: one["size"])
     if len(sizes) < 3:
@@ -195,7 +195,7 @@ def show(found: dict[str, Any]) -> str:
 
 
 def show_check(one: dict[str, Any]) -> str:
-    """Show what is predicted for a size beside what was measured there."""
+    """Show the prediction for a size and the measurement."""
     predicted, found = one["predicted"], one["measured"]
     ratios = {what: predicted[what] / value for what, value in found.items()}
     wrong = [what for what, ratio in ratios.items() if not 1 / RIGHT <= ratio <= RIGHT]

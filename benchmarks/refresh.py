@@ -42,13 +42,13 @@ SPARSE_STEPS = 3
 
 
 class Clock(TrainerCallback):
-    """Notes when each step ends."""
+    """Record when each step ends."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Note the time."""
+        """Record the time."""
         self.ends.append(time.perf_counter())
 
 
@@ -75,7 +75,7 @@ def train(student: Any, data: Dataset, loss: Any, run: Run, steps: int, *callbac
 
 
 def between(run: Run) -> dict[str, Any]:
-    """Time steps without a refresh, in all ways in turns."""
+    """Time steps without a refresh, with all methods alternately."""
     found = {}
     for source in run.sets:
         corpus, mined = load(source, run)
@@ -142,7 +142,7 @@ def show_refresh(found: dict[str, Any]) -> str:
 
 
 def sparse(run: Run) -> dict[str, Any]:
-    """Refresh a sparse student once, beside what its own function needs to encode as much."""
+    """Refresh a sparse student once, and time its own function on the same texts."""
     found: dict[str, Any] = {}
     for source in run.sets if run.sparse else []:
         corpus, mined = load(source, run)

@@ -34,7 +34,7 @@ from measuring import answer_parent
 
 SEED = 0
 RESULTS = Path(__file__).parent / "results"
-#: Packages whose versions are noted, where they are installed.
+#: Packages whose versions are recorded, if they are installed.
 PACKAGES = (
     "bm25s", "datasets", "faiss-cpu", "matplotlib", "numba", "numpy", "pyarrow", "rank_bm25", "sentence-transformers",
     "tantivy", "torch", "transformers",
@@ -45,17 +45,17 @@ PACKAGES = (
 
 
 class Run(argparse.Namespace):
-    """The options of a run, and what its measurements need."""
+    """The options of a run, and the data for its measurements."""
 
-    sets: list[str]  # folders in BEIR's form or Hub ids
+    sets: list[str]  # BEIR folders or Hub ids
     repeats: int
     scratch: Path  # an empty folder, deleted afterwards
-    found: Any  # what the result file already holds of this part
-    save: Callable[[Any], None]  # writes what was found so far
+    found: Any  # the earlier results of this part in the file
+    save: Callable[[Any], None]  # writes the results so far
 
 
 class Part(NamedTuple):
-    """A section of the results: its title, what measures it, and what shows what was found as Markdown."""
+    """A section of the results: its title, the function that measures, and the one that renders Markdown."""
 
     title: str
     measure: Callable[[Run], Any]
@@ -65,7 +65,7 @@ class Part(NamedTuple):
 def option(
     default: Any, about: str = "", kind: type | None = None, choices: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Describe an option by its default; one that is a list takes several values."""
+    """Describe an option by its default. If the default is a list, the option takes several values."""
     several = isinstance(default, list)
     kind = kind or type(default[0] if several else default)
     described = {"default": default, "help": f"{about} (default: {default})", "type": kind, "choices": choices}
@@ -74,14 +74,14 @@ def option(
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script. The first line of its docstring is the question that it answers, its file's name that of its results.
+    """A script. The first line of its docstring is its question. Its results have the name of the file.
 
     Args:
-        parts: The sections by name. A single one named `""` fills the whole file, its record included.
+        parts: The sections by name. A single section named `""` is the whole file, including its record.
         options: See `option`.
-        sets: How many sets it takes, as argparse's `nargs`; empty: none.
-        file: Returns the name of the result files for the names of the sets; by default all of them are in it.
-        repeats: The default; None: nothing is repeated.
+        sets: The number of sets, like `nargs` of argparse; empty: none.
+        file: Returns the name of the result files from the names of the sets; the default contains all of them.
+        repeats: The default number of repeats; None: no repeats.
         plot: Draws a picture of the results.
     """
 
@@ -93,7 +93,7 @@ class Benchmark:
     plot: Callable[[Any, Path], None] | None = None
 
     def run(self) -> None:
-        """Measure the chosen parts and write the results; in a child process, call the function that is asked for."""
+        """Measure the chosen parts and write the results; in a child process, call the requested function."""
         if answer_parent():
             return
         run = self._parser().parse_args(namespace=Run())
@@ -134,7 +134,7 @@ class Benchmark:
         return parser
 
     def _measure(self, part: str, run: Run, results: dict[str, Any], target: Path) -> None:
-        """Measure one part in caches of its own."""
+        """Measure one part with its own cache."""
         record = {
             "name": target.stem,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -160,7 +160,7 @@ class Benchmark:
             save(self.parts[part].measure(run))
 
     def _report(self, results: dict[str, Any], parts: Iterable[str] | None = None) -> str:
-        """Return the sections that there are."""
+        """Return all sections with results."""
         shown = [f"# {sys.modules['__main__'].__doc__.splitlines()[0]}\n"]
         for part in self.parts if parts is None else parts:
             record = results.get(part) if part else results
@@ -180,13 +180,13 @@ def set_name(source: str) -> str:
 
 
 def command() -> str:
-    """Return the command of this run, with names in place of paths."""
+    """Return the command of this run, with names instead of paths."""
     words = [Path(word).resolve().name if Path(word).exists() else word for word in sys.argv[1:]]
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def machine() -> dict[str, Any]:
-    """Describe what the numbers are measured on."""
+    """Describe the machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -201,7 +201,7 @@ def machine() -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """Return the commit, marked if the library differs from it; "unknown" in a copy of the files alone."""
+    """Return the commit, marked if the library has changes; "unknown" without a repository."""
     if not shutil.which("git"):
         return "unknown"
 
@@ -222,7 +222,7 @@ def spread(times: dict[str, Any], digits: int = 3, unit: str = " s") -> str:
 
 
 def table(head: str, rows: Iterable[Sequence[Any]]) -> str:
-    """Return a Markdown table of strings, whole numbers and summaries of seconds; `|` parts the names of its head."""
+    """Return a Markdown table of strings, whole numbers and summaries of seconds; `|` separates the column names."""
 
     def cell(value: Any) -> str:
         if isinstance(value, dict):
@@ -234,7 +234,7 @@ def table(head: str, rows: Iterable[Sequence[Any]]) -> str:
 
 
 def footer(record: dict[str, Any]) -> str:
-    """Return what a section was measured with and on."""
+    """Return the command, machine and versions of a section."""
     on, (commit, _, dirty) = record["machine"], record["commit"].partition("-")
     how = [f"`{record['command']}`"] if "command" in record else []
     how += [f"{record['repeats']} repeats"] if "repeats" in record else []

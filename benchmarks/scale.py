@@ -56,9 +56,9 @@ K, ASKED, RECALLED = 100, 10_000, 500
 KIND = "clustered"
 #: Queries in a batch of `map`.
 BATCHED = 250
-#: What the words of the stream are drawn from.
+#: The vocabulary of the stream.
 FIRST_STREAMED = 10**9
-#: Corpora of more passages are measured once, and BM25 in shards of so many at most.
+#: Larger corpora are measured once, with BM25 in shards of at most this size.
 LARGE, SHARD = 10**6, 2_500_000
 
 
@@ -106,7 +106,7 @@ def recall(embeddings: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def dense_options(size: int) -> dict[str, dict[str, Any]]:
-    """Return exact search and IVF indexes of four times the root of the passages, of which a sixteenth is searched."""
+    """Return exact search and IVF indexes: lists are 4·√passages, and a sixteenth of them is searched."""
     lists = 4 * int(size**0.5)
     searched = max(1, lists // 16)
     inverted = {"ivf": "Flat", "compressed": "SQ8"}
@@ -116,7 +116,7 @@ def dense_options(size: int) -> dict[str, dict[str, Any]]:
 
 
 def once(folder: Path, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what an earlier run measured, or measure it."""
+    """Return the result of an earlier run, or measure."""
     path = folder / f"{name}.json"
     if not path.exists():
         aside = path.with_suffix(".aside")
@@ -127,7 +127,7 @@ def once(folder: Path, name: str, measure: Callable[[], dict[str, Any]]) -> dict
 
 
 def prepared(size: int, cache: Path, folder: Path) -> dict[str, Any]:
-    """Build everything for a size, with what it cost."""
+    """Build everything for a size, and return the costs."""
 
     def built(name: str, function: Callable[..., Any], **options: Any) -> dict[str, Any]:
         return once(folder, name, lambda: in_child(function, cache, watch=True, **options))
@@ -147,9 +147,9 @@ def prepared(size: int, cache: Path, folder: Path) -> dict[str, Any]:
 
 
 def look(ray: bool) -> dict[str, int]:
-    """Return the bytes that this process and its children hold together."""
+    """Return the memory of this process and its children in bytes."""
     own = psutil.Process()
-    # Of Ray's many processes those that work for us.
+    # Only the workers among the processes of Ray.
     children = [one for one in own.children(recursive=True) if not ray or "MapBatches" in _words(one)]
     return memory_together([own, *children])
 
@@ -175,7 +175,7 @@ def step_of(source: str, size: int, corpus: str, embeddings: str) -> tuple[Any, 
 def mine(folder: str, source: str, workers: int | None, ray_workers: int | None, **where: Any) -> dict[str, Any]:
     """Mine for all queries and return the seconds and the memory of all processes."""
     rows = load_from_disk(str(Path(folder) / "queries"))
-    # From what another number of workers left, `map` would take over how the rows are shared out.
+    # Otherwise `map` reuses the split of the rows from a run with another number of workers.
     rows.cleanup_cache_files()
     kind, arguments = step_of(source, **where)
     step = kind(**arguments)
@@ -219,7 +219,7 @@ def mined_with_ray(rows: Dataset, kind: Any, arguments: dict[str, Any], workers:
     return {"seconds": spent["total"], "rows": rows_mined, "start": start, **peak}
 
 
-#: How many workers `map` and Ray have.
+#: The number of workers of `map` and Ray.
 WAYS = {"map": (None, None), "1 worker": (1, None), "2 workers": (2, None), "Ray, 1": (None, 1), "Ray, 2": (None, 2)}
 
 
@@ -299,7 +299,7 @@ def streamed(rows: int, size: int) -> Iterator[dict[str, Any]]:
 
 
 def write_stream(folder: str, rows: int, size: int, corpus: str) -> dict[str, Any]:
-    """Write the stream, noting the memory at each shard."""
+    """Write the stream, and record the memory at each shard."""
     from hnm_datasets.scale import streaming
 
     process, notes = psutil.Process(), []

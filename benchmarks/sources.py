@@ -33,21 +33,21 @@ import hnm_datasets as hnm
 from hnm_datasets.storage.folders import cache_root
 
 K = 100
-#: Candidates of BM25 that late interaction orders.
+#: BM25 candidates that late interaction sorts.
 FIRST = 200
 SOURCES = ("random", "bm25", "dense", "sparse", "late", "late, BM25", "fused")
 Finding = dict[str, Any]
 
 
 def hidden_rows(corpus: hnm.Corpus, rows: Dataset, limit: int) -> tuple[Dataset, Dataset]:
-    """Return rows that know one positive each, and the judgments."""
+    """Return rows with one known positive each, and the judgments."""
     several = np.flatnonzero([len(ids) > 1 for ids in rows["positive_ids"]])
     chosen = np.sort(np.random.default_rng(SEED).permutation(several)[:limit])
     return hnm.hide_positives(rows.select(chosen).select_columns(["query_id", "query", "positive_ids"]), seed=SEED)
 
 
 def model_of(source: str, options: dict[str, Any]) -> Any:
-    """Load the model of a source, which reads the beginning of each text."""
+    """Load the model of a source; it reads only the beginning of each text."""
     if source == "sparse":
         model: Any = SparseEncoder(options["sparse"], device="cpu")
     elif source == "late":
@@ -76,7 +76,7 @@ def step_of(source: str, corpus: hnm.Corpus, options: dict[str, Any]) -> Any:
 
 
 def kept() -> int:
-    """Return the bytes of what sources keep beside the corpus and the rows."""
+    """Return the bytes of the cache files of sources, without the corpus and the rows."""
     files = (path for path in cache_root().rglob("*") if path.is_file())
     return sum(
         path.stat().st_size for path in files if path.relative_to(cache_root()).parts[0] not in ("corpora", "rows")
@@ -84,7 +84,7 @@ def kept() -> int:
 
 
 def mine(place: str, set_: str, split: str, source: str, limit: int, n: int, options: dict[str, Any]) -> Finding:
-    """Mine by one source, and leave its rows in a file."""
+    """Mine with one source, and write its rows to a file."""
     small, few = hnm.load_sample("earthquakes")
     few.map(step_of(source, small, options), batched=True)
     corpus, rows = load_set(set_, split)
@@ -137,7 +137,7 @@ def measure_set(set_: str, run: Run) -> Finding:
 
 
 def hardness(mined: Dataset, judgments: Dataset) -> Finding:
-    """Return the mean score of the true negatives, and which share of them is above the known positive."""
+    """Return the mean score of the true negatives, and the share of them above the known positive."""
     relevant = [set(ids) for ids in judgments["positive_ids"]]
     scores, above = [], []
     for row, judged in zip(mined, relevant, strict=True):

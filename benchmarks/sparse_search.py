@@ -24,12 +24,12 @@ from hnm_datasets.models.sparse_vectors import sparse_vectors
 from hnm_datasets.runtime.workers import threads
 
 VOCABULARY = 30_522
-#: Added to each rank, so that the most frequent terms are in a share of the texts, as those of a trained model are.
+#: Added to each rank, so the most frequent terms are in a realistic share of the texts.
 FLATTENED = 20
 
 
 def random_vectors(rng: np.random.Generator, texts: int, terms: int) -> csr_array:
-    """Return vectors of random terms and weights; a term that is drawn twice has both weights."""
+    """Return vectors of random terms and weights; a term that is drawn twice has the sum of both weights."""
     chances = 1 / (np.arange(VOCABULARY) + FLATTENED)
     drawn = rng.choice(VOCABULARY, size=texts * terms, p=chances / chances.sum())
     weights = rng.random(texts * terms, dtype=np.float32)

@@ -37,7 +37,7 @@ CANDIDATES, PASSAGES = 20, 50_000
 
 
 class Recorder:
-    """A teacher that notes what it is asked, and how long its answers take."""
+    """A teacher that records its pairs and the time of its scoring."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.pairs, self.calls = model, [], 0
@@ -54,7 +54,7 @@ class Recorder:
 
 
 def throughput(run: Run) -> dict[str, Any]:
-    """Score the same pairs in all ways, in turns."""
+    """Score the same pairs with all methods alternately."""
     from models import make_model
     from sentence_transformers import CrossEncoder
 
@@ -94,7 +94,7 @@ def one_set(source: str, run: Run, teacher: Any, retriever: Any) -> dict[str, An
         scores["flat"] = teacher.predict(distinct, batch_size=run.batch_size)
         seconds["flat"].append(time.perf_counter() - start)
         step = CrossEncoderScores(own, teacher, batch_size=run.batch_size)
-        # Nothing is known of these pairs.
+        # These pairs have no judgments.
         shutil.rmtree(cache_root() / "pair_scores", ignore_errors=True)
         rerankers._RESULTS.forget(step.model.fingerprint)
         for name in ("ours", "again"):
@@ -162,7 +162,7 @@ def show_throughput(found: dict[str, Any]) -> str:
 
 
 def score(rows: int) -> dict[str, Any]:
-    """Score many rows with a teacher that costs nothing."""
+    """Score many rows with a teacher that needs no time."""
     rng = np.random.default_rng(SEED)
     corpus = Corpus.from_dataset(
         Dataset.from_dict({"id": [str(i) for i in range(PASSAGES)], "text": [f"passage {i}" for i in range(PASSAGES)]})
