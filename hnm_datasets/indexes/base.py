@@ -1,4 +1,4 @@
-"""The protocol of an index: encoded queries in, rows and scores out."""
+"""The index protocol: encoded queries in, rows and scores out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Hits(NamedTuple):
     """The best passages of B queries, K each, best first.
 
     Attributes:
-        rows: Row numbers in the corpus, -1 where there is no further passage. Shape (B, K), int64.
-        scores: Higher is better, -inf where there is no further passage. Shape (B, K), float32.
+        rows: Row numbers in the corpus, padded with -1. Shape (B, K), int64.
+        scores: Higher is better, padded with -inf. Shape (B, K), float32.
     """
 
     rows: NDArray[np.int64]
@@ -29,9 +29,9 @@ class Hits(NamedTuple):
 
 
 class Index(Protocol[Queries]):
-    """Searches a corpus. A deeper search begins with the answer of a shallower one.
+    """A searchable index of a corpus. The results of a search are a prefix of the results of a deeper search.
 
-    `BM25Index`, `DenseIndex`, `SparseIndex` and `ShardedIndex` satisfy it, and the miners use nothing else of an index.
+    `BM25Index`, `DenseIndex`, `SparseIndex` and `ShardedIndex` implement this protocol. Miners use no other members.
     """
 
     @property
@@ -40,41 +40,41 @@ class Index(Protocol[Queries]):
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that depend on everything that determines the answers."""
+        """32 hexadecimal digits that change whenever the results can change."""
 
     def prepare(self) -> None:
-        """Build what a search needs and keep it on disk, unless it is there."""
+        """Build the files of the index in the cache directory, unless they exist."""
 
     def search(self, queries: Queries, k: int) -> Hits:
         """Return the k best passages of each query."""
 
     def score(self, queries: Queries, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score that `search` gives to certain passages of each query. Shape (C,), aligned with `rows`."""
+        """Score given passages of each query as `search` does. Shape (C,), aligned with `rows.values`."""
 
 
 class ShardIndex(Index[Queries], Protocol[Queries]):
-    """An index of one shard of a corpus, as `ShardedIndex` uses it. It numbers the rows as the corpus does."""
+    """An index of one shard of a corpus, for `ShardedIndex`. Its row numbers are those of the whole corpus."""
 
     @property
     def shard(self) -> tuple[int, int] | None:
-        """The number of the shard and how many there are; None for the whole corpus."""
+        """The number of this shard and the number of shards; None for the whole corpus."""
 
     @property
     def rows(self) -> range:
-        """The rows of the corpus that are indexed."""
+        """The indexed rows of the corpus."""
 
     @property
     def nbytes(self) -> int:
-        """The size of the files that a search maps."""
+        """The size in bytes of the files that a search maps into memory."""
 
     def close(self) -> None:
-        """Let go of the files; the next search opens them again."""
+        """Close the files. The next search reopens them."""
 
     def search_shard(self, queries: Queries, k: int) -> tuple[Hits, NDArray[np.float32] | None]:
-        """Search, and return the part of the scores that is the same for all passages of a query separately.
+        """Search, and return the per-query constant of the scores separately.
 
-        Adding that constant can round distinct scores to ties, so the hits of the shards are merged before it is added.
+        Adding the constant can round distinct scores to ties, so the hits of all shards are merged before it is added.
 
         Returns:
-            The hits, ordered and scored without the constants, and the constants, shape (B,); None: there are none.
+            The hits, ordered and scored without the constants, and the constants, shape (B,), or None.
         """

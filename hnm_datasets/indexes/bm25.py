@@ -1,7 +1,7 @@
 """BM25 over a memory-mapped inverted index.
 
-The scores are those of [bm25s](https://arxiv.org/abs/2407.03618) (Lù 2024): each posting carries the token's whole
-contribution to the passage's score, computed once when the index is built, so that a search only adds up.
+The scores are those of [bm25s](https://arxiv.org/abs/2407.03618) (Lù 2024): each posting stores the full contribution
+of a token to the score of a passage, computed when the index is built, so a search only adds weights.
 """
 
 from __future__ import annotations
@@ -38,43 +38,44 @@ from hnm_datasets.storage.opened import Opened
 
 @dataclass(frozen=True)
 class BM25Index:
-    """BM25 index of a corpus, built on first use, kept under the `datasets` cache directory and opened memory-mapped.
+    """BM25 index of a corpus, built on first use and memory-mapped from the `datasets` cache directory.
 
-    Two passages with the same score come in the order of the corpus, so a deeper search begins with the answer of a
-    shallower one. A passage that shares no token with the query is never an answer.
+    Passages with equal scores are in corpus order, so the results of a search are a prefix of the results of a deeper
+    search. Passages that share no token with the query are never returned.
 
-    Texts in any language are cut into tokens; no option names the language. Case and Unicode form do not count
-    (NFKC, case folding), and words keep their combining marks. Where a script puts spaces between words, the words are
-    the tokens, but for single Latin letters and digits. Scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer,
-    Burmese and their relatives), and Korean, give the overlapping pairs of neighboring characters, and single
-    characters that can be words. `tokenizer` takes a segmenter in place of them. The default stemmer and stop words are
-    English and leave other scripts alone; set both for other languages in Latin script.
+    Tokenization works for all languages without a language option. It ignores case and Unicode form (NFKC, case
+    folding) and keeps combining marks. In scripts with spaces, tokens are words, except single Latin letters and single
+    digits. In scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese and related scripts) and in Korean,
+    tokens are overlapping pairs of adjacent characters, and single characters that can be words. To use a word
+    segmenter instead, pass it as `tokenizer`. The default stemmer and stop words are English and do not affect other
+    scripts; set both for other languages in Latin script.
 
-    The index is a folder that bm25s opens, see `folder`, and `from_bm25s` takes one that bm25s has built.
+    bm25s can open the index, see `folder`. To search an index that bm25s built, see `from_bm25s`.
 
     Args:
         corpus: The passages.
-        method: The formula: `"lucene"` (the default, as Elasticsearch and Pyserini score), `"robertson"`, `"atire"`,
+        method: The formula: `"lucene"` (the default, as in Elasticsearch and Pyserini), `"robertson"`, `"atire"`,
             `"bm25l"` or `"bm25+"`; see Kamphuis et al. 2020, *Which BM25 Do You Mean?*
-        k1: How slowly a repeated token stops adding to the score; 0 counts each token once. Usual: 0.9 to 2.
-        b: How much long passages are discounted, from 0 (not at all) to 1 (in full proportion).
-        delta: The floor that `"bm25l"` and `"bm25+"` give to a token in a long passage; the other methods ignore it.
-        stemmer: The Snowball language, by name or ISO 639-1 code, such as `"german"` or `"de"`; None: words are
-            compared as they are.
-        stopwords: A language with a built-in list, such as `"german"` or `"de"`, or the words themselves; None: every
-            word counts.
-        token_pattern: A regular expression that finds the tokens in the normalized text, such as `"[a-z]+"`. None: as
-            above.
-        tokenizer: A function from a normalized text to a list of tokens, or a Hugging Face tokenizer: a fast one of
-            transformers or a `tokenizers.Tokenizer`, which gets the text as it is. Its tokens are stemmed and compared
-            with the stop words like others. None: as above.
-        tokenizer_fingerprint: For a function: a name that changes whenever its tokens do.
-        shard: `(i, n)`: index only the i-th of n shards of the corpus, counted from 0. Document frequencies and lengths
-            are those of the whole corpus, so scores are the same as without shards; see `ShardedIndex`.
+        k1: Term frequency saturation: the higher, the more repeated tokens count; 0 counts each token once. Usual: 0.9
+            to 2.
+        b: Length normalization, from 0 (none) to 1 (full).
+        delta: The lower bound for the contribution of a token in a long passage, for `"bm25l"` and `"bm25+"`; the other
+            methods ignore it.
+        stemmer: The Snowball language, by name or ISO 639-1 code, such as `"german"` or `"de"`; None: no stemming.
+        stopwords: A language with a built-in list, such as `"german"` or `"de"`, or a list of words; None: no stop
+            words.
+        token_pattern: A regular expression that matches the tokens of a normalized text, such as `"[a-z]+"`. None: the
+            tokenization above.
+        tokenizer: A function from a normalized text to a list of tokens, or a Hugging Face tokenizer (a fast one of
+            transformers or a `tokenizers.Tokenizer`), which gets the original text. Stop words and stemmer apply to its
+            tokens too. None: the tokenization above.
+        tokenizer_fingerprint: For a function: a name that you change whenever its tokens change.
+        shard: `(i, n)`: index only shard i of n shards of the corpus, counted from 0. Document frequencies and lengths
+            are those of the whole corpus, so scores do not depend on the shards; see `ShardedIndex`.
 
     Raises:
-        TypeError: `corpus` is not a `Corpus`, or an option is of the wrong type.
-        ValueError: An option is out of range, a language is unknown, or a function comes without its name.
+        TypeError: `corpus` is not a `Corpus`, or an option has the wrong type.
+        ValueError: An option is out of range, a language is unknown, or a function has no `tokenizer_fingerprint`.
 
     Example:
         >>> from hnm_datasets import load_sample
@@ -86,7 +87,7 @@ class BM25Index:
         >>> BM25Index(corpus, tokenizer=str.split, tokenizer_fingerprint="spaces-1").search(["magma"], k=1).rows.shape
         (1, 1)
 
-        The same index, opened by bm25s:
+        Open the same index with bm25s:
 
         >>> import bm25s
         >>> retriever = bm25s.BM25.load(index.folder, mmap=True)
@@ -138,27 +139,28 @@ class BM25Index:
 
     @classmethod
     def from_bm25s(cls, corpus: Corpus, index: bm25s.BM25 | str | Path, **options: Unpack[TokenOptions]) -> BM25Index:
-        """Take an index that bm25s has built, to mine with its scores.
+        """Import an index that bm25s built, to mine with its scores.
 
-        The index is copied into the cache directory once, under a name made of its content. The formula and the
-        vocabulary come from it. bm25s does not save how texts became tokens, so the options say it, and they are
-        checked: up to 1,000 passages must have the tokens that the index has for them.
+        The index is copied into the cache directory once, under a name derived from its content. Formula and vocabulary
+        are those of the index. bm25s does not save its tokenization settings, so pass them as options. They are
+        verified: the tokens of up to 1,000 passages must be equal to the tokens in the index.
 
         Args:
-            corpus: The passages that were indexed: row i of the index is passage i of the corpus.
-            index: A `bm25s.BM25`, the folder that its `save` wrote, or its Hub id. Nothing is ever unpickled.
-            **options: How texts become tokens, as in `bm25s.tokenize`: `token_pattern` finds the words of the text in
-                lower case, `stopwords` are dropped, and `stemmer`, a Snowball language, stems the others. `tokenizer`
-                replaces the pattern: a Hugging Face tokenizer, or a function, which gets the text as it is and needs
+            corpus: The indexed passages: row i of the index is passage i of the corpus.
+            index: A `bm25s.BM25`, the folder that its `save` wrote, or its Hub id. No pickle files are loaded.
+            **options: The tokenization, as in `bm25s.tokenize`: `token_pattern` matches words in the lowercase text,
+                `stopwords` are dropped, and `stemmer`, a Snowball language, stems the other words. `tokenizer` replaces
+                the pattern: a Hugging Face tokenizer, or a function, which gets the original text and requires
                 `tokenizer_fingerprint`. It may also be a `bm25s.tokenization.Tokenizer`, which sets all options; if it
-                splits or stems with a function of its own, it needs `tokenizer_fingerprint` too. Defaults: the stop
-                words and the stemmer of a `Tokenizer` that was saved in the folder; otherwise English stop words and
-                no stemmer, as in `bm25s.tokenize`, and with a `tokenizer` neither.
+                uses a custom function to split or stem, it requires `tokenizer_fingerprint` too. Defaults: stop words
+                and stemmer of a `Tokenizer` saved in the folder; otherwise English stop words and no stemmer, as in
+                `bm25s.tokenize`; with a `tokenizer`, no stop words and no stemmer.
 
         Raises:
-            FileNotFoundError: There is no such folder, or it holds no index.
-            TypeError: An argument is something else, or an option is unknown.
-            ValueError: The index does not fit the corpus or the options, is damaged, or a tokenizer has no name.
+            FileNotFoundError: The folder does not exist or has no index.
+            TypeError: An argument has an unsupported type, or an option is unknown.
+            ValueError: The index does not match the corpus or the options, the index is damaged, or a tokenizer has no
+                `tokenizer_fingerprint`.
 
         Example:
             >>> import bm25s, Stemmer
@@ -186,7 +188,7 @@ class BM25Index:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that depend on the corpus, the options, and the lists and stemmer behind them."""
+        """32 hexadecimal digits that depend on the corpus, the options, the stop words and the stemmer version."""
         content = {"kind": "bm25", "options": [self.method, self.k1, self.b, self.delta]}
         if self.imported is not None:
             content["imported"] = self.imported
@@ -194,42 +196,43 @@ class BM25Index:
 
     @property
     def analyzer(self) -> Analyzer:
-        """What turns texts into tokens."""
+        """The tokenization of passages and queries."""
         kind = Analyzer if self.imported is None else Bm25sAnalyzer
         return kind(self.stemmer, self.stopwords, self.token_pattern, self.tokenizer)  # type: ignore[arg-type]
 
     @property
     def rows(self) -> range:
-        """The rows of the corpus that are indexed."""
+        """The indexed rows of the corpus."""
         return rows_of_shard(self.shard, len(self.corpus))
 
     @property
     def nbytes(self) -> int:
-        """The size in bytes of the files that a search maps."""
+        """The size in bytes of the files that a search maps into memory."""
         return folder_size(self.folder, "*.npy") + bm25_skipping.size_of_bounds(self.fingerprint)
 
     @property
     def folder(self) -> Path:
-        """The folder of the index, which `bm25s.BM25.load` opens too, unless it is of a shard; built first if need be.
+        """The folder of the index. The first access builds the index.
 
-        bm25s takes queries as `tokenize` returns them. Never change its files.
+        `bm25s.BM25.load` can open it, unless it is a shard; pass the output of `tokenize` as queries. Never modify its
+        files.
         """
         if self.imported is not None:
             return kept_folder(self.imported)
         return build_once(cache_root() / "bm25", self.fingerprint, self._build)
 
     def prepare(self) -> None:
-        """Build the index and keep it in the cache directory, unless it is there; the first search does the same."""
+        """Build the index in the cache directory, unless it exists. The first search does the same."""
         _ = self.folder
 
     def close(self) -> None:
-        """Let go of the files; the next search opens them again."""
+        """Close the files. The next search reopens them."""
         _OPENED.forget(self.fingerprint)
         _VOCABULARIES.forget(self.fingerprint)
         bm25_skipping.close_bounds(self.fingerprint)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return the tokens of texts as strings, in order, which bm25s' `retrieve` and `get_scores` take.
+        """Return the tokens of texts as strings, in order, for `retrieve` and `get_scores` of bm25s.
 
         Args:
             texts: B texts.
@@ -238,7 +241,7 @@ class BM25Index:
         return self.analyzer.tokenize(texts)
 
     def encode(self, queries: Sequence[str]) -> Tokens:
-        """Return the known tokens of queries, which `search` and `score` take in place of texts.
+        """Return the tokens of queries that are in the vocabulary. `search` and `score` accept them instead of texts.
 
         Args:
             queries: B texts.
@@ -248,17 +251,17 @@ class BM25Index:
 
     def _check_texts(self, name: str, texts: Sequence[str]) -> None:
         if isinstance(texts, str):
-            raise TypeError(f"{type(self).__name__}: {name} must be a list of texts, got one: pass [{texts!r}].")
-        other = next(((place, text) for place, text in enumerate(texts) if not isinstance(text, str)), None)
-        if other is not None:
-            raise TypeError(f"{type(self).__name__}: {name}[{other[0]}] must be a text, got {other[1]!r}.")
+            raise TypeError(f"{type(self).__name__}: {name} must be a list of texts, got one text: pass [{texts!r}].")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"{type(self).__name__}: {name}[{number}] must be a text, got {text!r}.")
 
     def search(self, queries: Sequence[str] | Tokens, k: int) -> Hits:
         """Return the k best passages of each query.
 
         Args:
             queries: B texts, or their tokens.
-            k: Hits per query. More than the corpus has passages is no error: the rest stays empty.
+            k: Hits per query. If k exceeds the number of passages, the result is padded.
 
         Returns:
             Rows and scores of shape (B, k), see `Hits`.
@@ -267,7 +270,7 @@ class BM25Index:
         return Hits(hits.rows, hits.scores + constants[:, None])
 
     def search_shard(self, queries: Sequence[str] | Tokens, k: int) -> tuple[Hits, NDArray[np.float32]]:
-        """Search as `search` does, and return the constant part of each query's scores separately.
+        """Do the same as `search`, but return the per-query constant of the scores separately.
 
         Adding the constant can round distinct sums to ties.
 
@@ -279,26 +282,26 @@ class BM25Index:
             Rows and sums of shape (B, k), in the order of the sums, and the constants to add to them, of shape (B,).
         """
         tokens = queries if isinstance(queries, Tokens) else self.encode(queries)
-        # The threads have no cache folder of their own: they get opened files.
+        # Open the files here: threads do not know the cache directory.
         files, passages = _open(self), len(self.rows)
         skips = k > 0 and passages >= bm25_skipping.PASSAGES_PER_HIT * k
         bounds = bm25_skipping.open_bounds(self.fingerprint, files, passages) if skips else None
 
-        def search_some(some: slice, keys: NDArray[np.uint64]) -> None:
-            asked = tokens.lists.offsets[some.start : some.stop + 1], tokens.lists.values
+        def search_chunk(chunk: slice, keys: NDArray[np.uint64]) -> None:
+            lists = tokens.lists.offsets[chunk.start : chunk.stop + 1], tokens.lists.values
             if bounds is None:
-                bm25_kernels.search(files.starts, files.postings, files.weights, *asked, None, passages, keys)
+                bm25_kernels.search(files.starts, files.postings, files.weights, *lists, None, passages, keys)
             else:
-                bm25_skipping.search(files, *asked, passages, bounds, keys)
+                bm25_skipping.search(files, *lists, passages, bounds, keys)
 
-        return search_in_threads(search_some, len(tokens), k, self.rows.start), tokens.constants
+        return search_in_threads(search_chunk, len(tokens), k, self.rows.start), tokens.constants
 
     def score(self, queries: Sequence[str] | Tokens, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score of certain passages of each query, the same to the bit as `search` gives them.
+        """Score given passages of each query. The scores are bit-identical to those of `search`.
 
         Args:
             queries: B texts, or their tokens.
-            rows: B lists of row numbers of passages that are indexed, C in all.
+            rows: B lists of row numbers of indexed passages, C in total.
 
         Returns:
             Shape (C,), aligned with `rows.values`.

@@ -1,4 +1,4 @@
-"""How a text becomes the tokens that BM25 counts: words, stems, stop words."""
+"""Tokenization for BM25: words, stemming, stop words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_WORDS = {
     if name.startswith("STOPWORDS_") and name not in ("STOPWORDS_EN", "STOPWORDS_EN_PLUS")
 } | {"english": "STOPWORDS_EN", "english_plus": "STOPWORDS_EN_PLUS"}
 
-#: ISO 639-1.
+#: Languages by ISO 639-1 code.
 _LANGUAGES = {
     "ar": "arabic",
     "ca": "catalan",
@@ -66,17 +66,17 @@ _LANGUAGES = {
 
 
 def language_of(owner: str, name: str, value: object, known: Sequence[str]) -> str:
-    """Return the name of a language, given its name or its ISO 639-1 code, in any case.
+    """Return the name of a language, given its name or ISO 639-1 code, ignoring case.
 
     Raises:
-        ValueError: There is none for this language.
+        ValueError: The language is not in `known`.
     """
     language = value.lower() if isinstance(value, str) else value
     return checks.one_of(owner, name, _LANGUAGES.get(language, language), known)  # type: ignore[call-overload]
 
 
 def checked_pattern(owner: str, pattern: object, tokenizer: object) -> None:
-    """Raise a ValueError if a pattern finds no tokens, or stands beside a tokenizer."""
+    """Raise a ValueError if a pattern is invalid, or if there is a tokenizer too."""
     if pattern is None:
         return
     try:
@@ -85,16 +85,16 @@ def checked_pattern(owner: str, pattern: object, tokenizer: object) -> None:
         raise ValueError(f"{owner}: token_pattern is not a regular expression: {error}") from None
     if groups > 1:
         raise ValueError(
-            f"{owner}: token_pattern {pattern!r} has {groups} groups, and a token is one string. Write (?:...) for "
-            f"groups that are not the token."
+            f"{owner}: token_pattern {pattern!r} has {groups} groups, but a token is a single string. Write (?:...) "
+            f"for groups that are not the token."
         )
     if tokenizer is not None:
-        raise ValueError(f"{owner}: token_pattern and tokenizer exclude each other: both say what the tokens are.")
+        raise ValueError(f"{owner}: token_pattern and tokenizer both define the tokens. Pass only one of them.")
 
 
 @dataclass(frozen=True)
 class Analyzer:
-    """The options of `BM25Index` that say what the tokens of a text are."""
+    """The tokenization options of `BM25Index`."""
 
     stemmer: str | None
     stopwords: str | Sequence[str] | None
@@ -103,7 +103,7 @@ class Analyzer:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the tokens depend on."""
+        """Everything that the tokens depend on, for fingerprints."""
         return {
             "stemmer": self.stemmer and [self.stemmer, Stemmer.version()],
             "stopwords": sorted(self._stop_words()),
@@ -112,7 +112,7 @@ class Analyzer:
         }
 
     def words(self) -> Callable[[str], list[str]]:
-        """Return the function that cuts a text into words."""
+        """Return the function that splits a text into words."""
         if self.tokenizer is not None:
             return self.tokenizer.tokens
         if self.token_pattern is None:
@@ -121,7 +121,7 @@ class Analyzer:
         return lambda text: find(normal_text(text))
 
     def tokens(self, words: list[str]) -> list[str]:
-        """Turn words into tokens, and stop words into the empty one, which no text has."""
+        """Return the token of each word; stop words become the empty token, which no text contains."""
         stop_words = self._stop_words()
         stems = words if self.stemmer is None else Stemmer.Stemmer(self.stemmer).stemWords(words)
         return ["" if compared(word) in stop_words else compared(stem) for word, stem in zip(words, stems, strict=True)]
@@ -132,7 +132,7 @@ class Analyzer:
         found = [words_of(text) for text in texts]
         words = list(dict.fromkeys(chain.from_iterable(found)))
         token_of = dict(zip(words, self.tokens(words), strict=True))
-        return [[token for word in one if (token := token_of[word])] for one in found]
+        return [[token for word in text if (token := token_of[word])] for text in found]
 
     def _stop_words(self) -> frozenset[str]:
         words = self.stopwords or ()

@@ -1,6 +1,6 @@
-"""Building a BM25 index: the tokens of a corpus are counted, of all shards before any is weighed.
+"""Building a BM25 index: count the tokens of all shards, then compute the weights of each shard.
 
-bm25s builds only the index of a whole corpus that it holds in memory as Python lists.
+bm25s can only index a whole corpus, from Python lists in memory.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.manifest import is_complete
 
-#: Goes into every index's fingerprint; raise it when the files or the scores change.
+#: Part of the fingerprint of an index; increase it when the files or the scores change.
 _FORMAT = 4
 
 _CHUNK = 20_000
 
-#: Postings weighed at a time, which bounds the memory of building.
+#: Postings per chunk when computing weights, to limit memory.
 _POSTINGS = 1 << 20
 
 
 @dataclass(frozen=True)
 class CountedTokens:
-    """The counts of the tokens of a corpus, or of its shards, which are made once and kept in the cache directory.
+    """Token counts of a corpus or of its shards. The counts of shards are cached in the cache directory.
 
     Attributes:
         corpus: The passages.
-        analyzer: What their tokens are.
+        analyzer: Their tokenization.
         shard: The shard to index; None: the whole corpus.
     """
 
@@ -49,7 +49,7 @@ class CountedTokens:
     shard: tuple[int, int] | None
 
     def content(self, shard: tuple[int, int] | None) -> dict[str, Any]:
-        """Return everything that the tokens of a shard of the corpus depend on."""
+        """Return everything that the tokens of a shard depend on, for fingerprints."""
         content = {
             "format": _FORMAT,
             "corpus": self.corpus.fingerprint,
@@ -58,23 +58,23 @@ class CountedTokens:
         return content if shard is None else content | {"shard": list(shard)}
 
     def write_index(self, folder: Path, formula: Formula) -> None:
-        """Weigh the tokens and write the index to a folder.
+        """Compute the weights of the tokens and write the index to a folder.
 
-        The shards of a corpus share one vocabulary, which is in the folder of their statistics, once: bm25s, which
-        knows no shards, opens the index of a whole corpus.
+        The shards of a corpus share one vocabulary, stored once in the folder of their statistics. (bm25s does not
+        support shards and opens only indexes of a whole corpus.)
         """
         if self.shard is None:
             counts, tokens = self.count(range(len(self.corpus)))
             statistics = Statistics.of([counts])
-            # The tokens are in the order of their numbers, and the last is the empty one of bm25s.
+            # The tokens are in the order of their numbers. The last one is the empty token of bm25s.
             save_vocabulary(folder, statistics.vocabulary, {token: i for i, token in enumerate([*tokens, ""])})
             del tokens
         else:
             counts, statistics = Counts.open(self.counts_of(self.shard[0])), Statistics.open(self.statistics())
-        # A token that this shard lacks has no postings; other shards have them.
+        # A token that only other shards contain has no postings here.
         frequencies = np.zeros(len(statistics.frequencies), dtype=np.int64)
         frequencies[statistics.vocabulary.find(counts.vocabulary)] = np.diff(counts.starts)
-        # Only a corpus of nothing but stop words has a mean length of 0, and it has no postings to divide for.
+        # The mean length is 0 only in a corpus of stop words alone, which has no postings.
         relative_lengths = counts.lengths / (statistics.tokens / statistics.passages or 1.0)
         rarity = formula.rarity(statistics.passages, statistics.frequencies)
         floor = formula.saturation(np.zeros(1), np.ones(1))[0]
@@ -82,13 +82,13 @@ class CountedTokens:
         with writing_postings(folder, offsets_of(frequencies), counts.postings) as append:
             for start in range(0, len(owners), _POSTINGS):
                 chunk = slice(start, start + _POSTINGS)
-                lengths_here = relative_lengths[counts.postings[chunk]]
-                saturated = formula.saturation(counts.counts[chunk].astype(np.float64), lengths_here)
+                lengths = relative_lengths[counts.postings[chunk]]
+                saturated = formula.saturation(counts.counts[chunk].astype(np.float64), lengths)
                 append(rarity[owners[chunk]] * (saturated - floor))
         save_formula(folder, formula, len(counts.lengths), rarity * floor)
 
     def count(self, rows: range) -> tuple[Counts, list[str]]:
-        """Count how often each passage holds each token; return also the tokens."""
+        """Count the occurrences of each token in each passage; return the counts and the tokens."""
         words_of, counter = self.analyzer.words(), TokenCounter(self.analyzer.tokens)
         with tqdm(total=len(rows), desc="Indexing passages (BM25)", unit=" passages") as bar:
             for chunk in self.corpus.iter_texts(_CHUNK, rows):
@@ -97,7 +97,7 @@ class CountedTokens:
         return counter.counts()
 
     def counts_of(self, number: int, timeout: float = -1) -> Path:
-        """Return the folder of the counts of one shard, made once; another method or k1 needs no others."""
+        """Return the folder with the counts of one shard, cached. They do not depend on the formula."""
         assert self.shard is not None
         shard = (number, self.shard[1])
         name = fingerprint({"kind": "bm25-counts"} | self.content(shard))
@@ -109,7 +109,7 @@ class CountedTokens:
         return build_once(cache_root() / "bm25-counts", name, build, timeout=timeout)
 
     def statistics(self) -> Path:
-        """Return the folder of the counts of all shards together, made once."""
+        """Return the folder with the total counts of all shards, cached."""
         assert self.shard is not None
         own, shards = self.shard
         content = {"kind": "bm25-statistics", "shards": shards}
@@ -120,8 +120,8 @@ class CountedTokens:
 
         parent = cache_root() / "bm25-statistics"
         if not is_complete(parent / name):
-            # The lock of the statistics is held while they are made: a process that waits for it could be counting.
-            # Each process begins with its own shard and skips those that others count, so that they share the work.
+            # Count before `build_once` takes the lock of the statistics, so that waiting processes can count too. Each
+            # process starts with its own shard and skips shards that others are counting, so they share the work.
             for step in range(shards):
                 with contextlib.suppress(Timeout):
                     self.counts_of((own + step) % shards, timeout=0)

@@ -1,4 +1,4 @@
-"""What is counted of a corpus, or of its parts, before BM25 weighs it."""
+"""Token counts of a corpus or of its shards, from which the BM25 weights are computed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from hnm_datasets.storage.tables import KeyTable
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each of n passages holds each of V tokens, by token.
+    """The counts of V tokens in n passages, by token.
 
     Attributes:
-        starts: Where each token's postings begin and end. Shape (V + 1,).
-        postings: Passages, from 0 on, ascending for each token. Shape (P,).
-        counts: How often. Shape (P,), float32.
-        lengths: How many tokens each passage has. Shape (n,).
+        starts: Where the postings of each token begin and end. Shape (V + 1,).
+        postings: Passages, counted from 0, ascending for each token. Shape (P,).
+        counts: The occurrences of the token in the passage. Shape (P,), float32.
+        lengths: The number of tokens in each passage. Shape (n,).
         vocabulary: The digest of each token, ascending. Shape (V, 2).
     """
 
@@ -39,27 +39,27 @@ class Counts:
     vocabulary: NDArray[np.uint64]
 
     def save(self, folder: Path) -> None:
-        """Write them to a folder."""
+        """Write the arrays to a folder."""
         for field in fields(self):
             save_array(folder, field.name, getattr(self, field.name))
 
     @classmethod
     def open(cls, folder: Path) -> Counts:
-        """Map what `save` wrote."""
+        """Map the arrays that `save` wrote."""
         arrays: Any = {field.name: open_array(folder, field.name) for field in fields(cls)}
         return cls(**arrays)
 
 
 class TokenCounter:
-    """Counts the tokens of passages, a chunk at a time, and holds eight bytes for each different token of each passage.
+    """Counts the tokens of passages chunk by chunk. It needs eight bytes per distinct token of a passage.
 
     Args:
-        stem: Turns words into tokens, and stop words into the empty one, which is not counted.
+        stem: Maps words to tokens, and stop words to the empty token, which is not counted.
     """
 
     def __init__(self, stem: Callable[[list[str]], list[str]]) -> None:
         self.stem = stem
-        # Numbers go by the order of first appearance.
+        # Words and tokens are numbered in the order of first appearance.
         self.words: defaultdict[str, int] = defaultdict()
         self.words.default_factory = self.words.__len__
         self.tokens: defaultdict[str, int] = defaultdict()
@@ -85,13 +85,13 @@ class TokenCounter:
         self.lengths.append(np.bincount(owners, minlength=len(sizes)))
 
     def counts(self) -> tuple[Counts, list[str]]:
-        """Return what was counted, by token, and the tokens; the counts are given away and not held on to."""
+        """Return the counts by token, and the tokens. This releases the memory of the counter; call it once."""
         distinct = list(self.tokens)
-        # In the order of their digests, which is that of a table of them and does not depend on what else there is.
+        # Sort by digest, as in a `KeyTable`, so that the order does not depend on the other tokens.
         digests = digest_strings(distinct)
         order = np.lexsort((digests[:, 1], digests[:, 0]))
-        places = np.empty(len(order), dtype=np.int32)
-        places[order] = np.arange(len(order), dtype=np.int32)
+        positions = np.empty(len(order), dtype=np.int32)
+        positions[order] = np.arange(len(order), dtype=np.int32)
         frequencies = np.zeros(len(order), dtype=np.int64)
         for _, tokens, _ in self.chunks:
             frequencies += np.bincount(tokens, minlength=len(order))
@@ -103,7 +103,7 @@ class TokenCounter:
         self.chunks.reverse()
         while self.chunks:
             sizes, tokens, numbers = self.chunks.pop()
-            bm25_kernels.place(first, sizes, places[tokens], numbers, free, postings, counts)
+            bm25_kernels.scatter(first, sizes, positions[tokens], numbers, free, postings, counts)
             first += len(sizes)
         lengths = np.concatenate([np.empty(0, np.int64), *self.lengths]).astype(np.float64)
         return Counts(starts, postings, counts, lengths, digests[order]), [distinct[token] for token in order.tolist()]
@@ -111,13 +111,13 @@ class TokenCounter:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the formulas need to know of a whole corpus.
+    """The statistics of a whole corpus that the formulas need.
 
     Attributes:
         vocabulary: The number of each token.
-        frequencies: In how many passages each is. Shape (V,).
-        passages: How many there are.
-        tokens: How many tokens they have.
+        frequencies: The document frequency of each token. Shape (V,).
+        passages: The number of passages.
+        tokens: The number of tokens in all passages.
     """
 
     vocabulary: KeyTable
@@ -127,7 +127,7 @@ class Statistics:
 
     @classmethod
     def of(cls, shards: list[Counts]) -> Statistics:
-        """Add up the counts of all shards."""
+        """Sum the counts of all shards."""
         digests = np.concatenate([shard.vocabulary for shard in shards])
         frequencies = np.concatenate([np.diff(shard.starts) for shard in shards])
         order = np.lexsort((digests[:, 1], digests[:, 0]))
@@ -142,14 +142,14 @@ class Statistics:
         )
 
     def save(self, folder: Path) -> None:
-        """Write them to a folder."""
+        """Write the arrays to a folder."""
         self.vocabulary.save(folder, "vocabulary")
         save_array(folder, "frequencies", self.frequencies)
         save_array(folder, "sizes", np.array([self.passages, self.tokens]))
 
     @classmethod
     def open(cls, folder: Path) -> Statistics:
-        """Map what `save` wrote."""
+        """Map the arrays that `save` wrote."""
         sizes = open_array(folder, "sizes")
         frequencies: Any = open_array(folder, "frequencies")
         return cls(KeyTable.open(folder, "vocabulary"), frequencies, int(sizes[0]), float(sizes[1]))

@@ -1,7 +1,7 @@
-"""The folder of a BM25 index: the files that bm25s defines, and a table of the tokens that is mapped, not parsed.
+"""The folder of a BM25 index: the files that bm25s defines, and a memory-mapped table of the tokens.
 
-`bm25s.BM25.load(folder, mmap=True)` opens it. To parse its vocabulary takes a second for a million tokens; a search
-reads the table instead.
+`bm25s.BM25.load(folder, mmap=True)` opens the folder. Parsing the vocabulary of bm25s takes a second for a million
+tokens, so searches use the table instead.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from hnm_datasets.storage.tables import KeyTable
 _STARTS, _POSTINGS, _WEIGHTS = "indptr.csc.index", "indices.csc.index", "data.csc.index"
 _CONSTANTS = "nonoccurrence_array.index"
 _VOCABULARY, _OPTIONS = "vocab.index.json", "params.index.json"
-#: The names of the files that every index of bm25s has.
+#: The files of every bm25s index.
 INDEX_FILES = (*(f"{name}.npy" for name in (_STARTS, _POSTINGS, _WEIGHTS)), _VOCABULARY, _OPTIONS)
-#: That of a formula with constants has one more.
+#: An additional file for formulas with constants.
 CONSTANTS_FILE = f"{_CONSTANTS}.npy"
 _TABLE = "vocabulary"
 
@@ -36,10 +36,10 @@ class Postings:
     """The memory-mapped postings of one index.
 
     Attributes:
-        starts: Where each token's postings begin and end; after the tokens comes the empty one of bm25s, which has
-            none. Shape (V + 2,).
-        postings: The rows that hold each token, ascending. Shape (P,).
-        weights: What the token adds to each such row's score. Shape (P,).
+        starts: Where the postings of each token begin and end. The last token is the empty token of bm25s, which has no
+            postings. Shape (V + 2,).
+        postings: The rows that contain each token, ascending. Shape (P,).
+        weights: The contribution of the token to the score of each of these rows. Shape (P,).
     """
 
     starts: NDArray[np.int64]
@@ -57,14 +57,14 @@ class Postings:
 def writing_postings(
     folder: Path, starts: NDArray[np.int64], postings: NDArray[np.int32]
 ) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """Write `Postings`; yields what takes the next piece of the weights.
+    """Write `Postings`. Yield a function that appends the next chunk of the weights.
 
     Args:
-        folder: Where to.
+        folder: The folder to write to.
         starts: Where the postings of each of the V tokens begin and end. Shape (V + 1,).
         postings: Shape (P,).
     """
-    # For a query without a known token, bm25s looks up the empty token.
+    # bm25s looks up the empty token for a query without any token in the vocabulary.
     save_array(folder, _STARTS, np.append(starts, starts[-1]))
     save_array(folder, _POSTINGS, postings)
     with append_array(folder, _WEIGHTS, np.dtype(np.float32)) as append:
@@ -74,14 +74,15 @@ def writing_postings(
 def save_formula(
     folder: Path, formula: Formula, passages: int, constants: NDArray[np.floating], rarity_method: str | None = None
 ) -> None:
-    """Write what the weights are.
+    """Write the parameters of the weights.
 
     Args:
-        folder: Where to.
-        formula: How they were computed.
-        passages: How many are indexed.
-        constants: What each token adds to the scores of all passages, where the formula has constants. Shape (V,).
-        rarity_method: The method whose rarity of tokens counts; None: that of the formula.
+        folder: The folder to write to.
+        formula: The formula of the weights.
+        passages: The number of indexed passages.
+        constants: The contribution of each token to the scores of all passages, used if the formula has constants.
+            Shape (V,).
+        rarity_method: The method for the inverse document frequency; None: that of the formula.
     """
     if formula.has_constants:
         save_array(folder, _CONSTANTS, np.append(constants, 0).astype(np.float32))
@@ -97,7 +98,7 @@ def save_formula(
 
 
 def open_constants(folder: Path, formula: Formula) -> NDArray[np.float32]:
-    """Map what each of the tokens adds to the scores of all passages. Shape (V + 1,)."""
+    """Map the contribution of each token to the scores of all passages. Shape (V + 1,)."""
     if not formula.has_constants:
         return np.zeros(len(open_array(folder, _STARTS)) - 1, dtype=np.float32)
     constants: Any = open_array(folder, _CONSTANTS)
@@ -105,11 +106,11 @@ def open_constants(folder: Path, formula: Formula) -> NDArray[np.float32]:
 
 
 def save_vocabulary(folder: Path, table: KeyTable, vocabulary: Mapping[str, int]) -> None:
-    """Write which number each token has.
+    """Write the number of each token.
 
     Args:
-        folder: Where to.
-        table: The numbers of the tokens that texts have, by their digests.
+        folder: The folder to write to.
+        table: The numbers of the tokens by digest, without the empty token.
         vocabulary: The numbers of all tokens, for bm25s.
     """
     table.save(folder, _TABLE)

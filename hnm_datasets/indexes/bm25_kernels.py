@@ -1,7 +1,7 @@
-"""The loops of inverted indexes, of BM25 and of sparse vectors, compiled by numba.
+"""The loops of inverted indexes for BM25 and sparse vectors, compiled by numba.
 
-They release the interpreter lock and are run from Python threads. Numba's own parallel loops are not used: after they
-have run once, a process that forks, as `Dataset.map(num_proc=...)` does, dies in the child.
+They release the GIL and run in Python threads. Numba's parallel loops cannot be used: once they have run in a process,
+its forked children crash, for example the workers of `Dataset.map(num_proc=...)`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from hnm_datasets.arrays.compiled import compiled
 from hnm_datasets.arrays.selection import bring_smallest
 from hnm_datasets.indexes.keys import NO_KEY, key_of
 
-#: Rows whose largest sum is found together form a block. The rows of a block are _LANES apart, so that the largest sums
-#: of neighboring blocks are found at once; a tile is _LANES such blocks.
+#: The maximum of the sums is computed per block of rows. The rows of a block are _LANES apart, so that SIMD
+#: instructions compute the maxima of adjacent blocks together. A tile is _LANES such blocks.
 _BLOCK = 64
 _LANES = 64
 _TILE = _BLOCK * _LANES
-#: Groups of blocks per wanted row, among whose largest sums the bar is chosen: few of the best rows share a group.
+#: The number of groups of blocks is this factor times k. The more groups, the fewer of the best rows share a group.
 _GROUPS = 8
-#: A query that touches less than this part of the passages follows its postings again instead of reading all sums.
-_FEW = 64
+#: If a query has postings in less than 1 / _SPARSE of the passages, the hits are picked by its postings, not by reading
+#: all sums.
+_SPARSE = 64
 
 
 @numba.njit(nogil=True)
 def _bar(maxima: NDArray[np.int32], k: int, groups: NDArray[np.int32], keys: NDArray[np.uint64]) -> Any:
-    """Return a number above 0 that k rows reach if as many have such sums, given the largest sums of blocks of rows.
+    """Return a positive threshold that at least k rows reach, if k rows have positive sums, given the maxima of blocks.
 
-    It is the k-th largest among the maxima of groups of blocks: to choose it among all blocks takes much of a search.
+    It is the k-th largest among the maxima of groups of blocks. Selecting it among all blocks would be slow.
     """
     if len(groups) <= k:
         return np.int32(1)
@@ -49,9 +50,9 @@ def _bar(maxima: NDArray[np.int32], k: int, groups: NDArray[np.int32], keys: NDA
 def _pick_from_all(
     bits: NDArray[np.int32], maxima: NDArray[np.int32], groups: NDArray[np.int32], k: int, keys: NDArray[np.uint64]
 ) -> int:
-    """Find the rows of the largest sums, given the sums' bits; return how many keys there are.
+    """Find the rows with the largest sums, given the bits of the sums; return the number of keys.
 
-    At least k rows reach the bar, if there are as many, so all blocks below it are skipped.
+    At least k rows reach the threshold of `_bar`, so all blocks below it are skipped.
     """
     for tile in range(len(maxima) // _LANES):
         largest = maxima[tile * _LANES : (tile + 1) * _LANES]
@@ -87,7 +88,7 @@ def _pick_from_postings(
     k: int,
     keys: NDArray[np.uint64],
 ) -> int:
-    """Do what `_pick_from_all` does by the postings of the tokens alone, and set the sums to zero."""
+    """Do the same as `_pick_from_all` by reading only the postings of the tokens, and reset the sums to zero."""
     count, limit = 0, NO_KEY
     for token in tokens:
         for row in postings[starts[token] : starts[token + 1]]:
@@ -118,17 +119,17 @@ def search(
     n_passages: int,
     out: NDArray[np.uint64],
 ) -> None:
-    """Find the best passages of each query, of those whose sums are above 0.
+    """Find the best passages of each query, among those with positive sums.
 
     Args:
-        starts: Where each token's postings begin and end. Shape (V + 1,).
-        postings: The rows that hold each token, ascending. Shape (P,).
-        weights: What the token adds to each such row's score. Shape (P,).
-        offsets: Where each query's tokens begin and end. Shape (B + 1,).
-        tokens: The queries' tokens. Shape (T,).
-        factors: What the weights of each token are multiplied by. Shape (T,); None: by 1.
+        starts: Where the postings of each token begin and end. Shape (V + 1,).
+        postings: The rows that contain each token, ascending. Shape (P,).
+        weights: The contribution of the token to the score of each of these rows. Shape (P,).
+        offsets: Where the tokens of each query begin and end. Shape (B + 1,).
+        tokens: The tokens of the queries. Shape (T,).
+        factors: The factor for the weights of each token. Shape (T,); None: 1.
         n_passages: The number of passages, N.
-        out: Filled with their keys, for `hits_of`; their scores are without what all of a query get on top. Shape
+        out: Receives the keys of the hits, for `hits_of`. Their scores do not include the per-query constant. Shape
             (B, K).
     """
     tiles = (n_passages + _TILE - 1) // _TILE
@@ -136,7 +137,7 @@ def search(
     bits = sums.view(np.int32)
     maxima, k = np.empty(tiles * _LANES, dtype=np.int32), out.shape[1]
     groups = np.empty(min(len(maxima), _GROUPS * k), dtype=np.int32)
-    # As many again as are wanted: they are cut to k not often.
+    # At least twice the size needed, so that cutting the keys to k is rare.
     keys = np.empty(max(2 * k + 8 * _BLOCK, len(groups)), dtype=np.uint64)
     for query in range(len(offsets) - 1):
         own = tokens[offsets[query] : offsets[query + 1]]
@@ -146,22 +147,22 @@ def search(
             found, added = postings[starts[token] : starts[token + 1]], weights[starts[token] : starts[token + 1]]
             touched += len(found)
             if factors is None:
-                for place in range(len(found)):
-                    # An unsigned index spares the test for a negative one.
-                    sums[np.uint32(found[place])] += added[place]
+                for position in range(len(found)):
+                    # An unsigned index avoids numba's check for negative indexes.
+                    sums[np.uint32(found[position])] += added[position]
             else:
                 factor = factors[offsets[query] + number]
-                for place in range(len(found)):
-                    sums[np.uint32(found[place])] += added[place] * factor
-        if touched > n_passages // _FEW:
+                for position in range(len(found)):
+                    sums[np.uint32(found[position])] += added[position] * factor
+        if touched > n_passages // _SPARSE:
             count = _pick_from_all(bits, maxima, groups, k, keys)
             sums[:] = 0
         else:
             count = _pick_from_postings(bits, starts, postings, own, k, keys)
         if count > k:
             bring_smallest(keys, count, k)
-        for place in range(k):
-            out[query, place] = keys[place] if place < count else NO_KEY
+        for position in range(k):
+            out[query, position] = keys[position] if position < count else NO_KEY
 
 
 @compiled
@@ -176,29 +177,29 @@ def score(
     rows: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> None:
-    """Score certain rows of each query, by a binary search in each token's postings; its arguments are as in `search`.
+    """Score given rows of each query with binary searches in the postings. See `search` for the arguments.
 
-    The sum runs over the tokens in the same order as in `search`, so that it is the same to the last bit.
+    The sum adds the tokens in the same order as `search`, so the scores are bit-identical.
     """
     for query in range(len(offsets) - 1):
-        for place in range(row_offsets[query], row_offsets[query + 1]):
+        for position in range(row_offsets[query], row_offsets[query + 1]):
             total = np.float32(0)
             for token in tokens[offsets[query] : offsets[query + 1]]:
                 low, high = starts[token], starts[token + 1]
                 end = high
                 while low < high:
                     middle = (low + high) >> 1
-                    if postings[middle] < rows[place]:
+                    if postings[middle] < rows[position]:
                         low = middle + 1
                     else:
                         high = middle
-                if low < end and postings[low] == rows[place]:
+                if low < end and postings[low] == rows[position]:
                     total += weights[low]
-            out[place] = total + extras[query]
+            out[position] = total + extras[query]
 
 
 @compiled
-def place(
+def scatter(
     first_row: int,
     sizes: NDArray[np.int32],
     tokens: NDArray[np.int32],
@@ -207,16 +208,16 @@ def place(
     postings: NDArray[np.int32],
     counts: NDArray[np.float32],
 ) -> None:
-    """Put the tokens of passages where the postings of each token have their next free place.
+    """Append the counts of passages to the postings of their tokens.
 
     Args:
         first_row: The row of the first of these passages.
-        sizes: How many different tokens each passage has. Shape (B,).
-        tokens: Its tokens, C in all. Shape (C,).
-        numbers: How often it has them. Shape (C,).
-        free: The next free place of each token, which moves on. Shape (V,).
-        postings: Filled with rows. Shape (P,).
-        counts: Filled with numbers. Shape (P,).
+        sizes: The number of distinct tokens in each passage. Shape (B,).
+        tokens: The distinct tokens of all passages. Shape (C,).
+        numbers: The count of each of these tokens. Shape (C,).
+        free: The next free position in the postings of each token; it is advanced. Shape (V,).
+        postings: Receives the rows. Shape (P,).
+        counts: Receives the numbers. Shape (P,).
     """
     at = 0
     for passage in range(len(sizes)):

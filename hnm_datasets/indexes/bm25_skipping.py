@@ -1,4 +1,4 @@
-"""Searching large corpora without reading all postings: the files that it takes, and when it is worth it."""
+"""Searching large corpora without reading all postings: the bounds, their files, and when to use them."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.mapped import open_array, save_array
 from hnm_datasets.storage.opened import Opened
 
-#: Goes into the names of the folders; raise it when the files change.
+#: Part of the folder names; increase it when the files change.
 _FORMAT = 1
-#: Passages per hit from which on it is faster than reading all postings.
+#: With at least this many passages per hit, skipping is faster than reading all postings.
 PASSAGES_PER_HIT = 20_000
-#: A token in this part of the passages has bounds for blocks, which take at most half the bytes of its postings.
+#: Tokens in at least 1 / _MOST_FREQUENT of the passages have bounds per block, at most half the size of their postings.
 _MOST_FREQUENT = 16
-#: Postings that a token needs to have segments, and the most that a segment has on average.
+#: The minimum number of postings of a token with segments, and the maximum mean number of postings per segment.
 _FREQUENT, _SEGMENT = 512, 64
 
 _OPENED: Opened[Bounds] = Opened()
 
 
 def bounds_of(postings: Postings, passages: int) -> Bounds:
-    """Find the frequent tokens of an index and the bounds of their weights.
+    """Compute the bounds for the weights of the frequent tokens of an index.
 
     Args:
-        postings: Those of the index.
-        passages: How many are indexed.
+        postings: The postings of the index.
+        passages: The number of indexed passages.
     """
     frequencies = np.diff(postings.starts)
     tokens = np.flatnonzero(frequencies >= _FREQUENT)
-    # Of each a slice of its own: `reduceat` would read all postings.
+    # `reduceat` would read all postings, so slice each token.
     pairs = zip(postings.starts[tokens].tolist(), postings.starts[tokens + 1].tolist(), strict=True)
     tops = np.array([postings.weights[start:stop].max() for start, stop in pairs], dtype=np.float32)
     shifts = np.maximum(np.log2(_SEGMENT * passages / frequencies[tokens]), 0).astype(np.uint8)
@@ -60,12 +60,12 @@ def bounds_of(postings: Postings, passages: int) -> Bounds:
 
 
 def open_bounds(name: str, postings: Postings, passages: int) -> Bounds:
-    """Map the bounds of an index, which are made on first use and kept in the cache directory.
+    """Map the bounds of an index from the cache directory. The first call computes them.
 
     Args:
         name: The fingerprint of the index.
-        postings: Those of the index.
-        passages: How many are indexed.
+        postings: The postings of the index.
+        passages: The number of indexed passages.
     """
 
     def build(folder: Path) -> None:
@@ -85,12 +85,12 @@ def _folder_of(name: str) -> Path:
 
 
 def size_of_bounds(name: str) -> int:
-    """Return the bytes of the bounds of an index; 0 before a search has made them."""
+    """Return the size in bytes of the bounds of an index; 0 before the first search that uses them."""
     return folder_size(_folder_of(name), "*.npy")
 
 
 def close_bounds(name: str) -> None:
-    """Let go of the bounds of an index."""
+    """Close the bounds of an index."""
     _OPENED.forget(name)
 
 
@@ -102,16 +102,17 @@ def search(
     bounds: Bounds,
     out: NDArray[np.uint64],
 ) -> None:
-    """Find the best passages of each query, the same as `bm25_kernels.search`, whose arguments these are."""
+    """Find the best passages of each query, with the same arguments and results as `bm25_kernels.search`."""
     tokens, offsets = tokens[offsets[0] : offsets[-1]], offsets - offsets[0]
-    places = np.searchsorted(bounds.tokens, tokens)
-    known = np.append(bounds.tokens, -1)[places] == tokens
+    positions = np.searchsorted(bounds.tokens, tokens)
+    frequent = np.append(bounds.tokens, -1)[positions] == tokens
     done = np.empty(len(out), dtype=np.bool_)
     index = (postings.starts, postings.postings, postings.weights)
-    bm25_skipping_kernels.search(*index, offsets, tokens, passages, bounds, np.where(known, places, -1), out, done)
-    rest = np.flatnonzero(~done)
-    if len(rest):
-        left = take_lists(Ragged(offsets, tokens), rest)
-        keys = np.empty((len(rest), out.shape[1]), dtype=np.uint64)
-        bm25_kernels.search(*index, left.offsets, left.values, None, passages, keys)
-        out[rest] = keys
+    positions[~frequent] = -1
+    bm25_skipping_kernels.search(*index, offsets, tokens, passages, bounds, positions, out, done)
+    remaining = np.flatnonzero(~done)
+    if len(remaining):
+        lists = take_lists(Ragged(offsets, tokens), remaining)
+        keys = np.empty((len(remaining), out.shape[1]), dtype=np.uint64)
+        bm25_kernels.search(*index, lists.offsets, lists.values, None, passages, keys)
+        out[remaining] = keys

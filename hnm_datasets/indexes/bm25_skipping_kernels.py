@@ -1,11 +1,11 @@
-"""The loops of a BM25 search that reads a part of the postings, compiled by numba when a large corpus is searched.
+"""A BM25 search that skips postings, compiled by numba on the first search of a large corpus.
 
-A query is searched in three steps:
+The search of a query has three steps:
 
-1. The sum of each passage is bounded from above, in one byte. The most frequent tokens, which have most of the
-   postings, have a bound for each block of four passages; of the other tokens, all postings are read.
-2. The passages with the highest bounds are scored. The k-th best score is the bar.
-3. The other passages whose bounds reach the bar are scored, highest bounds first; the bar rises meanwhile.
+1. Compute an upper bound for the sum of each passage, in one byte. The most frequent tokens, which have most of the
+   postings, have a bound for each block of four passages. For the other tokens, read all postings.
+2. Score the passages with the highest bounds. The k-th best score is the threshold (`bar`).
+3. Score the other passages whose bounds reach the threshold, highest bounds first, raising the threshold on the way.
 
 This is block-max pruning (Mallia et al. 2024, *Faster Learned Sparse Retrieval with Block-Max Pruning*), with blocks
 for the frequent tokens only.
@@ -24,34 +24,34 @@ from hnm_datasets.indexes.keys import NO_KEY, key_of
 
 #: Passages in a block.
 BLOCK = 4
-#: Blocks in a quad, and quads in a group. They are _LANES apart, so that neighboring maxima are found at once.
+#: Blocks in a quad, and quads in a group. They are _LANES apart, so that SIMD instructions compute adjacent maxima.
 _QUAD, _GROUP = 4, 16
 _LANES = 64
-#: The number of blocks is a multiple of it.
+#: The number of blocks is a multiple of this.
 TILE = _LANES * _QUAD * _GROUP
-#: The largest level of a block's bound, in the unit of the index.
+#: The largest level of the bound of a block, in the unit of the index.
 LEVELS = 254
-#: Bounds of sums are bytes, and so is the bound of the longest query that is searched here.
+#: The largest bound of a sum, which must fit into a byte, and the number of tokens of the longest supported query.
 _TOP, _LONGEST = 250, 60
-#: Of queries that touch less than this part of the passages, it is faster to read all postings; also where more than
-#: this part of the passages has to be scored.
-_FEW, _MANY = 64, 256
-#: How many times as many groups the next step looks at.
+#: Reading all postings is faster for queries with postings in less than 1 / _FEWEST of the passages, and for queries
+#: that need the scores of more than 1 / _SCORED of the passages.
+_FEWEST, _SCORED = 64, 256
+#: Each round examines this many times the groups of the previous rounds.
 _GROWTH = 4
 
 
 class Bounds(NamedTuple):
-    """What is known of the frequent tokens of an index, F in all.
+    """Upper bounds for the weights of the F frequent tokens of an index.
 
     Attributes:
-        tokens: Which they are, ascending. Shape (F,).
+        tokens: The frequent tokens, ascending. Shape (F,).
         tops: The largest weight of each. Shape (F,).
-        shifts: How many rows a segment of each has, as a power of 2. Shape (F,).
+        shifts: The base-2 logarithm of the number of rows in a segment of each. Shape (F,).
         offsets: Where the segments of each begin and end in `marks`. Shape (F + 1,).
-        marks: The number of the token's postings before each segment, and after the last.
+        marks: The number of postings of the token before each segment, and at the end the number of all.
         lines: The line of each in `maxima`, -1 for none. Shape (F,).
-        maxima: The level that the weights in each block do not exceed, for the most frequent. Shape (D, blocks).
-        units: What a level of 1 stands for. Shape (1,).
+        maxima: An upper bound for the weights in each block, as a level, for the most frequent. Shape (D, blocks).
+        units: The weight of one level. Shape (1,).
     """
 
     tokens: NDArray[np.int64]
@@ -71,16 +71,16 @@ def measure(
     """Fill the marks and maxima of `Bounds`.
 
     Args:
-        starts: Where each token's postings begin and end. Shape (V + 1,).
-        postings: The rows that hold each token, ascending. Shape (P,).
-        weights: What the token adds to each such row's score. Shape (P,).
-        bounds: The maxima are zeros.
+        starts: Where the postings of each token begin and end. Shape (V + 1,).
+        postings: The rows that contain each token, ascending. Shape (P,).
+        weights: The contribution of the token to the score of each of these rows. Shape (P,).
+        bounds: Receives the marks and maxima; the maxima must be zeros.
     """
     maxima, unit = bounds.maxima, bounds.units[0]
-    for place in range(len(bounds.tokens)):
-        start, stop = starts[bounds.tokens[place]], starts[bounds.tokens[place] + 1]
-        own, segment = bounds.marks[bounds.offsets[place] : bounds.offsets[place + 1]], 0
-        line, shift = bounds.lines[place], bounds.shifts[place]
+    for position in range(len(bounds.tokens)):
+        start, stop = starts[bounds.tokens[position]], starts[bounds.tokens[position] + 1]
+        own, segment = bounds.marks[bounds.offsets[position] : bounds.offsets[position + 1]], 0
+        line, shift = bounds.lines[position], bounds.shifts[position]
         for posting in range(start, stop):
             row = postings[posting]
             while segment <= row >> shift:
@@ -94,29 +94,29 @@ def measure(
 
 @numba.njit(nogil=True)
 def _replace(heap: NDArray[np.uint64], key: Any) -> None:
-    """Put a key in the place of the largest, which is the first of a heap."""
-    place, child = 0, 1
+    """Replace the largest key of a heap, which is the first one."""
+    position, child = 0, 1
     while child < len(heap):
         if child + 1 < len(heap) and heap[child + 1] > heap[child]:
             child += 1
         if heap[child] <= key:
             break
-        heap[place] = heap[child]
-        place, child = child, 2 * child + 1
-    heap[place] = key
+        heap[position] = heap[child]
+        position, child = child, 2 * child + 1
+    heap[position] = key
 
 
 @numba.njit(nogil=True)
 def _add_levels(levels: NDArray[np.uint64], shift: Any, sums: NDArray[np.uint64]) -> None:
-    """Divide bytes by a power of 2 and add them to others, eight at a time; no sum exceeds a byte."""
+    """Divide bytes by a power of 2 and add them to `sums`, eight at a time. No sum may exceed a byte."""
     mask = np.uint64(0x0101010101010101) * (np.uint64(0xFF) >> shift)
-    for place in range(len(sums)):
-        sums[place] += (levels[place] >> shift) & mask
+    for position in range(len(sums)):
+        sums[position] += (levels[position] >> shift) & mask
 
 
 @numba.njit(nogil=True)
 def _largest(found: NDArray[np.uint8], size: int, out: NDArray[np.uint8]) -> None:
-    """Find the largest of each `size` numbers that are _LANES apart."""
+    """Compute the maximum of each group of `size` numbers that are _LANES apart."""
     for tile in range(len(out) // _LANES):
         largest = out[tile * _LANES : (tile + 1) * _LANES]
         largest[:] = 0
@@ -128,7 +128,7 @@ def _largest(found: NDArray[np.uint8], size: int, out: NDArray[np.uint8]) -> Non
 
 @numba.njit(nogil=True)
 def _bound_blocks(rare: NDArray[np.uint8], frequent: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Find the largest bound in each block; the bounds of the first passage of each block come first, and so on."""
+    """Compute the largest bound in each block. `rare` starts with the bounds of the first passage of each block."""
     n = len(frequent)
     first, second, third, fourth = rare[:n], rare[n : 2 * n], rare[2 * n : 3 * n], rare[3 * n :]
     for block in range(n):
@@ -146,7 +146,7 @@ def _pick(
     rows: NDArray[np.int32],
     levels: NDArray[np.uint8],
 ) -> int:
-    """Collect the rows whose bound is at least `low` and below `high`; return how many there are, -1 for too many."""
+    """Collect the rows with `low` <= bound < `high`; return their number, or -1 if there are too many."""
     count: Any = 0
     n, least = len(frequent), np.uint8(low)
     for group in range(len(groups)):
@@ -160,10 +160,10 @@ def _pick(
                 return -1
             first_block = quad // _LANES * (_LANES * _QUAD) + quad % _LANES
             for block in range(first_block, first_block + _LANES * _QUAD, _LANES):
-                for place in range(BLOCK):
-                    level = np.int64(rare[place * n + block]) + np.int64(frequent[block])
-                    # Without a branch, which processors could not foretell.
-                    rows[count], levels[count] = BLOCK * block + place, rare[place * n + block]
+                for position in range(BLOCK):
+                    level = np.int64(rare[position * n + block]) + np.int64(frequent[block])
+                    # Branchless: a branch would often be mispredicted.
+                    rows[count], levels[count] = BLOCK * block + position, rare[position * n + block]
                     count += (low <= level) & (level < high)
     return count  # type: ignore[no-any-return]
 
@@ -178,28 +178,28 @@ def _add_weights(
     room: NDArray[np.int64],
     sums: NDArray[np.float32],
 ) -> None:
-    """Add a token's weights in some rows to their sums.
+    """Add the weights of a token in given rows to the sums of these rows.
 
-    The binary searches take their steps together, so that the processor waits for many postings at once.
+    The binary searches of all rows advance together, so that memory accesses overlap.
     """
     longest: Any = 0
     lows, highs = room[0], room[1]
-    for place in range(len(rows)):
-        segment = rows[place] >> shift
-        lows[place], highs[place] = marks[segment], marks[segment + 1]
-        longest = max(longest, highs[place] - lows[place])
+    for position in range(len(rows)):
+        segment = rows[position] >> shift
+        lows[position], highs[position] = marks[segment], marks[segment + 1]
+        longest = max(longest, highs[position] - lows[position])
     step = 1
     while 2 * step <= longest:
         step *= 2
     while longest and step:
-        for place in range(len(rows)):
-            after = lows[place] + step
-            last = max(min(after, highs[place]) - 1, 0)
-            lows[place] = after if (after <= highs[place]) & (postings[last] < rows[place]) else lows[place]
+        for position in range(len(rows)):
+            after = lows[position] + step
+            last = max(min(after, highs[position]) - 1, 0)
+            lows[position] = after if (after <= highs[position]) & (postings[last] < rows[position]) else lows[position]
         step >>= 1
-    for place in range(len(rows)):
-        if lows[place] < highs[place] and postings[lows[place]] == rows[place]:
-            sums[place] += weights[lows[place]]
+    for position in range(len(rows)):
+        if lows[position] < highs[position] and postings[lows[position]] == rows[position]:
+            sums[position] += weights[lows[position]]
 
 
 @numba.njit(nogil=True)
@@ -208,14 +208,14 @@ def _largest_sum(
     weights: NDArray[np.float32],
     bounds: Bounds,
     tokens: NDArray[np.int64],
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
 ) -> float:
-    """Return what no passage's sum of a query's tokens exceeds."""
+    """Return an upper bound for the sum of the weights of a query's tokens in any passage."""
     total = 0.0
     for number in range(len(tokens)):
         largest: Any = np.float32(0)
-        if places[number] >= 0:
-            largest = bounds.tops[places[number]]
+        if positions[number] >= 0:
+            largest = bounds.tops[positions[number]]
         else:
             for weight in weights[starts[tokens[number]] : starts[tokens[number] + 1]]:
                 largest = max(largest, weight)
@@ -230,19 +230,19 @@ def _bound(
     weights: NDArray[np.float32],
     bounds: Bounds,
     tokens: NDArray[np.int64],
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
     shift: int,
     rare: NDArray[np.uint8],
     frequent: NDArray[np.uint8],
 ) -> None:
-    """Bound the sums over the tokens without maxima, for each passage, and those over the others, for each block."""
-    # A little more levels for a weight, so that rounding makes no bound too low.
+    """Compute the bounds of the tokens without maxima per passage, and of the other tokens per block."""
+    # Slightly more levels per weight, so that rounding never makes a bound too low.
     per_unit = np.float32((1 + 1e-6) / (bounds.units[0] * 2.0**shift))
     stride = np.uint32(len(frequent))
     frequent[:] = 0
     rare[:] = 0
     for number in range(len(tokens)):
-        line = bounds.lines[places[number]] if places[number] >= 0 else -1
+        line = bounds.lines[positions[number]] if positions[number] >= 0 else -1
         if line >= 0:
             _add_levels(bounds.maxima[line].view(np.uint64), np.uint64(shift), frequent.view(np.uint64))
             continue
@@ -261,37 +261,37 @@ def _thin_out(
     weights: NDArray[np.float32],
     bounds: Bounds,
     tokens: NDArray[np.int64],
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
     bar: float,
     rows: NDArray[np.int32],
     room: NDArray[np.int64],
     sums: NDArray[np.float32],
     rests: NDArray[np.float32],
 ) -> int:
-    """Keep the rows that can reach the bar, once tokens with maxima are looked up; return how many.
+    """Keep the rows that can reach `bar` given the exact weights of the tokens with maxima; return their number.
 
-    `sums` holds the bounds over the other tokens.
+    On entry, `sums` contains the bounds over the other tokens.
     """
     count, unit = len(rows), np.float32(bounds.units[0])
     rests[:count] = 0
     for looks_up in (False, True):
         for number in range(len(tokens)):
-            line = bounds.lines[places[number]] if places[number] >= 0 else -1
+            line = bounds.lines[positions[number]] if positions[number] >= 0 else -1
             if line < 0:
                 continue
             maxima = bounds.maxima[line]
             if not looks_up:
-                for place in range(count):
-                    rests[place] += maxima[rows[place] // BLOCK] * unit
+                for position in range(count):
+                    rests[position] += maxima[rows[position] // BLOCK] * unit
                 continue
-            start, stop, token = starts[tokens[number]], starts[tokens[number] + 1], places[number]
+            start, stop, token = starts[tokens[number]], starts[tokens[number] + 1], positions[number]
             marks = bounds.marks[bounds.offsets[token] : bounds.offsets[token + 1]]
             found, added = postings[start:stop], weights[start:stop]
             _add_weights(found, added, marks, bounds.shifts[token], rows[:count], room, sums)
             kept = 0
-            for place in range(count):
-                row, rest = rows[place], rests[place] - maxima[rows[place] // BLOCK] * unit
-                rows[kept], sums[kept], rests[kept] = row, sums[place], rest
+            for position in range(count):
+                row, rest = rows[position], rests[position] - maxima[rows[position] // BLOCK] * unit
+                rows[kept], sums[kept], rests[kept] = row, sums[position], rest
                 kept += sums[kept] + rest >= bar
             count = kept
     return count
@@ -304,26 +304,27 @@ def _score(
     weights: NDArray[np.float32],
     bounds: Bounds,
     tokens: NDArray[np.int64],
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
     rows: NDArray[np.int32],
     room: NDArray[np.int64],
     sums: NDArray[np.float32],
     heap: NDArray[np.uint64],
 ) -> None:
-    """Score rows, over the tokens in their order as always, and put the best into the heap."""
+    """Score rows, adding the tokens in the same order as all searches, and put the best rows into the heap."""
     whole = np.zeros(2, dtype=np.int32)
     sums[: len(rows)] = 0
     for number in range(len(tokens)):
-        start, stop, place = starts[tokens[number]], starts[tokens[number] + 1], places[number]
+        start, stop, position = starts[tokens[number]], starts[tokens[number] + 1], positions[number]
         marks, shift = whole, np.uint8(31)
-        if place >= 0:
-            marks, shift = bounds.marks[bounds.offsets[place] : bounds.offsets[place + 1]], bounds.shifts[place]
+        if position >= 0:
+            marks = bounds.marks[bounds.offsets[position] : bounds.offsets[position + 1]]
+            shift = bounds.shifts[position]
         whole[1] = stop - start
         _add_weights(postings[start:stop], weights[start:stop], marks, shift, rows, room, sums)
     bits = sums.view(np.uint32)
-    for place in range(len(rows)):
-        if sums[place] > 0:
-            key = key_of(bits[place], rows[place])
+    for position in range(len(rows)):
+        if sums[position] > 0:
+            key = key_of(bits[position], rows[position])
             if key < heap[0]:
                 _replace(heap, key)
 
@@ -337,48 +338,48 @@ def search(
     tokens: NDArray[np.int64],
     n_passages: int,
     bounds: Bounds,
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
     out: NDArray[np.uint64],
     done: NDArray[np.bool_],
 ) -> None:
-    """Find the best passages of each query, the same as `bm25_kernels.search`, unless reading all postings is faster.
+    """Find the same passages as `bm25_kernels.search`, except for queries where reading all postings is faster.
 
     Args:
-        starts: As in `bm25_kernels.search`, and so are the next five.
+        starts: As in `bm25_kernels.search`, like the next five arguments.
         postings: Shape (P,).
         weights: Shape (P,).
         offsets: Shape (B + 1,).
         tokens: Shape (T,).
         n_passages: N.
         bounds: The frequent tokens.
-        places: Where each of the queries' tokens is among the frequent ones, -1 for others. Shape (T,).
-        out: Filled with keys, for `hits_of`. Shape (B, K).
-        done: Filled with whether the query was searched; if not, its keys mean nothing. Shape (B,).
+        positions: The position of each token in `bounds.tokens`, -1 for other tokens. Shape (T,).
+        out: Receives the keys of the hits, for `hits_of`. Shape (B, K).
+        done: Receives whether the query was searched; if not, its keys are undefined. Shape (B,).
     """
     n_blocks, k = bounds.maxima.shape[1], out.shape[1]
     rare, frequent = np.empty(BLOCK * n_blocks, dtype=np.uint8), np.empty(n_blocks, dtype=np.uint8)
     blocks, quads = np.empty(n_blocks, dtype=np.uint8), np.empty(n_blocks // _QUAD, dtype=np.uint8)
     groups, histogram = np.empty(len(quads) // _GROUP, dtype=np.uint8), np.empty(256, dtype=np.int64)
-    most = max(n_passages // _MANY, 4 * k) + _QUAD * BLOCK
-    rows, levels, room = np.empty(most, np.int32), np.empty(most, np.uint8), np.empty((2, most), np.int64)
-    sums, rests = np.empty(most, dtype=np.float32), np.empty(most, dtype=np.float32)
+    size = max(n_passages // _SCORED, 4 * k) + _QUAD * BLOCK
+    rows, levels, room = np.empty(size, np.int32), np.empty(size, np.uint8), np.empty((2, size), np.int64)
+    sums, rests = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
     bar_bits = np.empty(1, dtype=np.uint32)
     for query in range(len(offsets) - 1):
-        own, own_places = tokens[offsets[query] : offsets[query + 1]], places[offsets[query] : offsets[query + 1]]
+        own, own_positions = tokens[offsets[query] : offsets[query + 1]], positions[offsets[query] : offsets[query + 1]]
         touched, rounded_down = 0, 0
         for number in range(len(own)):
             touched += starts[own[number] + 1] - starts[own[number]]
-            rounded_down += own_places[number] >= 0 and bounds.lines[own_places[number]] >= 0
+            rounded_down += own_positions[number] >= 0 and bounds.lines[own_positions[number]] >= 0
         done[query] = False
-        if touched <= n_passages // _FEW or len(own) > _LONGEST:
+        if touched <= n_passages // _FEWEST or len(own) > _LONGEST:
             continue
-        largest, shift = _largest_sum(starts, weights, bounds, own, own_places), 0
+        largest, shift = _largest_sum(starts, weights, bounds, own, own_positions), 0
         while largest / (bounds.units[0] * 2.0**shift) + len(own) > _TOP:
             shift += 1
         unit = bounds.units[0] * 2.0**shift
-        # More than what the order of additions can change.
+        # An upper bound for the rounding error of the sums.
         margin = (largest + len(own) * unit) * (len(own) + 8) * 2.0**-21
-        _bound(starts, postings, weights, bounds, own, own_places, shift, rare, frequent)
+        _bound(starts, postings, weights, bounds, own, own_positions, shift, rare, frequent)
         _bound_blocks(rare, frequent, blocks)
         _largest(blocks, _QUAD, quads)
         _largest(quads, _GROUP, groups)
@@ -387,7 +388,7 @@ def search(
             histogram[level] += 1
         heap, bar, low, least, seen, wanted = out[query], 0.0, 256, 1, 0, k
         heap[:] = NO_KEY
-        # Until the k-th best score is above all other bounds.
+        # Repeat until the k-th best score is above all remaining bounds.
         while not done[query]:
             high = low
             while low > least and (seen < wanted or low == high):
@@ -398,12 +399,12 @@ def search(
             if count < 0:
                 break
             if bar > 0:
-                for place in range(count):
-                    sums[place] = levels[place] * unit
+                for position in range(count):
+                    sums[position] = levels[position] * unit
                 count = _thin_out(
-                    starts, postings, weights, bounds, own, own_places, bar - margin, rows[:count], room, sums, rests
+                    starts, postings, weights, bounds, own, own_positions, bar - margin, rows[:count], room, sums, rests
                 )
-            _score(starts, postings, weights, bounds, own, own_places, rows[:count], room, sums, heap)
+            _score(starts, postings, weights, bounds, own, own_positions, rows[:count], room, sums, heap)
             if heap[0] == NO_KEY:
                 break
             bar_bits[0] = ~np.uint32(heap[0] >> np.uint64(32)) & np.uint32(0x7FFFFFFF)

@@ -21,7 +21,7 @@ class Tokens:
 
     Attributes:
         lists: The tokens of each query.
-        constants: The part of each query's scores that is the same for all passages. Shape (B,).
+        constants: The constant part of the scores of each query, the same for all passages. Shape (B,).
     """
 
     lists: Ragged[NDArray[np.int64]]
@@ -37,14 +37,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The known tokens, and what turns a text into tokens."""
+    """The tokens of an index, with their constants, and the tokenization."""
 
     table: KeyTable
     constants: NDArray[np.float32]
     analyzer: Analyzer
 
     def tokens_of(self, queries: Sequence[str]) -> Tokens:
-        """Return the known tokens of each query, repeated ones included."""
+        """Return the tokens of each query that are in the vocabulary, including repetitions."""
         words_of = self.analyzer.words()
         found = [words_of(query) for query in queries]
         words = list(dict.fromkeys(chain.from_iterable(found)))

@@ -1,4 +1,4 @@
-"""The BM25 formulas: how rare a token is, and how its count saturates."""
+"""The BM25 formulas: rarity (inverse document frequency) and saturation (term frequency)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # ---- the formulas ------------------------------------------------------------------------------------------------
-# score = sum over the query's tokens of rarity(token) * saturation(count of the token in the passage), as written out
-# by Kamphuis et al. 2020. N: passages; n: passages that hold the token; f: count; l: length relative to the mean.
+# score = sum over the query's tokens of rarity(token) * saturation(count of the token in the passage), as in Kamphuis
+# et al. 2020. N: passages; n: passages that contain the token; f: count; l: length relative to the mean.
 
 _Numbers = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ _SATURATION: dict[str, Callable[[_Numbers, _Numbers, float, float, float], _Numb
 
 @dataclass(frozen=True)
 class Formula:
-    """One of the formulas with its parameters; see `BM25Index` for them."""
+    """A BM25 formula with its parameters, see `BM25Index`."""
 
     method: str
     k1: float
@@ -49,13 +49,13 @@ class Formula:
 
     @property
     def has_constants(self) -> bool:
-        """Whether passages score for tokens that they lack: a constant for each query, which is kept separately."""
+        """Whether tokens add to the scores of passages without them: a per-query constant, kept separately."""
         return self.method in ("bm25l", "bm25+")
 
     def rarity(self, passages: int, frequencies: NDArray[np.int64]) -> _Numbers:
-        """Return how much each token counts, given in how many of the passages it is. Shape (V,)."""
+        """Return the inverse document frequency of each token, given its document frequency. Shape (V,)."""
         return _RARITY[self.method](passages, frequencies.astype(np.float64))
 
     def saturation(self, counts: _Numbers, lengths: _Numbers) -> _Numbers:
-        """Return how much counts in passages of a length, relative to the mean, count. Shape (P,)."""
+        """Return the term-frequency weight of counts in passages of given lengths relative to the mean. Shape (P,)."""
         return _SATURATION[self.method](counts, lengths, self.k1, self.b, self.delta)

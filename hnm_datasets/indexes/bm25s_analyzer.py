@@ -1,4 +1,4 @@
-"""The tokens of an index that bm25s has built: cut and stemmed as bm25s does, from what it saves or a user says."""
+"""The tokenization of an index that bm25s built, from its saved files or from options."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hnm_datasets.indexes.bm25_analyzer import STOP_WORDS, Analyzer
 from hnm_datasets.indexes.tokenizers import FunctionTokenizer, SubwordTokenizer, Tokenizer
 from hnm_datasets.storage.json_values import typed
 
-#: Of `bm25s.tokenize`.
+#: The default pattern of `bm25s.tokenize`.
 _PATTERN = r"(?u)\b\w\w+\b"
-#: What `bm25s.tokenization.Tokenizer` saves.
+#: The files that `bm25s.tokenization.Tokenizer` saves.
 _STOP_WORDS, _STEMS = "stopwords.tokenizer.json", "vocab.tokenizer.json"
 TOKENIZER_FILES = (_STOP_WORDS, _STEMS)
-#: Words whose stems are compared to find the language of a stemmer.
+#: The number of words whose stems are compared to identify the language of a stemmer.
 _WORDS = 20_000
 
 
@@ -38,15 +38,15 @@ class TokenOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Bm25sAnalyzer(Analyzer):
-    """Makes the tokens that `bm25s.tokenize` makes: words in lower case, without stop words, stemmed."""
+    """Tokenizes like `bm25s.tokenize`: lowercase words, without stop words, stemmed."""
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the tokens depend on."""
+        """Everything that the tokens depend on, for fingerprints."""
         return super().content | {"as": "bm25s"}
 
     def words(self) -> Callable[[str], list[str]]:
-        """Return the function that cuts a text into words."""
+        """Return the function that splits a text into words."""
         if isinstance(self.tokenizer, FunctionTokenizer):
             return self.tokenizer.tokens_as_is
         if self.tokenizer is not None:
@@ -55,7 +55,7 @@ class Bm25sAnalyzer(Analyzer):
         return lambda text: find(text.lower())
 
     def tokens(self, words: list[str]) -> list[str]:
-        """Turn words into tokens, and stop words into the empty one."""
+        """Return the token of each word; stop words become the empty token."""
         stop_words = self._stop_words()
         stems = words if self.stemmer is None else Stemmer.Stemmer(self.stemmer).stemWords(words)
         return ["" if word in stop_words else stem for word, stem in zip(words, stems, strict=True)]
@@ -67,7 +67,7 @@ class Bm25sAnalyzer(Analyzer):
 
 @dataclass(frozen=True)
 class _Pipeline:
-    """All that a tokenizer of bm25s does to a text, as a function."""
+    """The full pipeline of a bm25s tokenizer as a function."""
 
     lower: bool
     splitter: Callable[[str], list[str]]
@@ -81,27 +81,27 @@ class _Pipeline:
 
 
 def token_options(owner: str, given: TokenOptions, folder: Path | None, texts: Sequence[str]) -> TokenOptions:
-    """Return the options of `BM25Index` that make the tokens of an index.
+    """Return the options of `BM25Index` that reproduce the tokens of an index.
 
     Args:
-        owner: For messages.
-        given: What the user says. It counts more than what is found.
-        folder: Where a `bm25s.tokenization.Tokenizer` may have saved its vocabulary and stop words.
-        texts: Some passages, whose words show the language of a stemmer.
+        owner: The caller, for error messages.
+        given: The options of the user. They override the saved ones.
+        folder: The folder where a `bm25s.tokenization.Tokenizer` may have saved its vocabulary and stop words.
+        texts: Sample passages to identify the language of a stemmer.
 
     Raises:
-        TypeError: There is no such option.
-        ValueError: A tokenizer of bm25s cannot be named by its options, or what one saved cannot be read.
+        TypeError: An option is unknown.
+        ValueError: A bm25s tokenizer cannot be described by options, or its saved files cannot be read.
     """
     if unknown := sorted(given.keys() - TokenOptions.__annotations__.keys()):
         raise TypeError(
-            f"{owner}: there is no option {unknown[0]!r}. The options say what the tokens are: "
-            f"{', '.join(TokenOptions.__annotations__)}. The formula is that of the index."
+            f"{owner}: unknown option {unknown[0]!r}. The options are {', '.join(TokenOptions.__annotations__)}. The "
+            f"formula is that of the index."
         )
     tokenizer = given.get("tokenizer")
     if isinstance(tokenizer, Bm25sTokenizer):
         if others := sorted(given.keys() - {"tokenizer", "tokenizer_fingerprint"}):
-            raise ValueError(f"{owner}: leave out {', '.join(others)}: the tokenizer of bm25s decides on that.")
+            raise ValueError(f"{owner}: remove {', '.join(others)}: the bm25s tokenizer already sets all options.")
         return _options_of(owner, tokenizer, given.get("tokenizer_fingerprint"), texts)
     found = TokenOptions(stemmer=None, stopwords=None)
     if tokenizer is None:
@@ -113,7 +113,7 @@ def token_options(owner: str, given: TokenOptions, folder: Path | None, texts: S
 
 
 def _saved_options(owner: str, folder: Path) -> TokenOptions:
-    """Return what a tokenizer of bm25s has saved: its stop words, and its stemmer by what it did."""
+    """Return the options of a saved bm25s tokenizer: its stop words, and the stemmer inferred from its stems."""
     found = TokenOptions()
     for name in TOKENIZER_FILES:
         path = folder / name
@@ -127,12 +127,12 @@ def _saved_options(owner: str, folder: Path) -> TokenOptions:
                 stems = typed(dict[str, str], dict(content).get("word_to_stem"), "word_to_stem")
                 found["stemmer"] = _language_of(list(stems), list(stems.values()))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{owner}: {path} is not what a tokenizer of bm25s saves: {error}.") from None
+            raise ValueError(f"{owner}: {path} is not a file of a bm25s tokenizer: {error}.") from None
     return found
 
 
 def _options_of(owner: str, tokenizer: Bm25sTokenizer, name: str | None, texts: Sequence[str]) -> TokenOptions:
-    """Return the options that do what a tokenizer of bm25s does; under a name, all of it is a function."""
+    """Return the options that reproduce a bm25s tokenizer. With a fingerprint, the whole tokenizer is one function."""
     if name is not None:
         stop_words = frozenset(tokenizer.stopwords)
         function = _Pipeline(tokenizer.lower, tokenizer.splitter, stop_words, tokenizer.stemmer)
@@ -146,8 +146,8 @@ def _options_of(owner: str, tokenizer: Bm25sTokenizer, name: str | None, texts: 
         language = _language_of(words, list(map(tokenizer.stemmer, words)))
     if not is_plain or (language is None) != (tokenizer.stemmer is None):
         raise ValueError(
-            f"{owner}: the tokenizer cuts texts or stems words with a function, which cannot be fingerprinted from its "
-            f"code. Name its tokens with tokenizer_fingerprint='...', and change the name whenever the tokens change."
+            f"{owner}: the tokenizer splits or stems with a custom function, which cannot be fingerprinted from its "
+            f"code. Pass tokenizer_fingerprint='...', and change this name whenever the tokens change."
         )
     found = TokenOptions(stemmer=language, stopwords=_named_list(tokenizer.stopwords))
     if tokenizer.lower:
@@ -158,9 +158,9 @@ def _options_of(owner: str, tokenizer: Bm25sTokenizer, name: str | None, texts: 
 
 
 def _language_of(words: list[str], stems: list[str]) -> str | None:
-    """Return the Snowball stemmer that makes these stems; None if there is no stem, or no such stemmer."""
+    """Return the Snowball stemmer that produces these stems; None if there are no words or no stemmer matches."""
     words, stems = words[:_WORDS], stems[:_WORDS]
-    # English first: in a few words it cannot be told from others.
+    # English first: on few words several stemmers give the same stems.
     for language in sorted(Stemmer.algorithms(), key=lambda name: name != "english") if words else ():
         if Stemmer.Stemmer(language).stemWords(words) == stems:
             return str(language)
@@ -168,6 +168,6 @@ def _language_of(words: list[str], stems: list[str]) -> str | None:
 
 
 def _named_list(words: Sequence[str]) -> str | Sequence[str] | None:
-    """Return the name of a list of stop words of bm25s, or the words if it is another one."""
+    """Return the name of a bm25s stop-word list, or the words if it is another list."""
     names = (name for name, own in STOP_WORDS.items() if list(getattr(bm25s.stopwords, own)) == list(words))
     return next(names, words) if words else None

@@ -1,13 +1,13 @@
-"""How far the quick score of a pair of vectors can be from its exact one.
+"""Error bounds of quick scores of pairs of vectors.
 
-A search scores all pairs by a matrix product, in bfloat16 or float32, and scores again, in one way, those that the
-error of the product leaves in doubt. Of vectors q and x with the roundings q̃ and x̃, the product of the roundings is
-within ‖q - q̃‖·‖x‖ + ‖q̃‖·‖x - x̃‖ of the product (Cauchy-Schwarz), to which the rounding of the sums is added
-(Higham 2002, *Accuracy and Stability of Numerical Algorithms*, section 3.1). The norms of the rounding errors are
-computed, so the bound is a few times narrower than the worst case.
+A search scores all pairs with a matrix product in bfloat16 or float32, and rescores exactly all pairs that the error of
+the product leaves undecided. For vectors q and x rounded to q̃ and x̃, the product of the rounded vectors is within
+‖q - q̃‖·‖x‖ + ‖q̃‖·‖x - x̃‖ of q·x (Cauchy-Schwarz), plus the rounding error of the sums (Higham 2002, *Accuracy and
+Stability of Numerical Algorithms*, section 3.1). The norms of the rounding errors are computed from the vectors, so the
+bound is a few times tighter than the worst case.
 
-Euclidean distances d are compared by (|q|² - d²)/2 = q·x - |x|²/2, the product of (q, -1, -1) with x followed by two
-numbers that add up to |x|²/2, of which the second is what bfloat16 takes away of the first.
+Euclidean distances d are compared by (|q|² - d²)/2 = q·x - |x|²/2. This is the product of (q, -1, -1) and x extended by
+two numbers with the sum |x|²/2: its bfloat16 value, and the rounding error of that value.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Passages of a block, which has one bound: their scores stay in the second-level cache.
+#: Passages in a block, which share one bound. The scores of a block fit into the L2 cache.
 BLOCK = 512
-#: What a score that is kept in bfloat16 may be off, as a share of it: half of its last place, and some more.
+#: The relative error of rounding a score to bfloat16, with a margin.
 OUTPUT = 2.0**-8 * (1 + 2.0**-7)
-#: Half of the last place of float32.
+#: The unit roundoff of float32.
 _UNIT = 2.0**-24
-#: Beyond it, sums of products may be infinite.
+#: Above this limit, sums of products may overflow.
 _LARGEST = 1e38
-#: Processors may take numbers that are smaller for zero.
+#: Processors may flush smaller numbers to zero.
 _SMALLEST = 2.0**-125
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """What a bound needs to know of vectors, block by block.
+    """The norms that the error bounds need, per block of vectors.
 
     Attributes:
-        norms: The largest norm. Shape (blocks,).
-        errors: The largest norm of what rounding to bfloat16 takes away. Shape (blocks,).
-        largest: The largest norm of the vectors alone, without what `as_products` adds. Shape (blocks,).
-        on_device: What `device_search` keeps of the vectors on a device.
+        norms: The largest norm of the factors from `as_products`. Shape (blocks,).
+        errors: The largest norm of their rounding errors in bfloat16. Shape (blocks,).
+        largest: The largest norm of the vectors, without the numbers that `as_products` adds. Shape (blocks,).
+        on_device: The tensors that `device_search` keeps on a device.
     """
 
     norms: NDArray[np.float64]
@@ -48,96 +48,96 @@ class Blocks:
 
     @classmethod
     def of(cls, vectors: NDArray[Any], similarity: str) -> Blocks:
-        """Read the vectors once. Shape (N, D), float32 or float16."""
+        """Compute the norms in one pass over the vectors, shape (N, D), float32 or float16."""
         found = np.empty((3, -(-len(vectors) // BLOCK)))
         for number, first in enumerate(range(0, len(vectors), BLOCK)):
             block = np.asarray(vectors[first : first + BLOCK], dtype=np.float32)
             factors = as_products(block, similarity)
-            norms, lost = norms_of(factors)
+            norms, errors = norms_of(factors)
             found[:, number] = (
                 norms.max(),
-                lost.max(),
+                errors.max(),
                 norms_of(block)[0].max() if factors is not block else norms.max(),
             )
         return cls(*found)
 
 
 def as_products(vectors: NDArray[np.float32], similarity: str) -> NDArray[np.float32]:
-    """Return passages' vectors such that products with `as_asked` compare them. Shape (N, D or D + 2)."""
+    """Return the factors of passages, for products with those of `query_factors`. Shape (N, D or D + 2)."""
     if similarity != "euclidean":
         return vectors
     squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    # Cut where the bound is infinite anyway.
+    # Clip to prevent overflow; the bound is infinite there anyway.
     halves = np.minimum(squares / 2, _LARGEST).astype(np.float32)
     first = to_bfloat16(halves).float().numpy()
     return np.column_stack([vectors, first, halves - first])
 
 
-def as_asked(queries: NDArray[np.float32], similarity: str) -> NDArray[np.float32]:
-    """Return the queries' vectors for products with those of `as_products`. Shape (B, D or D + 2)."""
+def query_factors(queries: NDArray[np.float32], similarity: str) -> NDArray[np.float32]:
+    """Return the factors of queries, for products with those of `as_products`. Shape (B, D or D + 2)."""
     if similarity != "euclidean":
         return queries
     return np.pad(queries, ((0, 0), (0, 2)), constant_values=-1)
 
 
 def to_bfloat16(numbers: NDArray[np.float32]) -> Any:
-    """Round numbers to a tensor of bfloat16."""
+    """Round numbers to a bfloat16 tensor."""
     import torch
 
     return torch.from_numpy(numbers).bfloat16()
 
 
 def norms_of(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the norms of vectors and of what rounding to bfloat16 takes away of them. Shapes (N,)."""
+    """Return the norms of vectors and of their rounding errors in bfloat16. Shapes (N,)."""
     parts = (vectors, vectors - to_bfloat16(vectors).float().numpy())
-    norms, lost = (np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64)) for part in parts)
-    return norms, lost
+    norms, errors = (np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64)) for part in parts)
+    return norms, errors
 
 
 def widths(queries: NDArray[np.float32], blocks: Blocks, similarity: str, *, rounded: bool) -> NDArray[np.float32]:
-    """Return how far the product of each query with the passages of each block may be from the exact score.
+    """Return the error bounds of the products of queries with the passages of each block.
 
     Args:
         queries: Shape (B, D).
-        blocks: What is known of the passages.
+        blocks: The norms of the passages.
         similarity: `"cosine"`, `"dot"` or `"euclidean"`.
-        rounded: Whether the product is of vectors that are rounded to bfloat16. `OUTPUT` comes on top then.
+        rounded: Whether the factors are rounded to bfloat16. The caller adds `OUTPUT` for rounding the products.
 
     Returns:
-        Shape (B, blocks); infinite where sums may be.
+        The largest absolute difference to the exact score. Shape (B, blocks); infinite where sums may overflow.
     """
-    asked, lost = (norms[:, None] for norms in norms_of(as_asked(queries, similarity)))
-    found = exact_widths(asked, blocks.norms, queries.shape[1])
+    query_norms, query_errors = (norms[:, None] for norms in norms_of(query_factors(queries, similarity)))
+    found = exact_widths(query_norms, blocks.norms, queries.shape[1])
     if rounded:
-        share = _share(queries.shape[1])
-        found += (1 + share) * (lost * blocks.norms + (asked + lost) * blocks.errors)
+        relative = _relative_error(queries.shape[1])
+        found += (1 + relative) * (query_errors * blocks.norms + (query_norms + query_errors) * blocks.errors)
     if similarity == "euclidean":
-        # The squares of the exact distance are summed up, and the root of it is rounded too.
-        squares = (asked + blocks.largest) ** 2
-        found += _share(queries.shape[1]) * squares
+        # The exact distance sums squares, and its square root is rounded too.
+        squares = (query_norms + blocks.largest) ** 2
+        found += _relative_error(queries.shape[1]) * squares
         found[squares > _LARGEST] = np.inf
-    # Rounded up.
+    # Round up.
     return np.asarray(found * (1 + 2.0**-20), dtype=np.float32)
 
 
-def exact_widths(asked: NDArray[np.float64], norms: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:
-    """Return how far sums of products in float32, the exact score's among them, may be from the true product.
+def exact_widths(query_norms: NDArray[np.float64], norms: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:
+    """Return the error bounds of sums of products in float32. They include the error of the exact score.
 
     Args:
-        asked: The norms of queries. Shape (B, 1).
+        query_norms: The norms of queries. Shape (B, 1).
         norms: The norms of passages. Shape (blocks,).
-        dimension: How many numbers are summed up.
+        dimension: The number of summands.
 
     Returns:
-        Shape (B, blocks); infinite where sums may be.
+        The largest absolute error. Shape (B, blocks); infinite where sums may overflow.
     """
-    # The sums of the product, and those of the exact score.
-    found = _share(dimension) * asked * norms + dimension * _SMALLEST * (1 + asked + norms)
-    found[(asked + 1) * (norms + 1) > _LARGEST] = np.inf
+    # The sum of the quick product, and the sum of the exact score.
+    found = _relative_error(dimension) * query_norms * norms + dimension * _SMALLEST * (1 + query_norms + norms)
+    found[(query_norms + 1) * (norms + 1) > _LARGEST] = np.inf
     return found
 
 
-def _share(dimension: int) -> float:
+def _relative_error(dimension: int) -> float:
     return 2 * (dimension + 16) * _UNIT
 
 
@@ -147,24 +147,24 @@ def bounds_of_exact(
     similarity: str,
     constants: NDArray[np.float64],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return what products that stand for exact scores are at least and at most.
+    """Return the lower and upper bounds of the products that correspond to exact scores. Shapes (B, K).
 
     Args:
         queries: Shape (B, D).
-        scores: Exact ones. Shape (B, K).
+        scores: Exact scores. Shape (B, K).
         similarity: As for `widths`.
-        constants: What the products lack of each query's scores. Shape (B,).
+        constants: The part of the scores of each query that the products do not include. Shape (B,).
     """
-    # Infinite scores stay so.
+    # Infinite scores stay infinite.
     with np.errstate(over="ignore", invalid="ignore"):
         if similarity == "euclidean":
             squares = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)[:, None]
             distances = np.square(scores, dtype=np.float64)
-            middle, off = (squares - distances) / 2, 2.0**-20 * (squares + distances)
+            middle, error = (squares - distances) / 2, 2.0**-20 * (squares + distances)
         else:
             middle = scores - constants[:, None]
-            off = np.where(constants[:, None] == 0, 0, 2.0**-23 * np.abs(middle))
-        lowest, highest = (middle - off).astype(np.float32), (middle + off).astype(np.float32)
-    # Where sums overflow, a score may be no number.
+            error = np.where(constants[:, None] == 0, 0, 2.0**-23 * np.abs(middle))
+        lowest, highest = (middle - error).astype(np.float32), (middle + error).astype(np.float32)
+    # Where sums overflow, a score may be NaN.
     lowest[np.isnan(lowest)], highest[np.isnan(highest)] = -np.inf, np.inf
     return lowest, highest

@@ -1,4 +1,4 @@
-"""Dense search: exact by default, or any FAISS index over the same vectors."""
+"""Dense search: exact by default, or with any FAISS index over the same vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.indexes import exact, quantized
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.indexes.candidates import Known, is_whole
+from hnm_datasets.indexes.candidates import Known, supports_int8
 from hnm_datasets.indexes.faiss_files import inverted_lists, read_index, reason, write_index
 from hnm_datasets.indexes.quick import quick_products
 from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
@@ -32,46 +32,46 @@ from hnm_datasets.storage.opened import Opened
 
 logger = logging.getLogger(__name__)
 
-#: Goes into every index's fingerprint; raise it when the files or the answers change.
+#: Part of the fingerprint of an index; increase it when the files or the results change.
 _FORMAT = 1
 _EXACT = "Flat"
-#: Vectors that FAISS is trained on by default: at least these, and this many per inverted list.
+#: Vectors that FAISS is trained on by default: the larger of this number and this number per inverted list.
 _TRAINING = 50_000
 _TRAINING_PER_LIST = 64
-#: Queries whose recall is measured.
+#: The number of sampled queries for measuring recall.
 _SAMPLE = 1000
 _FILE = "index.faiss"
-#: Vectors of fewer numbers in all are rounded by each process, in a fraction of a second.
+#: Below this total number of elements, each process quantizes the vectors itself, in a fraction of a second.
 _SMALL = 1 << 24
-#: FAISS on a GPU finds no more than that.
-_MOST_ON_GPU = 2048
+#: The largest k of FAISS on a GPU.
+_MAX_K_ON_GPU = 2048
 
 
 @dataclass(frozen=True)
 class DenseIndex:
-    """Search the embeddings of a corpus, exactly or through an approximate FAISS index.
+    """Search the embeddings of a corpus, exactly or with an approximate FAISS index.
 
-    `"Flat"`, the default, is exact: it reads the memory-mapped embeddings as they are. On processors that multiply
-    bytes quickly, the first search of many writes their numbers in a byte each, a quarter of their size; where there
-    is a GPU, they are searched there. Any other factory string makes that FAISS index once,
-    keeps it under the `datasets` cache directory and opens it memory-mapped (or on the GPUs, by a FAISS that has them);
-    what it finds is scored again from the embeddings, so that scores are exact and comparable whatever the index.
-    Vectors are compared by the similarity of the embeddings.
+    The default `"Flat"` is exact and reads the memory-mapped embeddings directly. On processors with fast 8-bit
+    products, the first search of a large corpus also writes the embeddings as 8-bit integers, a quarter of their size.
+    If there is a GPU, exact search runs on it. Any other factory string builds that FAISS index once, in the `datasets`
+    cache directory, and opens it memory-mapped (or on the GPUs, if FAISS supports them). Its hits are rescored from the
+    embeddings, so scores are exact and comparable for all indexes. The similarity is that of the embeddings.
 
     Args:
         embeddings: The vectors of a corpus, from `Corpus.embed`.
-        factory: FAISS's description of the index, such as `"HNSW32"`, `"IVF4096,Flat"` or `"IVF4096,PQ64"`; see
+        factory: A FAISS factory string, such as `"HNSW32"`, `"IVF4096,Flat"` or `"IVF4096,PQ64"`; see
             https://github.com/facebookresearch/faiss/wiki/The-index-factory.
-        training_size: How many vectors, drawn at random, the index is trained on; None: 64 per inverted list and
-            at least 50,000, or all there are.
-        nprobe: For IVF: how many inverted lists are searched; more is slower and finds more. FAISS's default is 1.
-        ef_search: For HNSW: how wide the search goes; more is slower and finds more. FAISS's default is 16.
-        shard: `(i, n)`: index only the i-th of n shards of the corpus, counted from 0; see `ShardedIndex`.
+        training_size: The number of random vectors that the index is trained on; None: 64 per inverted list and at
+            least 50,000, or all vectors if there are fewer.
+        nprobe: For IVF: the number of inverted lists to search. Higher values are slower and increase recall. FAISS's
+            default is 1.
+        ef_search: For HNSW: the search width. Higher values are slower and increase recall. FAISS's default is 16.
+        shard: `(i, n)`: index only shard i of n shards of the corpus, counted from 0; see `ShardedIndex`.
 
     Raises:
-        TypeError: `embeddings` or an option is of the wrong type.
-        ValueError: The factory string is unknown or does not fit the vectors, the index needs more vectors than there
-            are, or a search option does not belong to this kind of index.
+        TypeError: `embeddings` or an option has the wrong type.
+        ValueError: The factory string is unknown or does not fit the vectors, the index needs more training vectors
+            than the corpus has, or a search option is not supported by this kind of index.
 
     Example:
         >>> import numpy as np
@@ -96,7 +96,7 @@ class DenseIndex:
         name = type(self).__name__
         if not isinstance(self.embeddings, Embeddings):
             raise TypeError(
-                f"{name}: embeddings must be Embeddings, got {type(self.embeddings).__name__}. Make them with "
+                f"{name}: embeddings must be Embeddings, got {type(self.embeddings).__name__}. Create them with "
                 f"corpus.embed(model)."
             )
         if not isinstance(self.factory, str):
@@ -109,13 +109,13 @@ class DenseIndex:
                 continue
             object.__setattr__(self, option, checks.whole_number(name, option, value, low=1))
             if self.is_exact:
-                raise ValueError(f"{name}: {option} has no meaning for the exact index 'Flat'; leave it out.")
+                raise ValueError(f"{name}: {option} has no effect on the exact index 'Flat'; remove it.")
         if not self.is_exact:
             self._check_options(self._empty_index())
 
     @property
     def is_exact(self) -> bool:
-        """Whether every search finds the very best."""
+        """Whether searches are exact."""
         return self.factory == _EXACT
 
     @property
@@ -125,33 +125,33 @@ class DenseIndex:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that depend on the embeddings and on all options."""
+        """32 hexadecimal digits that depend on the embeddings and all options."""
         return fingerprint({"built": self._built, "search": [self.nprobe, self.ef_search]})
 
     @property
     def rows(self) -> range:
-        """The rows of the corpus that are indexed."""
+        """The indexed rows of the corpus."""
         return rows_of_shard(self.shard, len(self.embeddings))
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the files that a search maps."""
+        """The size in bytes of the files that a search maps into memory."""
         self.prepare()
         own = self._vectors.nbytes if self.is_exact else 0
         return own + (folder_size(self._folder) if self._has_folder else 0)
 
     def prepare(self) -> None:
-        """Build the index and keep it in the cache directory, unless it is there; the first search does the same.
+        """Build the index in the cache directory, unless it exists. The first search does the same.
 
-        Of an exact index of many vectors these are their numbers in a byte each, where they speed up a search: by the
-        cosine or the dot product, on a processor that multiplies bytes quickly.
+        An exact index of many vectors writes them as 8-bit integers if that speeds up searches: for cosine and dot
+        product, on a processor with fast 8-bit products.
         """
         if self._has_folder:
             with clocked("index"):
                 build_once(cache_root() / "dense", self._built, self._build)
 
     def close(self) -> None:
-        """Let go of the index and of what was read of the vectors; the next search opens them again."""
+        """Close the index and release the memory of the vectors. The next search reopens them."""
         _OPENED.forget(self.fingerprint)
         _KNOWN.forget(self.fingerprint)
         release(self._vectors)
@@ -172,7 +172,7 @@ class DenseIndex:
     def _is_quantized(self) -> bool:
         if not self.is_exact or exact.is_on_gpu() or len(self.rows) * self.embeddings.dimension < _SMALL:
             return False
-        return is_whole(self.embeddings.similarity, self.embeddings.dimension, quick_products())
+        return supports_int8(self.embeddings.similarity, self.embeddings.dimension, quick_products())
 
     @property
     def _built(self) -> str:
@@ -184,15 +184,15 @@ class DenseIndex:
         """Return the k best passages of each query.
 
         Args:
-            queries: Vectors of shape (B, D), from the model that made the embeddings.
-            k: Places per query. More than the corpus has passages is no error: the rest stays empty.
+            queries: Vectors of shape (B, D), from the model of the embeddings.
+            k: Hits per query. If k exceeds the number of passages, the result is padded.
 
         Returns:
             Rows and scores of shape (B, k), see `Hits`. A higher score is better: the cosine, the dot product, or the
             negative distance.
 
         Raises:
-            ValueError: The vectors are of another dimension, or NaN.
+            ValueError: The vectors have another dimension, or are NaN or infinite.
         """
         queries = self._checked(queries)
         if self.is_exact:
@@ -200,11 +200,11 @@ class DenseIndex:
         return self._search_approximate(queries, k)
 
     def score(self, queries: NDArray[np.float32], rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score of certain passages of each query, the same to the bit as `search` gives them.
+        """Score given passages of each query. The scores are bit-identical to those of `search`.
 
         Args:
             queries: Vectors of shape (B, D).
-            rows: B lists of row numbers, C in all.
+            rows: B lists of row numbers, C in total.
 
         Returns:
             Shape (C,), aligned with `rows.values`.
@@ -212,34 +212,34 @@ class DenseIndex:
         return exact.score(self._checked(queries), self.embeddings.vectors, rows, self.embeddings.similarity)
 
     def recall(self, queries: NDArray[np.float32], k: int = 100) -> float:
-        """Measure which share of the k best passages the index finds, against exact search.
+        """Measure the recall of the index: the fraction of the k best passages of an exact search that it finds.
 
         Args:
-            queries: Vectors of shape (B, D); of more than 1,000 a sample of 1,000 is drawn.
-            k: How deep to look.
+            queries: Vectors of shape (B, D). If there are more than 1,000, a random sample of 1,000 is used.
+            k: Hits per query.
 
         Returns:
-            From 0 to 1; 1 for the exact index.
+            The recall, from 0 to 1; 1 for the exact index.
         """
         queries = self._checked(queries)
         if len(queries) > _SAMPLE:
             queries = queries[np.sort(np.random.default_rng(0).choice(len(queries), _SAMPLE, replace=False))]
         k = min(k, len(self.rows))
         best = self._search_exact(queries, k)
-        # Of passages with equal scores any will do.
+        # Compare scores, not rows: passages with equal scores are interchangeable.
         recall = float((self.search(queries, k).scores >= best.scores[:, -1:]).mean())
-        logger.info("%s finds %.1f%% of the %d best, by %d queries.", self.factory, 100 * recall, k, len(queries))
+        logger.info("Recall@%d of %s: %.1f%% (%d queries).", k, self.factory, 100 * recall, len(queries))
         return recall
 
     def discard(self) -> None:
-        """Delete the index and its vectors, for example those of a model in the middle of its training."""
+        """Delete the files of the index and of its embeddings, for example those of a model during training."""
         _OPENED.forget(self.fingerprint)
         _KNOWN.forget(self.fingerprint)
         shutil.rmtree(self._folder, ignore_errors=True)
         self.embeddings.discard()
 
     def search_shard(self, queries: NDArray[np.float32], k: int) -> tuple[Hits, None]:
-        """Search as `search` does; no part of a score is constant."""
+        """Do the same as `search`. The scores have no per-query constant."""
         return self.search(queries, k), None
 
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -247,12 +247,12 @@ class DenseIndex:
         dimension = self.embeddings.dimension
         if queries.ndim != 2 or queries.shape[1] != dimension:
             raise ValueError(
-                f"DenseIndex: queries must be vectors of shape (B, {dimension}), as the embeddings are, got "
-                f"{queries.shape}. Encode them with the model that made the embeddings."
+                f"DenseIndex: queries must be vectors of shape (B, {dimension}), like the embeddings, got "
+                f"{queries.shape}. Encode them with the model of the embeddings."
             )
         if not np.isfinite(queries).all():
             row = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
-            raise ValueError(f"DenseIndex: the query vector {row} holds NaN or infinite values.")
+            raise ValueError(f"DenseIndex: the query vector {row} contains NaN or infinite values.")
         return queries
 
     def _search_exact(self, queries: NDArray[np.float32], k: int) -> Hits:
@@ -269,18 +269,18 @@ class DenseIndex:
 
         index, on_gpus = _open(self)
         wanted = min(k, len(self.rows))
-        if on_gpus is not None and wanted <= _MOST_ON_GPU:
+        if on_gpus is not None and wanted <= _MAX_K_ON_GPU:
             index = on_gpus
         if in_worker():
-            # After a fork the parent's threads are gone, and the cores belong to the other workers as well.
+            # The threads of the parent do not survive a fork, and the other workers need the cores too.
             faiss.omp_set_num_threads(1)
         _, found = index.search(queries, wanted)
-        # Where FAISS found no more it says -1, at the end of the line.
+        # FAISS pads each line with -1.
         counts = (found >= 0).sum(axis=1)
         return self._in_corpus(exact.rank(queries, self._vectors, found, counts, k, self.embeddings.similarity))
 
     def _in_corpus(self, hits: Hits) -> Hits:
-        """Number the rows of a part as the corpus does."""
+        """Convert row numbers within the shard to row numbers of the corpus."""
         if self.rows.start:
             hits.rows[hits.rows >= 0] += self.rows.start
         return hits
@@ -288,13 +288,13 @@ class DenseIndex:
     # ---- building ------------------------------------------------------------------------------------------------
 
     def _build(self, folder: Path) -> None:
-        name = "whole numbers" if self.is_exact else self.factory
+        name = "8-bit integers" if self.is_exact else self.factory
         with tqdm(total=len(self.rows), desc=f"Indexing vectors ({name})", unit=" passages") as bar:
             for added in quantized.write(self._vectors, folder) if self.is_exact else self._write_faiss(folder):
                 bar.update(added)
 
     def _write_faiss(self, folder: Path) -> Iterator[int]:
-        """Build a FAISS index, and yield how many vectors were added after each block."""
+        """Build a FAISS index; yield the number of vectors in each added block."""
         index = self._empty_index()
         self._check_options(index)
         if not index.is_trained:
@@ -312,19 +312,19 @@ class DenseIndex:
             return faiss.index_factory(self.embeddings.dimension, self.factory, metric)
         except RuntimeError as error:
             raise ValueError(
-                f"DenseIndex: FAISS cannot make the index {self.factory!r} for vectors of {self.embeddings.dimension} "
-                f"dimensions ({reason(error)}). Usual ones are 'Flat', 'HNSW32', 'IVF1024,Flat' and 'IVF1024,PQ32', "
-                f"where the number after PQ divides the dimensions."
+                f"DenseIndex: FAISS cannot create the index {self.factory!r} for vectors of dimension "
+                f"{self.embeddings.dimension} ({reason(error)}). Common choices are 'Flat', 'HNSW32', 'IVF1024,Flat' "
+                f"and 'IVF1024,PQ32', where the number after PQ must divide the dimension."
             ) from None
 
     def _check_options(self, index: Any) -> None:
-        """Raise a ValueError if there are too few vectors for the index, or if it lacks a search option."""
+        """Raise a ValueError if there are too few vectors for the index, or if it does not support a search option."""
         total, size, lists = len(self.rows), self._training_size(index), inverted_lists(index)
         if lists > min(size, total):
             raise ValueError(
-                f"DenseIndex: {self.factory!r} has {lists} inverted lists and needs at least as many vectors to train "
-                f"on, {39 * lists} to do it well, but there are {min(size, total)}. Take fewer lists, some "
-                f"{max(1, 4 * int(total**0.5))} for {total} passages, or the exact index 'Flat'."
+                f"DenseIndex: {self.factory!r} has {lists} inverted lists. Training needs at least as many vectors "
+                f"({39 * lists} for good results), but there are only {min(size, total)}. Use fewer lists (about "
+                f"{max(1, 4 * int(total**0.5))} for {total} passages) or the exact index 'Flat'."
             )
         self._set_search_options(index)
 
@@ -339,8 +339,8 @@ class DenseIndex:
                 faiss.ParameterSpace().set_index_parameter(index, parameter, value)
             except RuntimeError:
                 raise ValueError(
-                    f"DenseIndex: the index {self.factory!r} has no {option}. nprobe belongs to IVF indexes, "
-                    f"ef_search to HNSW indexes."
+                    f"DenseIndex: the index {self.factory!r} does not support {option}. nprobe is for IVF indexes, "
+                    f"ef_search for HNSW indexes."
                 ) from None
 
     def _training_size(self, index: Any) -> int:
@@ -354,10 +354,10 @@ class DenseIndex:
         return np.asarray(self._vectors[rows], dtype=np.float32)
 
 
-#: What exact searches know of the vectors beside themselves.
+#: Data derived from the vectors, for exact searches.
 _KNOWN: Opened[Known] = Opened()
 
-#: The index in memory or mapped, and its copy on the GPUs, if there are any.
+#: The memory-mapped index, and its copy on the GPUs, if any.
 _OPENED: Opened[tuple[Any, Any]] = Opened()
 
 

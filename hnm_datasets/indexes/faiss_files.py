@@ -1,4 +1,4 @@
-"""FAISS indexes in files."""
+"""Reading and writing FAISS indexes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hnm_datasets.storage.writing import NO_ROOM
 
 
 def write_index(index: Any, path: Path) -> None:
-    """Write an index to a file; an OSError if there is no room for it."""
+    """Write an index to a file. Raise an OSError if the disk is full."""
     import faiss
 
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as error:
-        # FAISS tells the system's error in its own words.
+        # FAISS reports system errors only in the text of the message.
         code = next((code for code in NO_ROOM if os.strerror(code) in str(error)), None)
         if code is None:
             raise
@@ -24,7 +24,7 @@ def write_index(index: Any, path: Path) -> None:
 
 
 def read_index(path: Path) -> Any:
-    """Map an index that was written to a file."""
+    """Map an index from a file."""
     import faiss
 
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
@@ -39,5 +39,5 @@ def inverted_lists(index: Any) -> int:
 
 
 def reason(error: RuntimeError) -> str:
-    """Take FAISS's own words out of a message that begins with its source files."""
+    """Return the text of a FAISS error without the source location in front of it."""
     return str(error).rsplit("Error: ", 1)[-1].rsplit(".cpp:", 1)[-1].split(": ", 1)[-1].strip()

@@ -1,4 +1,4 @@
-"""Late interaction: exact MaxSim of queries and passages, from memory-mapped token vectors."""
+"""Late interaction: exact MaxSim scores from memory-mapped token vectors."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from hnm_datasets.models.token_embeddings import TokenEmbeddings
 from hnm_datasets.models.token_vectors import TokenVectors
 from hnm_datasets.runtime.workers import threads
 
-#: Pairs that a thread scores at a time.
+#: Pairs per task of a thread.
 _PAIRS = 512
-#: Queries and passages of which all pairs are scored at once.
+#: Queries and passages per block of an exhaustive search.
 _QUERIES = 128
 _PASSAGES = 8192
 
 
 def score(queries: TokenVectors, embeddings: TokenEmbeddings, lists: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-    """Return the score of certain passages of each query: it depends on the query and the passage alone, to the bit.
+    """Score given passages of each query. A score depends only on the query and the passage, to the last bit.
 
-    The passages are read where they are mapped, so that memory is needed for the scores alone.
+    The passages are read from the mapped files, so only the scores take memory.
 
     Args:
         queries: The token vectors of B queries.
         embeddings: The token vectors of the corpus.
-        lists: B lists of row numbers, C in all.
+        lists: B lists of row numbers, C in total.
 
     Returns:
         Shape (C,), aligned with `lists.values`.
 
     Raises:
-        ValueError: The vectors are of another dimension than those of the corpus.
+        ValueError: The dimension of the queries is not that of the corpus.
     """
     owners, scores = lists.owners, np.empty(len(lists.values), dtype=np.float32)
-    # A thread has no cache folder of its own: it gets opened files.
+    # Open the files here: threads do not know the cache directory.
     wide, mean = _wide(queries, embeddings), embeddings.similarity == "meanmaxsim"
     with ThreadPoolExecutor(threads()) as pool:
 
-        def score_some(passages: TokenVectors, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-            scores[places] = _pairs(queries, wide, passages, owners[places], rows, mean)
+        def score_chunk(passages: TokenVectors, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+            scores[positions] = _pairs(queries, wide, passages, owners[positions], rows, mean)
 
         tasks = [
-            pool.submit(score_some, passages, rows[start : start + _PAIRS], places[start : start + _PAIRS])
-            for places, passages, rows in embeddings.mapped(lists.values)
-            for start in range(0, len(places), _PAIRS)
+            pool.submit(score_chunk, passages, rows[start : start + _PAIRS], positions[start : start + _PAIRS])
+            for positions, passages, rows in embeddings.mapped(lists.values)
+            for start in range(0, len(positions), _PAIRS)
         ]
         for task in tasks:
             task.result()
@@ -57,12 +57,12 @@ def score(queries: TokenVectors, embeddings: TokenEmbeddings, lists: Ragged[NDAr
 
 
 def ranked(queries: TokenVectors, embeddings: TokenEmbeddings, lists: Ragged[NDArray[np.int64]], k: int) -> Hits:
-    """Return the k best of certain passages of each query, of equal scores the lower row first.
+    """Return the k best of given passages of each query. Ties are in the order of the rows.
 
     Args:
         queries: The token vectors of B queries.
         embeddings: The token vectors of the corpus.
-        lists: B lists of row numbers, each row once.
+        lists: B lists of distinct row numbers.
         k: Hits per query.
 
     Returns:
@@ -70,10 +70,10 @@ def ranked(queries: TokenVectors, embeddings: TokenEmbeddings, lists: Ragged[NDA
     """
     scores = score(queries, embeddings, lists)
     order = np.lexsort((lists.values, -scores, lists.owners))
-    places = positions_within(lists.offsets)
-    kept = places < k
+    positions = positions_within(lists.offsets)
+    kept = positions < k
     hits = Hits(np.full((len(lists), k), -1, dtype=np.int64), np.full((len(lists), k), -np.inf, dtype=np.float32))
-    at = lists.owners[kept], places[kept]
+    at = lists.owners[kept], positions[kept]
     hits.rows[at], hits.scores[at] = lists.values[order][kept], scores[order][kept]
     return hits
 
@@ -82,12 +82,12 @@ def search(queries: TokenVectors, embeddings: TokenEmbeddings, k: int) -> Hits:
     """Return the k best of all passages for each query. Rows and scores of shape (B, k)."""
     found: list[Hits] = []
     for start in range(0, len(queries), _QUERIES):
-        some = queries.part(start, min(start + _QUERIES, len(queries)))
-        best = Hits(np.full((len(some), k), -1, dtype=np.int64), np.full((len(some), k), -np.inf, dtype=np.float32))
+        part = queries.part(start, min(start + _QUERIES, len(queries)))
+        best = Hits(np.full((len(part), k), -1, dtype=np.int64), np.full((len(part), k), -np.inf, dtype=np.float32))
         for first in range(0, len(embeddings), _PASSAGES):
             rows = np.arange(first, min(first + _PASSAGES, len(embeddings)))
-            every = Ragged(np.arange(len(some) + 1) * len(rows), np.tile(rows, len(some)))
-            best = merged_hits([best, ranked(some, embeddings, every, k)], k)
+            block = Ragged(np.arange(len(part) + 1) * len(rows), np.tile(rows, len(part)))
+            best = merged_hits([best, ranked(part, embeddings, block, k)], k)
         found.append(best)
     if not found:
         return Hits(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))
@@ -111,7 +111,7 @@ def _pairs(
 def _wide(queries: TokenVectors, embeddings: TokenEmbeddings) -> NDArray[np.float32]:
     if embeddings.tokens and len(queries) and queries.vectors.shape[1] != embeddings.dimension:
         raise ValueError(
-            f"The token vectors of the queries have {queries.vectors.shape[1]} dimensions, those of the corpus "
-            f"{embeddings.dimension}. Encode both with one model."
+            f"The token vectors of the queries have {queries.vectors.shape[1]} dimensions, but those of the corpus "
+            f"have {embeddings.dimension}. Encode both with the same model."
         )
     return queries.vectors.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The loop of late interaction: MaxSim of pairs of a query and a passage."""
+"""The loop of late interaction: MaxSim scores of (query, passage) pairs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hnm_datasets.arrays.compiled import compiled
 
-#: BLAS multiplies matrices with fewer products than that in one thread and always in the same way.
+#: Below this number of products, BLAS multiplies matrices in a single thread and always in the same way.
 _PRODUCTS = 1 << 18
-#: What a number with the exponent bits of float16 is too small by, read as float32.
+#: The factor that corrects the exponent of a float16 number whose bits were shifted into a float32.
 _SCALE = np.float32(2.0**112)
 
 
@@ -27,19 +27,18 @@ def score_pairs(
     mean: bool,
     scores: NDArray[np.float32],
 ) -> None:
-    """Add up, over the tokens of a query, the largest dot product with any token of a passage.
+    """Sum, over the tokens of a query, the maximum dot product with the tokens of a passage.
 
-    A score depends on the two texts alone: the matrices that are multiplied have sizes of their own, whatever the other
-    pairs are.
+    A score depends only on the two texts, because the sizes of the multiplied matrices do not depend on other pairs.
 
     Args:
         queries: The token vectors of B queries. Shape (S, D).
-        query_offsets: Where those of each query begin and end. Shape (B + 1,).
+        query_offsets: Where the tokens of each query begin and end. Shape (B + 1,).
         passages: The bits of the token vectors of N passages, in float16, all finite. Shape (T, D).
-        passage_offsets: Where those of each passage begin and end. Shape (N + 1,).
+        passage_offsets: Where the tokens of each passage begin and end. Shape (N + 1,).
         owners: The query of each pair. Shape (C,).
         rows: The passage of each pair. Shape (C,).
-        mean: Divide by the number of the query's tokens.
+        mean: Divide by the number of query tokens.
         scores: Receives the scores. Shape (C,).
     """
     dimension = queries.shape[1]
@@ -62,19 +61,20 @@ def score_pairs(
             found = products[: count * tokens].reshape(count, tokens)
             np.dot(wide[: count * dimension].reshape(count, dimension), query.T, found)
             for token in range(count):
-                for place in range(tokens):
-                    best[place] = max(best[place], found[token, place])
+                for position in range(tokens):
+                    best[position] = max(best[position], found[token, position])
         total = np.float32(0)
-        for place in range(tokens):
-            total += best[place]
+        for position in range(tokens):
+            total += best[position]
         scores[pair] = total / np.float32(tokens) if mean else total
 
 
 @numba.njit(nogil=True)
 def _widen(narrow: Any, bits: Any, wide: Any) -> None:
-    """Turn the bits of float16 numbers into float32, in vector instructions."""
-    for place in range(len(narrow)):
-        number = np.uint32(narrow[place])
-        bits[place] = ((number & np.uint32(0x7FFF)) << np.uint32(13)) | ((number & np.uint32(0x8000)) << np.uint32(16))
-    for place in range(len(narrow)):
-        wide[place] *= _SCALE
+    """Convert the bits of float16 numbers to float32, in loops that the compiler vectorizes."""
+    for position in range(len(narrow)):
+        number = np.uint32(narrow[position])
+        sign = (number & np.uint32(0x8000)) << np.uint32(16)
+        bits[position] = ((number & np.uint32(0x7FFF)) << np.uint32(13)) | sign
+    for position in range(len(narrow)):
+        wide[position] *= _SCALE

@@ -1,13 +1,13 @@
-"""Vectors rounded to whole numbers of a byte, and how far their products are from exact scores.
+"""Vectors quantized to 8-bit integers, and the error bounds of their products.
 
-Of the passages of a block, x is about μ + s·X, with X of whole numbers from -127 to 127, and a query q is about t·Q.
+A passage x of a block is approximately μ + s·X, with integers X from -127 to 127, and a query q is approximately t·Q.
 The sums of Q·X are exact, so the score is within ‖q‖·‖x - μ - s·X‖ + ‖q - t·Q‖·‖s·X‖ of q·μ + s·t·Q·X
-(Cauchy-Schwarz), to which the rounding of the score itself is added. The norms are computed. The mean μ is the same for
-all passages, so it does not count in a comparison of them; without it, models whose vectors all point in one direction
-would have errors as wide as the differences of their scores.
+(Cauchy-Schwarz), plus the rounding error of the score itself. The norms are computed from the vectors. The mean μ is
+the same for all passages, so q·μ does not affect their order. Without it, if all vectors of a model point in a similar
+direction, the errors would be as large as the differences between the scores.
 
-Processors multiply bytes faster than bfloat16, and there is half as much to read; but the bound is several times as
-wide, so more passages have to be scored again.
+8-bit products are faster than bfloat16 products, and there is half as much data to read. But the bound is several times
+wider, so more passages must be rescored.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from hnm_datasets.indexes.bounds import BLOCK, exact_widths
 from hnm_datasets.storage.mapped import append_array, open_array, save_array
 
 _LARGEST = 127
-#: Passages whose mean is taken: any vector would do for it.
+#: The number of sampled passages for the mean. The bounds are valid for any vector in place of the mean.
 _SAMPLE = 4096
-#: Rounding differences in float32: a few times half of its last place.
+#: The relative rounding error of a difference in float32, with a margin.
 _ROUNDING = 4 * 2.0**-24
-#: Beyond it, bounds are infinite anyway.
-_CUT = np.float32(1e38)
-#: What is written of each block.
-_OF_BLOCKS = ("scales", "errors", "norms", "lengths")
+#: Above this limit, bounds are infinite anyway.
+_CLIP = np.float32(1e38)
+#: The arrays with one number per block.
+_BLOCK_ARRAYS = ("scales", "errors", "norms", "lengths")
 
 
-class Asked(NamedTuple):
-    """B queries, rounded for products with passages.
+class EncodedQueries(NamedTuple):
+    """B quantized queries.
 
     Attributes:
-        vectors: Whole numbers. Shape (B, D), int8.
-        scales: What a unit of them stands for. Shape (B,).
-        widths: How far a score may be from what the product says. Shape (B, blocks).
-        constants: What all scores of a query have on top of it. Shape (B,).
+        vectors: The integers. Shape (B, D), int8.
+        scales: The value of one unit. Shape (B,).
+        widths: The error bounds of the products. Shape (B, blocks).
+        constants: The part of the scores of each query that the products do not include. Shape (B,).
     """
 
     vectors: NDArray[np.int8]
@@ -52,15 +52,15 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantized:
-    """Passages' vectors as whole numbers, in blocks.
+    """The quantized vectors of passages, in blocks.
 
     Attributes:
-        vectors: The numbers. Shape (N, D), int8.
-        mean: What is taken off the vectors before. Shape (D,), float32.
-        scales: What a unit stands for. Shape (blocks,).
-        errors: The largest norm of what rounding takes away. Shape (blocks,).
-        norms: The largest norm of what is left. Shape (blocks,).
-        lengths: The largest norm of a vector itself. Shape (blocks,).
+        vectors: The integers. Shape (N, D), int8.
+        mean: The vector that is subtracted before quantization. Shape (D,), float32.
+        scales: The value of one unit. Shape (blocks,).
+        errors: The largest norm of the quantization error. Shape (blocks,).
+        norms: The largest norm of a quantized vector. Shape (blocks,).
+        lengths: The largest norm of an original vector. Shape (blocks,).
     """
 
     vectors: NDArray[np.int8]
@@ -72,7 +72,7 @@ class Quantized:
 
     @classmethod
     def of(cls, vectors: NDArray[Any]) -> Quantized:
-        """Round vectors in memory. Shape (N, D), float32 or float16."""
+        """Quantize vectors in memory. Shape (N, D), float32 or float16."""
         mean, found = mean_of(vectors), np.empty((4, -(-len(vectors) // BLOCK)))
         rounded = np.empty(vectors.shape, dtype=np.int8)
         for number, first in enumerate(range(0, len(vectors), BLOCK)):
@@ -82,25 +82,25 @@ class Quantized:
 
     @classmethod
     def open(cls, folder: Path) -> Quantized:
-        """Map what `write` wrote."""
-        arrays: Any = {name: open_array(folder, name) for name in ("vectors", "mean", *_OF_BLOCKS)}
+        """Map the arrays that `write` wrote."""
+        arrays: Any = {name: open_array(folder, name) for name in ("vectors", "mean", *_BLOCK_ARRAYS)}
         return cls(**arrays | {"vectors": arrays["vectors"].reshape(-1, len(arrays["mean"]))})
 
-    def ask(self, queries: NDArray[np.float32]) -> Asked:
-        """Round queries. Shape (B, D)."""
+    def encode(self, queries: NDArray[np.float32]) -> EncodedQueries:
+        """Quantize queries. Shape (B, D)."""
         scales = _scale(np.abs(queries).max(axis=1, initial=0))
         rounded = np.rint(queries / scales[:, None]).astype(np.int8)
         wide = queries.astype(np.float64)
-        asked = _norms(wide)[:, None]
-        lost = _norms(wide - scales[:, None].astype(np.float64) * rounded)[:, None]
-        found = asked * self.errors + lost * self.norms
-        found += exact_widths(asked, np.maximum(self.lengths, self.norms + self.errors), queries.shape[1])
+        query_norms = _norms(wide)[:, None]
+        query_errors = _norms(wide - scales[:, None].astype(np.float64) * rounded)[:, None]
+        found = query_norms * self.errors + query_errors * self.norms
+        found += exact_widths(query_norms, np.maximum(self.lengths, self.norms + self.errors), queries.shape[1])
         widths = np.asarray(found * (1 + 2.0**-20), dtype=np.float32)
-        return Asked(rounded, scales.astype(np.float64), widths, wide @ self.mean.astype(np.float64))
+        return EncodedQueries(rounded, scales.astype(np.float64), widths, wide @ self.mean.astype(np.float64))
 
 
 def write(vectors: NDArray[Any], folder: Path) -> Iterator[int]:
-    """Round vectors into a folder, and yield how many were added after each block. Shape (N, D)."""
+    """Quantize vectors of shape (N, D) and write them to a folder; yield the size of each block."""
     mean, found = mean_of(vectors), np.empty((4, -(-len(vectors) // BLOCK)))
     with append_array(folder, "vectors", np.dtype(np.int8)) as append:
         for number, first in enumerate(range(0, len(vectors), BLOCK)):
@@ -108,7 +108,7 @@ def write(vectors: NDArray[Any], folder: Path) -> Iterator[int]:
             append(rounded.ravel())
             yield len(rounded)
     save_array(folder, "mean", mean)
-    for name, values in zip(_OF_BLOCKS, found, strict=True):
+    for name, values in zip(_BLOCK_ARRAYS, found, strict=True):
         save_array(folder, name, values)
 
 
@@ -119,21 +119,21 @@ def mean_of(vectors: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _rounded(block: NDArray[np.float32], mean: NDArray[np.float32]) -> tuple[NDArray[np.int8], tuple[float, ...]]:
-    """Round a block, and return its scale, error, norm and length."""
+    """Quantize a block. Return the integers, and the scale, error, norm and length of the block."""
     with np.errstate(over="ignore"):
-        centered = np.clip(block - mean, -_CUT, _CUT)
+        centered = np.clip(block - mean, -_CLIP, _CLIP)
     scale = _scale(np.abs(centered).max(initial=0))
     numbers = np.rint(centered / scale)
-    left = numbers * scale
+    values = numbers * scale
     size = _norms(centered).max(initial=0)
-    error = _norms(centered - left).max(initial=0) + _ROUNDING * size
-    return numbers.astype(np.int8), (float(scale), error, _norms(left).max(initial=0), _norms(block).max(initial=0))
+    error = _norms(centered - values).max(initial=0) + _ROUNDING * size
+    return numbers.astype(np.int8), (float(scale), error, _norms(values).max(initial=0), _norms(block).max(initial=0))
 
 
 def _scale(largest: Any) -> Any:
-    """Return what a unit stands for, given the largest number that it has to reach."""
+    """Return the value of one unit, given the largest number to represent."""
     scale = np.float32(largest) / np.float32(_LARGEST)
-    # Some processors take smaller numbers for zero.
+    # Some processors flush smaller numbers to zero.
     return np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1))
 
 

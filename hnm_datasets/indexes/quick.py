@@ -1,4 +1,4 @@
-"""Which products of matrices are quick on this processor: of bytes, of bfloat16, or of float32 alone."""
+"""Measuring which matrix products are fast on this processor: 8-bit integers, bfloat16, or only float32."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from hnm_datasets.indexes.bounds import OUTPUT
 from hnm_datasets.runtime.workers import single_threaded_torch
 
-#: Rows of the matrices that are multiplied to find out.
+#: Rows of the matrices in the measurement.
 _TRIED = 256
 
 
 @functools.cache
 def quick_products() -> frozenset[str]:
-    """Return which of `"int8"` and `"bfloat16"` are quicker here than what is more exact, and right.
+    """Return which of `"int8"` and `"bfloat16"` give correct products faster than the next more precise type.
 
-    It is measured in some milliseconds. The answer of a search is the same either way.
+    The measurement takes some milliseconds. It does not affect the results of a search.
     """
     import torch
 
@@ -38,44 +38,44 @@ def quick_products() -> frozenset[str]:
     return frozenset(found)
 
 
-def whole_products(left: Any, right: Any, out: Any) -> None:
-    """Multiply matrices of int8 into one of int32. Shapes (B, D), (D, C), (B, C)."""
+def integer_products(left: Any, right: Any, out: Any) -> None:
+    """Multiply int8 matrices into an int32 matrix. Shapes (B, D), (D, C), (B, C)."""
     import torch
 
     torch._int_mm(left, right, out=out)
 
 
 def _seconds_of_bfloat16(left: Any, right: Any) -> float | None:
-    """Return how long a product takes, None if it is not summed up in float32, as the bound says."""
+    """Return the time of a product; None if it is not accumulated in float32, which the error bound requires."""
     import torch
 
-    one, other = left.bfloat16(), right.bfloat16()
+    left, right = left.bfloat16(), right.bfloat16()
     out = torch.empty(_TRIED, _TRIED, dtype=torch.bfloat16)
-    seconds = _seconds(lambda: torch.mm(one, other.T, out=out))
-    exact = one.double() @ other.double().T
-    right_ = (out.double() - exact).abs() <= OUTPUT * exact.abs() + 1e-3
-    return seconds if bool(right_.all()) else None
+    seconds = _seconds(lambda: torch.mm(left, right.T, out=out))
+    exact = left.double() @ right.double().T
+    is_correct = (out.double() - exact).abs() <= OUTPUT * exact.abs() + 1e-3
+    return seconds if bool(is_correct.all()) else None
 
 
 def _seconds_of_bytes(left: Any, right: Any) -> float | None:
-    """Return how long a product takes, None if torch has none or sums are cut, as instructions without VNNI do."""
+    """Return the time of a product; None if torch has no such product, or if sums saturate, as without VNNI."""
     import torch
 
-    one, other = ((part * 64).clamp(-127, 127).to(torch.int8) for part in (left, right))
-    one[:2], other[:2] = 127, 127
-    one[1], other[1, ::2] = -127, -127
+    left, right = ((part * 64).clamp(-127, 127).to(torch.int8) for part in (left, right))
+    left[:2], right[:2] = 127, 127
+    left[1], right[1, ::2] = -127, -127
     out = torch.empty(_TRIED, _TRIED, dtype=torch.int32)
     try:
-        seconds = _seconds(lambda: whole_products(one, other.T, out))
+        seconds = _seconds(lambda: integer_products(left, right.T, out))
     except (AttributeError, RuntimeError):
         return None
-    return seconds if torch.equal(out.long(), one.long() @ other.long().T) else None
+    return seconds if torch.equal(out.long(), left.long() @ right.long().T) else None
 
 
 def _seconds(multiply: Callable[[], object]) -> float:
-    turns = []
+    times = []
     for _ in range(4):
         start = time.perf_counter()
         multiply()
-        turns.append(time.perf_counter() - start)
-    return min(turns)
+        times.append(time.perf_counter() - start)
+    return min(times)

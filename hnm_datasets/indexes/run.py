@@ -1,4 +1,4 @@
-"""A run: what another tool found for each query, kept by content and mapped."""
+"""A run: the ranked passages of each query from another tool, copied into the cache directory and memory-mapped."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from hnm_datasets.storage.mapped import open_array, save_array
 from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.tables import KeyTable
 
-#: A file or folder, `{query id: {passage id: score}}`, or rows.
+#: A file or folder, a dict `{query id: {passage id: score}}`, or rows.
 RunSource: TypeAlias = "str | os.PathLike[str] | Mapping[Any, Mapping[Any, float]] | Rows"
 
-#: Goes into the name of the folder; raise it when the form of the files or the order of hits changes.
+#: Part of the folder name; increase it when the files or the order of hits change.
 _FORMAT = 1
 _STEP = "RunNegatives"
 
 
 class Run:
-    """The hits of each query of a run, as row numbers of a corpus, best first.
+    """The hits of each query of a run as row numbers of a corpus, best first.
 
-    It is copied into the cache directory once, named by its content, and pickles to its name.
+    A run is copied into the cache directory once, under a name derived from its content, and pickles to this name.
 
     Attributes:
         corpus: The passages.
@@ -57,13 +57,13 @@ class Run:
 
     @classmethod
     def read(cls, run: RunSource, corpus: Corpus) -> Run:
-        """Read a run, unless one of the same content and corpus is in the cache directory.
+        """Read a run, unless a run with the same content and corpus is in the cache directory.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The file does not exist.
             KeyError: A column is missing, or a hit is not in the corpus.
-            TypeError: It is something else.
-            ValueError: It is damaged, a hit comes twice, or scores contradict the ranks.
+            TypeError: `run` has an unsupported type.
+            ValueError: The run is damaged, a hit is repeated, or scores and ranks disagree.
         """
         parts: list[FoundHits] = []
         if isinstance(run, (str, os.PathLike)):
@@ -101,11 +101,11 @@ class Run:
         return Run, (self.corpus, self.fingerprint)
 
     def find(self, query_ids: pa.Array) -> NDArray[np.int64]:
-        """Return the number of each query's list, -1 where the run has none. Shape (B,)."""
+        """Return the list number of each query, -1 for queries that are not in the run. Shape (B,)."""
         return self._files.queries.find(digest_strings(query_ids.to_pylist()))
 
     def take(self, lists: NDArray[np.int64]) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.float32]]:
-        """Return some lists by their numbers, as row numbers of the corpus, and their scores, NaN where it has none."""
+        """Return lists by number: the row numbers in the corpus, and the scores, NaN if the run has no scores."""
         files = self._files
         taken = take_lists(Ragged(files.offsets, files.rows), lists)
         return taken, take_lists(Ragged(files.offsets, files.scores), lists).values
@@ -134,8 +134,8 @@ def _open(name: str) -> _RunFiles:
         check_complete(
             folder,
             f"The run {name}",
-            "Make the step again with RunNegatives(corpus, run): the same run has the same name. A run is opened from "
-            "the datasets cache directory: HF_DATASETS_CACHE must be the same folder in every process.",
+            "Recreate the step with RunNegatives(corpus, run): the same run gets the same name. A run is read from the "
+            "datasets cache directory, so HF_DATASETS_CACHE must be the same folder in every process.",
         )
         arrays: Any = [open_array(folder, part) for part in ("offsets", "rows", "scores")]
         return _RunFiles(KeyTable.open(folder, "queries"), *arrays)
@@ -144,7 +144,7 @@ def _open(name: str) -> _RunFiles:
 
 
 def _is_nested(run: Any) -> bool:
-    """Return whether this is `{query id: {passage id: score}}`, and no dict of columns or of splits."""
+    """Return whether this is a dict `{query id: {passage id: score}}`, not a dict of columns or splits."""
     return isinstance(run, Mapping) and any(
         isinstance(found, Mapping) and not isinstance(found, Dataset) for found in run.values()
     )
@@ -165,19 +165,18 @@ def _digest_of_hits(found: FoundHits) -> str:
 
 
 def _save(folder: Path, parts: list[FoundHits], corpus: Corpus) -> None:
-    """Order the hits of each query and write them."""
-    _check_apart(parts)
+    """Sort the hits of each query and write them."""
+    _check_disjoint(parts)
     queries = pa.concat_arrays([part.queries.cast(pa.large_string()) for part in parts]).dictionary_encode()
     codes = queries.indices.to_numpy().astype(np.int64)
     ordered, scored = [], []
     before = 0
     for part in parts:
-        own = codes[before : before + len(part.ids)]
-        order, rows = _ordered(part, own, corpus)
+        order, rows = _ordered(part, codes[before : before + len(part.ids)], corpus)
         ordered.append(before + order)
         scored.append((rows, np.full(len(rows), np.nan) if part.scores is None else part.scores[order]))
-        before += len(own)
-    # The queries of the parts are different ones.
+        before += len(part.ids)
+    # Each query is in only one part.
     by_query = np.concatenate(ordered)
     rows, scores = (np.concatenate(arrays) for arrays in zip(*scored, strict=True))
     final = np.argsort(codes[by_query], kind="stable")
@@ -188,26 +187,26 @@ def _save(folder: Path, parts: list[FoundHits], corpus: Corpus) -> None:
     save_array(folder, "scores", scores[final].astype(np.float32))
 
 
-def _check_apart(parts: list[FoundHits]) -> None:
-    """Raise an error if two files have lists of the same query."""
+def _check_disjoint(parts: list[FoundHits]) -> None:
+    """Raise an error if two files contain the same query."""
     holders: dict[str, str] = {}
     for part in parts if len(parts) > 1 else ():
         for query in part.queries.unique().to_pylist():
             if query in holders:
                 raise ValueError(
                     f"{_STEP}: the query {query!r} is in {holders[query]} and in {part.where}. The files of a folder "
-                    f"are taken for parts of one run; of several runs pass one, or fuse a step of each: "
+                    f"must be parts of a single run. To use several runs, fuse one step per run: "
                     f"FuseNegatives({{'first': RunNegatives(corpus, ...), ...}})."
                 )
             holders[query] = part.where
 
 
 def _ordered(found: FoundHits, codes: NDArray[np.int64], corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Order hits by query, then by score, then by rank, then as they were written.
+    """Sort hits by query, score, rank, and position in the file.
 
     Args:
         found: P hits.
-        codes: The number of each hit's query. Shape (P,).
+        codes: The query number of each hit. Shape (P,).
         corpus: The passages.
 
     Returns:
@@ -215,37 +214,37 @@ def _ordered(found: FoundHits, codes: NDArray[np.int64], corpus: Corpus) -> tupl
     """
     lines = np.arange(len(codes))
     ranks = np.zeros(len(codes)) if found.ranks is None else found.ranks
-    for what, values in (("score", found.scores), ("rank", found.ranks)):
+    for name, values in (("score", found.scores), ("rank", found.ranks)):
         if values is not None:
-            with np.errstate(over="ignore"):  # beyond float32 they would be infinite
+            with np.errstate(over="ignore"):  # numbers beyond float32 become infinite
                 bad = np.flatnonzero(~np.isfinite(values.astype(np.float32)))
-            _refuse(found, bad, f"has the {what} {{}}, and a {what} must be a finite number", values)
+            _refuse(found, bad, f"has the {name} {{}}, but a {name} must be a finite number", values)
     order = np.lexsort((lines, ranks, *(() if found.scores is None else (-found.scores,)), codes))
     falls = (np.diff(ranks[order]) < 0) & (np.diff(codes[order]) == 0)
     _refuse(
         found,
         order[1:][falls],
-        "is ranked before a hit with a higher score. Of distances write the negative, so that a higher score is "
-        "better; of scores, the best first",
+        "is ranked before a hit with a higher score. Sort the hits by score, best first. If the scores are distances, "
+        "negate them, so that higher is better",
     )
     rows = corpus.find(found.ids)
     if (rows < 0).any():
         at = int(np.flatnonzero(rows < 0)[0])
         raise KeyError(
-            f"{_STEP}: {found.where} names the passage {found.ids[at].as_py()!r} for the query "
-            f"{found.queries[at].as_py()!r}, which is not among the {len(corpus)} passages of the corpus. Make the "
-            f"corpus of all passages that were searched, or take such hits out of the run."
+            f"{_STEP}: in {found.where}, the passage {found.ids[at].as_py()!r} of the query "
+            f"{found.queries[at].as_py()!r} is not among the {len(corpus)} passages of the corpus. Create the corpus "
+            f"from all passages that were searched, or remove such hits from the run."
         )
     keys = codes * len(corpus) + rows
     by_key = np.argsort(keys, kind="stable")
-    _refuse(found, by_key[1:][np.diff(keys[by_key]) == 0], "comes twice. Keep the better one")
+    _refuse(found, by_key[1:][np.diff(keys[by_key]) == 0], "is repeated. Keep the better hit")
     return order, rows[order]
 
 
-def _refuse(found: FoundHits, bad: NDArray[np.int64], what: str, values: NDArray[np.float64] | None = None) -> None:
+def _refuse(found: FoundHits, bad: NDArray[np.int64], fault: str, values: NDArray[np.float64] | None = None) -> None:
     if len(bad):
         at = int(bad.min())
-        shown = what if values is None else what.format(f"{values[at]:g}")
+        shown = fault if values is None else fault.format(f"{values[at]:g}")
         raise ValueError(
             f"{_STEP}: in {found.where}, the passage {found.ids[at].as_py()!r} of the query "
             f"{found.queries[at].as_py()!r} {shown}."

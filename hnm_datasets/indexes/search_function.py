@@ -1,4 +1,4 @@
-"""A user's function as an index: the queries of a batch go to a search engine, and its hits are checked."""
+"""A search function of the user as an index: it gets the queries of a batch, and its hits are validated."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.models.handles import ModelHandle, load_model
 from hnm_datasets.terminal import printable
 
-#: From B queries and a depth to B lists of ids and B lists of scores, best first.
+#: A function from B queries and a depth to B lists of ids and B lists of scores, best first.
 Search: TypeAlias = Callable[[list[str], int], tuple[Sequence[Sequence[Any]], Sequence[Sequence[float]]]]
 
-#: Hits that are asked for in one call: as Python objects they take about 100 bytes each.
-_ASKED = 1 << 18
+#: The maximum number of hits per call. As Python objects, hits take about 100 bytes each.
+_HITS_PER_CALL = 1 << 18
 _STEP = "SearchNegatives"
 
 
 class SearchFunction(ModelHandle):
-    """A search function, named by the user. It pickles to its name and stays in its process and those forked from it.
+    """A search function with a name from the user. It pickles to its name, so only forked processes can use it.
 
     Args:
-        search: From B texts and a depth to B lists of ids and B lists of scores, best first; or a `SearchFunction`.
-        name: Changes whenever the answers do.
+        search: A function from B texts and a depth to B lists of ids and B lists of scores, best first; or a
+            `SearchFunction`.
+        name: A name that changes whenever the results change.
 
     Raises:
-        TypeError: `search` is no function.
-        ValueError: There is no name.
+        TypeError: `search` is not a function.
+        ValueError: The name is missing.
 
     Example:
         >>> from hnm_datasets import load_sample
@@ -53,11 +54,11 @@ class SearchFunction(ModelHandle):
             )
         if not isinstance(name, str) or not name:
             raise ValueError(
-                f"{_STEP}: the answers of a search cannot be told by its code. Name them with fingerprint='...', for "
-                f"example by the engine's index and version, and change the name whenever the answers change."
+                f"{_STEP}: a search function cannot be fingerprinted from its code. Pass fingerprint='...', for "
+                f"example the name and version of the search index, and change it whenever the results change."
             )
         function: Any = search
-        # The same name may name a function from texts to vectors.
+        # The prefix separates these names from those of embedding functions.
         super().__init__(load_model(function, f"search: {name}"))
 
     def __repr__(self) -> str:
@@ -71,12 +72,12 @@ class SearchFunction(ModelHandle):
 
     def _not_here(self) -> str:
         return (
-            f"{_STEP}: the search function is not in this process. It stays in its own and in those that are forked "
-            f"from it: in others make the step there, or leave num_proc out."
+            f"{_STEP}: the search function is not available in this process, only in the process that created the step "
+            f"and in its forks. Create the step in this process, or do not set num_proc."
         )
 
     def search(self, queries: list[str], depth: int, corpus: Corpus) -> Hits:
-        """Ask for the best passages of some queries, in calls of some 260,000 hits at most.
+        """Search for the best passages of queries, in calls with at most about 260,000 hits.
 
         Args:
             queries: B texts.
@@ -89,13 +90,13 @@ class SearchFunction(ModelHandle):
         Raises:
             KeyError: A hit is not in the corpus.
             RuntimeError: The function raised an error.
-            TypeError: It returned something else than lists of ids and of numbers.
-            ValueError: Lists are of other lengths than expected, scores rise, are NaN or infinite, or a passage comes
-                twice. All errors name the query.
+            TypeError: The function did not return lists of ids and lists of numbers.
+            ValueError: The lengths of lists do not match, scores increase, are NaN or infinite, or a passage is
+                repeated. All errors name the query.
         """
         rows = np.full((len(queries), depth), -1, dtype=np.int64)
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-        size = max(1, _ASKED // depth)
+        size = max(1, _HITS_PER_CALL // depth)
         for start in range(0, len(queries), size):
             part = queries[start : start + size]
             found, found_scores = _checked(self._ask(part, depth), part, depth, corpus)
@@ -110,15 +111,15 @@ class SearchFunction(ModelHandle):
         except Exception as error:  # a client may raise anything
             raise RuntimeError(
                 f"{_STEP}: the search raised {type(error).__name__} for {len(queries)} queries, the first "
-                f"{_shown(queries[0])}, at depth {depth}: {printable(str(error))}. Retries are the client's: set them "
-                f"there, and repeat the call once the engine answers."
+                f"{_shown(queries[0])}, at depth {depth}: {printable(str(error))}. Configure retries in the client, "
+                f"and repeat the call when the engine is available."
             ) from error
 
 
 def _checked(
     answer: Any, queries: list[str], depth: int, corpus: Corpus
 ) -> tuple[Ragged[NDArray[np.int64]], NDArray[np.float32]]:
-    """Return the rows and scores of an answer, at most `depth` a query."""
+    """Return the rows and scores of an answer, at most `depth` per query."""
     ids, scores = _lists_of(answer, queries)
     owners = ids.owners
 
@@ -130,14 +131,13 @@ def _checked(
         at = int(longer[0])
         raise ValueError(
             f"{_STEP}: the search returned {ids.lengths[at]} ids and {scores.lengths[at]} scores for the query "
-            f"{_shown(queries[at])}. Return a score for each id."
+            f"{_shown(queries[at])}. Return one score per id."
         )
-    named = as_ids(ids.values, "what the search returned as ids", _STEP, describe)
+    named = as_ids(ids.values, "the ids that the search returned", _STEP, describe)
     if named.null_count:
         at = int(np.flatnonzero(named.is_null().to_numpy(zero_copy_only=False))[0])
         raise ValueError(
-            f"{_STEP}: the search returned a null id for {describe(at)}. Return shorter lists where there are fewer "
-            f"hits."
+            f"{_STEP}: the search returned a null id for {describe(at)}. Return shorter lists if there are fewer hits."
         )
     numbers = _numbers(scores.values)
     within = positions_within(ids.offsets)
@@ -147,8 +147,8 @@ def _checked(
         at = int(np.flatnonzero(rows < 0)[0])
         raise KeyError(
             f"{_STEP}: the search returned {named[at].as_py()!r} for {describe(at)}, which is not among the "
-            f"{len(corpus)} passages of the corpus. Make the corpus of what the engine has indexed, or let the search "
-            f"filter by these passages."
+            f"{len(corpus)} passages of the corpus. Create the corpus from all indexed passages, or filter the search "
+            f"by the ids of the corpus."
         )
     _check_once(owners * len(corpus) + rows, named, describe)
     kept = within < depth
@@ -157,50 +157,50 @@ def _checked(
 
 
 def _lists_of(answer: Any, queries: list[str]) -> tuple[Ragged[pa.Array], Ragged[pa.Array]]:
-    """Return the ids and the scores, a list of each per query."""
+    """Return the ids and the scores, with one list of each per query."""
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         got = f"{len(answer)} values" if isinstance(answer, (tuple, list)) else type(answer).__name__
         raise TypeError(
-            f"{_STEP}: the search must return a pair, the lists of ids and the lists of scores, got {got} for "
-            f"{len(queries)} queries, the first {_shown(queries[0])}."
+            f"{_STEP}: the search must return a pair (lists of ids, lists of scores), got {got} for {len(queries)} "
+            f"queries, the first {_shown(queries[0])}."
         )
     found = []
-    for lists, what in zip(answer, ("ids", "scores"), strict=True):
+    for lists, kind in zip(answer, ("ids", "scores"), strict=True):
         if is_one_value(lists) or not hasattr(lists, "__len__"):
             raise TypeError(
-                f"{_STEP}: the {what} that the search returns must be a list with a list per query, got "
+                f"{_STEP}: the search must return the {kind} as a list with one list per query, got "
                 f"{type(lists).__name__} for {len(queries)} queries, the first {_shown(queries[0])}."
             )
         if len(lists) != len(queries):
             raise ValueError(
-                f"{_STEP}: the search returned {len(lists)} lists of {what} for {len(queries)} queries, the first "
-                f"{_shown(queries[0])}. Return a list for each query, also an empty one."
+                f"{_STEP}: the search returned {len(lists)} lists of {kind} for {len(queries)} queries, the first "
+                f"{_shown(queries[0])}. Return one list per query; it may be empty."
             )
-        found.append(_flat(lists, what, queries))
+        found.append(_flat(lists, kind, queries))
     return found[0], found[1]
 
 
-def _flat(lists: Any, what: str, queries: list[str]) -> Ragged[pa.Array]:
-    for query, own in zip(queries, lists, strict=True):
-        if is_one_value(own) or not hasattr(own, "__len__"):
+def _flat(lists: Any, kind: str, queries: list[str]) -> Ragged[pa.Array]:
+    for query, values in zip(queries, lists, strict=True):
+        if is_one_value(values) or not hasattr(values, "__len__"):
             raise TypeError(
-                f"{_STEP}: the {what} of the query {_shown(query)} must be a list, got {type(own).__name__}. Return a "
-                f"list per query."
+                f"{_STEP}: the {kind} of the query {_shown(query)} must be a list, got {type(values).__name__}. Return "
+                f"one list per query."
             )
-    offsets = offsets_of(np.array([len(own) for own in lists], dtype=np.int64))
+    offsets = offsets_of(np.array([len(values) for values in lists], dtype=np.int64))
     try:
-        return Ragged(offsets, as_arrow([value for own in lists for value in own], what, _STEP))
+        return Ragged(offsets, as_arrow([value for values in lists for value in values], kind, _STEP))
     except TypeError:
         query, value = _first_odd(lists, queries)
         raise TypeError(
-            f"{_STEP}: among the {what} of the query {_shown(query)} is {_shown(value)}, of another type than those "
-            f"before it. Return {'strings or whole numbers' if what == 'ids' else 'numbers'}, all of one type."
+            f"{_STEP}: the {kind} of the query {_shown(query)} contain {_shown(value)}, whose type differs from the "
+            f"values before it. Return {'strings or whole numbers' if kind == 'ids' else 'numbers'} of one type."
         ) from None
 
 
 def _first_odd(lists: Any, queries: list[str]) -> tuple[str, Any]:
-    """Return the first value that Arrow does not hold together with the first of all, and its query."""
-    values = [(query, value) for query, own in zip(queries, lists, strict=True) for value in own]
+    """Return the first value whose type Arrow cannot combine with the type of the first value, and its query."""
+    values = [(query, value) for query, part in zip(queries, lists, strict=True) for value in part]
     for query, value in values:
         try:
             as_arrow([values[0][1], value], "values", _STEP)
@@ -212,26 +212,26 @@ def _first_odd(lists: Any, queries: list[str]) -> tuple[str, Any]:
 def _numbers(scores: pa.Array) -> NDArray[np.float64]:
     kinds = (pa.types.is_null, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
     if not any(is_kind(scores.type) for is_kind in kinds):
-        raise TypeError(f"{_STEP}: the scores that the search returns must be numbers, got {type_name(scores.type)}.")
+        raise TypeError(f"{_STEP}: the search must return numbers as scores, got {type_name(scores.type)}.")
     return np.asarray(scores.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _check_scores(scores: NDArray[np.float64], within: NDArray[np.int64], describe: Callable[[int], str]) -> None:
-    with np.errstate(over="ignore"):  # beyond float32 they would be infinite
+    with np.errstate(over="ignore"):  # numbers beyond float32 become infinite
         bad = np.flatnonzero(~np.isfinite(scores.astype(np.float32)))
     if len(bad):
         at = int(bad[0])
         raise ValueError(
-            f"{_STEP}: the score of hit {within[at] + 1} of {describe(at)} is {scores[at]:g}, and scores must be "
-            f"finite numbers. Leave hits without a score out."
+            f"{_STEP}: the score of hit {within[at] + 1} of {describe(at)} is {scores[at]:g}, but scores must be "
+            f"finite numbers. Do not return hits without a score."
         )
     rising = np.flatnonzero((np.diff(scores) > 0) & (within[1:] > 0)) + 1
     if len(rising):
         at = int(rising[0])
         raise ValueError(
-            f"{_STEP}: the scores of {describe(at)} rise from {scores[at - 1]:g} to {scores[at]:g} at hit "
-            f"{within[at] + 1}. Hits must come best first, and a higher score must be better: return the negative of "
-            f"distances, and sort hits by their scores."
+            f"{_STEP}: the scores of {describe(at)} increase from {scores[at - 1]:g} to {scores[at]:g} at hit "
+            f"{within[at] + 1}. Return the best hits first, with higher scores for better hits: sort the hits by "
+            f"score, and negate distances."
         )
 
 
@@ -242,7 +242,7 @@ def _check_once(keys: NDArray[np.int64], ids: pa.Array, describe: Callable[[int]
         at = int(again.min())
         raise ValueError(
             f"{_STEP}: the search returned the passage {ids[at].as_py()!r} twice for {describe(at)}. Return each "
-            f"passage once: of the pieces that an engine has of it keep the best."
+            f"passage once: if the engine indexes chunks of passages, keep the best chunk."
         )
 
 

@@ -1,4 +1,4 @@
-"""Queries that are searched in several threads, some at a time."""
+"""Searching the queries of a batch in several threads."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.keys import hits_of
 from hnm_datasets.runtime.workers import threads
 
-#: Queries that one thread searches at a time: few enough that threads end together, many enough that a buffer pays.
+#: Queries per task of a thread: few enough to balance the threads, enough to reuse the buffers.
 _QUERIES = 64
 
 
 def search_in_threads(
     search: Callable[[slice, NDArray[np.uint64]], None], queries: int, k: int, first_row: int
 ) -> Hits:
-    """Search all queries, by a loop that releases the interpreter lock.
+    """Search all queries in threads.
 
     Args:
-        search: Fills the keys of some queries, of shape (b, k), see `key_of`. It gets opened files: a thread has no
-            cache folder of its own.
-        queries: How many there are, B.
+        search: A function that fills the keys of a slice of the queries, shape (b, k), see `key_of`. It must release
+            the GIL and use files that are already open, because threads do not know the cache directory.
+        queries: The number of queries, B.
         k: Hits per query.
-        first_row: What is added to the rows that are found.
+        first_row: An offset that is added to the found rows.
 
     Returns:
         Rows and scores of shape (B, k).
@@ -34,10 +34,10 @@ def search_in_threads(
     hits = Hits(np.empty((queries, k), dtype=np.int64), np.empty((queries, k), dtype=np.float32))
 
     def search_chunk(start: int) -> None:
-        some = slice(start, min(start + _QUERIES, queries))
-        keys = np.empty((some.stop - start, k), dtype=np.uint64)
-        search(some, keys)
-        hits.rows[some], hits.scores[some] = hits_of(keys, k)
+        chunk = slice(start, min(start + _QUERIES, queries))
+        keys = np.empty((chunk.stop - start, k), dtype=np.uint64)
+        search(chunk, keys)
+        hits.rows[chunk], hits.scores[chunk] = hits_of(keys, k)
 
     with ThreadPoolExecutor(threads()) as pool:
         list(pool.map(search_chunk, range(0, queries, _QUERIES)))

@@ -1,4 +1,4 @@
-"""Indexes of the shards of a corpus, searched as one: for an index that does not fit into memory, or one machine."""
+"""A sharded index, for indexes that do not fit into memory or on a single machine."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ _RAY = "ray"
 
 @dataclass(frozen=True)
 class ShardedIndex:
-    """Search several indexes, each of a shard of one corpus, and merge their hits.
+    """Search the indexes of all shards of a corpus and merge their hits.
 
-    The answer is that of one index of the whole corpus: for BM25 also the scores, because each shard knows the document
-    frequencies of all, and for exact dense and for sparse search to the bit. Shards can be built by different processes
-    or machines that share the cache directory (`index.prepare()`); each is built once.
+    The results are those of a single index of the whole corpus. BM25 scores are the same too, because all shards use
+    the document frequencies of the whole corpus; exact dense and sparse results are bit-identical. Different processes
+    or machines that share the cache directory can build the shards (`index.prepare()`); each shard is built once.
 
     Args:
-        shards: Indexes that differ in nothing but their `shard`, all of them:
+        shards: The indexes of all shards, which differ only in `shard`:
             `[BM25Index(corpus, shard=(i, 16)) for i in range(16)]`.
-        memory: How many bytes of index files may be open at once, such as `"8GB"`. Shards are closed again to stay
-            below it, except the one that is searched. The limit holds for each worker process. None: all stay open,
-            memory-mapped.
-        workers: Search shards at the same time: in this many processes; or in Ray actors (`"ray"`), one for each shard,
-            wherever the cluster has room. None: one after another, with all cores for each. Workers of `Dataset.map`
-            search one after another in any case.
+        memory: The maximum size of open index files, in bytes or as text such as `"8GB"`. Shards are closed to stay
+            below this limit, except the one being searched. The limit applies to each worker process. None: all shards
+            stay open, memory-mapped.
+        workers: Search shards in parallel: in this number of processes, or in Ray actors (`"ray"`), one per shard,
+            anywhere in the cluster. None: search one shard at a time, with all cores. Workers of `Dataset.map` always
+            search one shard at a time.
 
     Raises:
-        ImportError: Ray is not installed, and `workers="ray"`.
-        TypeError: A shard is no index, or an option is of the wrong type.
-        ValueError: A shard is missing, there twice, or made with other options.
+        ImportError: `workers="ray"`, but Ray is not installed.
+        TypeError: A shard is not an index, or an option has the wrong type.
+        ValueError: A shard is missing or repeated, or the options of the shards differ.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, load_sample
@@ -74,7 +74,7 @@ class ShardedIndex:
                 memory = convert_file_size_to_int(self.memory)
             except (ValueError, AttributeError, TypeError):
                 raise ValueError(
-                    f"{name}: memory must be bytes, or a size such as '8GB', got {self.memory!r}."
+                    f"{name}: memory must be a number of bytes or a size such as '8GB', got {self.memory!r}."
                 ) from None
             object.__setattr__(self, "memory", checks.whole_number(name, "memory", memory, low=1))
         if self.workers == _RAY:
@@ -91,7 +91,7 @@ class ShardedIndex:
 
     @property
     def embeddings(self) -> Embeddings | SparseEmbeddings:
-        """The vectors of the corpus, of dense or sparse shards."""
+        """The vectors of the corpus, for dense or sparse shards."""
         first = self.shards[0]
         if isinstance(first, BM25Index):
             raise AttributeError("A ShardedIndex of BM25 shards has no embeddings.")
@@ -99,67 +99,67 @@ class ShardedIndex:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that depend on the shards; how they are searched changes nothing."""
+        """32 hexadecimal digits that depend on the shards, but not on `memory` and `workers`."""
         return fingerprint({"kind": "sharded", "shards": [shard.fingerprint for shard in self.shards]})
 
     def prepare(self) -> None:
-        """Build all shards and keep them in the cache directory, unless they are there."""
+        """Build all shards in the cache directory, unless they exist."""
         for shard in self.shards:
             shard.prepare()
 
     def encode(self, queries: Sequence[str]) -> Tokens:
-        """Return the tokens of queries, of BM25 shards; all shards share one vocabulary."""
+        """Return the tokens of queries, for BM25 shards. All shards share one vocabulary."""
         first = self.shards[0]
         if not isinstance(first, BM25Index):
-            raise AttributeError("A ShardedIndex of dense or sparse shards takes vectors, which need no encoding.")
-        self._make_room(first)
+            raise AttributeError("A ShardedIndex of dense or sparse shards accepts vectors; they need no encoding.")
+        self._close_others(first)
         return first.encode(queries)
 
     def search(self, queries: Any, k: int) -> Hits:
         """Return the k best passages of each query.
 
         Args:
-            queries: B texts or their tokens for BM25, or B vectors as the shards take them.
+            queries: B texts or their tokens for BM25, or B vectors in the form that the shards accept.
             k: Hits per query.
 
         Returns:
             Rows and scores of shape (B, k), see `Hits`.
         """
-        asked = self._encoded(queries)
+        encoded = self._encoded(queries)
         if self.workers is None or in_worker() or in_ray_worker():
-            found = [self.search_one(shard, asked, k) for shard in self._open_first()]
+            found = [self.search_one(shard, encoded, k) for shard in self._open_first()]
         elif self.workers == _RAY:
-            found = search_in_actors(self.fingerprint, self.shards, asked, k)
+            found = search_in_actors(self.fingerprint, self.shards, encoded, k)
         else:
-            found = search_in_processes(self.search_one, self.shards, int(self.workers), asked, k)
-        hits = merged_hits([one for one, _ in found], k)
+            found = search_in_processes(self.search_one, self.shards, int(self.workers), encoded, k)
+        hits = merged_hits([shard_hits for shard_hits, _ in found], k)
         # The constants depend on the query and the whole corpus, so they are the same in all shards.
         constants = found[0][1]
         return hits if constants is None else Hits(hits.rows, hits.scores + constants[:, None])
 
     def score(self, queries: Any, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score of certain passages of each query, the same to the bit as `search` gives them.
+        """Score given passages of each query. The scores are bit-identical to those of `search`.
 
         Args:
-            queries: B texts or their tokens for BM25, or B vectors as the shards take them.
-            rows: B lists of row numbers, C in all.
+            queries: B texts or their tokens for BM25, or B vectors in the form that the shards accept.
+            rows: B lists of row numbers, C in total.
 
         Returns:
             Shape (C,), aligned with `rows.values`.
         """
-        asked = self._encoded(queries)
+        encoded = self._encoded(queries)
         scores = np.empty(len(rows.values), dtype=np.float32)
         for shard in self._open_first():
             inside = (rows.values >= shard.rows.start) & (rows.values < shard.rows.stop)
             if inside.any():
-                self._make_room(shard)
-                own = Ragged(kept_offsets(rows.offsets, inside), rows.values[inside])
-                scores[inside] = shard.score(asked, own)
+                self._close_others(shard)
+                shard_rows = Ragged(kept_offsets(rows.offsets, inside), rows.values[inside])
+                scores[inside] = shard.score(encoded, shard_rows)
         return scores
 
     def search_one(self, shard: ShardIndex[Any], queries: Any, k: int) -> tuple[Hits, NDArray[np.float32] | None]:
-        """Search one of the shards, within the memory of the index."""
-        self._make_room(shard)
+        """Search one of the shards within the memory limit."""
+        self._close_others(shard)
         return shard.search_shard(queries, k)
 
     def _encoded(self, queries: Any) -> Any:
@@ -170,34 +170,34 @@ class ShardedIndex:
     # ---- open shards ---------------------------------------------------------------------------------------------
 
     def _open_first(self) -> list[ShardIndex[Any]]:
-        """Return the shards, open ones before those that must be opened."""
+        """Return the shards, starting with those that are open."""
         last = _RECENT.get(self.fingerprint, [])
         shards: list[ShardIndex[Any]] = list(self.shards)
         return sorted(shards, key=lambda shard: shard.fingerprint not in last)
 
-    def _make_room(self, shard: ShardIndex[Any]) -> None:
-        """Close the shards that were opened longest ago, until this one fits."""
+    def _close_others(self, shard: ShardIndex[Any]) -> None:
+        """Close the least recently used shards until this one fits into the memory limit."""
         if self.memory is None:
             return
         if self.fingerprint not in _RECENT:
-            # Shards may be open from before.
-            for one in self.shards:
-                one.close()
+            # Other users may have opened the shards before.
+            for other in self.shards:
+                other.close()
         recent = _RECENT.setdefault(self.fingerprint, [])
         if shard.fingerprint in recent:
             recent.remove(shard.fingerprint)
-        by_name = {one.fingerprint: one for one in self.shards}
+        by_name = {other.fingerprint: other for other in self.shards}
         while recent and shard.nbytes + sum(by_name[name].nbytes for name in recent) > int(self.memory):
             by_name[recent.pop(0)].close()
         recent.append(shard.fingerprint)
 
 
-#: By sharded index, the shards that this process has opened, the latest last.
+#: The shards that this process has opened, per sharded index, most recently used last.
 _RECENT: dict[str, list[str]] = {}
 
 
 def is_index_of(kind: type, index: object) -> bool:
-    """Return whether this is an index of a kind, of the whole corpus or of all its shards."""
+    """Return whether an index has a given type, or is a `ShardedIndex` of this type."""
     if isinstance(index, ShardedIndex):
         return isinstance(index.shards[0], kind)
     return isinstance(index, kind)
@@ -212,25 +212,25 @@ def _checked_shards(name: str, shards: Any) -> tuple[BM25Index, ...] | tuple[Den
                 f"{name}: each shard must be a BM25Index, a DenseIndex or a SparseIndex, got {type(shard).__name__}."
             )
         if shard.shard is None:
-            raise ValueError(f"{name}: an index of the whole corpus is no shard; make each with shard=(i, n).")
-    found = tuple(sorted(shards, key=lambda one: one.shard))
+            raise ValueError(f"{name}: got an index of the whole corpus. Create each shard with shard=(i, n).")
+    found = tuple(sorted(shards, key=lambda index: index.shard))
     expected = [(number, len(found)) for number in range(len(found))]
-    if [one.shard for one in found] != expected:
+    if [index.shard for index in found] != expected:
         raise ValueError(
-            f"{name}: the shards must be {expected}, each once, and are {[one.shard for one in found]}. Some are "
-            f"missing, or made for another number of shards."
+            f"{name}: the shards must be {expected}, each once, got {[index.shard for index in found]}. Some are "
+            f"missing, or were created for another number of shards."
         )
     first = found[0]
-    for one in found[1:]:
-        differing = ["kind"] if type(one) is not type(first) else _differing(first, one)
+    for index in found[1:]:
+        differing = ["type"] if type(index) is not type(first) else _differing(first, index)
         if differing:
             raise ValueError(
-                f"{name}: the shards must be of one kind, corpus and options, and {first.shard} and {one.shard} differ "
-                f"in {', '.join(differing)}. Make all of them alike but for shard=(i, n)."
+                f"{name}: all shards must have the same type, corpus and options, but {first.shard} and {index.shard} "
+                f"differ in {', '.join(differing)}. Create all of them with the same arguments except shard=(i, n)."
             )
     return found
 
 
-def _differing(one: Any, other: Any) -> list[str]:
-    names = [field.name for field in fields(one) if field.name != "shard"]
-    return [name for name in names if getattr(one, name) != getattr(other, name)]
+def _differing(first: Any, second: Any) -> list[str]:
+    names = [field.name for field in fields(first) if field.name != "shard"]
+    return [name for name in names if getattr(first, name) != getattr(second, name)]

@@ -1,4 +1,4 @@
-"""Shards of a corpus: consecutive rows, as evenly as possible."""
+"""Shards of a corpus: consecutive rows in parts of nearly equal size."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from hnm_datasets.indexes.base import Hits
 
 
 def checked_shard(owner: str, shard: object, length: int) -> tuple[int, int] | None:
-    """Return `shard` as two plain ints, i of n, or say what it must be."""
+    """Return `shard` as two ints (i, n), or raise an error."""
     if shard is None:
         return None
     if not isinstance(shard, (tuple, list)) or len(shard) != 2:
-        raise TypeError(f"{owner}: shard must be (i, n), the i-th of n shards of the corpus, got {shard!r}.")
+        raise TypeError(f"{owner}: shard must be (i, n), shard i of n shards of the corpus, got {shard!r}.")
     n = checks.whole_number(owner, "the number of shards", shard[1], low=1)
     i = checks.whole_number(owner, "the shard", shard[0], low=0)
     if i >= n or n > length:
         raise ValueError(
-            f"{owner}: shard must be (i, n) with i from 0 to n - 1 and n at most the {length} passages of the corpus, "
+            f"{owner}: shard must be (i, n) with 0 <= i < n and n at most the number of passages ({length}), "
             f"got {shard!r}."
         )
     return i, n
 
 
 def rows_of_shard(shard: tuple[int, int] | None, length: int) -> range:
-    """Return the rows of a shard; all rows without one.
+    """Return the rows of a shard; all rows if `shard` is None.
 
     Example:
         >>> [rows_of_shard((i, 3), 10) for i in range(3)]
@@ -40,7 +40,7 @@ def rows_of_shard(shard: tuple[int, int] | None, length: int) -> range:
 
 
 def merged_hits(shards: Sequence[Hits], k: int) -> Hits:
-    """Merge the hits of several shards into those of the corpus; equal scores come in the order of the rows.
+    """Merge the hits of several shards. Ties are in the order of the rows.
 
     Args:
         shards: Hits of the same B queries, with row numbers of the whole corpus.
@@ -54,7 +54,7 @@ def merged_hits(shards: Sequence[Hits], k: int) -> Hits:
     """
     rows = np.concatenate([hits.rows for hits in shards], axis=1)
     scores = np.concatenate([hits.scores for hits in shards], axis=1)
-    # Missing hits come last.
+    # Sort missing hits last.
     order = np.lexsort((np.where(rows < 0, np.iinfo(np.int64).max, rows), -scores), axis=1)[:, :k]
     missing = ((0, 0), (0, k - order.shape[1]))
     return Hits(

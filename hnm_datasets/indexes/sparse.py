@@ -1,4 +1,4 @@
-"""Exact search of sparse vectors by an inverted index."""
+"""Exact search of sparse vectors with an inverted index."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.mapped import create_array, map_next, open_array, save_array
 from hnm_datasets.storage.opened import Opened
 
-#: Goes into every index's fingerprint; raise it when the files or the answers change.
+#: Part of the fingerprint of an index; increase it when the files or the results change.
 _FORMAT = 1
 _STARTS, _POSTINGS, _WEIGHTS = "starts", "postings", "weights"
 
 
 @dataclass(frozen=True)
 class SparseIndex:
-    """Search the sparse embeddings of a corpus exactly, by an inverted index with the loop of `BM25Index`.
+    """Search the sparse embeddings of a corpus exactly, with an inverted index.
 
-    The index is built on first use, kept under the `datasets` cache directory and opened memory-mapped. Passages with
-    the same score come in the order of the corpus, so a deeper search begins with the answer of a shallower one. A
-    passage whose score is not above 0 is never an answer: it shares no term with the query, or only with weights of
-    opposite signs.
+    The index is built on first use and memory-mapped from the `datasets` cache directory. Passages with equal scores
+    are in corpus order, so the results of a search are a prefix of the results of a deeper search. Passages with a
+    score of 0 or less are never returned: they share no term with the query, or negative products outweigh positive
+    ones.
 
     Args:
         embeddings: The vectors of a corpus, from `Corpus.embed_sparse`.
-        shard: `(i, n)`: index only the i-th of n shards of the corpus, counted from 0; see `ShardedIndex`.
+        shard: `(i, n)`: index only shard i of n shards of the corpus, counted from 0; see `ShardedIndex`.
 
     Raises:
-        TypeError: `embeddings` is something else.
-        ValueError: There is no such shard.
+        TypeError: `embeddings` is not `SparseEmbeddings`.
+        ValueError: `shard` is out of range.
 
     Example:
         >>> from hnm_datasets import load_sample
@@ -66,7 +66,7 @@ class SparseIndex:
         name = type(self).__name__
         if not isinstance(self.embeddings, SparseEmbeddings):
             raise TypeError(
-                f"{name}: embeddings must be SparseEmbeddings, got {type(self.embeddings).__name__}. Make them with "
+                f"{name}: embeddings must be SparseEmbeddings, got {type(self.embeddings).__name__}. Create them with "
                 f"corpus.embed_sparse(model)."
             )
         if self.shard is not None:
@@ -85,12 +85,12 @@ class SparseIndex:
 
     @property
     def rows(self) -> range:
-        """The rows of the corpus that are indexed."""
+        """The indexed rows of the corpus."""
         return rows_of_shard(self.shard, len(self.embeddings))
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the files that a search maps."""
+        """The size in bytes of the files that a search maps into memory."""
         self.prepare()
         return folder_size(self._folder, "*.npy")
 
@@ -99,16 +99,16 @@ class SparseIndex:
         return cache_root() / "sparse" / self.fingerprint
 
     def prepare(self) -> None:
-        """Build the index and keep it in the cache directory, unless it is there; the first search does the same."""
+        """Build the index in the cache directory, unless it exists. The first search does the same."""
         with clocked("index"):
             build_once(cache_root() / "sparse", self.fingerprint, self._build)
 
     def close(self) -> None:
-        """Let go of the files; the next search opens them again."""
+        """Close the files. The next search reopens them."""
         _OPENED.forget(self.fingerprint)
 
     def discard(self) -> None:
-        """Delete the index and its vectors, for example those of a model in the middle of its training."""
+        """Delete the files of the index and of its embeddings, for example those of a model during training."""
         self.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self.embeddings.discard()
@@ -117,46 +117,46 @@ class SparseIndex:
         """Return the k best passages of each query.
 
         Args:
-            queries: B vectors: a matrix of shape (B, V) from the model that made the embeddings, as
-                `model.encode_query` returns it, or `SparseVectors`.
-            k: Hits per query. More than there are passages is no error: the rest stays empty.
+            queries: B vectors: a matrix of shape (B, V) from the model of the embeddings, such as the output of
+                `model.encode_query`, or `SparseVectors`.
+            k: Hits per query. If k exceeds the number of passages, the result is padded.
 
         Returns:
-            Rows and scores of shape (B, k), see `Hits`. A score is the dot product of the query with the passage.
+            Rows and scores of shape (B, k), see `Hits`. A score is the dot product of query and passage.
 
         Raises:
-            ValueError: The queries are something else, or a weight is NaN, infinite or beyond 1e15.
+            ValueError: The queries are not a matrix, or a weight is NaN, infinite or beyond 1e15.
         """
-        asked, files, passages = self._checked(queries), _open(self), len(self.rows)
-        # A term that no passage has finds nothing.
-        asked = asked.where(asked.terms < len(files.starts) - 1)
-        terms = asked.terms.astype(np.int64)
+        vectors, files, passages = self._checked(queries), _open(self), len(self.rows)
+        # Ignore terms that are in no passage.
+        vectors = vectors.where(vectors.terms < len(files.starts) - 1)
+        terms = vectors.terms.astype(np.int64)
 
-        def search_some(some: slice, keys: NDArray[np.uint64]) -> None:
-            offsets = asked.offsets[some.start : some.stop + 1]
+        def search_chunk(chunk: slice, keys: NDArray[np.uint64]) -> None:
+            offsets = vectors.offsets[chunk.start : chunk.stop + 1]
             bm25_kernels.search(
-                files.starts, files.postings, files.weights, offsets, terms, asked.weights, passages, keys
+                files.starts, files.postings, files.weights, offsets, terms, vectors.weights, passages, keys
             )
 
-        return search_in_threads(search_some, len(asked), k, self.rows.start)
+        return search_in_threads(search_chunk, len(vectors), k, self.rows.start)
 
     def search_shard(self, queries: SparseVectors | Any, k: int) -> tuple[Hits, None]:
-        """Search as `search` does; no part of a score is constant."""
+        """Do the same as `search`. The scores have no per-query constant."""
         return self.search(queries, k), None
 
     def score(self, queries: SparseVectors | Any, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score of certain passages of each query, the same to the bit as `search` gives them.
+        """Score given passages of each query. The scores are bit-identical to those of `search`.
 
         Args:
             queries: B vectors, as in `search`.
-            rows: B lists of row numbers, C in all.
+            rows: B lists of row numbers, C in total.
 
         Returns:
             Shape (C,), aligned with `rows.values`.
         """
-        used, places = np.unique(rows.values, return_inverse=True)
+        used, numbers = np.unique(rows.values, return_inverse=True)
         passages = self.embeddings.take(used)
-        return sparse_kernels.score(self._checked(queries), passages, Ragged(rows.offsets, places))
+        return sparse_kernels.score(self._checked(queries), passages, Ragged(rows.offsets, numbers))
 
     def _checked(self, queries: SparseVectors | Any) -> SparseVectors:
         found = queries if isinstance(queries, SparseVectors) else sparse_vectors(queries)
@@ -167,12 +167,12 @@ class SparseIndex:
     # ---- building ------------------------------------------------------------------------------------------------
 
     def _build(self, folder: Path) -> None:
-        """Turn the vectors around, in files that are mapped while they are filled."""
+        """Invert the vectors, in memory-mapped files."""
         counts = np.zeros(0, dtype=np.int64)
         for block in self.embeddings.blocks(self.rows):
-            own = np.bincount(block.terms, minlength=len(counts))
-            own[: len(counts)] += counts
-            counts = own
+            total = np.bincount(block.terms, minlength=len(counts))
+            total[: len(counts)] += counts
+            counts = total
         starts = offsets_of(counts)
         save_array(folder, _STARTS, starts)
         free, first = starts[:-1].copy(), 0
@@ -183,13 +183,13 @@ class SparseIndex:
         with tqdm(total=len(self.rows), desc="Indexing passages (sparse)", unit=" passages") as bar:
             for block in self.embeddings.blocks(self.rows):
                 sizes = np.diff(block.offsets).astype(np.int32)
-                bm25_kernels.place(first, sizes, block.terms, block.weights, free, postings, weights)
+                bm25_kernels.scatter(first, sizes, block.terms, block.weights, free, postings, weights)
                 first += len(sizes)
                 bar.update(len(sizes))
 
 
 def _created(folder: Path, name: str, dtype: np.dtype[Any], length: int) -> NDArray[Any]:
-    """Write an array of zeros and map it, to be filled."""
+    """Create a file with an array of zeros and map it for writing."""
     path = folder / f"{name}.npy"
     create_array(path, dtype, (length,))
     with path.open("r+b") as file:

@@ -1,4 +1,4 @@
-"""Scores of sparse vectors, compiled by numba."""
+"""Scoring sparse vectors, compiled by numba."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.models.sparse_vectors import SparseVectors
 
 
-def score(queries: SparseVectors, passages: SparseVectors, places: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-    """Return the dot product of each query with certain passages.
+def score(queries: SparseVectors, passages: SparseVectors, lists: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
+    """Return the dot products of queries with given passages.
 
-    The sum runs over the terms in ascending order, as in a search, so that it is the same to the last bit.
+    The sum adds the terms in ascending order, as a search does, so the scores are bit-identical.
 
     Args:
         queries: B vectors.
         passages: P vectors.
-        places: For each query the numbers of its passages, C in all.
+        lists: The passage numbers of each query, C in total.
 
     Returns:
-        Shape (C,), aligned with `places.values`.
+        Shape (C,), aligned with `lists.values`.
 
     Example:
         >>> from hnm_datasets.models.sparse_vectors import sparse_vectors
@@ -30,9 +30,11 @@ def score(queries: SparseVectors, passages: SparseVectors, places: Ragged[NDArra
         [3.0, 3.0]
     """
     terms = 1 + max(int(vectors.terms.max(initial=-1)) for vectors in (queries, passages))
-    out = np.empty(len(places.values), dtype=np.float32)
-    asked, found = ((one.offsets, one.terms, one.weights) for one in (queries, passages))
-    _score(*asked, *found, places.offsets, places.values, np.zeros(terms, dtype=np.float32), out)
+    out = np.empty(len(lists.values), dtype=np.float32)
+    query_arrays, passage_arrays = (
+        (vectors.offsets, vectors.terms, vectors.weights) for vectors in (queries, passages)
+    )
+    _score(*query_arrays, *passage_arrays, lists.offsets, lists.values, np.zeros(terms, dtype=np.float32), out)
     return out
 
 
@@ -44,19 +46,19 @@ def _score(
     offsets: NDArray[np.int64],
     terms: NDArray[np.int32],
     weights: NDArray[np.float32],
-    place_offsets: NDArray[np.int64],
-    places: NDArray[np.int64],
+    list_offsets: NDArray[np.int64],
+    passages: NDArray[np.int64],
     factors: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """Score by a table of the query's weights by term, `factors`, which is all zeros before and after."""
+    """Score passages with a dense table of the query weights, `factors`, which is all zeros before and after."""
     for query in range(len(query_offsets) - 1):
         begin, end = query_offsets[query], query_offsets[query + 1]
         for at in range(begin, end):
             factors[query_terms[at]] = query_weights[at]
-        for number in range(place_offsets[query], place_offsets[query + 1]):
+        for number in range(list_offsets[query], list_offsets[query + 1]):
             total = np.float32(0)
-            for at in range(offsets[places[number]], offsets[places[number] + 1]):
+            for at in range(offsets[passages[number]], offsets[passages[number] + 1]):
                 total += weights[at] * factors[terms[at]]
             out[number] = total
         for at in range(begin, end):

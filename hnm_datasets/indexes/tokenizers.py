@@ -1,4 +1,4 @@
-"""Functions and Hugging Face tokenizers that cut texts in place of the library's own words."""
+"""Custom tokenizers for BM25: functions and Hugging Face tokenizers."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class FunctionTokenizer:
-    """A function from a text to its tokens, with a name; it is given texts after `normal_text`.
+    """A named function from a text to its tokens.
 
     Attributes:
         function: Any function `str -> list[str]`.
-        fingerprint: Changes whenever its tokens do.
+        fingerprint: A name that changes whenever the tokens change.
     """
 
     function: Callable[[str], list[str]] = field(compare=False)
     fingerprint: str
 
     def tokens(self, text: str) -> list[str]:
-        """Cut one text."""
+        """Tokenize a text after `normal_text`."""
         return self.tokens_as_is(normal_text(text))
 
     def tokens_as_is(self, text: str) -> list[str]:
-        """Cut one text, whose case and Unicode form the function decides on."""
+        """Tokenize a text without normalization."""
         found = self.function(text)
         if not isinstance(found, (list, tuple)) or not all(isinstance(token, str) for token in found):
             shown = repr(found)
@@ -51,19 +51,19 @@ class FunctionTokenizer:
 
 @dataclass(frozen=True)
 class SubwordTokenizer:
-    """A Hugging Face tokenizer by its content, kept in the cache directory, where every process finds it.
+    """A Hugging Face tokenizer, stored in the cache directory under its fingerprint, for all processes.
 
-    It is given texts as they are, because its own normalizer decides on case and Unicode form.
+    It gets the original text, because it has its own normalizer.
 
     Attributes:
-        fingerprint: 32 hexadecimal digits that depend on its content but for truncation, padding and special tokens,
+        fingerprint: 32 hexadecimal digits that depend on the content of the tokenizer, except truncation and padding,
             which are not used.
     """
 
     fingerprint: str
 
     def tokens(self, text: str) -> list[str]:
-        """Cut one text; the token of unknown characters is left out, because it means nothing in common."""
+        """Tokenize a text, without unknown tokens: two texts with unknown tokens need not have a word in common."""
         tokenizer, unknown = _open(self.fingerprint)
         return [token for token in tokenizer.encode(text, add_special_tokens=False).tokens if token != unknown]
 
@@ -72,27 +72,27 @@ Tokenizer: TypeAlias = "Callable[[str], list[str]] | tokenizers.Tokenizer | PreT
 
 
 def named_tokenizer(owner: str, tokenizer: Any, name: str | None) -> FunctionTokenizer | SubwordTokenizer | None:
-    """Check what a user passed as `tokenizer`, and what names it.
+    """Validate the options `tokenizer` and `tokenizer_fingerprint`.
 
     Args:
-        owner: For messages.
-        tokenizer: A function, a fast tokenizer of transformers, a `tokenizers.Tokenizer`, or what this returned before.
-        name: What names a function's tokens.
+        owner: The caller, for error messages.
+        tokenizer: A function, a fast tokenizer of transformers, a `tokenizers.Tokenizer`, or an earlier return value.
+        name: The fingerprint of a function.
 
     Raises:
-        TypeError: `tokenizer` is something else.
-        ValueError: A function comes without a name, or anything else with one.
+        TypeError: `tokenizer` has an unsupported type.
+        ValueError: A function has no name, or another tokenizer has one.
     """
     if isinstance(tokenizer, FunctionTokenizer) and name in (None, tokenizer.fingerprint):
         return tokenizer
-    # Those of transformers are callable too, and so are their slow ones, which answer with no list.
+    # Tokenizers of transformers are callable too. Slow ones are refused later, because they do not return a list.
     fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
     is_fast = hasattr(fast, "to_str") and hasattr(fast, "no_truncation")
     if tokenizer is None or is_fast or isinstance(tokenizer, SubwordTokenizer):
         if name is not None:
             raise ValueError(
-                f"{owner}: tokenizer_fingerprint names a function, and tokenizer is none. Leave it out: a Hugging Face "
-                f"tokenizer is named by its content."
+                f"{owner}: tokenizer_fingerprint is for functions, but tokenizer is not a function. Remove it: a "
+                f"Hugging Face tokenizer is fingerprinted by its content."
             )
         return _saved(fast) if is_fast else tokenizer
     if not callable(tokenizer):
@@ -102,9 +102,8 @@ def named_tokenizer(owner: str, tokenizer: Any, name: str | None) -> FunctionTok
         )
     if not isinstance(name, str) or not name:
         raise ValueError(
-            f"{owner}: a function cannot be fingerprinted from its code. Name its tokens with "
-            f"tokenizer_fingerprint='...', for example by a library and its version, and change the name whenever the "
-            f"tokens change."
+            f"{owner}: a function cannot be fingerprinted from its code. Pass tokenizer_fingerprint='...', for example "
+            f"the name and version of a library, and change it whenever the tokens change."
         )
     return FunctionTokenizer(tokenizer, name)
 
@@ -131,7 +130,7 @@ def _open(name: str) -> tuple[Any, str | None]:
         check_complete(
             file.parent,
             f"The tokenizer {name}",
-            "Make the BM25Index again with the tokenizer. It is opened from the datasets cache directory: "
+            "Recreate the BM25Index with the tokenizer. It is read from the datasets cache directory, so "
             "HF_DATASETS_CACHE must be the same folder in every process.",
         )
         model = json.loads(file.read_text(encoding="utf-8"))["model"]

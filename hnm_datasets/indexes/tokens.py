@@ -1,4 +1,4 @@
-"""Search by late interaction: candidates by an index of all token vectors, then exact MaxSim."""
+"""Late-interaction search: candidates from an index of all token vectors, then exact MaxSim scores."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.opened import Opened
 
-#: Goes into every index's fingerprint; raise it when the files or the answers change.
+#: Part of the fingerprint of an index; increase it when the files or the results change.
 _FORMAT = 1
 _EXACT = "Flat"
-#: Up to so many tokens, all passages are scored: an index would take as long.
+#: Up to this number of tokens, all passages are scored; an index would not be faster.
 _SMALL = 1 << 18
-#: Token vectors that FAISS is trained on, for each inverted list.
+#: Token vectors that FAISS is trained on, per inverted list.
 _TRAINING_PER_LIST = 64
-#: One in so many inverted lists is searched by default.
+#: One inverted list in _PROBED is searched by default.
 _PROBED = 32
-#: Tokens that are looked up for each token of a query, at first and at most.
-_NEAREST, _MOST = 256, 4096
-#: Queries that are looked up at a time, so that their hits take some megabytes.
+#: The number of nearest tokens to retrieve per query token: initially, and at most.
+_NEAREST, _MAX_NEAREST = 256, 4096
+#: Queries per FAISS search, so that the hits take some megabytes.
 _QUERIES = 64
 _FILE = "index.faiss"
 
 
 @dataclass(frozen=True)
 class TokenIndex:
-    """Search the token vectors of a corpus: candidates by their tokens, scored by exact MaxSim.
+    """Search the token vectors of a corpus: candidates from their tokens, scored by exact MaxSim.
 
-    FAISS finds the nearest tokens of each token of a query. The passages that they are from are the candidates, best
-    first by what these tokens alone add up to. MaxSim scores the first of them exactly. In a corpus of up to 262,144
-    tokens all passages are scored.
+    FAISS retrieves the nearest tokens of each query token. The passages of these tokens are the candidates, ranked by
+    the scores of their retrieved tokens. The best candidates are scored by exact MaxSim. In a corpus of up to 262,144
+    tokens, all passages are scored.
 
     Args:
         embeddings: The token vectors of a corpus, from `Corpus.embed_tokens`.
-        factory: FAISS's description of an index, such as `"IVF4096,PQ64"`; `"Flat"`: score all passages; None: `"Flat"`
-            for a small corpus, else `"IVF<n>,SQ8"`, a byte a number, with n of about twice the square root of the
+        factory: A FAISS factory string, such as `"IVF4096,PQ64"`; `"Flat"`: score all passages; None: `"Flat"` for a
+            small corpus, otherwise `"IVF<n>,SQ8"` (8 bits per dimension), with n about twice the square root of the
             number of tokens.
-        nprobe: How many inverted lists are searched for each token; None: one in 32.
-        candidates: Passages that are scored for each query; a search finds no others.
+        nprobe: The number of inverted lists to search per token; None: one in 32.
+        candidates: The number of passages to score per query. A search returns at most this many passages.
 
     Raises:
-        TypeError: `embeddings` or an option is of the wrong type.
-        ValueError: An option is out of range, or FAISS cannot make such an index of the vectors.
+        TypeError: `embeddings` or an option has the wrong type.
+        ValueError: An option is out of range, or FAISS cannot create the index for these vectors.
 
     Example:
         >>> from hnm_datasets import load_sample
@@ -83,7 +83,7 @@ class TokenIndex:
         name = type(self).__name__
         if not isinstance(self.embeddings, TokenEmbeddings):
             raise TypeError(
-                f"{name}: embeddings must be TokenEmbeddings, got {type(self.embeddings).__name__}. Make them with "
+                f"{name}: embeddings must be TokenEmbeddings, got {type(self.embeddings).__name__}. Create them with "
                 f"corpus.embed_tokens(model)."
             )
         if self.factory is not None and not isinstance(self.factory, str):
@@ -100,12 +100,12 @@ class TokenIndex:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that depend on the embeddings and on all options."""
+        """32 hexadecimal digits that depend on the embeddings and all options."""
         return fingerprint({"built": self._built, "search": [self.nprobe, self.candidates]})
 
     @property
     def is_exact(self) -> bool:
-        """Whether every search scores all passages."""
+        """Whether searches score all passages."""
         return self._factory == _EXACT
 
     @property
@@ -125,18 +125,18 @@ class TokenIndex:
         return cache_root() / "tokens" / self._built
 
     def prepare(self) -> None:
-        """Build the index of the tokens and keep it in the cache directory, unless it is there or none is needed."""
+        """Build the index of the tokens in the cache directory, unless it exists or is not needed."""
         if not self.is_exact:
             with clocked("index"):
                 build_once(cache_root() / "tokens", self._built, self._build)
 
     def close(self) -> None:
-        """Let go of the files; the next search opens them again."""
+        """Close the files. The next search reopens them."""
         _OPENED.forget(self.fingerprint)
         self.embeddings.close()
 
     def discard(self) -> None:
-        """Delete the index and its vectors, for example those of a model in the middle of its training."""
+        """Delete the files of the index and of its embeddings, for example those of a model during training."""
         self.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self.embeddings.discard()
@@ -145,9 +145,9 @@ class TokenIndex:
         """Return the k best passages of each query.
 
         Args:
-            queries: The token vectors of B queries, from the model that made the embeddings.
+            queries: The token vectors of B queries, from the model of the embeddings.
             k: Hits per query.
-            candidates: Passages that are scored for each query; None: those of the index.
+            candidates: The number of passages to score per query; None: the option of the index.
 
         Returns:
             Rows and scores of shape (B, k), see `Hits`.
@@ -155,20 +155,20 @@ class TokenIndex:
         if self.is_exact:
             return maxsim.search(queries, self.embeddings, k)
         found = [
-            maxsim.ranked(some, self.embeddings, self._candidates(some, candidates or self.candidates), k)
+            maxsim.ranked(part, self.embeddings, self._candidates(part, candidates or self.candidates), k)
             for start in range(0, len(queries), _QUERIES)
-            for some in [queries.part(start, min(start + _QUERIES, len(queries)))]
+            for part in [queries.part(start, min(start + _QUERIES, len(queries)))]
         ]
         if not found:
             return Hits(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))
         return Hits(np.concatenate([hits.rows for hits in found]), np.concatenate([hits.scores for hits in found]))
 
     def score(self, queries: TokenVectors, rows: Ragged[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the score of certain passages of each query, the same to the bit as `search` gives them.
+        """Score given passages of each query. The scores are bit-identical to those of `search`.
 
         Args:
             queries: The token vectors of B queries.
-            rows: B lists of row numbers, C in all.
+            rows: B lists of row numbers, C in total.
 
         Returns:
             Shape (C,), aligned with `rows.values`.
@@ -176,34 +176,34 @@ class TokenIndex:
         return maxsim.score(queries, self.embeddings, rows)
 
     def _candidates(self, queries: TokenVectors, count: int) -> Ragged[NDArray[np.int64]]:
-        """Return the passages of the nearest tokens of each query, at most so many and best first."""
+        """Return the passages of the nearest tokens of each query, best first, at most `count`."""
         lists = [np.empty(0, dtype=np.int64)] * len(queries)
         short, nearest = np.arange(len(queries)), _NEAREST
         while len(short):
             found = self._nearest(queries.take(short), nearest, count)
             for number, query in enumerate(short):
                 lists[query] = found.values[found.offsets[number] : found.offsets[number + 1]]
-            # Tokens of few passages may be near to all tokens of a query.
+            # The nearest tokens may all be from a few passages: retrieve more.
             nearest *= 4
-            short = short[found.lengths < min(count, len(self.embeddings))] if nearest <= _MOST else short[:0]
-        return Ragged(offsets_of(np.array([len(own) for own in lists], dtype=np.int64)), np.concatenate(lists))
+            short = short[found.lengths < min(count, len(self.embeddings))] if nearest <= _MAX_NEAREST else short[:0]
+        return Ragged(offsets_of(np.array([len(rows) for rows in lists], dtype=np.int64)), np.concatenate(lists))
 
     def _nearest(self, queries: TokenVectors, nearest: int, count: int) -> Ragged[NDArray[np.int64]]:
         import faiss
 
         index = _open(self)
         if in_worker():
-            # After a fork the parent's threads are gone, and the cores belong to the other workers as well.
+            # The threads of the parent do not survive a fork, and the other workers need the cores too.
             faiss.omp_set_num_threads(1)
         offsets = self.embeddings.offsets
         nearest = min(nearest, int(offsets[-1]))
         products, tokens = index.search(queries.vectors.astype(np.float32), nearest)
-        line, place = np.nonzero(tokens >= 0)
-        rows = np.searchsorted(offsets, tokens[line, place], side="right") - 1
+        line, column = np.nonzero(tokens >= 0)
+        rows = np.searchsorted(offsets, tokens[line, column], side="right") - 1
         owners = np.repeat(np.arange(len(queries)), queries.lengths)[line]
-        # A passage that has no token among the nearest of a query's token gets at most what the last of them gets.
+        # For a passage without a token among the nearest, the lowest retrieved product is an upper bound.
         lowest = np.where(tokens >= 0, products, np.inf).min(axis=1)
-        gains = (products - lowest[:, None])[line, place]
+        gains = (products - lowest[:, None])[line, column]
         order = np.lexsort((-gains, rows, line))
         best = order[first_of_runs(line[order], rows[order])]
         keys = owners[best] * len(self.embeddings) + rows[best]
@@ -211,9 +211,9 @@ class TokenIndex:
         sums = np.bincount(which, weights=gains[best], minlength=len(passages))
         owner, row = np.divmod(passages, len(self.embeddings))
         order = np.lexsort((row, -sums, owner))
-        every = offsets_of(np.bincount(owner, minlength=len(queries)))
-        kept = positions_within(every) < count
-        return Ragged(offsets_of(np.minimum(np.diff(every), count)), row[order][kept])
+        all_offsets = offsets_of(np.bincount(owner, minlength=len(queries)))
+        kept = positions_within(all_offsets) < count
+        return Ragged(offsets_of(np.minimum(np.diff(all_offsets), count)), row[order][kept])
 
     # ---- building ------------------------------------------------------------------------------------------------
 
@@ -223,12 +223,12 @@ class TokenIndex:
         size = min(max(50_000, _TRAINING_PER_LIST * lists), tokens)
         if lists > size:
             raise ValueError(
-                f"TokenIndex: {self._factory!r} has {lists} inverted lists and there are only {tokens} tokens to train "
-                f"on. Take fewer lists, or factory='Flat'."
+                f"TokenIndex: {self._factory!r} has {lists} inverted lists, but there are only {tokens} tokens for "
+                f"training. Use fewer lists, or factory='Flat'."
             )
         if not index.is_trained:
-            share = -(-size * len(self.embeddings) // tokens)
-            rows = np.sort(np.random.default_rng(0).choice(len(self.embeddings), share, replace=False))
+            sample = -(-size * len(self.embeddings) // tokens)
+            rows = np.sort(np.random.default_rng(0).choice(len(self.embeddings), sample, replace=False))
             index.train(self.embeddings.take(rows).vectors.astype(np.float32))
         with tqdm(total=tokens, desc=f"Indexing tokens ({self._factory})", unit=" tokens") as bar:
             for block in self.embeddings.blocks():
@@ -243,9 +243,9 @@ class TokenIndex:
             return faiss.index_factory(self.embeddings.dimension, self._factory, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError as error:
             raise ValueError(
-                f"TokenIndex: FAISS cannot make the index {self._factory!r} for vectors of "
-                f"{self.embeddings.dimension} dimensions ({reason(error)}). Usual ones are 'IVF1024,SQ8' and "
-                f"'IVF1024,PQ32', where the number after PQ divides the dimensions."
+                f"TokenIndex: FAISS cannot create the index {self._factory!r} for vectors of dimension "
+                f"{self.embeddings.dimension} ({reason(error)}). Common choices are 'IVF1024,SQ8' and 'IVF1024,PQ32', "
+                f"where the number after PQ must divide the dimension."
             ) from None
 
 

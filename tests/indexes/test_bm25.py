@@ -163,7 +163,7 @@ def test_options_are_checked(options, error, match):
 
 
 def test_one_text_is_not_taken_for_its_letters():
-    with pytest.raises(TypeError, match=r"BM25Index: queries must be a list of texts, got one: pass \['plates'\]"):
+    with pytest.raises(TypeError, match=r"BM25Index: queries must be a list of texts, got one text: pass \['plates'\]"):
         BM25Index(corpus_of(["plates move"])).search("plates", 1)
 
 
@@ -238,7 +238,7 @@ def test_tokens_are_searched_like_their_texts(method):
     np.testing.assert_array_equal(sums.scores + constants[:, None], expected.scores, strict=True)
     assert constants.any() == (method in ("bm25l", "bm25+"))
     assert len(index.encode([])) == 0
-    with pytest.raises(TypeError, match=r"BM25Index: queries must be a list of texts, got one: pass \['plates'\]"):
+    with pytest.raises(TypeError, match=r"BM25Index: queries must be a list of texts, got one text: pass \['plates'\]"):
         index.encode("plates")
 
 

@@ -107,7 +107,7 @@ def test_tokens_are_strings_without_stop_words():
         ["日本", "本語", "日", "本", "語"],
     ]
     assert index.tokenize([]) == []
-    with pytest.raises(TypeError, match=r"BM25Index: texts must be a list of texts, got one: pass \['plates'\]"):
+    with pytest.raises(TypeError, match=r"BM25Index: texts must be a list of texts, got one text: pass \['plates'\]"):
         index.tokenize("plates")
 
 

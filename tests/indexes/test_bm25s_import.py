@@ -190,7 +190,7 @@ def test_it_is_named_by_content_and_works_in_workers_and_without_its_source(tmp_
     # The kept folder is one of bm25s, too.
     again = BM25Index.from_bm25s(corpus, index.folder)
     np.testing.assert_array_equal(again.search(["plates"], 9).scores, index.search(["plates"], 9).scores)
-    with pytest.raises(ValueError, match="an index of the whole corpus is no shard"):
+    with pytest.raises(ValueError, match="got an index of the whole corpus"):
         ShardedIndex([index])
 
 
@@ -255,7 +255,7 @@ def test_what_is_given_counts_more_than_what_is_saved(tmp_path):
     texts = ["plates move", "waves are breaking"]
     saved(tmp_path, texts, stopwords=None)
     Tokenizer(stopwords="english").save_stopwords(tmp_path)
-    with pytest.raises(ValueError, match="does not fit the corpus"):
+    with pytest.raises(ValueError, match="does not match the corpus"):
         BM25Index.from_bm25s(corpus_of(texts), tmp_path)
     assert BM25Index.from_bm25s(corpus_of(texts), tmp_path, stopwords=None).search(["are"], 1).rows.tolist() == [[1]]
 
@@ -276,19 +276,27 @@ TEXTS_OF_PLATES = ["plates are moving", "waves break", "a quake shakes plates"]
 @pytest.mark.parametrize(
     ("texts", "options", "match"),
     [
-        (TEXTS_OF_PLATES[:2], {}, r"the index has 3 passages and the corpus has 2\. Row i of the index must be"),
-        (TEXTS_OF_PLATES[::-1], {}, r"of 3 passages that were compared, 2 have other tokens\. In 'p0' \(row 0\)"),
-        (TEXTS_OF_PLATES, {"stemmer": "en"}, r"In 'p0' .*index alone has \['moving'.* alone \['move', .*stemmer="),
-        (TEXTS_OF_PLATES, {"stopwords": None}, r"In 'p0' \(row 0\) the index alone has none .*corpus alone \['are'\]"),
+        (TEXTS_OF_PLATES[:2], {}, r"the index has 3 passages, but the corpus has 2\. Row i of the index must be"),
+        (TEXTS_OF_PLATES[::-1], {}, r"2 of 3 sampled passages have different tokens\. For 'p0' \(row 0\)"),
+        (
+            TEXTS_OF_PLATES,
+            {"stemmer": "en"},
+            r"For 'p0' .*only the index has \['moving'.* corpus has \['move', .*stemmer=",
+        ),
+        (TEXTS_OF_PLATES, {"stopwords": None}, r"For 'p0' \(row 0\), only the index has none .*corpus has \['are'\]"),
         (
             TEXTS_OF_PLATES,
             {"token_pattern": "[a-z]{1,5}"},
-            r"In 'p0' .*alone has \['moving', .*alone \['g', 'movin'",
+            r"For 'p0' .*index has \['moving', .*corpus has \['g', 'movin'",
         ),
-        ([*TEXTS_OF_PLATES[:2], "magma"], {}, r"In 'p2' \(row 2\) .*'plates', 'quake'.* alone \['magma'\].*title_col"),
+        (
+            [*TEXTS_OF_PLATES[:2], "magma"],
+            {},
+            r"For 'p2' \(row 2\), .*'plates', 'quake'.* corpus has \['magma'\].*title_col",
+        ),
         (TEXTS_OF_PLATES, {"stemmer": "klingon"}, "stemmer must be one of"),
         (TEXTS_OF_PLATES, {"tokenizer": bars}, "tokenizer_fingerprint"),
-        (TEXTS_OF_PLATES, {"tokenizer": Tokenizer(), "stemmer": None}, "leave out stemmer: the tokenizer of bm25s"),
+        (TEXTS_OF_PLATES, {"tokenizer": Tokenizer(), "stemmer": None}, "remove stemmer: the bm25s tokenizer already"),
     ],
 )
 def test_a_corpus_and_options_that_do_not_fit_are_refused(texts, options, match):
@@ -299,7 +307,7 @@ def test_a_corpus_and_options_that_do_not_fit_are_refused(texts, options, match)
 def test_titles_are_part_of_the_texts():
     columns = {"id": ["a", "b"], "title": ["Plates", "Waves"], "text": ["move", "break"]}
     corpus, retriever = Corpus.from_dataset(Dataset.from_dict(columns)), built(columns["text"])
-    with pytest.raises(ValueError, match=r"alone \['plates'\].*title_column=None"):
+    with pytest.raises(ValueError, match=r"corpus has \['plates'\].*title_column=None"):
         BM25Index.from_bm25s(corpus, retriever)
     without = Corpus.from_dataset(Dataset.from_dict(columns), title_column=None)
     assert BM25Index.from_bm25s(without, retriever).search(["move"], 1).rows.tolist() == [[0]]
@@ -307,17 +315,17 @@ def test_titles_are_part_of_the_texts():
 
 def test_other_arguments_are_refused(tmp_path):
     corpus = corpus_of(TEXTS_OF_PLATES)
-    with pytest.raises(TypeError, match=r"from_bm25s: there is no option 'k1'.*stemmer, stopwords"):
+    with pytest.raises(TypeError, match=r"from_bm25s: unknown option 'k1'.*stemmer, stopwords"):
         BM25Index.from_bm25s(corpus, built(TEXTS_OF_PLATES), k1=2)
     with pytest.raises(TypeError, match=r"from_bm25s: index must be a bm25s\.BM25, the folder .*got list"):
         BM25Index.from_bm25s(corpus, [])
     with pytest.raises(TypeError, match=r"from_bm25s: corpus must be a Corpus"):
         BM25Index.from_bm25s(TEXTS_OF_PLATES, built(TEXTS_OF_PLATES))
-    with pytest.raises(FileNotFoundError, match=r"holds no index of bm25s: indptr\.csc\.index\.npy is missing"):
+    with pytest.raises(FileNotFoundError, match=r"is not a bm25s index: indptr\.csc\.index\.npy is missing"):
         BM25Index.from_bm25s(corpus, tmp_path)
     with pytest.raises(FileNotFoundError, match="'/no/such/folder' is neither a folder nor a Hub id"):
         BM25Index.from_bm25s(corpus, "/no/such/folder")
-    with pytest.raises(ValueError, match="the retriever has no complete index"):
+    with pytest.raises(ValueError, match="the retriever is not a complete bm25s index"):
         BM25Index.from_bm25s(corpus, bm25s.BM25())
 
 
@@ -351,22 +359,22 @@ def pickled(array):
 
 
 DAMAGES = {
-    "rows beyond": (damage_array("indices", changed(0, 99)), "postings of other rows than its 3 passages"),
-    "rows below": (damage_array("indices", changed(0, -1)), "postings of other rows than its 3 passages"),
-    "rows twice": (damage_array("indices", changed(slice(None), 1)), "not in the order of the passages"),
-    "negative scores": (damage_array("data", changed(0, -1)), "scores that are negative or no numbers"),
-    "no numbers": (damage_array("data", changed(0, np.nan)), "scores that are negative or no numbers"),
-    "infinite scores": (damage_array("data", changed(0, np.inf)), "scores that are negative or no numbers"),
-    "fewer scores": (damage_array("data", lambda array: array[1:]), "lengths that do not fit together"),
-    "another end": (damage_array("indptr", changed(-1, 99)), "indptr does not say"),
-    "backwards": (damage_array("indptr", changed(1, 8)), "indptr does not say"),
-    "no tokens": (damage_array("indptr", lambda array: array[:0]), "indptr does not say"),
-    "a table": (damage_array("data", lambda array: array[:, None]), "more than one dimension"),
+    "rows beyond": (damage_array("indices", changed(0, 99)), "postings outside its 3 passages"),
+    "rows below": (damage_array("indices", changed(0, -1)), "postings outside its 3 passages"),
+    "rows twice": (damage_array("indices", changed(slice(None), 1)), "not in ascending order of the passages"),
+    "negative scores": (damage_array("data", changed(0, -1)), "scores that are negative, infinite or NaN"),
+    "no numbers": (damage_array("data", changed(0, np.nan)), "scores that are negative, infinite or NaN"),
+    "infinite scores": (damage_array("data", changed(0, np.inf)), "scores that are negative, infinite or NaN"),
+    "fewer scores": (damage_array("data", lambda array: array[1:]), "the lengths of its arrays do not match"),
+    "another end": (damage_array("indptr", changed(-1, 99)), "indptr does not match its postings"),
+    "backwards": (damage_array("indptr", changed(1, 8)), "indptr does not match its postings"),
+    "no tokens": (damage_array("indptr", lambda array: array[:0]), "indptr does not match its postings"),
+    "a table": (damage_array("data", lambda array: array[:, None]), "not one-dimensional"),
     "pickled": (damage_array("data", pickled), "cannot be read: Array can't be memory-mapped"),
-    "a token too many": (damage_json("vocab", lambda text: text[:-1] + ', "b": 99}'), "tokens without postings"),
-    "no number": (damage_json("vocab", lambda text: text[:-1] + ', "b": "c"}'), "no complete index"),
-    "a token before": (damage_json("vocab", lambda text: text[:-1] + ', "b": -1}'), "tokens without postings"),
-    "half a character": (damage_json("vocab", lambda text: text[:-1] + ', "\\ud800": 0}'), "halves of characters"),
+    "a token too many": (damage_json("vocab", lambda text: text[:-1] + ', "b": 99}'), "token ids outside the index"),
+    "no number": (damage_json("vocab", lambda text: text[:-1] + ', "b": "c"}'), "not a complete bm25s index"),
+    "a token before": (damage_json("vocab", lambda text: text[:-1] + ', "b": -1}'), "token ids outside the index"),
+    "half a character": (damage_json("vocab", lambda text: text[:-1] + ', "\\ud800": 0}'), "unpaired surrogates"),
     "a list": (damage_json("vocab", lambda text: "[]"), "cannot be read"),
     "no vocabulary": (damage_json("vocab", lambda text: "{}"), "load_vocab=True"),
     "half a vocabulary": (damage_json("vocab", lambda text: text[: len(text) // 2]), "cannot be read"),
@@ -389,7 +397,7 @@ def test_a_damaged_tokenizer_is_named(tmp_path, name):
     saved(tmp_path, TEXTS_OF_PLATES)
     for content in ("[1]", "{", "7"):
         (tmp_path / name).write_text(content)
-        with pytest.raises(ValueError, match=rf"{re.escape(name)} is not what a tokenizer of bm25s saves"):
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} is not a file of a bm25s tokenizer"):
             BM25Index.from_bm25s(corpus_of(TEXTS_OF_PLATES), tmp_path)
 
 

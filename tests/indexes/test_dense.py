@@ -337,30 +337,30 @@ def test_every_option_is_in_the_fingerprint():
 @pytest.mark.parametrize(
     ("factory", "options", "error", "match"),
     [
-        ("Magic9", {}, ValueError, r"cannot make the index 'Magic9'.*Usual ones are 'Flat', 'HNSW32'"),
+        ("Magic9", {}, ValueError, r"cannot create the index 'Magic9'.*Common choices are 'Flat', 'HNSW32'"),
         (
             "IVF8,PQ7",
             {},
             ValueError,
-            r"'IVF8,PQ7' for vectors of 16 dimensions.*number after PQ divides the dimensions",
+            r"'IVF8,PQ7' for vectors of dimension 16.*number after PQ must divide the dimension",
         ),
         (
             "IVF500,Flat",
             {},
             ValueError,
-            r"has 500 inverted lists and needs at least as many vectors.*there are 400.*fewer lists.*'Flat'",
+            r"has 500 inverted lists\. Training needs at least as many vectors.*only 400.*fewer lists.*'Flat'",
         ),
-        ("IVF64,Flat", {"training_size": 50}, ValueError, "64 inverted lists.*but there are 50"),
+        ("IVF64,Flat", {"training_size": 50}, ValueError, "64 inverted lists.*but there are only 50"),
         (
             "HNSW16",
             {"nprobe": 4},
             ValueError,
-            "'HNSW16' has no nprobe. nprobe belongs to IVF indexes, ef_search to HNSW",
+            "'HNSW16' does not support nprobe. nprobe is for IVF indexes, ef_search for HNSW",
         ),
-        ("IVF16,Flat", {"ef_search": 40}, ValueError, "'IVF16,Flat' has no ef_?[sS]earch"),
-        ("Flat", {"nprobe": 2}, ValueError, "nprobe has no meaning for the exact index 'Flat'; leave it out"),
-        ("Flat", {"ef_search": 2}, ValueError, "ef_search has no meaning for the exact index"),
-        ("Flat", {"training_size": 200}, ValueError, "training_size has no meaning for the exact index"),
+        ("IVF16,Flat", {"ef_search": 40}, ValueError, "'IVF16,Flat' does not support ef_?[sS]earch"),
+        ("Flat", {"nprobe": 2}, ValueError, "nprobe has no effect on the exact index 'Flat'; remove it"),
+        ("Flat", {"ef_search": 2}, ValueError, "ef_search has no effect on the exact index"),
+        ("Flat", {"training_size": 200}, ValueError, "training_size has no effect on the exact index"),
         ("IVF16,Flat", {"nprobe": 0}, ValueError, "nprobe must be a whole number of at least 1, got 0"),
         ("HNSW16", {"ef_search": 1.5}, TypeError, r"ef_search must be a whole number, got 1\.5"),
         (16, {}, TypeError, "factory must be a string such as 'IVF256,Flat', got 16"),
@@ -374,7 +374,7 @@ def test_options_are_checked(factory, options, error, match, monkeypatch):
 
 
 def test_options_are_named_as_they_were_given():
-    with pytest.raises(ValueError, match="has no ef_search"):
+    with pytest.raises(ValueError, match="does not support ef_search"):
         DenseIndex(embedded(), "IVF16,Flat", ef_search=40)
 
 
@@ -389,12 +389,12 @@ def test_embeddings_are_checked():
 def test_query_vectors_are_checked(factory):
     index = DenseIndex(embedded(), factory)
     for wrong in (QUERIES[:, :8], QUERIES[0], QUERIES[None]):
-        with pytest.raises(ValueError, match=r"must be vectors of shape \(B, 16\).*with the model that made"):
+        with pytest.raises(ValueError, match=r"must be vectors of shape \(B, 16\).*with the model of the embeddings"):
             index.search(wrong, 3)
     for bad in (np.nan, np.inf):
         queries = QUERIES[:4].copy()
         queries[2, 5] = bad
-        with pytest.raises(ValueError, match="the query vector 2 holds NaN or infinite values"):
+        with pytest.raises(ValueError, match="the query vector 2 contains NaN or infinite values"):
             index.search(queries, 3)
-        with pytest.raises(ValueError, match="the query vector 2 holds NaN"):
+        with pytest.raises(ValueError, match="the query vector 2 contains NaN"):
             index.score(queries, Ragged(np.array([0, 1, 1, 1, 1]), np.array([0])))

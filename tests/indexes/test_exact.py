@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hnm_datasets.indexes import device_search, exact
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.indexes.bounds import BLOCK, OUTPUT, Blocks, as_asked, as_products, widths
+from hnm_datasets.indexes.bounds import BLOCK, OUTPUT, Blocks, as_products, query_factors, widths
 from hnm_datasets.indexes.candidates import Known, find
 from hnm_datasets.indexes.quantized import Quantized, write
 from hnm_datasets.indexes.quick import quick_products
@@ -138,7 +138,8 @@ def test_products_are_within_the_bound(seed, dimension, similarity, changes, rou
     queries = random.normal(size=(5, dimension)).astype(np.float32)
     dtype = torch.bfloat16 if rounded else torch.float32
     left, right = (
-        torch.from_numpy(part).to(dtype) for part in (as_asked(queries, similarity), as_products(vectors, similarity))
+        torch.from_numpy(part).to(dtype)
+        for part in (query_factors(queries, similarity), as_products(vectors, similarity))
     )
     product = torch.mm(left, right.T).double().numpy()
     wide, deep = queries.astype(np.float64), vectors.astype(np.float64)
@@ -168,7 +169,7 @@ def test_products_of_whole_numbers_are_within_the_bound(seed, dimension, changes
     vectors += np.float32(shift)
     queries = random.normal(size=(5, dimension)).astype(np.float32)
     quantized = Quantized.of(vectors)
-    asked = quantized.ask(queries)
+    asked = quantized.encode(queries)
     products = asked.vectors.astype(np.int64) @ quantized.vectors.astype(np.int64).T
     scores = asked.constants[:, None] + asked.scales[:, None] * quantized.scales[0] * products
     exactly = every_pair(queries, vectors, len(vectors), "dot")
@@ -213,7 +214,7 @@ def test_vectors_that_point_in_one_direction_are_told_apart():
     centers = random.normal(size=(40, 128)) * 4 + 40 * random.normal(size=128)
     vectors, queries = (clustered(random, size, 128, centers) for size in (20_000, 20))
     assert (vectors[:50] @ vectors[:50].T).min() > 0.95
-    widths_ = Quantized.of(vectors).ask(queries).widths.max(axis=1)
+    widths_ = Quantized.of(vectors).encode(queries).widths.max(axis=1)
     # Products in bfloat16 keep what all of them have in common.
     assert (widths_ < widths(queries, Blocks.of(vectors, "cosine"), "cosine", rounded=True).max(axis=1)).all()
 

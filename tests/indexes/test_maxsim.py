@@ -101,5 +101,5 @@ def test_the_mean_is_that_of_sentence_transformers(make_token_model):
 
 def test_vectors_of_another_model_are_refused():
     embeddings = embeddings_of([np.ones((2, 3))], "three")
-    with pytest.raises(ValueError, match="have 4 dimensions, those of the corpus 3"):
+    with pytest.raises(ValueError, match="have 4 dimensions, but those of the corpus have 3"):
         maxsim.score(token_vectors([np.ones((2, 4))]), embeddings, Ragged(np.array([0, 1]), np.array([0])))

@@ -325,18 +325,22 @@ def shards_of(*places, **options):
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: shards_of((0, 2)), ValueError, r"must be \[\(0, 1\)\], each once, and are \[\(0, 2\)\].*missing"),
-        (lambda: shards_of((0, 3), (2, 3)), ValueError, r"each once, and are \[\(0, 3\), \(2, 3\)\]"),
-        (lambda: shards_of((0, 2), (0, 2)), ValueError, r"each once, and are \[\(0, 2\), \(0, 2\)\]"),
-        (lambda: shards_of((0, 2), (1, 3)), ValueError, "made for another number of shards"),
+        (lambda: shards_of((0, 2)), ValueError, r"must be \[\(0, 1\)\], each once, got \[\(0, 2\)\].*missing"),
+        (lambda: shards_of((0, 3), (2, 3)), ValueError, r"each once, got \[\(0, 3\), \(2, 3\)\]"),
+        (lambda: shards_of((0, 2), (0, 2)), ValueError, r"each once, got \[\(0, 2\), \(0, 2\)\]"),
+        (lambda: shards_of((0, 2), (1, 3)), ValueError, "created for another number of shards"),
         (
             lambda: [*shards_of((0, 2)), *shards_of((1, 2), k1=1, b=0)],
             ValueError,
-            r"differ in k1, b\. Make all .* alike",
+            r"differ in k1, b\. Create all .* the same",
         ),
         (lambda: [*shards_of((0, 2)), BM25Index(load_sample()[0], shard=(1, 2))], ValueError, "differ in corpus"),
-        (lambda: [*shards_of((0, 2)), DenseIndex(embedded(TABLE, "t"), shard=(1, 2))], ValueError, "differ in kind"),
-        (lambda: shards_of(None), ValueError, r"whole corpus is no shard; make each with shard=\(i, n\)"),
+        (lambda: [*shards_of((0, 2)), DenseIndex(embedded(TABLE, "t"), shard=(1, 2))], ValueError, "differ in type"),
+        (
+            lambda: shards_of(None),
+            ValueError,
+            r"index of the whole corpus\. Create each shard with shard=\(i, n\)",
+        ),
         (
             lambda: shards_of((0, 1))[0],
             TypeError,
@@ -363,12 +367,12 @@ def test_comparing_shards_builds_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"memory": "much"}, ValueError, "memory must be bytes, or a size such as '8GB', got 'much'"),
+        ({"memory": "much"}, ValueError, "memory must be a number of bytes or a size such as '8GB', got 'much'"),
         ({"memory": 0}, ValueError, "memory must be a whole number of at least 1"),
         ({"memory": -5}, ValueError, "memory must be a whole number of at least 1"),
-        ({"memory": 1.5}, ValueError, "memory must be bytes"),
+        ({"memory": 1.5}, ValueError, "memory must be a number of bytes"),
         ({"memory": True}, ValueError, "memory must be a whole number"),
-        ({"memory": ["8GB"]}, ValueError, "memory must be bytes"),
+        ({"memory": ["8GB"]}, ValueError, "memory must be a number of bytes"),
         ({"workers": "dask"}, ValueError, "workers must be a number of processes or 'ray', got 'dask'"),
         ({"workers": 0}, ValueError, "workers must be a whole number of at least 1"),
         ({"workers": 1.5}, TypeError, "workers must be a whole number"),

@@ -72,7 +72,7 @@ def mapped():
 
 def names_in(opened):
     """Return the fingerprints of the indexes that this process has opened."""
-    return {name for _, name in opened._things}
+    return {name for _, name in opened._resources}
 
 
 @pytest.fixture(autouse=True)
@@ -193,8 +193,8 @@ def test_workers_keep_below_the_memory():
         "index = ShardedIndex(shards, memory=2 * max(shard.nbytes for shard in shards), workers=1)\n"
         "index.search(['disease'], 2)\n"
         "(pool,) = shard_workers._POOLS.values()\n"
-        'print(len(bm25._OPENED._things), pool.submit(eval, \'__import__("sys").modules["\'\n'
-        "    'hnm_datasets.indexes.bm25\"]._OPENED._things.__len__()').result())\n"
+        'print(len(bm25._OPENED._resources), pool.submit(eval, \'__import__("sys").modules["\'\n'
+        "    'hnm_datasets.indexes.bm25\"]._OPENED._resources.__len__()').result())\n"
     )
     assert run(script) == "0 2"
 

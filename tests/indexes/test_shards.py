@@ -102,13 +102,13 @@ def test_merged_lists_are_the_list_of_all(size, n, k, random, scores):
 @pytest.mark.parametrize(
     ("shard", "error", "match"),
     [
-        ((3, 3), ValueError, r"shard must be \(i, n\) with i from 0 to n - 1 .* got \(3, 3\)"),
-        ((0, 5), ValueError, r"n at most the 4 passages of the corpus, got \(0, 5\)"),
+        ((3, 3), ValueError, r"shard must be \(i, n\) with 0 <= i < n .* got \(3, 3\)"),
+        ((0, 5), ValueError, r"n at most the number of passages \(4\), got \(0, 5\)"),
         ((-1, 3), ValueError, "the shard must be a whole number of at least 0, got -1"),
         ((0, 0), ValueError, "the number of shards must be a whole number of at least 1"),
         ((0.0, 2), TypeError, "the shard must be a whole number"),
         ((True, 2), ValueError, "the shard must be a whole number"),
-        ((1,), TypeError, r"shard must be \(i, n\), the i-th of n shards of the corpus"),
+        ((1,), TypeError, r"shard must be \(i, n\), shard i of n shards of the corpus"),
         (2, TypeError, r"shard must be \(i, n\)"),
         ("02", TypeError, r"shard must be \(i, n\)"),
     ],

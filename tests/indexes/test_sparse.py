@@ -143,7 +143,7 @@ def test_pickles_hashes_and_names(large):
     assert SparseIndex(large[0], shard=(0, 2)).fingerprint != SparseIndex(large[0], shard=(1, 2)).fingerprint
     sharded = ShardedIndex([SparseIndex(large[0], shard=(i, 2)) for i in (1, 0)])
     assert sharded.embeddings == large[0]
-    with pytest.raises(AttributeError, match="dense or sparse shards takes vectors"):
+    with pytest.raises(AttributeError, match="dense or sparse shards accepts vectors"):
         sharded.encode(["text"])
 
 
@@ -158,5 +158,5 @@ def test_bad_input_is_named(large):
     for value in (np.nan, np.inf, 1e20):
         with pytest.raises(ValueError, match="weight of the query vector 1 is NaN, infinite or beyond 1e15"):
             index.search([[1.0, 0], [0, value]], 3)
-    with pytest.raises(ValueError, match="the shards must be of one kind"):
+    with pytest.raises(ValueError, match="all shards must have the same type"):
         ShardedIndex([SparseIndex(large[0], shard=(0, 2)), BM25Index(index.corpus, shard=(1, 2))])

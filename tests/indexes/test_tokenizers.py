@@ -66,7 +66,7 @@ def test_a_function_is_named_by_its_user(corpus):
     for name in (None, "", 3):
         with pytest.raises(ValueError, match=r"BM25Index: a function cannot .* tokenizer_fingerprint='\.\.\.'"):
             BM25Index(corpus, tokenizer=by_hyphens, tokenizer_fingerprint=name)
-    with pytest.raises(ValueError, match="tokenizer_fingerprint names a function, and tokenizer is none"):
+    with pytest.raises(ValueError, match="tokenizer_fingerprint is for functions, but tokenizer is not a function"):
         BM25Index(corpus, tokenizer_fingerprint="mine-1")
 
 
@@ -83,7 +83,7 @@ def test_what_is_no_tokenizer_is_refused(corpus, bad):
 
 
 def test_a_pattern_and_a_tokenizer_exclude_each_other(corpus):
-    with pytest.raises(ValueError, match="token_pattern and tokenizer exclude each other"):
+    with pytest.raises(ValueError, match="token_pattern and tokenizer both define the tokens"):
         function(corpus, token_pattern="[a-z]+")
     with pytest.raises(ValueError, match=r"token_pattern .* has 2 groups, .* Write \(\?:\.\.\.\)"):
         BM25Index(corpus, token_pattern="(a)(b)")
@@ -102,7 +102,7 @@ def test_transformers_and_tokenizers_are_the_same(corpus):
     plain = make_subwords()
     fast = PreTrainedTokenizerFast(tokenizer_object=make_subwords(), unk_token="[UNK]")
     assert found(BM25Index(corpus, tokenizer=fast), "top") == [[0, 1]]
-    with pytest.raises(ValueError, match="a Hugging Face tokenizer is named by its content"):
+    with pytest.raises(ValueError, match="a Hugging Face tokenizer is fingerprinted by its content"):
         BM25Index(corpus, tokenizer=plain, tokenizer_fingerprint="mine-1")
 
 

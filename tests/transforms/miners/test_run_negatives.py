@@ -234,25 +234,25 @@ def test_the_same_run_has_the_same_name(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (TREC + "q2 Q0 lost 2 -3 x\n", KeyError, "names the passage 'lost' for the query 'q2'.*not among the 8"),
-        (TREC + "q2 Q0 p7 2 -3 x\n", ValueError, "passage 'p7' of the query 'q2' comes twice"),
+        (TREC + "q2 Q0 lost 2 -3 x\n", KeyError, "the passage 'lost' of the query 'q2' is not among the 8"),
+        (TREC + "q2 Q0 p7 2 -3 x\n", ValueError, "passage 'p7' of the query 'q2' is repeated"),
         (TREC + "q2 Q0 p6 2 -0.5 x\n", ValueError, "passage 'p7' of the query 'q2' is ranked.*higher score"),
         (TREC + "q2 Q0 p6 2 nan x\n", ValueError, "passage 'p6' of the query 'q2' has the score nan"),
         (TREC + "q2 Q0 p6 2 inf x\n", ValueError, "has the score inf"),
-        (TREC + "q2 Q0 p6 2 high x\n", ValueError, "line 5 has 'high' for a score"),
-        (TREC + "q2 Q0 p6 two -3 x\n", ValueError, "line 5 has 'two' for a rank"),
+        (TREC + "q2 Q0 p6 2 high x\n", ValueError, "the score in line 5 is not a number: 'high'"),
+        (TREC + "q2 Q0 p6 two -3 x\n", ValueError, "the rank in line 5 is not a number: 'two'"),
         (TREC + "q2 Q0 p6 2 -3\n", ValueError, "line 5 has 5 fields: 'q2 Q0 p6 2 -3'. Each line needs 6"),
         (TREC + "q2 Q0 p6 2 -3 two words\n", ValueError, "line 5 has 7 fields"),
-        ("q1\tp3\t0.1\nq1\tp2\t0.2\nq1\tp1\t0.15", ValueError, "'p3' of the query 'q1' is ranked.*Of distances"),
-        ("q1,p3,1\n", ValueError, "first line is 'q1,p3,1'. Known are"),
-        ("", ValueError, "is no run"),
-        (" \n\n", ValueError, "is no run"),
-        (b"\x80\x04\x95", ValueError, "pickle, which is never opened. Let Tevatron write text"),
-        (b"\x1f\x8b\x08broken", ValueError, "cannot be unpacked"),
+        ("q1\tp3\t0.1\nq1\tp2\t0.2\nq1\tp1\t0.15", ValueError, "'p3' of the query 'q1' is ranked.*are distances"),
+        ("q1,p3,1\n", ValueError, "first line is 'q1,p3,1'. Supported are"),
+        ("", ValueError, "is not a run"),
+        (" \n\n", ValueError, "is not a run"),
+        (b"\x80\x04\x95", ValueError, "pickle file, which is never loaded. Write text"),
+        (b"\x1f\x8b\x08broken", ValueError, "cannot be decompressed"),
         (b"q1 Q0 p\xff3 1 9.5 x\n", ValueError, "cannot be read"),
-        ('{"q1": {"p3": 1.5', ValueError, "begins like JSON"),
-        ('{"q1": ["p3"]}', ValueError, "must be {query id: .*of the query 'q1' it holds list"),
-        ('{"q1": {"p3": "high"}}', TypeError, "score of 'p3' for the query 'q1' is no number: 'high'"),
+        ('{"q1": {"p3": 1.5', ValueError, "starts like JSON"),
+        ('{"q1": ["p3"]}', ValueError, "must be {query id: .*the value of the query 'q1' is of type list"),
+        ('{"q1": {"p3": "high"}}', TypeError, "score of 'p3' for the query 'q1' is not a number: 'high'"),
     ],
 )
 def test_bad_files_are_errors_that_name_the_place(corpus, tmp_path, content, error, message):
@@ -267,21 +267,29 @@ def test_bad_files_are_errors_that_name_the_place(corpus, tmp_path, content, err
 @pytest.mark.parametrize(
     ("run", "error", "message"),
     [
-        ({"query": ["q1"], "ids": [["p1"]]}, KeyError, "no column of query ids. Name it 'query_id'"),
-        ({"query_id": ["q1"], "passages": [["p1"]]}, KeyError, "no column of passage ids. Name it 'ids' or"),
-        (LISTS | {"scores": [[1.0], [1.0]]}, ValueError, "lists of the same lengths; those of the query 'q1'"),
-        (LISTS | {"scores": [1.0, 1.0]}, ValueError, "lists of the same lengths"),
+        (
+            {"query": ["q1"], "ids": [["p1"]]},
+            KeyError,
+            "no column of query ids, only .* Rename .* 'query_id'",
+        ),
+        (
+            {"query_id": ["q1"], "passages": [["p1"]]},
+            KeyError,
+            "no column of passage ids, only .* Rename .* 'ids' or",
+        ),
+        (LISTS | {"scores": [[1.0], [1.0]]}, ValueError, "lists of the same length. They differ for the query 'q1'"),
+        (LISTS | {"scores": [1.0, 1.0]}, ValueError, "lists of the same length"),
         (LISTS | {"scores": [["a", "b", "c"], ["d"]]}, TypeError, "'scores' of the run must hold numbers"),
         (LISTS | {"scores": [[0.1, 0.2, 0.3], [1.0]]}, ValueError, "'p1' of the query 'q1' is ranked|'p3' of the"),
-        (LISTS | {"ids": [["p3", None, "p0"], ["p7"]]}, ValueError, "'ids' of the run holds a null"),
-        (LISTS | {"query_id": ["q1", None]}, ValueError, "'query_id' of the run holds a null"),
-        (LISTS | {"query_id": ["q1", "q1"], "ids": [["p3", "p1", "p0"], ["p3"]]}, ValueError, "comes twice|ranked"),
+        (LISTS | {"ids": [["p3", None, "p0"], ["p7"]]}, ValueError, "'ids' of the run is null at value 1"),
+        (LISTS | {"query_id": ["q1", None]}, ValueError, "'query_id' of the run is null at value 1"),
+        (LISTS | {"query_id": ["q1", "q1"], "ids": [["p3", "p1", "p0"], ["p3"]]}, ValueError, "is repeated|ranked"),
         (LONG | {"score": [1.0, None, 2.0, 3.0]}, ValueError, "'p7' of the query 'q2' has the score nan"),
-        (LONG | {"docno": [1.5, 2.0, 3.0, 4.0]}, ValueError, "1.5 in row 0, which is no id"),
+        (LONG | {"docno": [1.5, 2.0, 3.0, 4.0]}, ValueError, "1.5 in row 0, which is not an id"),
         ({}, KeyError, "no column of query ids"),
         (7, TypeError, "run must be a Dataset"),
         (None, TypeError, "run must be a Dataset"),
-        ("/no/such/run.txt", FileNotFoundError, "no file of a run at '/no/such/run.txt'"),
+        ("/no/such/run.txt", FileNotFoundError, "no run file at '/no/such/run.txt'"),
     ],
 )
 def test_bad_rows_are_errors(corpus, run, error, message):
@@ -292,7 +300,7 @@ def test_bad_rows_are_errors(corpus, run, error, message):
 
 
 def test_an_empty_folder_is_refused(corpus, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file of a run at"):
+    with pytest.raises(FileNotFoundError, match="no run file at"):
         RunNegatives(corpus, tmp_path)
 
 

@@ -102,7 +102,7 @@ def test_each_distinct_query_is_asked_for_once(corpus):
 
 
 def test_calls_hold_a_bounded_number_of_hits(corpus, monkeypatch):
-    monkeypatch.setattr(search_function, "_ASKED", 20)
+    monkeypatch.setattr(search_function, "_HITS_PER_CALL", 20)
     sizes = []
 
     def search(queries, depth):
@@ -235,7 +235,7 @@ def test_the_step_is_named_by_its_fingerprint(corpus):
 
 def test_a_process_without_the_function_says_so(corpus):
     state = pickle.dumps(SearchNegatives(corpus, returns(["p3"]), fingerprint="gone"))
-    with pytest.raises(RuntimeError, match=r"the search function is not in this process.*leave num_proc out"):
+    with pytest.raises(RuntimeError, match=r"search function is not available in this process.*do not set num_proc"):
         pickle.loads(state)({"query": ["q"], "positive_ids": [[]]})
 
 
@@ -250,9 +250,9 @@ def test_workers_ask_too(corpus):
     [
         ("elastic", "x", TypeError, r"search must be a function \(queries, depth\)"),
         (None, "x", TypeError, "got NoneType"),
-        (returns(["p0"]), None, ValueError, "Name them with fingerprint="),
-        (returns(["p0"]), "", ValueError, "Name them with fingerprint="),
-        (returns(["p0"]), 7, ValueError, "Name them with fingerprint="),
+        (returns(["p0"]), None, ValueError, "Pass fingerprint="),
+        (returns(["p0"]), "", ValueError, "Pass fingerprint="),
+        (returns(["p0"]), 7, ValueError, "Pass fingerprint="),
     ],
 )
 def test_a_bad_function_or_name_is_refused(corpus, search, name, error, message):
@@ -272,16 +272,16 @@ def only_second(ids, scores):
     ("search", "error", "message"),
     [
         (only_second(["p3", "lost"], [1.0, 0.5]), KeyError, "returned 'lost' for the query 'b'.*not among the 8"),
-        (only_second(["p3", 7], [1.0, 0.5]), TypeError, "the ids of the query 'b' is 7, of another type"),
-        (only_second([3, 7], [1.0, 0.5]), TypeError, "the ids of the query 'b' is 3, of another type"),
+        (only_second(["p3", 7], [1.0, 0.5]), TypeError, "the ids of the query 'b' contain 7, whose type differs"),
+        (only_second([3, 7], [1.0, 0.5]), TypeError, "the ids of the query 'b' contain 3, whose type differs"),
         (only_second(["p3", None], [1.0, 0.5]), ValueError, "a null id for the query 'b'.*shorter lists"),
         (only_second(["p3", "p3"], [1.0, 0.5]), ValueError, "passage 'p3' twice for the query 'b'"),
-        (only_second(["p3", "p4"], [0.5, 1.0]), ValueError, "of the query 'b' rise from 0.5 to 1 at hit 2.*negative"),
+        (only_second(["p3", "p4"], [0.5, 1.0]), ValueError, "of the query 'b' increase from 0.5 to 1 at hit 2.*negate"),
         (only_second(["p3", "p4"], [1.0, np.nan]), ValueError, "hit 2 of the query 'b' is nan"),
         (only_second(["p3", "p4"], [np.inf, 1.0]), ValueError, "hit 1 of the query 'b' is inf"),
         (only_second(["p3", "p4"], [1e300, 1.0]), ValueError, "hit 1 of the query 'b' is 1e"),
         (only_second(["p3", "p4"], [1.0, None]), ValueError, "hit 2 of the query 'b' is nan"),
-        (only_second(["p3", "p4"], ["1.0", "0.5"]), TypeError, "the scores of the query 'b' is '1.0'"),
+        (only_second(["p3", "p4"], ["1.0", "0.5"]), TypeError, "the scores of the query 'b' contain '1.0'"),
         (only_second(["p3", "p4"], [1.0]), ValueError, "2 ids and 1 scores for the query 'b'"),
         (only_second("p3", [1.0]), TypeError, "the ids of the query 'b' must be a list, got str"),
         (only_second(["p3"], 1.0), TypeError, "the scores of the query 'b' must be a list, got float"),
@@ -289,11 +289,15 @@ def only_second(ids, scores):
         (lambda queries, depth: ([[], []], [[]]), ValueError, "1 lists of scores for 2 queries"),
         (lambda queries, depth: None, TypeError, "must return a pair.*got NoneType for 2 queries"),
         (lambda queries, depth: [["p3"]] * 3, TypeError, "got 3 values for 2 queries"),
-        (lambda queries, depth: ("p3", 1.0), TypeError, "the ids that the search returns must be a list"),
+        (lambda queries, depth: ("p3", 1.0), TypeError, "the search must return the ids as a list"),
         (lambda queries, depth: ([[["p3"]], [["p4"]]], [[1.0], [1.0]]), TypeError, "must hold ids.*got list"),
-        (lambda queries, depth: ([["p3"], ["p4"]], [["x"], ["y"]]), TypeError, "scores.*must be numbers, got string"),
+        (
+            lambda queries, depth: ([["p3"], ["p4"]], [["x"], ["y"]]),
+            TypeError,
+            "return numbers as scores, got string",
+        ),
         (lambda queries, depth: ([[True], [False]], [[1.0], [1.0]]), TypeError, "must hold ids.*got bool"),
-        (lambda queries, depth: [(["p3"], [1.0]), (["p4"], [1.0])], TypeError, "the ids of the query 'b' is 1.0"),
+        (lambda queries, depth: [(["p3"], [1.0]), (["p4"], [1.0])], TypeError, "the ids of the query 'b' contain 1.0"),
     ],
 )
 def test_bad_hits_are_errors_that_name_the_query(corpus, search, error, message):

@@ -1,4 +1,4 @@
-"""The passages that a search keeps because they may be among the best."""
+"""The candidates of a search: passages that may be among the best."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from hnm_datasets.indexes import dense_kernels
 from hnm_datasets.indexes.bounds import BLOCK
 
 
-class Kept:
+class CandidateSet:
     """The passages that may be among the k best of B queries.
 
-    Scores are compared with each other alone, so they may lack what all scores of a query have in common.
+    Scores may omit a per-query constant, because they are only compared within a query.
 
     Attributes:
-        lowest: What the score of each is at least. Shape (B, capacity).
-        highest: What it is at most.
-        rows: Their row numbers.
-        counts: How many there are of each query. Shape (B,).
-        limits: What the k-th best score is at least. Shape (B,).
+        lowest: The lower bound of the score of each candidate. Shape (B, capacity + BLOCK).
+        highest: The upper bound.
+        rows: The row number.
+        counts: The number of candidates of each query. Shape (B,).
+        limits: A lower bound for the k-th best score. Shape (B,).
     """
 
     def __init__(self, queries: int, k: int) -> None:
-        self.k, self.room = k, _room(k)
-        shape = (queries, self.room + BLOCK)
+        self.k, self.capacity = k, _capacity(k)
+        shape = (queries, self.capacity + BLOCK)
         self.lowest, self.highest = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
         self.rows = np.empty(shape, dtype=np.uint32)
         self.counts = np.zeros(queries, dtype=np.int64)
@@ -34,20 +34,20 @@ class Kept:
 
     @staticmethod
     def nbytes_of(queries: int, k: int) -> int:
-        """Return the bytes that it takes."""
-        return 12 * queries * (_room(k) + BLOCK)
+        """Return the size in bytes of the candidates of this many queries."""
+        return 12 * queries * (_capacity(k) + BLOCK)
 
     def add(self, bits: NDArray[Any], shift: int, share: float, first: int, errors: NDArray[np.float32]) -> None:
-        """Keep what may be among the k best of the passages from the row `first` on; see `dense_kernels.keep`."""
+        """Add the candidates of the block of passages that starts at row `first`; see `dense_kernels.keep`."""
         dense_kernels.keep(
             bits, shift, share, first, errors, self.limits, self.lowest, self.highest, self.rows, self.counts
         )
 
-    def add_whole(
+    def add_integers(
         self, which: slice, products: NDArray[np.int32], scales: NDArray[Any], first: int, errors: NDArray[np.float32]
     ) -> None:
-        """Do the same for some queries by products of whole numbers; see `dense_kernels.keep_whole`."""
-        dense_kernels.keep_whole(
+        """Do the same as `add` for integer products of some queries; see `dense_kernels.keep_integers`."""
+        dense_kernels.keep_integers(
             products,
             scales,
             first,
@@ -59,15 +59,15 @@ class Kept:
             self.counts[which],
         )
 
-    def thin_out(self, most: int) -> None:
-        """Drop what cannot be among the k best, of the queries that keep more than `most`."""
-        dense_kernels.thin_out(self.k, most, self.lowest, self.highest, self.rows, self.counts, self.limits)
+    def prune(self, size: int) -> None:
+        """Drop passages that cannot be among the k best, for queries with more than `size` candidates."""
+        dense_kernels.prune(self.k, size, self.lowest, self.highest, self.rows, self.counts, self.limits)
 
-    def crowded(self) -> NDArray[np.int64]:
-        """Make room for a block, and return the queries that still keep more than they should."""
-        # The first limit saves most of what comes next; later it pays only now and then to raise it.
-        self.thin_out(self.k if self.limits.max(initial=-np.inf) == -np.inf else 4 * self.k + 384)
-        return np.flatnonzero(self.counts > self.room)
+    def overfull(self) -> NDArray[np.int64]:
+        """Prune the candidates before the next block. Return the queries that are still above capacity."""
+        # The first limit excludes most of the later passages. After that, raising it is rarely worth the time.
+        self.prune(self.k if self.limits.max(initial=-np.inf) == -np.inf else 4 * self.k + 384)
+        return np.flatnonzero(self.counts > self.capacity)
 
     def replace(
         self,
@@ -76,11 +76,11 @@ class Kept:
         lowest: NDArray[np.float32],
         highest: NDArray[np.float32],
     ) -> None:
-        """Keep these k passages of some queries and no others."""
+        """Replace the candidates of some queries by these k passages."""
         self.rows[which, : self.k], self.counts[which] = rows, self.k
         self.lowest[which, : self.k], self.highest[which, : self.k] = lowest, highest
         self.limits[which] = np.maximum(self.limits[which], lowest.min(axis=1))
 
 
-def _room(k: int) -> int:
+def _capacity(k: int) -> int:
     return 6 * k + 512
