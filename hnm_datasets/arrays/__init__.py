@@ -1,1 +1,1 @@
-"""Pure functions on arrays, without a subject of their own."""
+"""Generic functions on arrays."""

@@ -1,4 +1,4 @@
-"""Arrow arrays from whatever holds columns, and back."""
+"""Converting columns of any type to Arrow arrays, and back."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ _LONGEST_NAME = 200
 
 
 def is_string(type_: pa.DataType) -> bool:
-    """Return whether this is a type of texts."""
+    """Return whether this is a string type."""
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Return whether this is a type of lists."""
+    """Return whether this is a list type."""
     return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
 
 
 def is_one_value(values: Any) -> bool:
-    """Return whether this is the value of one row, not a column."""
+    """Return whether this is a single value, not a column."""
     is_scalar = getattr(values, "ndim", 1) == 0 or not hasattr(values, "__iter__")
     return is_scalar or isinstance(values, (str, bytes, Mapping))
 
 
 def as_arrow(values: Any, name: str, step: str) -> pa.Array:
-    """Read a column, whatever holds it, as one Arrow array of a type that all functions know, see `plain_type`.
+    """Convert a column to a single Arrow array of a plain type, see `plain_type`.
 
     Args:
         values: An Arrow array, a pandas or polars Series, an array, or a sequence.
-        name: The column, for errors.
-        step: The step that reads it, for errors.
+        name: The column, for error messages.
+        step: The step that reads it, for error messages.
 
     Raises:
-        TypeError: The values are of several types, or of one that Arrow does not hold; the message names the row.
+        TypeError: The values have different types, or a type that Arrow does not support; the message names the row.
     """
     if is_one_value(values):
         raise TypeError(f"{step} got one row instead of a batch. Pass batched=True to .map.")
     if isinstance(values, np.ndarray) and values.dtype.kind == "U":
-        # Arrow would end each text at its first NUL.
+        # Arrow would truncate each text at its first NUL character.
         values = values.tolist()
     try:
         return as_plain(_read(values, name, step))
     except (pa.ArrowException, OverflowError, UnicodeError) as error:
         row = _first_refused(list(values), name, step)
         if isinstance(error, UnicodeError):
-            what = "holds a text that is not valid Unicode"
+            fault = "has a text that is not valid Unicode"
         elif isinstance(error, OverflowError):
-            what = "holds a number that does not fit into 64 bits"
+            fault = "has a number that does not fit into 64 bits"
         else:
-            what = "mixes types"
+            fault = "mixes types"
         raise TypeError(
-            f"{step}: the column {name!r} {what} in row {row} of the batch: {printable(str(error))}"
+            f"{step}: the column {name!r} {fault} in row {row} of the batch: {printable(str(error))}"
         ) from None
 
 
@@ -71,14 +71,14 @@ def _read(values: Any, name: str, step: str) -> pa.Array:
     if isinstance(values, pa.Array) and is_json(values.type):
         return from_json(values, name, step)
     if isinstance(values, pa.Array):
-        # What a function on arrays has answered in Ray: pickled lists and tensors.
+        # Ray stores the arrays that a function returns as extension types: pickled lists and tensors.
         return array_of_rows(values.to_pylist()) if isinstance(values.type, pa.BaseExtensionType) else values
     if isinstance(values, pd.Series):
         return _read(pa.Array.from_pandas(values), name, step)
     if hasattr(values, "to_arrow"):
         return _read(values.to_arrow(), name, step)
     if isinstance(values, np.ndarray) and (values.ndim > 1 or values.dtype == object):
-        # A formatted dataset stacks lists of one length into a matrix, others into an array of arrays.
+        # A formatted dataset stacks lists of equal length into a matrix, and others into an array of arrays.
         values = list(values)
     elif not isinstance(values, np.ndarray):
         values = [value.tolist() if hasattr(value, "tolist") and not _is_vector(value) else value for value in values]
@@ -90,7 +90,7 @@ def _is_vector(value: Any) -> bool:
 
 
 def _first_refused(values: list[Any], name: str, step: str) -> int:
-    """Return the first row that cannot be read together with those before it."""
+    """Return the first row that cannot be converted together with the rows before it."""
     low, high = 0, len(values)
     while low + 1 < high:
         middle = (low + high) // 2
@@ -103,7 +103,7 @@ def _first_refused(values: list[Any], name: str, step: str) -> int:
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """Return the type of the same values that all functions of Arrow know: no views, dictionaries and runs.
+    """Return the type for the same values that all Arrow functions support: without views, dictionaries and runs.
 
     Example:
         >>> plain_type(pa.list_view(pa.dictionary(pa.int8(), pa.string_view())))
@@ -124,23 +124,23 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 
 def as_plain(array: pa.Array) -> pa.Array:
     """Return the array in its `plain_type`."""
-    wanted = plain_type(array.type)
-    if wanted == array.type:
+    type_ = plain_type(array.type)
+    if type_ == array.type:
         return array
     if pa.types.is_dictionary(array.type):
         return as_plain(array.dictionary_decode())
     if pa.types.is_run_end_encoded(array.type):
         return as_plain(pc.run_end_decode(array))
     if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
-        # Arrow's cast loses the lists after a null one.
+        # Arrow's cast loses the lists after a null list.
         lists = flatten_lists(array)
-        own = list_array(lists.offsets, lists.values)
-        return as_plain(pc.if_else(array.is_valid(), own, pa.scalar(None, own.type)))
-    return array.cast(wanted)
+        plain = list_array(lists.offsets, lists.values)
+        return as_plain(pc.if_else(array.is_valid(), plain, pa.scalar(None, plain.type)))
+    return array.cast(type_)
 
 
 def type_name(type_: pa.DataType) -> str:
-    """Name a type in an error. Names of fields are those of whoever made the file, and may be long or hold controls.
+    """Return the name of a type for error messages. Field names come from files, so escape and shorten them.
 
     Example:
         >>> type_name(pa.list_(pa.string()))
@@ -151,20 +151,20 @@ def type_name(type_: pa.DataType) -> str:
 
 
 def is_json(type_: pa.DataType) -> bool:
-    """Return whether this is the type in which `datasets` keeps values that differ in type or in fields."""
+    """Return whether this is the type that `datasets` uses for values with different types or fields."""
     return getattr(type_, "extension_name", "") == "arrow.json"
 
 
 def from_json(values: pa.Array, name: str, step: str) -> pa.Array:
-    """Return what JSON texts hold as an Arrow array; structs get the fields of all of them.
+    """Decode JSON texts to an Arrow array. Structs get the fields of all values.
 
     Args:
         values: An array of the type `arrow.json`.
-        name: The column, for errors.
-        step: The step that reads it, for errors.
+        name: The column, for error messages.
+        step: The step that reads it, for error messages.
 
     Raises:
-        TypeError: The values are of several types.
+        TypeError: The values have different types.
     """
     try:
         return pa.array([None if text is None else json.loads(text) for text in values.to_pylist()])
@@ -173,11 +173,11 @@ def from_json(values: pa.Array, name: str, step: str) -> pa.Array:
 
 
 def array_of_rows(values: list[Any]) -> pa.Array:
-    """Read rows that may be arrays; lists of numbers keep their type, even if all are empty."""
+    """Convert rows that may be arrays. Lists of numbers keep their type, even if all of them are empty."""
     arrays = [value for value in values if isinstance(value, np.ndarray) and value.ndim == 1]
     nulls = np.fromiter((value is None for value in values), dtype=bool, count=len(values))
     kinds = {array.dtype.kind for array in arrays}
-    # numpy makes any empty list one of float64.
+    # In numpy, every empty list is float64.
     is_known = len(kinds) == 1 and (any(map(len, arrays)) or arrays[0].dtype != np.float64)
     if not is_known or len(arrays) + nulls.sum() < len(values):
         return pa.array([value.tolist() if isinstance(value, np.ndarray) else value for value in values])
@@ -188,17 +188,17 @@ def array_of_rows(values: list[Any]) -> pa.Array:
 
 
 def as_series(array: pa.Array) -> pd.api.extensions.ExtensionArray:
-    """Return the array as pandas keeps it without copying."""
+    """Return the array as a pandas extension array, without a copy."""
     return pd.arrays.ArrowExtensionArray(array)
 
 
 def as_objects(array: pa.Array) -> NDArray[Any]:
-    """Return the array as numpy; lists become one array each."""
+    """Return the array as a numpy array. Each list becomes an array."""
     objects = np.empty(len(array), dtype=object)
     if is_list(array.type):
         lists = flatten_lists(array)
         values = lists.values.to_numpy(zero_copy_only=False)
-        # One by one: numpy would take lists of one length for a matrix.
+        # Assign one by one, because numpy would combine lists of equal length to a matrix.
         for row, part in enumerate(np.split(values, lists.offsets[1:-1]) if len(array) else []):
             objects[row] = part
         return objects
@@ -206,7 +206,7 @@ def as_objects(array: pa.Array) -> NDArray[Any]:
 
 
 def flatten_lists(array: pa.Array) -> Ragged[pa.Array]:
-    """Return the lists of an Arrow array with their values one after another; a null list is empty."""
+    """Return the lists of an Arrow array with flat values. Null lists are empty."""
     if pa.types.is_null(array.type):
         return Ragged(np.zeros(len(array) + 1, dtype=np.int64), pa.nulls(0))
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
@@ -216,26 +216,26 @@ def flatten_lists(array: pa.Array) -> Ragged[pa.Array]:
 
 
 def string_buffers(strings: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Return where each string begins and ends, shape (B + 1,), and all their bytes, both read-only.
+    """Return the offsets of strings, shape (B + 1,), and their bytes, both read-only.
 
-    A compiled loop is compiled once for arrays that can be written and once for those that cannot; Arrow's are either.
+    Numba compiles a loop separately for writable and read-only arrays, and Arrow buffers may be either.
     """
     strings = strings.cast(pa.large_string())
     _, ends, data = strings.buffers()
     offsets = np.frombuffer(ends, dtype=np.int64)[strings.offset :][: len(strings) + 1]
-    # No string, no bytes: Arrow may leave the buffer out.
+    # Without strings, Arrow may omit the buffer.
     content = np.frombuffer(b"" if data is None else data, dtype=np.uint8)
     offsets.flags.writeable = content.flags.writeable = False
     return offsets, content
 
 
 def list_array(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
-    """Make the Arrow list column that `datasets` writes as `List(...)`."""
+    """Create the Arrow list array that `datasets` stores as `List(...)`."""
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
 
 
 def score_array(scores: NDArray[np.float32]) -> pa.Array:
-    """Return scores as an Arrow array with null for NaN.
+    """Return scores as an Arrow array; NaN becomes null.
 
     Example:
         >>> score_array(np.array([0.5, np.nan], dtype=np.float32)).to_pylist()

@@ -1,6 +1,6 @@
-"""Compiling loops with numba, and where the compiled code is kept.
+"""Compiling loops with numba, and caching the compiled code.
 
-Numba keeps compiled code as pickles, which it executes. So a folder of ours must belong to this user alone.
+Numba caches compiled code in pickle files, which it executes. So the cache folder must be private to this user.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Compile a loop that Python calls: it releases the interpreter lock, and its code is kept for the next process.
+    """Compile a function that Python calls. It releases the GIL, and the compiled code is cached for later processes.
 
-    The code is kept where numba keeps it: in `NUMBA_CACHE_DIR`, beside the package, or in the user's cache. Where none
-    of them can be written, such as in a container without a home, it is kept in a folder of this user alone under the
-    folder for temporary files; without such a folder, each process compiles.
+    The cache is that of numba: `NUMBA_CACHE_DIR`, next to the package, or the cache folder of the user. If none of them
+    is writable, such as in a container without a home folder, the cache is a private folder in the system's folder for
+    temporary files. Without such a folder, each process compiles.
 
-    Only what Python calls is kept. Its helpers take plain `numba.njit`: helpers that are kept on their own fail now and
-    then, when two processes compile at once.
+    Use this decorator only for functions that Python calls. Their helpers use `numba.njit`: helpers with their own
+    cache fail occasionally when two processes compile at the same time.
 
     Example:
         >>> @compiled
@@ -52,39 +52,39 @@ def compiled(function: F) -> F:
 
 
 @functools.cache
-def _tell(how_often: str) -> None:
-    """Say why the first call takes longer, once a process, but not in each worker of a pool."""
+def _warn(how_often: str) -> None:
+    """Log once per process, but not in workers of a pool, why the first call takes longer."""
     if any(module.parent_process() is not None for module in (multiprocessing, multiprocess)):
         return
     logger.warning("Compiling loops, which takes some seconds, %s.", how_often)
 
 
 class _NoCache(NullCache):  # type: ignore[misc]
-    """Keeps nothing."""
+    """A cache that stores nothing."""
 
     def load_overload(self, sig: Any, target_context: Any) -> None:
-        """Find nothing."""
-        _tell("in each process: set NUMBA_CACHE_DIR to a folder of your own to keep them")
+        """Return None."""
+        _warn("in each process. To cache them, set NUMBA_CACHE_DIR to a folder that you own")
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache, without which a loop runs as well."""
+    """Numba's cache, which ignores write errors."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return compiled code, None where there is none yet."""
+        """Return compiled code, or None if it is not cached."""
         found = super().load_overload(sig, target_context)
         if found is None:
-            _tell("once on this machine")
+            _warn("once on this machine")
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep compiled code, unless the disk is full."""
+        """Cache compiled code, unless the disk is full."""
         with contextlib.suppress(OSError):
             super().save_overload(sig, data)
 
 
 def _cache_of(function: Callable[..., Any]) -> _Cache:
-    """Return where the code of a function is kept; a RuntimeError if there is no folder for it."""
+    """Return the cache of a function. Raise a RuntimeError if there is no folder for it."""
     try:
         return _Cache(function)
     except RuntimeError:
@@ -100,7 +100,7 @@ def _cache_of(function: Callable[..., Any]) -> _Cache:
 
 @functools.cache
 def _private_folder() -> Path | None:
-    """Return a folder that no other user can write to, made if need be; None: there is none."""
+    """Return a folder that only this user can write to, created on first use; None if there is no such folder."""
     if not hasattr(os, "geteuid"):
         return None
     try:
@@ -112,19 +112,19 @@ def _private_folder() -> Path | None:
     except OSError:
         usable = False
     if usable:
-        logger.info("Compiled loops are kept in %s; set NUMBA_CACHE_DIR to keep them elsewhere.", folder)
+        logger.info("Compiled loops are cached in %s. Set NUMBA_CACHE_DIR to use another folder.", folder)
         return folder
     return None
 
 
 def _is_private(folder: Path) -> bool:
-    """Return whether this is a folder, no link to one, of this user and closed to all others."""
+    """Return whether this is a folder (not a link) that only this user can access."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def _is_trusted(parent: Path) -> bool:
-    """Return whether no other user can exchange the folders of this one."""
+    """Return whether no other user can replace the folders of this user."""
     found = parent.stat()
     closed = not found.st_mode & 0o022 or bool(found.st_mode & stat.S_ISVTX)
     return closed and found.st_uid in (0, os.geteuid())

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key and a seed alone, compiled by numba."""
+"""Random numbers that depend only on a key and a seed, compiled by numba."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _mixed(state: np.uint64) -> np.uint64:
 
 @numba.njit
 def keyed_uniform(key: np.uint64, seed: int, counter: int) -> float:
-    """Draw from the open interval (0, 1), by key, seed and counter alone."""
+    """Draw from the open interval (0, 1), depending only on key, seed and counter."""
     step = np.uint64(0x9E3779B97F4A7C15)
     state = _mixed(_mixed(key + step * np.uint64(seed + 1)) + step * np.uint64(counter + 1))
     return (np.float64(state >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
@@ -36,18 +36,20 @@ def sample_mask(
     counts: NDArray[np.int64],
     keep: NDArray[np.bool_],
 ) -> None:
-    """Mark candidates of each row, drawn without replacement with the given weights, a number from each stratum.
+    """Sample candidates of each row without replacement, with given weights and a given number per stratum.
 
-    The n largest of log-weight plus Gumbel noise are such a draw (Efraimidis and Spirakis 2006; Kool et al. 2019).
+    The n largest values of log-weight plus Gumbel noise are such a sample (Efraimidis and Spirakis 2006; Kool et al.
+    2019).
 
     Args:
-        offsets: Where each row's candidates begin and end. Shape (B + 1,).
-        log_weights: Logarithm of each candidate's weight, up to a constant per row. Shape (C,).
+        offsets: Where the candidates of each row begin and end. Shape (B + 1,).
+        log_weights: The logarithm of the weight of each candidate, up to a constant per row. Shape (C,).
         keys: 64 bits that identify each row. Shape (B,).
-        seed: Another seed gives another draw.
-        strata: Which candidates belong to each stratum. What an earlier one has drawn is not drawn again. Shape (S, C).
-        counts: Candidates wanted of each stratum; one that has no more gives all. Shape (S,).
-        keep: Filled. Shape (C,).
+        seed: The random seed.
+        strata: Which candidates belong to each stratum. Candidates drawn for one stratum are not drawn again. Shape
+            (S, C).
+        counts: The number of candidates to draw per stratum; smaller strata are drawn completely. Shape (S,).
+        keep: Receives whether each candidate is drawn. Shape (C,).
     """
     keep[:] = False
     for row in range(len(offsets) - 1):
@@ -55,38 +57,38 @@ def sample_mask(
         noisy = np.empty(stop - start, dtype=np.float64)
         for stratum in range(len(counts)):
             n, size = counts[stratum], 0
-            for place in range(start, stop):
-                size += strata[stratum, place] and not keep[place]
+            for position in range(start, stop):
+                size += strata[stratum, position] and not keep[position]
             if size <= n:
-                for place in range(start, stop):
-                    keep[place] |= strata[stratum, place]
+                for position in range(start, stop):
+                    keep[position] |= strata[stratum, position]
                 continue
-            for place in range(start, stop):
-                # Noise of its own: what an earlier stratum left has drawn low there.
-                uniform = keyed_uniform(keys[row], seed + stratum * 1_000_003, place - start)
-                free = strata[stratum, place] and not keep[place]
-                noisy[place - start] = log_weights[place] - np.log(-np.log(uniform)) if free else -np.inf
+            for position in range(start, stop):
+                # Each stratum needs new noise: candidates left over from an earlier stratum have low noise there.
+                uniform = keyed_uniform(keys[row], seed + stratum * 1_000_003, position - start)
+                free = strata[stratum, position] and not keep[position]
+                noisy[position - start] = log_weights[position] - np.log(-np.log(uniform)) if free else -np.inf
             bar = -bring_smallest(-noisy, len(noisy), n)
             drawn = 0
-            for place in range(start, stop):
-                # Weights so far apart that all but the largest are nothing can leave several at the bar.
-                if drawn < n and noisy[place - start] >= bar and strata[stratum, place] and not keep[place]:
-                    keep[place] = True
+            for position in range(start, stop):
+                # With extreme weights, several candidates can be equal to the threshold.
+                if drawn < n and noisy[position - start] >= bar and strata[stratum, position] and not keep[position]:
+                    keep[position] = True
                     drawn += 1
 
 
 @compiled
 def permuted_rows(keys: NDArray[np.uint64], seed: int, n_rows: int, out: NDArray[np.int64]) -> None:
-    """Fill each line with the beginning of a random permutation of all row numbers, by key and seed alone.
+    """Fill each line with the start of a random permutation of all row numbers, depending only on key and seed.
 
-    A Feistel network permutes the smallest power of four that holds all rows; what falls outside is sent through again
-    (Black and Rogaway 2002). So row numbers come in random order, none twice, and nothing is stored.
+    A Feistel network permutes the numbers below the smallest power of four that is at least N; results outside the
+    range are permuted again (Black and Rogaway 2002). This gives distinct row numbers in random order without memory.
 
     Args:
         keys: 64 bits that identify each line. Shape (B,).
-        seed: Another seed gives another permutation.
+        seed: The random seed.
         n_rows: The number of rows, N.
-        out: Filled with row numbers, -1 beyond the N-th. Shape (B, K).
+        out: Receives row numbers, padded with -1 after N. Shape (B, K).
     """
     half = np.uint64(1)
     while (np.uint64(1) << (half + half)) < np.uint64(n_rows):
@@ -95,16 +97,16 @@ def permuted_rows(keys: NDArray[np.uint64], seed: int, n_rows: int, out: NDArray
     step = np.uint64(0x9E3779B97F4A7C15)
     for line in range(len(keys)):
         key = _mixed(keys[line] + step * np.uint64(seed + 1))
-        for place in range(out.shape[1]):
-            if place >= n_rows:
-                out[line, place] = -1
+        for position in range(out.shape[1]):
+            if position >= n_rows:
+                out[line, position] = -1
                 continue
-            value = np.uint64(place)
+            value = np.uint64(position)
             while True:
                 left, right = value >> half, value & mask
-                for turn in range(4):
-                    left, right = right, left ^ (_mixed(right + key + step * np.uint64(turn + 1)) & mask)
+                for round_ in range(4):
+                    left, right = right, left ^ (_mixed(right + key + step * np.uint64(round_ + 1)) & mask)
                 value = (left << half) | right
                 if value < np.uint64(n_rows):
                     break
-            out[line, place] = np.int64(value)
+            out[line, position] = np.int64(value)

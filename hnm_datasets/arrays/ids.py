@@ -1,4 +1,4 @@
-"""Ids as texts, whatever type they came in."""
+"""Converting ids to strings."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import pyarrow.compute as pc
 
 from hnm_datasets.arrays.arrow import as_plain, is_string, type_name
 
-#: From here on, floats no longer tell neighboring whole numbers apart.
+#: From this number on, floats cannot represent all whole numbers.
 _EXACT = 2**53
 
 
 def as_ids(ids: pa.Array, name: str, owner: str, describe: Callable[[int], str] = "row {}".format) -> pa.Array:
-    """Return ids as texts: 17 is "17". Null stays null.
+    """Convert ids to strings: 17 becomes "17". Nulls stay null.
 
-    pandas makes floats of whole numbers as soon as one value is missing, so 17.0 is "17" too.
+    17.0 becomes "17" too, because pandas converts whole numbers to floats if a value is missing.
 
     Args:
-        ids: B texts or whole numbers.
-        name: What holds them, for errors, such as "the column 'id'".
-        owner: The step or function that reads them, for errors.
-        describe: Names the place of a value for a person, given its number, for errors.
+        ids: B strings or whole numbers.
+        name: The name of the column for error messages, such as "the column 'id'".
+        owner: The step or function that reads the ids, for error messages.
+        describe: A function that describes the position of a value, given its number, for error messages.
 
     Raises:
-        TypeError: They are of another type.
-        ValueError: A float is no whole number, or too large to be exact.
+        TypeError: The ids have another type.
+        ValueError: A float is not a whole number, or is too large to be exact.
 
     Example:
         >>> as_ids(pa.array([17, None]), "the column 'id'", "example").to_pylist()
@@ -46,13 +46,13 @@ def as_ids(ids: pa.Array, name: str, owner: str, describe: Callable[[int], str] 
             f"strings."
         )
     values = ids.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    # Of NaN none of this is true: it is null.
+    # NaN is null, so it is not checked.
     bad = np.flatnonzero((values != np.rint(values)) & ~np.isnan(values) | (np.abs(values) >= _EXACT))
     if len(bad):
         value = float(values[bad[0]])
-        why = "is no id" if value != np.rint(value) else "is too large to be exact"
+        why = "is not an id" if value != np.rint(value) else "is too large to be exact"
         raise ValueError(
-            f"{owner}: {name} holds the number {value!r} in {describe(int(bad[0]))}, which {why}. Ids are strings or "
-            f"whole numbers; read them as strings."
+            f"{owner}: {name} holds the number {value!r} in {describe(int(bad[0]))}, which {why}. Ids must be strings "
+            f"or whole numbers. Read them as strings."
         )
     return pc.cast(pa.array(values, pa.float64(), from_pandas=True), pa.int64()).cast(pa.string())

@@ -1,4 +1,4 @@
-"""Looking values up in sorted lists of unequal length, compiled by numba."""
+"""Looking up values in sorted lists of different lengths, compiled by numba."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hnm_datasets.arrays.compiled import compiled
 
 @numba.njit
 def holds(values: NDArray[np.int64], value: int) -> bool:
-    """Tell whether an ascending array holds a value."""
+    """Return whether an ascending array contains a value."""
     low, high = 0, len(values)
     while low < high:
         middle = (low + high) >> 1
@@ -27,18 +27,18 @@ def mark_held(
     offsets: NDArray[np.int64],
     values: NDArray[np.int64],
     owners: NDArray[np.int64],
-    wanted: NDArray[np.int64],
+    searched: NDArray[np.int64],
     out: NDArray[np.bool_],
 ) -> None:
-    """Mark the values that the list of their owner holds.
+    """Mark the values that are in given lists.
 
     Args:
         offsets: Where each list begins and ends. Shape (B + 1,).
-        values: Its values, ascending within each list. Shape (K,).
-        owners: The list to look in. Shape (C,).
-        wanted: The value to look for. Shape (C,).
-        out: Receives the answer. Shape (C,).
+        values: The values of the lists, ascending within each list. Shape (K,).
+        owners: The list to search for each value. Shape (C,).
+        searched: The values to search. Shape (C,).
+        out: Receives whether each value is in its list. Shape (C,).
     """
-    for place in range(len(owners)):
-        owner = owners[place]
-        out[place] = holds(values[offsets[owner] : offsets[owner + 1]], wanted[place])
+    for position in range(len(owners)):
+        owner = owners[position]
+        out[position] = holds(values[offsets[owner] : offsets[owner + 1]], searched[position])

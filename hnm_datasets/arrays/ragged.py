@@ -1,4 +1,4 @@
-"""Lists of unequal length as one flat array."""
+"""Lists of different lengths as a flat array with offsets."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Values = TypeVar(
 
 @dataclass(frozen=True)
 class Ragged(Generic[Values]):
-    """B lists of unequal length: list i is `values[offsets[i]:offsets[i + 1]]`.
+    """B lists of different lengths: list i is `values[offsets[i]:offsets[i + 1]]`.
 
     Attributes:
-        offsets: Where each list begins and ends. Shape (B + 1,), starts at 0.
-        values: The lists' values one after another. Shape (C,).
+        offsets: Where each list begins and ends, starting at 0. Shape (B + 1,).
+        values: The concatenated values of the lists. Shape (C,).
     """
 
     offsets: NDArray[np.int64]
@@ -47,21 +47,21 @@ class Ragged(Generic[Values]):
 
 
 def offsets_of(lengths: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return where lists of these lengths begin and end. Shape (B,) → (B + 1,)."""
+    """Return the offsets of lists with these lengths. Shape (B,) → (B + 1,)."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def kept_offsets(offsets: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the offsets that remain when only the values marked in `keep` (shape (C,)) stay in their lists."""
+    """Return the offsets after removing all values except those marked in `keep`, shape (C,)."""
     before = np.zeros(len(keep) + 1, dtype=np.int64)
     np.cumsum(keep, out=before[1:])
     return before[offsets]
 
 
 def runs_within(sizes: NDArray[np.integer], limit: int) -> list[slice]:
-    """Cut rows into consecutive runs whose sizes add up to at most a limit; a larger row is a run of its own.
+    """Split rows into consecutive runs with a total size of at most `limit`. A larger row is a run of its own.
 
     Example:
         >>> runs_within(np.array([3, 1, 9, 2, 2]), 4)
@@ -79,13 +79,13 @@ def runs_within(sizes: NDArray[np.integer], limit: int) -> list[slice]:
 
 
 def slice_lists(lists: Ragged[Values], rows: slice) -> Ragged[Values]:
-    """Return consecutive lists, without copying their values."""
+    """Return consecutive lists, without a copy of the values."""
     start, stop = lists.offsets[rows.start], lists.offsets[rows.stop]
     return Ragged(lists.offsets[rows.start : rows.stop + 1] - start, lists.values[start:stop])
 
 
 def take_lists(lists: Ragged[Values], which: NDArray[np.integer]) -> Ragged[Values]:
-    """Return some of the lists, by their numbers and in that order.
+    """Return lists by number, in the given order.
 
     Example:
         >>> lists = Ragged(np.array([0, 2, 2, 5]), np.array([1, 2, 3, 4, 5]))
@@ -110,7 +110,7 @@ def positions_within(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def first_positions(starts: NDArray[np.int64], counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the flat positions of `counts[i]` values from `starts[i]` on, list by list. Shapes (B,) and (B,) → (C,).
+    """Return the flat positions of `counts[i]` values starting at `starts[i]`, for all i. Shapes (B,), (B,) → (C,).
 
     Example:
         >>> first_positions(np.array([0, 7]), np.array([2, 3])).tolist()
@@ -120,7 +120,7 @@ def first_positions(starts: NDArray[np.int64], counts: NDArray[np.integer]) -> N
 
 
 def first_of_runs(*keys: NDArray[Any]) -> NDArray[np.bool_]:
-    """Mark the values that differ from the one before in any key; of sorted keys, the first of each group.
+    """Mark the values that differ from the previous value in any key. For sorted keys, this is the first of each group.
 
     Example:
         >>> first_of_runs(np.array([1, 1, 2, 2]), np.array([5, 5, 5, 6])).tolist()
@@ -134,15 +134,15 @@ def first_of_runs(*keys: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def interleave_lists(first: Ragged[Any], second: Ragged[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Join two columns of lists row by row: each row's first list, then its second.
+    """Concatenate two columns of lists row by row.
 
     Args:
-        first: B lists, C in all.
-        second: B lists, D in all.
+        first: B lists, C values in total.
+        second: B lists, D values in total.
 
     Returns:
-        The offsets of the joined lists, shape (B + 1,), and the order in which to take the values of `first` and
-        `second`, one after the other, shape (C + D,).
+        The offsets of the joined lists, shape (B + 1,), and the order in which to take the concatenated values of
+        `first` and `second`, shape (C + D,).
 
     Example:
         >>> ids, more = Ragged(np.array([0, 1, 3]), np.array([1, 2, 3])), Ragged(np.array([0, 1, 1]), np.array([9]))

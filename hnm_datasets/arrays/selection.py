@@ -1,6 +1,6 @@
-"""Choosing the smallest numbers of an array, in compiled loops.
+"""Selecting the smallest numbers of an array, for compiled loops.
 
-Numba takes far longer to compile its own `np.partition` and `np.sort`.
+Numba takes much longer to compile its own `np.partition` and `np.sort`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numba
 
 @numba.njit(nogil=True)
 def bring_smallest(numbers: Any, count: Any, n: Any) -> Any:
-    """Bring the n smallest of the first `count` numbers to the front, and return the largest of these.
+    """Move the n smallest of the first `count` numbers to the front, and return the largest of them.
 
-    Hoare's FIND (1961), with the median of three as the pivot.
+    This is Hoare's FIND (1961), with the median of three as the pivot.
     """
     left, right = 0, count - 1
     while left < right:

@@ -98,7 +98,7 @@ class Corpus:
         build_once(cache_root() / "corpora", name, source.save)
         return cls(name)
 
-    # ---- what it is ----------------------------------------------------------------------------------------------
+    # ---- properties ----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._files.ids)
@@ -418,7 +418,7 @@ class Corpus:
             fingerprint=fingerprint,
         )
 
-    # ---- what is the same as what --------------------------------------------------------------------------------
+    # ---- duplicates and groups -----------------------------------------------------------------------------------
 
     @property
     def text_codes(self) -> NDArray[np.int64]:

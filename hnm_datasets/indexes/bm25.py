@@ -282,7 +282,7 @@ class BM25Index:
             Rows and sums of shape (B, k), in the order of the sums, and the constants to add to them, of shape (B,).
         """
         tokens = queries if isinstance(queries, Tokens) else self.encode(queries)
-        # Open the files here: threads do not know the cache directory.
+        # Open the files here: the cache directory is a context variable, which threads do not inherit.
         files, passages = _open(self), len(self.rows)
         skips = k > 0 and passages >= bm25_skipping.PASSAGES_PER_HIT * k
         bounds = bm25_skipping.open_bounds(self.fingerprint, files, passages) if skips else None

@@ -39,7 +39,7 @@ def score(queries: TokenVectors, embeddings: TokenEmbeddings, lists: Ragged[NDAr
         ValueError: The dimension of the queries is not that of the corpus.
     """
     owners, scores = lists.owners, np.empty(len(lists.values), dtype=np.float32)
-    # Open the files here: threads do not know the cache directory.
+    # Open the files here: the cache directory is a context variable, which threads do not inherit.
     wide, mean = _wide(queries, embeddings), embeddings.similarity == "meanmaxsim"
     with ThreadPoolExecutor(threads()) as pool:
 

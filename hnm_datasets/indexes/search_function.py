@@ -26,7 +26,9 @@ _STEP = "SearchNegatives"
 
 
 class SearchFunction(ModelHandle):
-    """A search function with a name from the user. It pickles to its name, so only forked processes can use it.
+    """A search function with a name from the user.
+
+    It pickles to its name, so only the process that created it and forks of this process can use it.
 
     Args:
         search: A function from B texts and a depth to B lists of ids and B lists of scores, best first; or a

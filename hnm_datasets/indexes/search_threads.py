@@ -23,7 +23,7 @@ def search_in_threads(
 
     Args:
         search: A function that fills the keys of a slice of the queries, shape (b, k), see `key_of`. It must release
-            the GIL and use files that are already open, because threads do not know the cache directory.
+            the GIL and use files that are already open, because threads do not inherit the cache directory.
         queries: The number of queries, B.
         k: Hits per query.
         first_row: An offset that is added to the found rows.

@@ -1,1 +1,1 @@
-"""A corpus and rows of queries, from where they are kept."""
+"""Loading a corpus and rows of queries from various sources."""

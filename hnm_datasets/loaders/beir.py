@@ -1,4 +1,4 @@
-"""Retrieval sets in BEIR's layout, from a folder or the Hub."""
+"""Loading retrieval datasets in BEIR's format from a folder or the Hub."""
 
 from __future__ import annotations
 
@@ -39,31 +39,32 @@ def load_beir(
     group_column: str | None = "group",
     invalid: str = "error",
 ) -> tuple[Corpus, Dataset]:
-    """Load a retrieval set in BEIR's form: passages, queries, and judgments (qrels) of one split.
+    """Load a retrieval dataset in BEIR's format: passages, queries, and the judgments (qrels) of one split.
 
     Args:
-        path: A local folder with `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv`, or `qrels/SPLIT.jsonl`, or with
-            `corpus.parquet`, `queries.parquet` and `qrels.parquet`; or a Hub id (or its local clone) with
-            configurations `corpus` and `queries`, and the judgments in the configuration `qrels` or `default`, or in
-            the set `ID-qrels`; or with queries that hold their judged passages, as `miracl/miracl`, and the corpus in
-            the set `ID-corpus`.
-        split: The judgments to use. The rows are the queries that have one in this split. Where the other
-            configurations have a split of this name too, as in `sentence-transformers/NanoBEIR-en`, it is theirs.
-        config: Of a set with a configuration per language: the language, such as `"ar"`.
-        min_score: A passage judged at least so is a positive; one judged less is a judged negative.
-        group_column: The corpus's column that names the document a passage was cut from; ignored under its default
-            name if there is none.
-        invalid: Passages without text, judgments of unknown passages or queries, and judgments that a passage is not
-            relevant where another says that it is: `"error"` raises, `"drop"` leaves them out and logs how many, but
-            for a null text beside a title, which counts as an empty one.
+        path: A local folder with `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv` or `qrels/SPLIT.jsonl`, or with
+            `corpus.parquet`, `queries.parquet` and `qrels.parquet`. Or a Hub id (or its local clone): either with the
+            configurations `corpus` and `queries`, and the judgments in the configuration `qrels` or `default` or in the
+            dataset `ID-qrels`; or with judged passages in the rows of the queries, as in `miracl/miracl`, and the
+            corpus in the dataset `ID-corpus`.
+        split: The split of the judgments. The rows are the queries with a judgment in this split. If the configurations
+            of corpus and queries have a split with this name, as in `sentence-transformers/NanoBEIR-en`, it is used for
+            them too.
+        config: The language, such as `"ar"`, for a dataset with a configuration per language.
+        min_score: Passages with at least this score are positives; passages with a lower score are judged negatives.
+        group_column: The column of the corpus that names the source document of each passage; the default name is
+            ignored if the column does not exist.
+        invalid: What to do with passages without text, judgments of unknown passages or queries, and negative judgments
+            that contradict a positive one: `"error"` raises an error, `"drop"` removes them and logs their number. With
+            `"drop"`, a passage with a title and a null text is kept, with an empty text.
 
     Returns:
         The corpus, and rows with `query_id`, `query`, `positive_ids`, `judged_negative_ids`, and `known_positive_ids`
-        where a question is in several rows, see `pool_positives`.
+        if several rows have the same question, see `pool_positives`.
 
     Raises:
-        FileNotFoundError: The folder is not in BEIR's form, or has no such split.
-        ValueError: An invalid passage or judgment with `invalid="error"`, or an unknown option.
+        FileNotFoundError: The folder is not in BEIR's format, or the split does not exist.
+        ValueError: A passage or judgment is invalid and `invalid="error"`, or an option has an unknown value.
 
     Reference:
         Thakur et al. 2021, *BEIR: A Heterogeneous Benchmark for Zero-shot Evaluation of Information Retrieval Models*.
@@ -72,12 +73,14 @@ def load_beir(
     source = Path(path)
     if (source / "corpus.jsonl").is_file() or (source / "corpus.parquet").is_file():
         if config is not None:
-            raise ValueError(f"load_beir: config={config!r} is for sets with configurations, and {source} has files.")
+            raise ValueError(
+                f"load_beir: config={config!r} is for datasets with configurations, but {source} has none. Remove it."
+            )
         passages, queries, qrels = _read_folder(source, split)
     elif source.exists() and not (source.is_dir() and has_configurations(source)):
         raise FileNotFoundError(
-            f"{source} is not a folder in BEIR's form: it has neither corpus.jsonl (with queries.jsonl and qrels/"
-            f"{split}.tsv) nor corpus.parquet (with queries.parquet and qrels.parquet)."
+            f"{source} is not in BEIR's format: it has neither corpus.jsonl (with queries.jsonl and qrels/{split}.tsv) "
+            f"nor corpus.parquet (with queries.parquet and qrels.parquet)."
         )
     else:
         passages, queries, qrels = read_configurations(str(path), split, config)
@@ -100,7 +103,7 @@ def _read_folder(folder: Path, split: str) -> tuple[Dataset, Dataset, pa.Table]:
     form = "jsonl" if (folder / "corpus.jsonl").is_file() else "parquet"
     for name in ("corpus", "queries"):
         if not (folder / f"{name}.{form}").is_file():
-            raise FileNotFoundError(f"{folder} is not a folder in BEIR's form: it has no {name}.{form}.")
+            raise FileNotFoundError(f"{folder} is not in BEIR's format: it has no {name}.{form}.")
     passages, queries = (_read(folder / f"{name}.{form}") for name in ("corpus", "queries"))
     table = _read_qrels(folder, split)
     return (
@@ -119,11 +122,11 @@ def _read_qrels(folder: Path, split: str) -> pa.Table:
             if not len(table):
                 raise FileNotFoundError(f"{folder / 'qrels.parquet'} has no split {split!r}, only {splits}.")
         return table
-    # A split is looked up among the files, so that no name leads out of the folder.
+    # Look up the split among the existing files, so that its name cannot point outside the folder.
     files = {path.stem: path for form in (".tsv", ".jsonl") for path in sorted((folder / "qrels").glob(f"*{form}"))}
     if split not in files:
         raise FileNotFoundError(
-            f"{folder} has no qrels/{split}.tsv and no qrels.parquet; splits there: {sorted(files)}."
+            f"{folder} has no qrels/{split}.tsv and no qrels.parquet. Its splits are {sorted(files)}."
         )
     path = files[split]
     return _read(path).with_format("arrow")[:] if path.suffix == ".jsonl" else _read_tsv(path)
@@ -132,12 +135,12 @@ def _read_qrels(folder: Path, split: str) -> pa.Table:
 def _read_tsv(path: Path) -> pa.Table:
     frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
     if not {"query-id", "query_id"} & set(frame.columns):
-        raise ValueError(f"{path} must begin with the header line query-id, corpus-id, score; got {list(frame)}.")
+        raise ValueError(f"{path} must start with the header query-id, corpus-id, score; got {list(frame)}.")
     if "score" in frame.columns:
         scores = pd.to_numeric(frame["score"], errors="coerce")
         if scores.isna().any():
             row = int(np.flatnonzero(scores.isna())[0])
-            raise ValueError(f"{path} has the score {frame['score'][row]!r} in line {row + 2}, which is no number.")
+            raise ValueError(f"{path}: the score in line {row + 2} is not a number: {frame['score'][row]!r}.")
         frame["score"] = scores.astype(float)
     return pa.Table.from_pandas(frame, preserve_index=False)
 
@@ -148,7 +151,7 @@ def _read(path: Path) -> Dataset:
 
 
 def _drop_empty(passages: Dataset) -> Dataset:
-    """Leave out passages that have no text. One with a title alone stays, with an empty text for null."""
+    """Drop passages without text. Keep passages that are only a title, with an empty text instead of null."""
     table = passages.with_format("arrow")[:]
     text = pc.fill_null(table["text"].cast(pa.string()), "")
     if table["text"].null_count:
@@ -158,12 +161,12 @@ def _drop_empty(passages: Dataset) -> Dataset:
     if "title" in table.column_names:
         full |= ~pc.fill_null(is_blank(pc.fill_null(table["title"].cast(pa.string()), "")), True).to_numpy()
     if not full.all():
-        logger.warning("load_beir: left out %d of %d passages, which have no text.", int((~full).sum()), len(full))
+        logger.warning("load_beir: dropped %d of %d passages, which have no text.", int((~full).sum()), len(full))
     return passages.select(np.flatnonzero(full))
 
 
 def _known(qrels: pa.Table, corpus: Corpus, queries: Dataset, invalid: str) -> pa.Table:
-    """Raise for, or drop, judgments of passages or queries that are not there."""
+    """Drop judgments of passages or queries that do not exist, or raise an error."""
     ids = queries.with_format("arrow")[:][QUERY_ID]
     known_passage = corpus.find(qrels["corpus_id"].combine_chunks()) >= 0
     known_query = pc.is_in(qrels["query_id"], value_set=ids.combine_chunks()).to_numpy()
@@ -174,19 +177,19 @@ def _known(qrels: pa.Table, corpus: Corpus, queries: Dataset, invalid: str) -> p
         first = int(bad[0])
         kind, name = ("query", "query_id") if known_passage[first] else ("passage", "corpus_id")
         raise ValueError(
-            f"load_beir: {len(bad)} judgments are of unknown passages or queries, first of the {kind} "
-            f"{qrels[name][first].as_py()!r}. Pass invalid='drop' to leave them out."
+            f"load_beir: {len(bad)} judgments name unknown passages or queries, the first the {kind} "
+            f"{qrels[name][first].as_py()!r}. Pass invalid='drop' to drop them."
         )
-    logger.warning("load_beir: left out %d of %d judgments, of unknown passages or queries.", len(bad), len(qrels))
+    logger.warning("load_beir: dropped %d of %d judgments of unknown passages or queries.", len(bad), len(qrels))
     return qrels.filter(pa.array(known_passage & known_query))
 
 
 def _consistent(qrels: pa.Table, min_score: float) -> pa.Table:
-    """Drop judgments that a passage is not relevant where another one says that it is."""
+    """Drop negative judgments that contradict a positive judgment of the same query and passage."""
     bad = contradicted_mask(qrels, relevant_mask(qrels, min_score))
     if bad.any():
         logger.warning(
-            "load_beir: left out %d of %d judgments, of passages that another judgment calls relevant.",
+            "load_beir: dropped %d of %d judgments, which contradict another judgment that the passage is relevant.",
             int(bad.sum()),
             len(bad),
         )

@@ -1,11 +1,11 @@
-"""Retrieval sets whose parts are the configurations of a repository on the Hub, or of a local copy of one.
+"""Loading retrieval datasets from the configurations of a Hub repository, or of its local copy.
 
 | layout | passages | queries | judgments |
 |---|---|---|---|
-| BEIR | `corpus` | `queries` | `qrels` or `default`, or the set `ID-qrels` |
-| one set with a split per task, as NanoBEIR | the split of the task in `corpus` | in `queries` | in `qrels` |
-| one set with several languages | `ar-corpus` or `corpus-ar` | likewise | `ar-qrels` or `ar` |
-| MIRACL | the set `ID-corpus`, or `corpus` | `ar` | in the rows of the queries |
+| BEIR | `corpus` | `queries` | `qrels` or `default`, or the dataset `ID-qrels` |
+| one dataset with a split per task, such as NanoBEIR | the split of the task in `corpus` | in `queries` | in `qrels` |
+| one dataset with several languages | `ar-corpus` or `corpus-ar` | same pattern | `ar-qrels` or `ar` |
+| MIRACL | the dataset `ID-corpus`, or `corpus` | `ar` | in the rows of the queries |
 """
 
 from __future__ import annotations
@@ -30,77 +30,81 @@ _PASSAGE_IDS = ("corpus-id", "corpus_id", "docid")
 
 
 class _Repository:
-    """The configurations of a set on the Hub or of its local copy; of a folder without a README.md its subfolders."""
+    """The configurations of a dataset on the Hub or of its local copy, or the subfolders of a folder without README.md.
 
-    def __init__(self, place: str) -> None:
-        self.place = place = place.rstrip("/")
-        self.is_plain = Path(place).is_dir() and not (Path(place) / "README.md").is_file()
+    Args:
+        source: A Hub id or a folder.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source = source.rstrip("/")
+        self.is_plain = Path(source).is_dir() and not (Path(source) / "README.md").is_file()
         self.names: list[str] = (
-            sorted(path.name for path in Path(place).iterdir() if path.is_dir())
+            sorted(path.name for path in Path(source).iterdir() if path.is_dir())
             if self.is_plain
-            else datasets.get_dataset_config_names(place)
+            else datasets.get_dataset_config_names(source)
         )
 
     def splits(self, name: str) -> list[str]:
         """Return the splits of a configuration."""
-        splits: list[str] = datasets.get_dataset_split_names(*self._where(name))
+        splits: list[str] = datasets.get_dataset_split_names(*self._path_of(name))
         return splits
 
     def load(self, name: str, split: str) -> Dataset:
         """Load a split of a configuration.
 
         Raises:
-            FileNotFoundError: There is no such split.
+            FileNotFoundError: The split does not exist.
         """
         splits = self.splits(name)
         if self.is_plain and split in _VALIDATION and split not in splits:
-            # Without a README.md, `datasets` itself names them so.
+            # Without a README.md, `datasets` renames these splits.
             split = "validation"
         if split not in splits:
-            raise FileNotFoundError(f"{name!r} of {self.place} has no split {split!r}, only {splits}.")
-        return load_dataset(*self._where(name), split=split)
+            raise FileNotFoundError(f"{name!r} of {self.source} has no split {split!r}, only {splits}.")
+        return load_dataset(*self._path_of(name), split=split)
 
     def part(self, kind: str, config: str | None) -> str | None:
-        """Return the configuration of the passages, the queries or the judgments."""
-        wanted = (kind,) if config is None else (f"{config}-{kind}", f"{kind}-{config}", kind)
-        return next((name for name in wanted if name in self.names), None)
+        """Return the configuration name of the passages, the queries or the judgments."""
+        options = (kind,) if config is None else (f"{config}-{kind}", f"{kind}-{config}", kind)
+        return next((name for name in options if name in self.names), None)
 
     def load_part(self, name: str, split: str) -> Dataset:
-        """Load the split of a configuration that belongs to judgments of a split: that of its name, or the only one."""
+        """Load the split of a configuration that has the same name as the split of the judgments, or its only split."""
         splits = self.splits(name)
         if split not in splits and len(splits) > 1:
             raise FileNotFoundError(
-                f"The configuration {name!r} of {self.place} has the splits {splits}, and none is named {split!r} as "
-                f"the judgments are."
+                f"The configuration {name!r} of {self.source} has the splits {splits}, but not the split {split!r} of "
+                f"the judgments."
             )
         return self.load(name, split if split in splits else splits[0])
 
-    def _where(self, name: str) -> tuple[str, ...]:
-        return (str(Path(self.place) / name),) if self.is_plain else (self.place, name)
+    def _path_of(self, name: str) -> tuple[str, ...]:
+        return (str(Path(self.source) / name),) if self.is_plain else (self.source, name)
 
 
 def has_configurations(folder: Path) -> bool:
-    """Return whether a local folder is a copy of a set on the Hub, or has its parts in subfolders."""
+    """Return whether a local folder is a copy of a Hub dataset, or has the parts in subfolders."""
     return (folder / "README.md").is_file() or any(
         (path.is_dir() and any(path.glob("*.parquet"))) or any(path.glob("*.jsonl")) for path in folder.iterdir()
     )
 
 
-def read_configurations(place: str, split: str, config: str | None) -> tuple[Dataset, Dataset, pa.Table]:
-    """Read a set in one of the layouts above.
+def read_configurations(source: str, split: str, config: str | None) -> tuple[Dataset, Dataset, pa.Table]:
+    """Read a dataset in one of the layouts above.
 
     Args:
-        place: The id of a set on the Hub, or a folder.
+        source: A Hub id or a folder.
         split: The split of the judgments.
-        config: The language, or whatever else names one of several sets in the repository.
+        config: The language, or another prefix or suffix that selects one of several datasets in the repository.
 
     Returns:
         Passages with `id` and `text`, queries with `query_id` and `query`, and judgments.
 
     Raises:
-        FileNotFoundError: It has none of the layouts, or no such split or configuration.
+        FileNotFoundError: The layout is unknown, or the split or configuration does not exist.
     """
-    repository = _Repository(place)
+    repository = _Repository(source)
     corpus, queries = repository.part("corpus", config), repository.part("queries", config)
     if corpus is None or queries is None:
         return _read_miracl(repository, split, config)
@@ -108,21 +112,21 @@ def read_configurations(place: str, split: str, config: str | None) -> tuple[Dat
     if name is None:
         name = next((other for other in (config, "default") if other in repository.names), None)
     if name is None:
-        judgments = _Repository(f"{repository.place}-qrels")
+        judgments = _Repository(f"{repository.source}-qrels")
         name = config if config in judgments.names else judgments.names[0]
     is_used = (corpus, queries) != ("corpus", "queries") or name in (config, f"{config}-qrels", f"qrels-{config}")
     if config is not None and not is_used:
-        raise FileNotFoundError(f"{place} has no configuration {config!r}, only {repository.names}.")
+        raise FileNotFoundError(f"{source} has no configuration {config!r}, only {repository.names}.")
     qrels = judgments.load(name, split).with_format("arrow")[:]
     return (
         standard_passages(repository.load_part(corpus, split), ("_id", "id", "docid")),
         standard_queries(repository.load_part(queries, split), ("_id", "id", QUERY_ID), ("text", QUERY)),
-        qrels_table(_one_passage_a_row(qrels)),
+        qrels_table(_one_passage_per_row(qrels)),
     )
 
 
-def _one_passage_a_row(qrels: pa.Table) -> pa.Table:
-    """Give judgments that name all passages of a query in one list a row each."""
+def _one_passage_per_row(qrels: pa.Table) -> pa.Table:
+    """Flatten judgments with a list of passages per query to one row per passage."""
     name = next((name for name in _PASSAGE_IDS if name in qrels.column_names), None)
     if name is None or not is_list(qrels.schema.field(name).type):
         return qrels
@@ -146,24 +150,24 @@ def _one_passage_a_row(qrels: pa.Table) -> pa.Table:
 
 
 def _read_miracl(repository: _Repository, split: str, config: str | None) -> tuple[Dataset, Dataset, pa.Table]:
-    """Read queries that hold their judged passages, and the corpus from a set of its own."""
+    """Read queries with judged passages in their rows, and the corpus from another dataset or configuration."""
     names = [name for name in repository.names if name != "corpus"]
     if config is None and len(names) == 1:
         (config,) = names
     if config not in names:
         raise FileNotFoundError(
-            f"{repository.place} is not a set in BEIR's form: it needs the configurations 'corpus' and 'queries', and "
-            f"has {repository.names}. Of a set with a configuration per language, such as miracl/miracl, name one: "
+            f"{repository.source} is not in BEIR's format: it needs the configurations 'corpus' and 'queries', but has "
+            f"{repository.names}. For a dataset with a configuration per language, such as miracl/miracl, choose one: "
             f"load_beir(..., config='ar')."
         )
     assert config is not None
-    # Which layout it is, any split tells.
+    # All splits have the same columns.
     rows = repository.load(config, repository.splits(config)[0])
     if not {QUERY_ID, QUERY, "positive_passages"} <= set(rows.column_names):
         raise FileNotFoundError(
-            f"{repository.place} is not a set in BEIR's form: it needs the configurations 'corpus' and 'queries', and "
-            f"has {repository.names}. Nor is it in MIRACL's, with 'query_id', 'query', 'positive_passages' and "
-            f"'negative_passages': {config!r} has {rows.column_names}."
+            f"{repository.source} is neither in BEIR's format, with the configurations 'corpus' and 'queries' (it has "
+            f"{repository.names}), nor in MIRACL's, with the columns 'query_id', 'query', 'positive_passages' and "
+            f"'negative_passages' ({config!r} has {rows.column_names})."
         )
     rows = repository.load(config, split)
     queries = standard_queries(rows, (QUERY_ID,), (QUERY,))
@@ -173,23 +177,23 @@ def _read_miracl(repository: _Repository, split: str, config: str | None) -> tup
 def _miracl_corpus(repository: _Repository, split: str, config: str) -> Dataset:
     name = repository.part("corpus", config)
     if name is None:
-        place = f"{repository.place}-corpus"
+        source = f"{repository.source}-corpus"
         try:
-            repository = _Repository(place)
+            repository = _Repository(source)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"The passages of {repository.place} should be in the set {place}, which is not there: {error}"
+                f"The passages of {repository.source} should be in the dataset {source}, which does not exist: {error}"
             ) from None
         name = config if config in repository.names else None
         if name is None and len(repository.names) == 1:
             name = repository.names[0]
         if name is None:
-            raise FileNotFoundError(f"{place} has no configuration {config!r}, only {repository.names}.")
+            raise FileNotFoundError(f"{source} has no configuration {config!r}, only {repository.names}.")
     return standard_passages(repository.load_part(name, split), ("docid", "_id", "id"))
 
 
 def _miracl_qrels(rows: Dataset) -> pa.Table:
-    """Return the positives as judgments of 1, and the negatives, which people judged too, as judgments of 0."""
+    """Return the positives as judgments with score 1, and the negatives, which were judged too, with score 0."""
     parts = []
     for table in rows.with_format("arrow").iter(10_000):
         batch = Batch(table, "load_beir")

@@ -1,4 +1,4 @@
-"""Rows some of whose relevant passages are hidden, as in data that nobody annotated in full."""
+"""Hiding some relevant passages, to simulate incompletely annotated data."""
 
 from __future__ import annotations
 
@@ -36,30 +36,33 @@ _NAME = "hide_positives"
 
 
 def hide_positives(rows: Rows, keep: int = 1, *, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Hide relevant passages, so that what is mined from the rows shows how many false negatives there are.
+    """Hide relevant passages before mining, to measure the share of false negatives among mined negatives.
 
-    Miners exclude the known positives, so no judged passage is ever a false negative of rows that name all of them.
-    Hide some before mining; `calibrate_margin`, `calibrate_threshold` and `audit_negatives` count those that come back.
+    Miners exclude known positives, so if rows contain all judged positives, no judged passage can become a false
+    negative. Hide some positives before mining; `calibrate_margin`, `calibrate_threshold` and `audit_negatives` count
+    how many of them are mined.
 
     Args:
-        rows: Rows that were not mined yet, with all their judged positives: a `Dataset`, a data frame, or plain lists.
-        keep: Positives that each row keeps, drawn by `seed` and the row's `query_id` (or its `query`). A row that has
-            no more keeps all: it cannot show a false negative, and the log says how many such rows there are.
-        seed: Another seed keeps others.
+        rows: Rows before mining, with all judged positives: a `Dataset`, a data frame, or plain lists.
+        keep: The number of positives that each row keeps, drawn at random by `seed` and the `query_id` of the row (or
+            its `query`). Rows with at most this many positives keep all of them and cannot have a false negative; their
+            number is logged.
+        seed: The random seed.
 
     Columns read:
-        `positive_ids`, `query_id` or `query`; `known_positive_ids`, if there.
+        `positive_ids`, `query_id` or `query`; `known_positive_ids`, if it exists.
 
     Returns:
-        The rows to mine from, and the judgments to pass as `judgments=`. The rows have shorter lists `positive_ids`
-        and `positive_*`. What is hidden from a question is in no `known_positive_ids` of its rows; what one of them
-        keeps stays known to the others. The judgments are one row per row: its `query_id` and `query`, in
-        `positive_ids` all that was known to be relevant, and `judged_negative_ids`, if there.
+        The rows to mine from, and the judgments to pass as `judgments=`. In the rows, `positive_ids` and the lists
+        `positive_*` are shorter. The hidden positives of a question are removed from `known_positive_ids` of all rows
+        with this question; a positive that one of these rows keeps stays known to the others. The judgments have one
+        row per row, with its `query_id` and `query`, all known positives in `positive_ids`, and `judged_negative_ids`,
+        if it exists.
 
     Raises:
         KeyError: A column is missing.
-        TypeError: `rows` is something else, or a column holds something else than the contract says.
-        ValueError: `keep` is less than 1, or the rows have candidates already.
+        TypeError: `rows` or a column has an unsupported type.
+        ValueError: `keep` is less than 1, or the rows already have candidates.
 
     Example:
         >>> queries = {"query_id": ["q1", "q2"], "positive_ids": [["a", "b", "c"], ["d"]]}
@@ -72,12 +75,12 @@ def hide_positives(rows: Rows, keep: int = 1, *, seed: int = 0) -> tuple[Dataset
     seed = checks.whole_number(_NAME, "seed", seed, low=0)
     if NEGATIVE_IDS in rows.column_names:
         raise ValueError(
-            f"{_NAME}: the rows have {NEGATIVE_IDS!r}, which were mined while all positives were known. Hide positives "
-            f"first and mine then, or remove the columns 'negative_*'."
+            f"{_NAME}: the rows already have {NEGATIVE_IDS!r}, mined while all positives were known. Hide positives "
+            f"before mining, or remove the columns 'negative_*'."
         )
     check_column(_NAME, POSITIVE_IDS, rows.column_names)
     if QUERY in rows.column_names:
-        # The judgments must name what other rows know of a question, too.
+        # The judgments must include the positives of other rows with the same question.
         rows = pool_positives(rows)
     keys = (QUERY_ID, QUERY, KNOWN_POSITIVE_IDS)
     read = [name for name in rows.column_names if name in keys or name.startswith("positive_")]
@@ -91,13 +94,13 @@ def hide_positives(rows: Rows, keep: int = 1, *, seed: int = 0) -> tuple[Dataset
     for name, lists in batch.positives().items():
         batch.check_aligned(POSITIVE_IDS, positives, name, lists)
         columns[name] = list_array(offsets, lists.values.filter(mask))
-    # Rows of one question share what is known.
+    # Rows with the same question share their known positives.
     questions = question_codes([batch.strings(QUERY if batch.has(QUERY) else QUERY_ID)])
     relevant = positives
     if batch.has(KNOWN_POSITIVE_IDS):
         known = batch.string_lists(KNOWN_POSITIVE_IDS)
         joined, order = interleave_lists(positives, known)
-        both = pa.concat_arrays([one.values.cast(pa.string()) for one in (positives, known)])
+        both = pa.concat_arrays([lists.values.cast(pa.string()) for lists in (positives, known)])
         relevant = Ragged(joined, both.take(pa.array(order)))
         shown = ~_are_hidden(known, positives, kept, questions)
         values = known.values.filter(pa.array(shown))
@@ -105,7 +108,8 @@ def hide_positives(rows: Rows, keep: int = 1, *, seed: int = 0) -> tuple[Dataset
     full = int((positives.lengths <= keep).sum())
     if full:
         logger.warning(
-            "%s: %d of %d rows have no more than %d positives, keep all of them and cannot show a false negative.",
+            "%s: %d of %d rows have at most %d positives, so nothing is hidden in them and they cannot have a false "
+            "negative.",
             _NAME,
             full,
             len(rows),
@@ -125,12 +129,12 @@ def hide_positives(rows: Rows, keep: int = 1, *, seed: int = 0) -> tuple[Dataset
 def _are_hidden(
     known: Ragged[pa.Array], positives: Ragged[pa.Array], kept: NDArray[np.bool_], questions: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Tell which known passages are positives of their question that none of its rows keeps. Shape (K,).
+    """Return which known positives are hidden, that is, no row with the same question keeps them. Shape (K,).
 
     Args:
-        known: The known positives of B rows, K in all.
-        positives: Their own positives, C in all.
-        kept: Which of these stay. Shape (C,).
+        known: The `known_positive_ids` of B rows, K in total.
+        positives: The `positive_ids` of these rows, C in total.
+        kept: Which of the `positive_ids` are kept. Shape (C,).
         questions: The question of each row. Shape (B,).
     """
     values = pa.concat_arrays([positives.values.cast(pa.string()), known.values.cast(pa.string())])

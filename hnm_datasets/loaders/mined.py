@@ -1,4 +1,4 @@
-"""A corpus and mined rows from what others have mined."""
+"""Loading data mined by other tools as a corpus and mined rows."""
 
 from __future__ import annotations
 
@@ -28,33 +28,36 @@ _ROWS = 10_000
 
 
 def from_mined(dataset: Rows) -> tuple[Corpus, Dataset]:
-    """Turn rows that somebody has mined into a corpus and mined rows, so that teachers and filters run on them.
+    """Convert mined data into a corpus and mined rows, so that you can apply teachers and filters.
 
-    The corpus holds the passages of the dataset, and no others: mining more of them needs a larger corpus. The way back
-    is `convert(rows, "triplets", corpus)`, or another format.
+    The corpus contains only the passages of the dataset, so mining more negatives requires a larger corpus. To convert
+    back, use `convert(rows, "triplets", corpus)`, or another format.
 
     Args:
-        dataset: Mined data with texts in one of the formats that `convert` reads, recognized by the columns: triplets,
-            n-tuples, labeled pairs or lists, Tevatron's (`query`, `positive_passages`, `negative_passages`),
+        dataset: Mined data with texts, in a format that `convert` reads. The format is detected from the columns:
+            triplets, n-tuples, labeled pairs or lists, Tevatron's (`query`, `positive_passages`, `negative_passages`),
             FlagEmbedding's (`query`, `pos`, `neg`) or DPR's (`question`, `positive_ctxs`, `hard_negative_ctxs`). A
-            `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists; of JSON what `load_dataset`
-            makes of it.
+            `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists. Load JSON files with
+            `load_dataset`.
 
     Returns:
-        The corpus: each passage once, in order of first appearance, with the dataset's id of it, or else a hash of its
-        text, and with its title where the format keeps titles apart.
+        The corpus and the rows.
 
-        The rows, one per query (of the same id, or the same text where there are no ids), with `query`, `positive_ids`
-        and `negative_ids`; `query_id`, if there; and the scores of the format as `positive_scores` and
-        `negative_scores`, those of FlagEmbedding, which are a teacher's, as `positive_teacher_scores` and
-        `negative_teacher_scores`. A score that is not there is null. Other columns are kept, as in a query's first row.
-        Where several rows ask the same question, also `known_positive_ids`, see `pool_positives`. There are no ranks.
+        The corpus has each distinct passage, in order of first appearance, with its id in the dataset or a hash of its
+        text, and with its title if the format has a separate title.
+
+        The rows, one per query (with the same id, or the same text if there are no ids), have `query`, `positive_ids`
+        and `negative_ids`; `query_id`, if it exists; and the scores of the format as `positive_scores` and
+        `negative_scores`, except that FlagEmbedding's scores, which are from a teacher, become
+        `positive_teacher_scores` and `negative_teacher_scores`. Missing scores are null. Other columns are those of the
+        first row of a query. If several rows have the same question, there is also `known_positive_ids`, see
+        `pool_positives`. There are no ranks.
 
     Raises:
-        KeyError: The dataset is in none of the formats, or a column is missing.
-        TypeError: The dataset is something else, or a column holds something else than its format says.
-        ValueError: It is empty or names passages by id alone, a passage is empty, two texts have the same id, or labels
-            are a teacher's scores.
+        KeyError: The format is not recognized, or a column is missing.
+        TypeError: The dataset or a column has an unsupported type.
+        ValueError: The dataset is empty or contains only ids of passages, a passage is empty, two texts have the same
+            id, or labels are teacher scores.
 
     Example:
         >>> from hnm_datasets import DropKnownPositives
@@ -80,17 +83,17 @@ def from_mined(dataset: Rows) -> tuple[Corpus, Dataset]:
 
 
 def _read(dataset: Dataset) -> Iterator[QueryRows]:
-    """Read the rows, some at a time."""
+    """Read the rows in chunks."""
     if not len(dataset):
         raise ValueError(f"{_STEP}: the dataset is empty: it needs at least one row.")
     layout = None if msmarco.is_by_system(dataset) else _recognized(dataset)
     if layout is None or layout.format.needs_corpus:
         raise ValueError(
-            f"{_STEP}: the rows name their passages by id alone, and the texts are elsewhere. Make the corpus of "
-            f"those, with load_beir or Corpus.from_dataset; then rows = convert(dataset, 'mined', corpus)."
+            f"{_STEP}: the rows contain ids of passages, but not their texts. Create the corpus with load_beir or "
+            f"Corpus.from_dataset, then call rows = convert(dataset, 'mined', corpus)."
         )
-    own = layout.format.own_columns(layout)
-    columns = dataset.select_columns([name for name in layout.names if name in own]).with_format("arrow")
+    used = layout.format.own_columns(layout)
+    columns = dataset.select_columns([name for name in layout.names if name in used]).with_format("arrow")
     for table in columns.iter(_ROWS):
         yield layout.read(Batch(table, _STEP))
 
@@ -99,7 +102,7 @@ def _recognized(dataset: Dataset) -> Layout:
     try:
         return recognize(dataset.column_names, _STEP)
     except KeyError as error:
-        raise KeyError(f"{error.args[0]} Pairs that nobody has mined for are read by from_pairs.") from None
+        raise KeyError(f"{error.args[0]} For pairs without negatives, use from_pairs.") from None
 
 
 class _Passages:
@@ -113,22 +116,22 @@ class _Passages:
         """Add the passages of one side.
 
         Raises:
-            ValueError: One of them is empty.
+            ValueError: A passage is empty.
         """
         texts = side.full_texts
-        assert texts is not None  # formats of ids alone are refused
+        assert texts is not None  # formats without texts are refused
         if (blank := is_blank(texts)).true_count:
             at = int(np.flatnonzero(blank.to_numpy(zero_copy_only=False))[0])
             query = rows.queries[int(side.owners[at])].as_py()
             raise ValueError(
-                f"{_STEP}: a passage of the query {_shown(query)} is empty. Take such passages out of the lists, or "
-                f"filter such rows out."
+                f"{_STEP}: a passage of the query {_shown(query)} is empty. Remove such passages from the lists, or "
+                f"remove such rows."
             )
         titles = pa.repeat("", len(side)) if side.titles is None else side.titles
         columns = {"id": id_array(side), "title": titles, "text": side.texts}
         self._parts.append(pa.table({name: column.cast(pa.large_string()) for name, column in columns.items()}))
         self._size += len(side)
-        # So that no more than twice the distinct ones are held.
+        # Deduplicate regularly, so that memory holds at most twice the distinct passages.
         if self._size > 2 * self._distinct + _ROWS:
             self._keep_first()
 
@@ -142,17 +145,16 @@ class _Passages:
         other = np.flatnonzero((content != content[first][numbers]).any(axis=1))
         if len(other):
             at = int(other[0])
-            one, two = (texts[int(place)].as_py() for place in (first[numbers[at]], at))
+            one, two = (texts[int(row)].as_py() for row in (first[numbers[at]], at))
             raise ValueError(
-                f"{_STEP}: two passages have the id {_shown(ids[at].as_py())}: {_shown(one)} and {_shown(two)}, "
-                f"perhaps with another title. Give each an id of its own, or remove the ids: hashes of the texts take "
-                f"their place."
+                f"{_STEP}: two passages with different texts or titles have the id {_shown(ids[at].as_py())}: "
+                f"{_shown(one)} and {_shown(two)}. Change one of the ids, or remove all ids to use hashes of the texts."
             )
         self._parts = [table.take(pa.array(first))]
         self._size = self._distinct = len(first)
 
     def table(self) -> pa.Table:
-        """Return the passages as `Corpus.from_dataset` takes them."""
+        """Return the passages in the form of `Corpus.from_dataset`."""
         self._keep_first()
         (table,) = self._parts
         return table if pc.any(pc.invert(is_blank(table["title"].combine_chunks()))).as_py() else table.drop("title")

@@ -1,4 +1,4 @@
-"""A corpus and rows of queries from text pairs."""
+"""Loading text pairs as a corpus and rows of queries."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ def from_pairs(
     *,
     passages: Sequence[str] | None = None,
 ) -> tuple[Corpus, Dataset]:
-    """Turn a dataset of text pairs, the usual form of sentence-transformers, into a corpus and rows to mine for.
+    """Convert text pairs, the usual format of sentence-transformers, into a corpus and rows of queries to mine for.
 
-    The corpus is made of the distinct texts of `passages` and of the positives; a passage's id is a hash of its text.
-    The pairs of one query are merged into one row with several positives. Queries that differ only in Unicode form,
-    case or white space keep their own rows; `pool_positives` adds the positives of the others to each.
+    The corpus consists of the distinct texts in `passages` and of the positives. The id of a passage is a hash of its
+    text. All pairs of a query become one row with several positives. Queries that differ only in Unicode form, case or
+    whitespace stay separate rows; `pool_positives` adds the positives of the other rows to each.
 
     Args:
         dataset: One (query, relevant text) pair per row: a `Dataset`, a data frame, an Arrow table, a list of dicts or
             a dict of lists.
         query_column: The column of queries.
         positive_column: The column of relevant texts.
-        passages: Further texts to mine from.
+        passages: Additional texts to mine from.
 
     Returns:
-        The corpus, and one row per distinct query with `query`, `positive_ids`, and the dataset's other columns as they
-        are in the query's first pair; and `known_positive_ids`, where a question is in several rows.
+        The corpus, and one row per distinct query with `query`, `positive_ids`, and the other columns of the dataset
+        from the first pair of the query; and `known_positive_ids`, if several rows have the same question.
 
     Raises:
         KeyError: A column does not exist.
-        TypeError: The dataset is something else, or a column does not hold strings.
-        ValueError: There is no pair, a text is null or empty, or another column is called `query` or `positive_ids`.
+        TypeError: The dataset has an unsupported type, or a column does not hold strings.
+        ValueError: The dataset is empty, a text is null or empty, or another column is named `query` or
+            `positive_ids`.
 
     Example:
         >>> pairs = Dataset.from_dict({"query": ["a?", "b?", "a?"], "answer": ["A.", "B.", "Also A."]})
@@ -65,8 +66,8 @@ def from_pairs(
     for name in (query_column, positive_column):
         if name not in dataset.column_names:
             raise KeyError(
-                f"from_pairs: there is no column {name!r}, only {dataset.column_names}. Name both: from_pairs(dataset, "
-                f"query_column, positive_column)."
+                f"from_pairs: the dataset has no column {name!r}, only {dataset.column_names}. Pass the names of both "
+                f"columns: from_pairs(dataset, query_column, positive_column)."
             )
         column = as_plain(table[name].combine_chunks())
         if pa.types.is_null(column.type):
@@ -76,8 +77,8 @@ def from_pairs(
         blank = pc.fill_null(is_blank(column), True).to_numpy(zero_copy_only=False)
         if blank.any():
             raise ValueError(
-                f"from_pairs: the column {name!r} is null or empty in row {int(np.flatnonzero(blank)[0])}. Filter such "
-                f"pairs out: dataset.filter(lambda row: row[{name!r}] and row[{name!r}].strip())."
+                f"from_pairs: the column {name!r} is null or empty in row {int(np.flatnonzero(blank)[0])}. Remove such "
+                f"pairs: dataset.filter(lambda row: row[{name!r}] and row[{name!r}].strip())."
             )
         texts[name] = column
     others = dataset.remove_columns(list({query_column, positive_column}))
@@ -116,6 +117,6 @@ def _further_passages(passages: Sequence[str]) -> pa.Array:
     blank = pc.fill_null(is_blank(texts), True).to_numpy(zero_copy_only=False)
     if blank.any():
         raise ValueError(
-            f"from_pairs: the passage {int(np.flatnonzero(blank)[0])} is null or empty. Leave such passages out."
+            f"from_pairs: the passage {int(np.flatnonzero(blank)[0])} is null or empty. Remove such passages."
         )
     return texts

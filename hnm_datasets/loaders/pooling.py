@@ -1,4 +1,4 @@
-"""What is known of a question, pooled over the rows that ask it."""
+"""Pooling the known positives of rows with the same question."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.kept_rows import kept_rows
 
 _NAME = "pool_positives"
-#: The ids that the new column may hold, before a row's own are taken out.
-_MOST_IDS = 1 << 28
+#: The maximum number of ids in the new column, including each row's own positives.
+_MAX_IDS = 1 << 28
 
 
 def pool_positives(rows: Rows) -> Dataset:
-    """Add to each row the positives of other rows with the same question.
+    """Add the positives of other rows with the same question to each row.
 
-    A step sees one row at a time. Where a question is in several rows, such as the same text under two query ids, each
-    row's miner would find the positives of the others. Call this before mining; `attach_positives`, `load_beir` and
-    `from_pairs` do it themselves. Questions are the same if their texts differ in nothing but Unicode form, case and
-    white space.
+    A step processes each row independently. If several rows have the same question, such as the same text under two
+    query ids, a miner would return the positives of one row as negatives of another. Call this function before mining;
+    `attach_positives`, `load_beir` and `from_pairs` already do so. Two questions are the same if their texts differ
+    only in Unicode form, case and whitespace.
 
     Miners, `DropNearDuplicates` and the labels of `live_negatives` treat these passages as known positives. Shapes and
-    scorers read `positive_ids` alone, so each row gives as many training examples as before.
+    scorers only read `positive_ids`, so the number of training examples per row does not change.
 
     Args:
         rows: All rows of a training set: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
             Ids may be whole numbers, which become strings. To pool over several datasets, concatenate them first.
 
     Columns read:
-        `query`, `positive_ids`; `known_positive_ids`, if there: what is known already stays known.
+        `query`, `positive_ids`; `known_positive_ids`, if it exists: its ids stay known positives.
 
     Columns written:
-        `known_positive_ids`: the positives of the row's question that are not in its own `positive_ids`, in the order
-        in which they first come in `rows`.
+        `known_positive_ids`: the positives of the question that are not in the row's own `positive_ids`, in order of
+        first appearance in `rows`.
 
     Returns:
-        The same rows in the same order. Where no two rows ask the same question, no column is added.
-        Rows that were in memory are now in a file of the cache directory, so that `map` caches what it makes of them.
+        The same rows in the same order. If all questions differ, no column is added. In-memory rows are written to a
+        file in the cache directory, so that `map` can cache its results.
 
     Raises:
         KeyError: A column is missing.
-        TypeError: `rows` is something else, or a column holds something else than the contract says.
-        ValueError: One question is in so many rows that the new column would hold more than 268 million ids.
+        TypeError: `rows` or a column has an unsupported type.
+        ValueError: So many rows have the same question that the new column would exceed 268 million ids.
 
     Example:
         >>> rows = {"query": ["What is a plate?", "what is a plate?"], "positive_ids": [["p0"], ["p1"]]}
@@ -61,56 +61,56 @@ def pool_positives(rows: Rows) -> Dataset:
     rows = dataset_of(rows, _NAME)
     for name in (QUERY, POSITIVE_IDS):
         if name not in rows.column_names:
-            raise KeyError(f"{_NAME} needs the column {name!r}, and there are only {rows.column_names}.")
+            raise KeyError(f"{_NAME} needs the column {name!r}, but the rows have only {rows.column_names}.")
     if not len(rows):
         return rows
     rows = with_ids_as_texts(rows, _NAME)
     names = [name for name in (QUERY, POSITIVE_IDS, KNOWN_POSITIVE_IDS) if name in rows.column_names]
     batch = Batch(rows.select_columns(names).with_format("arrow")[:], step=_NAME)
     questions = question_codes([batch.strings(QUERY)])
-    own = batch.id_lists(POSITIVE_IDS)
+    positives = batch.id_lists(POSITIVE_IDS)
     if not batch.has(KNOWN_POSITIVE_IDS):
         if np.array_equal(questions, np.arange(len(questions))):
             return kept_rows(rows)
-        return kept_rows(with_column(rows, KNOWN_POSITIVE_IDS, _known_elsewhere(batch, questions, own, None)))
+        return kept_rows(with_column(rows, KNOWN_POSITIVE_IDS, _pooled(batch, questions, positives, None)))
     known = batch.id_lists(KNOWN_POSITIVE_IDS)
     rows = rows.remove_columns(KNOWN_POSITIVE_IDS)
-    return kept_rows(with_column(rows, KNOWN_POSITIVE_IDS, _known_elsewhere(batch, questions, own, known)))
+    return kept_rows(with_column(rows, KNOWN_POSITIVE_IDS, _pooled(batch, questions, positives, known)))
 
 
-def _known_elsewhere(
-    batch: Batch, questions: NDArray[np.int64], own: Ragged[pa.Array], known: Ragged[pa.Array] | None
+def _pooled(
+    batch: Batch, questions: NDArray[np.int64], positives: Ragged[pa.Array], known: Ragged[pa.Array] | None
 ) -> pa.ListArray:
-    """Return the positives of each row's question that are not its own.
+    """Return the known positives of each row's question that are not in its own `positive_ids`.
 
     Args:
-        batch: B rows, for the error.
-        questions: The first row that asks the same question. Shape (B,).
-        own: Each row's positives.
-        known: What each row has in `known_positive_ids`.
+        batch: B rows, for the error message.
+        questions: The first row with the same question. Shape (B,).
+        positives: The `positive_ids` of the rows.
+        known: The `known_positive_ids` of the rows.
     """
-    lists = [own] if known is None else [own, known]
-    ids = pa.concat_arrays([one.values.cast(pa.large_string()) for one in lists]).dictionary_encode()
+    lists = [positives] if known is None else [positives, known]
+    ids = pa.concat_arrays([part.values.cast(pa.large_string()) for part in lists]).dictionary_encode()
     codes = ids.indices.to_numpy().astype(np.int64)
-    owners = np.concatenate([one.owners for one in lists])
+    owners = np.concatenate([part.owners for part in lists])
     size = max(len(ids.dictionary), 1)
-    # What is known of each question, each passage once, in the order in which it comes.
+    # The distinct known positives of each question, in order of first appearance.
     order = np.argsort(questions[owners], kind="stable")
     pairs = pd.unique(questions[owners[order]] * size + codes[order])
     passages = pairs % size
     counts = np.bincount(pairs // size, minlength=len(questions))
-    of_own = pd.unique(own.owners * size + codes[: len(own.values)])
-    own_counts = np.bincount(of_own // size, minlength=len(questions))
+    own_pairs = pd.unique(positives.owners * size + codes[: len(positives.values)])
+    own_counts = np.bincount(own_pairs // size, minlength=len(questions))
     lengths = np.where(counts[questions] > own_counts, counts[questions], 0)
-    if lengths.sum() > _MOST_IDS:
+    if lengths.sum() > _MAX_IDS:
         row = int(np.argmax(lengths * np.bincount(questions)[questions]))
         raise ValueError(
-            f"{_NAME}: {np.sum(questions == questions[row]):,} rows ask the question of {batch.describe(row)}, which "
-            f"has {lengths[row]:,} positives; the column would hold {lengths.sum():,} ids in all. Merge the rows of a "
-            f"question into one first."
+            f"{_NAME}: {np.sum(questions == questions[row]):,} rows have the same question as {batch.describe(row)}, "
+            f"which has {lengths[row]:,} positives. The new column would have {lengths.sum():,} ids. Merge the rows of "
+            f"each question into one row first."
         )
     at = first_positions(offsets_of(counts)[questions], lengths)
     rows = np.repeat(np.arange(len(questions)), lengths)
-    keep = ~pd.Series(rows * size + passages[at]).isin(of_own).to_numpy()
+    keep = ~pd.Series(rows * size + passages[at]).isin(own_pairs).to_numpy()
     values = ids.dictionary.take(pa.array(passages[at[keep]])).cast(pa.string())
     return list_array(kept_offsets(offsets_of(lengths), keep), values)

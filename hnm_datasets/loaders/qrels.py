@@ -1,4 +1,4 @@
-"""Judgments (qrels) as columns of positives and judged negatives."""
+"""Converting judgments (qrels) to columns of positives and judged negatives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.kept_rows import kept_rows
 
 _OWNER = "attach_positives"
-#: The names that columns of judgments may have.
+#: The accepted column names of judgments.
 QUERY_ID_NAMES = ("query_id", "query-id")
 CORPUS_ID_NAMES = ("corpus_id", "corpus-id", "passage_id", "docid")
 
@@ -27,23 +27,23 @@ def attach_positives(queries: Rows, qrels: Rows, min_score: int = 1) -> Dataset:
     """Add the judged passages of each query to rows of queries.
 
     Args:
-        queries: Rows with `query_id`, each id once, and `query`: a `Dataset`, a data frame, an Arrow table, a list of
-            dicts or a dict of lists. Ids may be whole numbers, which become strings.
-        qrels: Judgments, in any of these forms, with `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and
-            `score`; without a score every judged passage is relevant. A judgment that is repeated counts once.
-        min_score: A passage judged at least so is a positive; one judged less is a judged negative.
+        queries: Rows with unique `query_id` and `query`: a `Dataset`, a data frame, an Arrow table, a list of dicts or
+            a dict of lists. Ids may be whole numbers, which become strings.
+        qrels: Judgments, in any of these types, with `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and
+            `score`; without `score`, all judged passages are relevant. Repeated judgments count once.
+        min_score: Passages with at least this score are positives; passages with a lower score are judged negatives.
 
     Returns:
-        The rows with two more columns: `positive_ids`, and `judged_negative_ids`: what a person looked at and found not
-        relevant is the best negative there is (`JudgedNegatives` mines them). In both the passages come in the order of
-        the judgments. Where several rows ask the same question, also `known_positive_ids`, see `pool_positives`.
+        The rows with two additional columns: `positive_ids` and `judged_negative_ids`. Passages that a person judged
+        not relevant are the most reliable negatives (`JudgedNegatives` mines them). Both lists are in the order of the
+        judgments. If several rows have the same question, there is also `known_positive_ids`, see `pool_positives`.
 
     Raises:
         KeyError: A column is missing.
-        TypeError: `queries` or `qrels` is something else.
-        ValueError: The queries have one of the new columns already, a query id comes twice, a judged query is not among
-            the rows, a score is null, or a passage is judged relevant and not relevant to one query; the message names
-            both ids.
+        TypeError: `queries` or `qrels` has an unsupported type.
+        ValueError: The queries already have one of the new columns, a query id is repeated, a judged query is not among
+            the rows, a score is null, or a passage is judged both relevant and not relevant to a query (the message
+            names both ids).
 
     Example:
         >>> queries = Dataset.from_dict({"query_id": ["q1"], "query": ["what causes earthquakes?"]})
@@ -61,13 +61,13 @@ def attach_positives(queries: Rows, qrels: Rows, min_score: int = 1) -> Dataset:
     if pc.count_distinct(ids).as_py() < len(ids):
         counts = pc.value_counts(ids)
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
-        raise ValueError(f"attach_positives: the query_id {twice!r} comes more than once; each query needs one row.")
+        raise ValueError(f"attach_positives: the query_id {twice!r} is repeated. Each query needs exactly one row.")
     owner = pc.index_in(table["query_id"], value_set=ids).combine_chunks()
     if owner.null_count:
         unknown = table["query_id"].filter(owner.is_null())[0].as_py()
         raise ValueError(
-            f"attach_positives: the qrels judge the query {unknown!r}, which is not among the {len(ids)} queries. Add "
-            f"it, or filter its judgments out."
+            f"attach_positives: the qrels contain the query {unknown!r}, which is not among the {len(ids)} queries. "
+            f"Add the query, or remove its judgments."
         )
     check_contradictions(table, relevant_mask(table, min_score), "attach_positives")
     first = ~pd.DataFrame({"query": owner, "passage": codes_of(table["corpus_id"])}).duplicated().to_numpy()
@@ -84,16 +84,16 @@ def attach_positives(queries: Rows, qrels: Rows, min_score: int = 1) -> Dataset:
 
 
 def relevant_mask(qrels: pa.Table, min_score: float) -> NDArray[np.bool_]:
-    """Tell which judgments call their passage relevant. Shape (J,)."""
+    """Return which judgments are positive. Shape (J,)."""
     return np.asarray(pc.greater_equal(qrels["score"], min_score).to_numpy())
 
 
 def contradicted_mask(qrels: pa.Table, relevant: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Tell which judgments call a passage not relevant that another judgment calls relevant. Shape (J,).
+    """Return which negative judgments contradict a positive judgment of the same query and passage. Shape (J,).
 
     Args:
         qrels: J judgments with `query_id` and `corpus_id`.
-        relevant: Which of them call their passage relevant. Shape (J,).
+        relevant: Which judgments are positive. Shape (J,).
     """
     if relevant.all():
         return np.zeros(len(relevant), dtype=bool)
@@ -103,13 +103,14 @@ def contradicted_mask(qrels: pa.Table, relevant: NDArray[np.bool_]) -> NDArray[n
 
 
 def check_contradictions(qrels: pa.Table, relevant: NDArray[np.bool_], owner: str, way_out: str = "") -> None:
-    """Raise an error that names query and passage if one pair is judged relevant and not relevant."""
+    """Raise an error that names query and passage if a pair is judged both relevant and not relevant."""
     contradicted = np.flatnonzero(contradicted_mask(qrels, relevant))
     if len(contradicted):
         query, passage = (qrels[name][int(contradicted[0])].as_py() for name in ("query_id", "corpus_id"))
         raise ValueError(
-            f"{owner}: the passage {passage!r} is judged relevant and not relevant to the query {query!r}, the first "
-            f"of {len(contradicted)} contradictions. Keep one judgment of a pair, such as the highest score{way_out}."
+            f"{owner}: the passage {passage!r} is judged both relevant and not relevant to the query {query!r} (the "
+            f"first of {len(contradicted)} contradictions). Keep one judgment per pair, such as the highest "
+            f"score{way_out}."
         )
 
 
@@ -131,5 +132,5 @@ def qrels_table(table: pa.Table) -> pa.Table:
     for name in table.column_names:
         if table[name].null_count:
             row = int(np.flatnonzero(table[name].is_null().to_numpy())[0])
-            raise ValueError(f"The qrels have a null {name!r} in row {row}. Fill it or filter such judgments out.")
+            raise ValueError(f"The qrels have a null {name!r} in row {row}. Fill it in, or remove such judgments.")
     return table

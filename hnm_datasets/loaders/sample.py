@@ -1,4 +1,4 @@
-"""The samples that come with the package."""
+"""The sample datasets included in the package."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SAMPLES = ("medquad", "earthquakes")
 
 
 def load_sample(name: str = "medquad") -> tuple[Corpus, Dataset]:
-    """Load a sample that comes with the package.
+    """Load a sample dataset that is included in the package.
 
     Args:
-        name: `"medquad"`: some 2,000 passages and 600 questions on diseases from MedQuAD (Ben Abacha and
-            Demner-Fushman 2019, CC BY 4.0), several questions on each disease. `"earthquakes"`: nine passages and one
+        name: `"medquad"`: about 2,000 passages and 600 questions about diseases from MedQuAD (Ben Abacha and
+            Demner-Fushman 2019, CC BY 4.0), with several questions per disease. `"earthquakes"`: nine passages and one
             question, for examples.
 
     Returns:

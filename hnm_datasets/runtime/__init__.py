@@ -1,1 +1,1 @@
-"""Where a step runs: alone, in a worker of a pool, or under Ray."""
+"""The environment of a step: a single process, a worker pool, or Ray."""

@@ -1,4 +1,4 @@
-"""Progress bars of a call that shows one of its own."""
+"""Hiding the progress bars of nested calls."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextvars import ContextVar
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from datasets.config import HF_DATASETS_DISABLE_PROGRESS_BARS
 
-#: Whether `without_bars` hides bars that would be shown otherwise.
+#: Whether `without_bars` has hidden the bars.
 _HIDDEN: ContextVar[bool] = ContextVar("hidden_bars", default=False)
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Show no further bars in this block, unless the environment of the process demands them.
+    """Hide progress bars in this block, unless an environment variable enables them.
 
     Example:
         >>> with without_bars():
         ...     are_progress_bars_disabled()
         True
     """
-    # The environment has priority, and `datasets` warns of whoever tries.
+    # The environment variable has priority, and `datasets` warns if code tries to change the setting.
     if are_progress_bars_disabled() or HF_DATASETS_DISABLE_PROGRESS_BARS is not None:
         yield
         return
@@ -37,7 +37,7 @@ def without_bars() -> Iterator[None]:
 
 @contextmanager
 def with_bars() -> Iterator[None]:
-    """Within `without_bars`, show the bars of this block: for work that may take hours.
+    """Show progress bars in this block even within `without_bars`, for work that may take hours.
 
     Example:
         >>> before = are_progress_bars_disabled()

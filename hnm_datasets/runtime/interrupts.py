@@ -1,4 +1,4 @@
-"""Ctrl-C: one line that says what was kept and how to resume, in place of a traceback."""
+"""Ctrl-C: a one-line message about saved work and how to resume, instead of a traceback."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from hnm_datasets.runtime.workers import in_worker
 
 logger = logging.getLogger(__name__)
 
-#: The exit code of an interrupted process: 128 and the number of the signal.
+#: The exit code of an interrupted process: 128 plus the signal number.
 _INTERRUPTED = 130
-#: The attribute by which the hook recognizes an interrupt that has a message.
+#: The attribute that marks an interrupt with a message.
 _EXPLAINED = "_hnm_datasets_explained"
 
 
 @contextlib.contextmanager
 def interruptible(explain: Callable[[], str], *, replace: bool = False) -> Iterator[None]:
-    """Give the KeyboardInterrupt of Ctrl-C a message; the program shows that alone, and ends as it would without.
+    """Add a message to the KeyboardInterrupt of Ctrl-C. The program shows only this message and exits as usual.
 
     Args:
-        explain: Returns the message: what was interrupted, what was kept and how to resume. One line.
-        replace: Replace the message of a block within this one; else the innermost stays.
+        explain: A function that returns the message in one line: what was interrupted, what was saved, how to resume.
+        replace: Replace the message of a nested block; by default the innermost message is used.
 
     Example:
         >>> try:
@@ -48,7 +48,7 @@ def interruptible(explain: Callable[[], str], *, replace: bool = False) -> Itera
 
 @contextlib.contextmanager
 def interruptible_batch(explain: Callable[[], str]) -> Iterator[None]:
-    """Do the same for a batch of `map`; of several workers one logs the message, and all end without a traceback."""
+    """Do the same for a batch of `map`. With several workers, one logs the message and all exit without a traceback."""
     try:
         with interruptible(explain):
             yield
@@ -60,37 +60,37 @@ def interruptible_batch(explain: Callable[[], str]) -> Iterator[None]:
 
 
 def check_wanted() -> None:
-    """Raise if this thread prepares a step for the workers of a pool that is being ended, as by Ctrl-C.
+    """Raise an error if this thread prepares a step for a worker pool that is being terminated, for example by Ctrl-C.
 
-    `Dataset.map(num_proc=...)` pickles a step in a thread of its pool, and waits for that thread when it ends. Long
-    loops of a preparation call this, because an interrupt reaches the main thread alone.
+    `Dataset.map(num_proc=...)` pickles a step in a thread of its pool, and waits for that thread on termination. Long
+    preparation loops call this function, because only the main thread receives the interrupt.
 
     Raises:
-        RuntimeError: The pool is being ended.
+        RuntimeError: The pool is being terminated.
     """
     if getattr(threading.current_thread(), "_state", None) == TERMINATE:
-        raise RuntimeError("The workers were ended before the step was prepared.")
+        raise RuntimeError("The workers were terminated before the step was prepared.")
 
 
 def _explained(message: str) -> KeyboardInterrupt:
-    """Return an interrupt that scripts and notebooks show in one line."""
-    # A subclass would not end the process as an interrupted one.
+    """Return an interrupt that scripts and notebooks display in one line."""
+    # With a subclass, the exit code of the process would not be that of an interrupt.
     error: Any = KeyboardInterrupt(message)
     setattr(error, _EXPLAINED, True)
-    # IPython asks for it.
+    # IPython calls this method.
     error._render_traceback_ = lambda: [_line(error)]
     if not hasattr(sys.excepthook, _EXPLAINED):
-        sys.excepthook = _hook_before(sys.excepthook)
+        sys.excepthook = _wrapped_hook(sys.excepthook)
     interrupt: KeyboardInterrupt = error
     return interrupt
 
 
-def _hook_before(other: Callable[..., Any]) -> Callable[..., None]:
+def _wrapped_hook(original: Callable[..., Any]) -> Callable[..., None]:
     def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if getattr(error, _EXPLAINED, False):
             sys.stderr.write(f"\n{_line(error)}\n")
         else:
-            other(kind, error, trace)
+            original(kind, error, trace)
 
     setattr(show, _EXPLAINED, True)
     return show

@@ -1,8 +1,9 @@
-"""What `map` was asked for, of the call that passes a step its rows.
+"""Reading the options of the `map` call that runs a step.
 
-A function cannot see which columns `map` is to remove, and for formatted rows its answer cannot leave that to `map`. A
-dict of arrays is merged into the old columns, which have another number of rows, and a table or data frame replaces
-everything, so that `remove_columns` is ignored. A step that `map` itself calls therefore reads the options of the call.
+A function does not know which columns `map` will remove, and with formatted rows `map` cannot remove them correctly: if
+the function returns a dict of arrays, `map` merges it into the old columns, which may have another number of rows; if
+it returns a table or data frame, `map` ignores `remove_columns`. So a step that `map` calls reads the options of the
+call.
 """
 
 from __future__ import annotations
@@ -13,38 +14,39 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-#: Formats that show what is stored as it is, so that a step can read the stored table instead.
+#: Formats that do not change the stored values, so that a step can read the stored table instead.
 _SHOWN_AS_STORED = ("arrow", "jax", "numpy", "pandas", "polars", "tensorflow", "torch")
 
 
 class MapCall(NamedTuple):
-    """A call of a step by `map`.
+    """A `map` call that runs a step.
 
     Attributes:
-        rows: The rows to answer: the stored table of formatted rows, which loses nothing, else the rows as passed.
-        removed: The columns that `map` was asked to remove.
+        rows: The rows to process: the stored table if the rows are formatted, because it is lossless; otherwise the
+            rows as passed.
+        removed: The `remove_columns` of the call.
     """
 
     rows: Any
     removed: Collection[str]
 
     def without_removed(self, answer: Any, written: Collection[str]) -> Any:
-        """Take away the columns that are to be removed; those that the step writes stay."""
-        gone = set(self.removed) - set(written)
+        """Remove the columns to remove, except those that the step writes."""
+        dropped = set(self.removed) - set(written)
         if isinstance(answer, pa.Table):
-            return answer.select([name for name in answer.column_names if name not in gone])
-        return {name: values for name, values in answer.items() if name not in gone}
+            return answer.select([name for name in answer.column_names if name not in dropped])
+        return {name: values for name, values in answer.items() if name not in dropped}
 
 
 def calling_map(frame: FrameType, rows: Any) -> MapCall | None:
-    """Return the call of `map` that passes formatted rows, or rows of a stream, to a step.
+    """Return the `map` call that passes formatted rows, or rows of a stream, to a step.
 
     Args:
         frame: The caller of the step.
         rows: The rows that it passes.
 
     Returns:
-        None for any other caller, and where `map` itself does all that it was asked for.
+        None for other callers, and if `map` itself handles its options correctly.
     """
     local = frame.f_locals
     if frame.f_code.co_name == "apply_function" and frame.f_globals.get("__name__") == "datasets.iterable_dataset":
@@ -54,15 +56,15 @@ def calling_map(frame: FrameType, rows: Any) -> MapCall | None:
     outer = _outer(frame)
     removed = outer["remove_columns"] or ()
     if outer["shard"]._format_type in _SHOWN_AS_STORED:
-        # Without batched=True the rows are one row, which is refused.
+        # Without batched=True, `rows` is a single row, which the step refuses.
         return MapCall(local["pa_inputs"], removed) if isinstance(local["indices"], list) else None
     return MapCall(rows, removed) if isinstance(rows, dict) else None
 
 
 def lazy_call(frame: FrameType, rows: Any) -> MapCall | None:
-    """Return the call of `map` that passes a lazy batch to a step, which then can answer with a table.
+    """Return the `map` call that passes a lazy batch to a step, so that the step can return a table.
 
-    `map` skips a mapping without rows, and the new columns with it; of a table without rows it takes the columns.
+    If a batch gives no rows, `map` ignores a dict and its new columns, but uses the columns of a table.
 
     Args:
         frame: The caller of the step.
@@ -74,12 +76,12 @@ def lazy_call(frame: FrameType, rows: Any) -> MapCall | None:
 
 
 def rows_of_empty_call(frame: FrameType) -> int | None:
-    """Return how many rows a call of `map` has, if it has written none and this is its last batch; else None.
+    """Return the number of input rows if a `map` call has written no rows and this is its last batch, otherwise None.
 
-    Not of one of several processes: others may have rows.
+    Return None in one of several processes, because others may have rows.
 
     Args:
-        frame: The caller of the step that answers without a row.
+        frame: The caller of the step that returns no rows.
     """
     if not _is_map(frame):
         return None
@@ -98,7 +100,7 @@ def _is_map(frame: FrameType) -> bool:
 
 
 def _outer(frame: FrameType) -> dict[str, Any]:
-    """Return the variables of the call of `map` around the function that calls the step."""
+    """Return the variables of the `map` call around the function that calls the step."""
     merge = frame.f_locals["prepare_outputs"]
     cells = zip(merge.__code__.co_freevars, merge.__closure__, strict=True)
     return {name: cell.cell_contents for name, cell in cells if name in ("remove_columns", "shard")}

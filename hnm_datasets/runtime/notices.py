@@ -1,4 +1,4 @@
-"""What a batch has to say, told once for all batches of a call of `map`."""
+"""Logging a warning once per `map` call instead of once per batch."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from types import FrameType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-#: The kinds that were told, by the function that each call of `map` makes for itself.
-_TOLD: WeakKeyDictionary[Callable[..., Any], set[str]] = WeakKeyDictionary()
+#: The kinds of logged messages, by the function that each `map` call creates.
+_LOGGED: WeakKeyDictionary[Callable[..., Any], set[str]] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
-#: The kinds that were told in a block of `one_call`.
+#: The kinds of logged messages in a block of `one_call`.
 _IN_BLOCK: ContextVar[set[str] | None] = ContextVar("in_block", default=None)
 
-#: A day in seconds, after which what workers have told is forgotten.
+#: One day in seconds. Older marker files of workers are deleted.
 _DAY = 86_400
 
 
 def tell_once(logger: logging.Logger, kind: str, message: str, *values: object) -> None:
-    """Log a warning unless this call of `map` did so before; outside of `map` and of `one_call`, log it.
+    """Log a warning at most once per `map` call; outside of `map` and `one_call`, always log it.
 
-    With `num_proc`, the first worker that has it to say does so for all of them.
+    With `num_proc`, only the first worker logs it.
 
     Args:
-        logger: Where to log it.
-        kind: What the message is about. Of one kind, the first message is told.
-        message: The text, with the marks of `%` formatting.
-        values: What the marks stand for.
+        logger: The logger.
+        kind: The kind of the message. Only the first message of each kind is logged.
+        message: The text, with placeholders for `%` formatting.
+        values: The values of the placeholders.
     """
     in_block = _IN_BLOCK.get()
     if in_block is not None:
@@ -51,20 +51,20 @@ def tell_once(logger: logging.Logger, kind: str, message: str, *values: object) 
 
 
 @contextlib.contextmanager
-def one_call(*told: str) -> Iterator[None]:
-    """Tell in this block as if it were one call of `map`: for loops over batches of another kind.
+def one_call(*muted: str) -> Iterator[None]:
+    """Treat this block as a single `map` call, for other loops over batches.
 
-    A block within another one is part of it.
+    Nested blocks are part of the outer block.
 
     Args:
-        told: The kinds of messages that the caller tells in its own way, and that are not logged.
+        muted: The kinds of messages that are not logged, because the caller reports them itself.
     """
-    whole = _IN_BLOCK.get()
-    if whole is not None:
-        whole.update(told)
+    outer = _IN_BLOCK.get()
+    if outer is not None:
+        outer.update(muted)
         yield
         return
-    token = _IN_BLOCK.set(set(told))
+    token = _IN_BLOCK.set(set(muted))
     try:
         yield
     finally:
@@ -72,11 +72,11 @@ def one_call(*told: str) -> Iterator[None]:
 
 
 class _Call(NamedTuple):
-    """A call of `map` in this process.
+    """A `map` call in this process.
 
     Attributes:
-        apply: The function that it made to apply the step.
-        shared: What all workers of the call have in common, and no other call; empty in a call without workers.
+        apply: The function that the call created to apply the step.
+        shared: A token that is the same in all workers of the call and unique to it; empty without workers.
     """
 
     apply: Callable[..., Any]
@@ -84,7 +84,7 @@ class _Call(NamedTuple):
 
 
 def _current_call() -> _Call | None:
-    """Find the call of `map` that this code runs in."""
+    """Find the `map` call that runs this code."""
     apply: Callable[..., Any] | None = None
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
@@ -92,7 +92,7 @@ def _current_call() -> _Call | None:
         if module in ("datasets.arrow_dataset", "datasets.iterable_dataset") and apply is None:
             apply = local.get("apply_function")
         if module == "datasets.utils.py_utils" and "queue" in local and apply is not None:
-            # The queue by which the workers of a call return their rows.
+            # The workers of a call return their rows through this queue.
             return _Call(apply, str(getattr(local["queue"], "_token", "")))
         frame = frame.f_back
     return None if apply is None else _Call(apply, "")
@@ -100,15 +100,15 @@ def _current_call() -> _Call | None:
 
 def _is_first(call: _Call, kind: str) -> bool:
     with _LOCK:
-        told = _TOLD.setdefault(call.apply, set())
-        if kind in told:
+        logged = _LOGGED.setdefault(call.apply, set())
+        if kind in logged:
             return False
-        told.add(kind)
+        logged.add(kind)
     return not call.shared or _is_first_worker(call.shared, kind)
 
 
 def _is_first_worker(shared: str, kind: str) -> bool:
-    """Return whether no other worker of the same call has told this kind; whoever makes a file of its name has not."""
+    """Return whether this is the first worker of a call to log this kind: the worker that creates a marker file."""
     name = blake2b(f"{shared} {kind}".encode(), digest_size=16).hexdigest()
     try:
         folder = Path(tempfile.gettempdir()) / f"hnm_datasets-{os.getuid()}"
@@ -118,7 +118,7 @@ def _is_first_worker(shared: str, kind: str) -> bool:
                 old.unlink(missing_ok=True)
         (folder / name).touch(exist_ok=False)
     except FileExistsError:
-        # A file in the place of the folder: told twice is better than never.
+        # If the path of the folder is a file, log in each worker: twice is better than never.
         return not folder.is_dir()
     except OSError:
         return True

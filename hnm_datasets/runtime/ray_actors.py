@@ -1,31 +1,31 @@
-"""Actors in a Ray cluster that stay from one call to the next."""
+"""Ray actors that stay alive between calls."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-#: By name and session of Ray.
+#: Actors by name and Ray session.
 _ACTORS: dict[str, list[Any]] = {}
 
 
 def actors_of(name: str, kind: type, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Return one actor for each set of arguments, started once in this session of Ray.
+    """Return one actor per tuple of arguments. Actors are started once per Ray session.
 
     Args:
-        name: The name of what they hold.
+        name: A name for the content of the actors.
         kind: The class of the actors.
-        arguments: What each one is made with.
+        arguments: The constructor arguments of each actor.
     """
     import ray
 
     if not ray.is_initialized():
         ray.init()
-    # Every new cluster counts its jobs from one; its nodes have other names.
+    # Job ids start at one in every cluster, but node ids are unique.
     context = ray.get_runtime_context()
     key = f"{name}-{context.get_node_id()}-{context.get_job_id()}"
     if key not in _ACTORS:
-        # An actor whose machine dies is started again elsewhere and asked again.
+        # If the node of an actor dies, Ray restarts the actor on another node and retries its task.
         remote: Any = ray.remote(max_restarts=-1, max_task_retries=-1)(kind)
-        _ACTORS[key] = [remote.remote(*one) for one in arguments]
+        _ACTORS[key] = [remote.remote(*values) for values in arguments]
     return _ACTORS[key]

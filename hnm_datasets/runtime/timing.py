@@ -1,4 +1,4 @@
-"""Where the time of a refresh goes."""
+"""Measuring the time of named blocks, such as the phases of a refresh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SPENT: ContextVar[dict[str, float] | None] = ContextVar("spent", default=None)
 
 @contextmanager
 def clock() -> Iterator[dict[str, float]]:
-    """Collect the seconds that `clocked` blocks take, by name, until the end of the block.
+    """Collect the seconds of all `clocked` blocks by name, until the end of this block.
 
     Example:
         >>> with clock() as spent, clocked("encode"):
@@ -30,7 +30,7 @@ def clock() -> Iterator[dict[str, float]]:
 
 @contextmanager
 def clocked(name: str) -> Iterator[None]:
-    """Count the seconds of a block for whoever collects them."""
+    """Measure the seconds of a block for an enclosing `clock`."""
     spent = _SPENT.get()
     start = time.perf_counter()
     try:

@@ -1,4 +1,4 @@
-"""The process that a step runs in: alone, or one of several workers."""
+"""Detecting and preparing worker processes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import multiprocess.reduction
 
 
 def in_worker() -> bool:
-    """Tell whether this process is a worker of a pool, whose siblings have the other cores."""
-    # `Dataset.map(num_proc=...)` starts its workers with `multiprocess`, a fork of the standard library's module.
+    """Return whether this process is a worker of a pool, so that other workers use the other cores."""
+    # `Dataset.map(num_proc=...)` starts its workers with `multiprocess`, a fork of the standard library module.
     return any(module.parent_process() is not None for module in (multiprocessing, multiprocess))
 
 
 def prepare_before_workers(step: type) -> None:
-    """Let a class of steps prepare itself when it is sent to a worker process, and not when it is only hashed.
+    """Make steps of a class call `prepare` when they are sent to a worker process, but not when they are hashed.
 
-    `Dataset.map` pickles a step with its hasher, also where the answer is cached, and with the pickler of its pool,
-    only where there is work to do. The second one asks the step to prepare, in the process that starts the workers.
+    `Dataset.map` pickles a step with its hasher, even if the result is cached, and with the pickler of its pool, only
+    if there is work to do. Only the pickler of the pool calls `prepare`, in the process that starts the workers.
     """
     for module in (multiprocessing.reduction, multiprocess.reduction):
         module.ForkingPickler.register(step, _reduce_prepared)
@@ -36,18 +36,18 @@ def _reduce_prepared(step: Any) -> Any:
     return step.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
-def imported_ray(asking: str) -> Any:
-    """Return the module of Ray, or say what to install."""
+def imported_ray(caller: str) -> Any:
+    """Return the Ray module, or raise an ImportError with installation instructions."""
     try:
         import ray
     except ImportError as error:
-        raise ImportError(f"{asking} needs Ray. To install it: pip install 'hnm-datasets[ray]'.") from error
+        raise ImportError(f"{caller} needs Ray. To install it: pip install 'hnm-datasets[ray]'.") from error
     return ray
 
 
 def in_ray_worker() -> bool:
-    """Tell whether this process runs the tasks of a Ray cluster; the one that gives them out does not."""
-    # Where nothing has imported Ray, nothing runs under it.
+    """Return whether this process is a worker of a Ray cluster, not the driver."""
+    # In a Ray worker, Ray has been imported.
     ray = sys.modules.get("ray")
     if ray is None or not hasattr(ray, "WORKER_MODE") or not ray.is_initialized():
         return False
@@ -65,7 +65,7 @@ def threads() -> int:
 
 @contextlib.contextmanager
 def single_threaded_torch() -> Iterator[None]:
-    """Let torch compute with one thread, because the caller has threads of its own."""
+    """Make torch use a single thread in this block, because the caller uses several threads."""
     import torch
 
     before = torch.get_num_threads()

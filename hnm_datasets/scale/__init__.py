@@ -1,1 +1,1 @@
-"""Work for many machines, and for streams larger than the memory."""
+"""Embedding on clusters, and writing streams that do not fit into memory."""

@@ -1,8 +1,8 @@
-"""Embedding a corpus on a Ray cluster: workers with a model each encode shards, as many at once as there are workers.
+"""Embedding a corpus on a Ray cluster: workers with a model encode shards in parallel.
 
-The shards are those of `Corpus.embed`, in the same folder, with the same markers and locks. So a job that was killed
-goes on where it was, here or there, and the vectors are the same. A worker that dies is started again by Ray, and the
-shard that it was at is encoded again: without its marker, which comes after its bytes, it does not count.
+The shards are those of `Corpus.embed`, in the same folder, with the same markers and locks. So either function can
+resume an interrupted job, with the same vectors. Ray restarts workers that die, and the current shard of such a worker
+is encoded again, because a shard is only complete when its marker exists.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from hnm_datasets.storage.manifest import is_complete
 if TYPE_CHECKING:
     from hnm_datasets.models.handles import EmbeddingModel
 
-#: How often Ray starts a worker again. A model that takes its process down with it should not do so for ever.
+#: The number of times Ray restarts a worker. The limit is for models that always crash the process.
 _RESTARTS = 10
-#: Seconds to wait before what a network file system does not show yet is looked at again.
+#: Seconds to wait before checking again, because a network file system may show files late.
 _PAUSES = (0, 1, 10, 60)
 
 
@@ -50,40 +50,41 @@ def embed_with_ray(
     similarity: str | None = None,
     fingerprint: str | None = None,
 ) -> Embeddings:
-    """Do what `Corpus.embed` does with the workers of a Ray cluster.
+    """Embed a corpus like `Corpus.embed`, but with the workers of a Ray cluster.
 
-    The vectors are those of `Corpus.embed`, under the same name, and its next call finds them. (They are the
-    same to the byte where the workers compute as this process does; a GPU rounds otherwise than a CPU.) A killed job
-    resumes with the missing shards of 4,096 passages. A worker that dies is started again.
+    The vectors are those of `Corpus.embed`, under the same name, so its next call reuses them. (They are byte-identical
+    if the workers use the same hardware as this process; GPUs round differently from CPUs.) An interrupted job resumes
+    with the missing shards of 4,096 passages. Workers that die are restarted.
 
-    All nodes must share the cache directory: set `HF_DATASETS_CACHE` to a folder on a file system that they all mount
-    and that knows locks. They must have `hnm_datasets` installed.
+    All nodes must share the cache directory: set `HF_DATASETS_CACHE` to a folder on a file system that all nodes mount
+    and that supports locks. `hnm_datasets` must be installed on all nodes.
 
     Args:
         corpus: The passages.
         model: The path or Hub id of a `SentenceTransformer`, which each worker loads once; a `SentenceTransformer`,
-            which is written to the cache directory for the workers; or a function from a list of texts to an array of
+            which is saved in the cache directory for the workers; or a function from a list of texts to an array of
             shape (B, D), which is pickled.
-        concurrency: How many workers; None: as many as the cluster has room for, and no more than there are shards.
-        num_cpus: Cores of each worker.
-        num_gpus: GPUs of each worker; 1 for a model that should run on one, and then `concurrency` is the number of
+        concurrency: The number of workers; None: as many as fit into the cluster, but at most one per shard.
+        num_cpus: CPU cores per worker.
+        num_gpus: GPUs per worker. With 1, each worker runs the model on its own GPU, and `concurrency` is the number of
             GPUs.
-        prompt: See `Corpus.embed`, also for the following.
+        prompt: See `Corpus.embed` for this and the following arguments.
         batch_size: Passages per forward pass.
         dtype: `"float32"` or `"float16"`.
         normalize: Scale vectors to length 1.
         similarity: `"cosine"`, `"dot"` or `"euclidean"`.
-        fingerprint: For a function: a name that changes whenever its vectors do.
+        fingerprint: For a function: a name that you change whenever its vectors change.
 
     Returns:
         The vectors, see `Embeddings`.
 
     Raises:
         ImportError: Ray is not installed.
-        RuntimeError: The workers write elsewhere, or a worker loads another model under the same path.
-        TypeError: `corpus` or `model` is something else.
-        ValueError: A vector is zero, NaN or infinite, and the message names the passage; a function comes without
-            `fingerprint`; an option is unknown.
+        RuntimeError: The cache directory of the workers is another folder, or the path contains another model on a
+            worker.
+        TypeError: `corpus` or `model` has an unsupported type.
+        ValueError: A vector is zero, NaN or infinite (the message names the passage), a function has no `fingerprint`,
+            or an option has an unknown value.
 
     Example:
         >>> from hnm_datasets import load_sample
@@ -116,42 +117,42 @@ def embed_with_ray(
 
 
 class _Worker:
-    """A model in a process of its own that encodes the shards that it is told to."""
+    """An actor with a model that encodes shards."""
 
-    def __init__(self, about: dict[str, Any]) -> None:
-        self.about, self.root = about, Path(about["root"])
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config, self.root = config, Path(config["root"])
 
     @functools.cached_property
     def job(self) -> EmbeddingJob:
         """The job, with the model loaded."""
-        # Not when the worker is made: of what goes wrong then, Ray shows only that the worker is dead.
-        about, source = self.about, self.about["source"]
+        # Load the model here, not in the constructor: if a constructor fails, Ray only reports that the actor died.
+        config, source = self.config, self.config["source"]
         loaded = (
             load_model(source, None)
             if isinstance(source, str)
-            else LoadedModel(source, about["model"], is_function=True)
+            else LoadedModel(source, config["model"], is_function=True)
         )
-        job = EmbeddingJob(about["corpus"], Encoder(loaded, "document", **about["options"]), about["dtype"])
-        if job.name != about["name"]:
+        job = EmbeddingJob(config["corpus"], Encoder(loaded, "document", **config["options"]), config["dtype"])
+        if job.name != config["name"]:
             raise RuntimeError(
-                f"The model at {source!r} is another one on a worker than where embed_with_ray was called. Put the "
-                f"same files there on all nodes, or pass a path on a file system that they share."
+                f"The model at {source!r} on a worker differs from the model where embed_with_ray was called. Copy the "
+                f"same files to all nodes, or pass a path on a shared file system."
             )
         if not job.folder.is_dir():
             raise RuntimeError(_not_shared(job))
         return job
 
     def ready(self) -> None:
-        """Answer as soon as the worker is there and its model loaded."""
+        """Return as soon as the worker has started and loaded the model."""
         with cache_root_at(self.root):
             _ = self.job
 
     def take(self, shard: int) -> bool:
-        """Encode a shard unless another process is at it; tell whether it is done."""
+        """Encode a shard, unless another process is encoding it; return whether it is done."""
         with cache_root_at(self.root):
             is_done = self.job.take(shard)
         if not is_done:
-            # Else it would be asked again at once.
+            # Avoid an immediate retry.
             time.sleep(0.1)
         return is_done
 
@@ -171,8 +172,8 @@ def _run(
         if pending:
             if not ray.is_initialized():
                 ray.init()
-            room = concurrency or _room(ray.cluster_resources(), resources)
-            about = {
+            count = concurrency or _max_workers(ray.cluster_resources(), resources)
+            config = {
                 "corpus": job.corpus,
                 "dtype": job.dtype.name,
                 "model": loaded.fingerprint,
@@ -184,13 +185,12 @@ def _run(
             remote = ray.remote(_Worker).options(
                 max_restarts=_RESTARTS, max_task_retries=_RESTARTS, max_concurrency=1, **resources
             )
-            workers = [remote.remote(about) for _ in range(min(room, len(pending)))]
+            workers = [remote.remote(config) for _ in range(min(count, len(pending)))]
             try:
                 for pause in _PAUSES:
                     time.sleep(pause)
                     _share_out(ray, job, workers, pending, bar)
-                    # What was encoded elsewhere is read once from here. A worker that is asked again for what is there
-                    # only looks at it.
+                    # Verify here that the shards of the workers exist. Workers skip shards that are already complete.
                     pending = job.missing()
                     if not pending:
                         break
@@ -205,44 +205,44 @@ def _run(
 
 
 def _share_out(ray: Any, job: EmbeddingJob, workers: list[Any], pending: list[int], bar: Any) -> None:
-    """Give each worker one shard after the other until all are done."""
-    # A worker that finds no room in the cluster never gets ready and is given nothing, so that nothing waits for it.
-    asked: dict[Any, tuple[Any, int | None]] = {worker.ready.remote(): (worker, None) for worker in workers}
+    """Assign shards to idle workers until all shards are done."""
+    # A worker that does not fit into the cluster never becomes ready and gets no shard, so nothing waits for it.
+    running: dict[Any, tuple[Any, int | None]] = {worker.ready.remote(): (worker, None) for worker in workers}
     idle: list[Any] = []
-    waiting, left = list(pending), len(pending)
-    while left:
-        (answer,), _ = ray.wait(list(asked), num_returns=1)
-        worker, shard = asked.pop(answer)
+    waiting, remaining = list(pending), len(pending)
+    while remaining:
+        (answer,), _ = ray.wait(list(running), num_returns=1)
+        worker, shard = running.pop(answer)
         is_done = ray.get(answer)
         idle.append(worker)
         if shard is not None and is_done:
-            left -= 1
+            remaining -= 1
             bar.update(len(job.rows(shard)))
         elif shard is not None:
-            # A process that is none of ours is at it. Should it be killed, one of ours will do it.
+            # A process outside this job is encoding the shard. Try again later, in case that process is killed.
             waiting.append(shard)
         while idle and waiting:
             worker, shard = idle.pop(), waiting.pop(0)
-            asked[worker.take.remote(shard)] = (worker, shard)
+            running[worker.take.remote(shard)] = (worker, shard)
 
 
 def _not_shared(job: EmbeddingJob) -> str:
     return (
-        f"The folder {job.folder} is not the same on all nodes. Set HF_DATASETS_CACHE to a folder on a file system "
-        f"that they share."
+        f"The folder {job.folder} is not the same on all nodes. Set HF_DATASETS_CACHE to a folder on a shared file "
+        f"system."
     )
 
 
-def _room(cluster: dict[str, float], worker: dict[str, float]) -> int:
-    """Return how many workers a cluster has room for; at least one, which waits for its room."""
+def _max_workers(cluster: dict[str, float], worker: dict[str, float]) -> int:
+    """Return the number of workers that fit into a cluster; at least one, which may have to wait for resources."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    rooms = [cluster.get(names[name], 0) / need for name, need in worker.items() if need]
-    return max(1, int(min(rooms, default=1)))
+    counts = [cluster.get(names[name], 0) / need for name, need in worker.items() if need]
+    return max(1, int(min(counts, default=1)))
 
 
 @contextlib.contextmanager
 def _source(loaded: LoadedModel) -> Iterator[Any]:
-    """Give what a worker gets the model from: a path, a Hub id, or the function itself."""
+    """Yield the source of the model for workers: a path, a Hub id, or the function itself."""
     if loaded.is_function:
         yield loaded.model
     elif loaded.source is not None:

@@ -1,1 +1,1 @@
-"""Names of content and the files that are kept under them."""
+"""Content fingerprints and the files stored under them."""

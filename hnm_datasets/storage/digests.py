@@ -1,4 +1,4 @@
-"""Names made of content: the same content has the same name in every process and on every machine."""
+"""Content hashes, which are the same in every process and on every machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 
 def fingerprint(configuration: Mapping[str, Any]) -> str:
-    """Name a configuration by its content.
+    """Return the fingerprint of a configuration.
 
     Args:
-        configuration: What determines a result, as JSON values. The order of the keys does not matter.
+        configuration: Everything that determines a result, as JSON values. The order of the keys is ignored.
 
     Returns:
         32 hexadecimal digits.
@@ -31,7 +31,7 @@ def fingerprint(configuration: Mapping[str, Any]) -> str:
 
 
 def digest_strings(strings: Iterable[str]) -> NDArray[np.uint64]:
-    """Hash each string to 128 bits, enough to tell any two strings of any corpus apart.
+    """Hash strings to 128 bits, so that collisions do not occur in practice.
 
     Args:
         strings: B strings.
@@ -43,34 +43,34 @@ def digest_strings(strings: Iterable[str]) -> NDArray[np.uint64]:
         >>> digest_strings(["plate", "plate", "tsunami"])[:, 0].tolist()
         [4867398598950213145, 4867398598950213145, 3351174236915248037]
     """
-    # xxh3 over Python strings takes 0.1 microseconds each, less than pandas' vectorised 64-bit hash.
+    # xxh3 takes 0.1 microseconds per Python string, less than the vectorized 64-bit hash of pandas.
     return _numbers_of([xxhash.xxh3_128_digest(string.encode()) for string in strings])
 
 
 def digest_slices(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return what `digest_strings` does of strings whose UTF-8 bytes lie one after another.
+    """Do the same as `digest_strings` for strings in a single buffer of UTF-8 bytes.
 
     Args:
         data: The bytes.
-        ends: Where each string ends. Shape (B,).
+        ends: The end of each string. Shape (B,).
 
     Returns:
         Digests of shape (B, 2).
     """
     view = data.data
-    cuts = [0, *ends.tolist()]
-    return _numbers_of([xxhash.xxh3_128_digest(view[start:end]) for start, end in itertools.pairwise(cuts)])
+    offsets = [0, *ends.tolist()]
+    return _numbers_of([xxhash.xxh3_128_digest(view[start:end]) for start, end in itertools.pairwise(offsets)])
 
 
 def distinct_digests(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find the distinct ones among digests.
+    """Find the distinct digests.
 
     Args:
         digests: Shape (B, 2).
 
     Returns:
-        Where each distinct digest first comes, ascending, shape (D,), and the number of each digest among them, shape
-        (B,).
+        The position of the first occurrence of each distinct digest, ascending, shape (D,), and the number of each
+        digest among the distinct ones, shape (B,).
 
     Example:
         >>> first, numbers = distinct_digests(digest_strings(["plate", "wave", "plate", "ridge"]))
@@ -82,13 +82,13 @@ def distinct_digests(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], ND
     ).dictionary_encode()
     numbers = keys.indices.to_numpy().astype(np.int64)
     first = np.empty(len(keys.dictionary), dtype=np.int64)
-    # Of several writes to one place the last counts.
+    # The last write to a position wins, so write in reverse order.
     first[numbers[::-1]] = np.arange(len(numbers))[::-1]
     return first, numbers
 
 
 def hexadecimals(numbers: NDArray[np.uint64]) -> pa.StringArray:
-    """Write numbers as 16 hexadecimal digits each. Shape (B,) → (B,).
+    """Format numbers with 16 hexadecimal digits each. Shape (B,) → (B,).
 
     Example:
         >>> hexadecimals(np.array([255], dtype=np.uint64)).to_pylist()
@@ -104,10 +104,9 @@ def _numbers_of(digests: list[bytes]) -> NDArray[np.uint64]:
 
 
 class ColumnsHasher:
-    """A running hash over string columns that does not depend on how they are cut into chunks.
+    """An incremental hash of string columns that does not depend on the chunks.
 
-    Each column is hashed twice, its bytes and its lengths, so that moving a letter from one row to the next changes
-    the hash.
+    For each column it hashes bytes and lengths, so that moving a letter from one row to the next changes the hash.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

@@ -1,8 +1,8 @@
-"""Folders under the `datasets` cache directory: written aside, renamed when whole, opened memory-mapped.
+"""Folders in the `datasets` cache directory: written under a temporary name, renamed when complete, memory-mapped.
 
-A folder is named by the fingerprint of its content, so it is written once and never changed. `build_once` is the only
-way in: it opens a finished folder or makes it. Inside a folder live plain numpy files and string columns (offsets and
-bytes), which many processes map at once without holding them twice; nothing in them is ever unpickled.
+A folder is named by the fingerprint of its content, so it is written once and never changed. All code uses
+`build_once`, which returns a complete folder or builds it. The folders contain plain numpy files and string columns
+(offsets and bytes), so that processes share the mapped memory. No pickle files are loaded.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from hnm_datasets.storage.writing import sync, umask, writing
 
 logger = logging.getLogger(__name__)
 
-#: The end of the names of folders that are being built.
+#: The suffix of folders under construction.
 _ASIDE = ".tmp"
-#: The cache folder of this context, where it is not that of `datasets`.
+#: The cache directory of this context, if it is not that of `datasets`.
 _ROOT: ContextVar[Path | None] = ContextVar("cache_root", default=None)
 
 
 def cache_root() -> Path:
-    """Return the folder that holds everything the library keeps: corpora, indexes, vectors, scores."""
+    """Return the cache directory of the library: corpora, indexes, vectors, scores."""
     return _ROOT.get() or Path(datasets.config.HF_DATASETS_CACHE) / "hnm_datasets"
 
 
 @contextlib.contextmanager
 def cache_root_at(folder: Path | None) -> Iterator[None]:
-    """Use another cache folder in this block; None changes nothing. Other threads keep theirs."""
+    """Use another cache directory in this block; None: no change. Other threads are not affected."""
     token = _ROOT.set(cache_root() if folder is None else folder)
     try:
         yield
@@ -46,23 +46,23 @@ def cache_root_at(folder: Path | None) -> Iterator[None]:
 
 
 def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeout: float = -1) -> Path:
-    """Return the finished folder `parent/name`, building it first if need be.
+    """Return the complete folder `parent/name`. Build it if it does not exist.
 
-    Two processes that ask at once build once; a killed build leaves nothing that is ever opened; a damaged folder is
-    built again, with a warning.
+    If several processes make this call, only one of them builds the folder. An interrupted build leaves no folder that
+    could be opened. A damaged folder is built again, with a warning.
 
     Args:
-        parent: The folder to build it in, such as `cache_root() / "corpora"`.
+        parent: The parent folder, such as `cache_root() / "corpora"`.
         name: The name of the folder, usually the fingerprint of its content.
-        build: Fills the empty folder that it is given.
-        timeout: Seconds to wait for another process that builds it; -1: no limit.
+        build: A function that fills an empty folder.
+        timeout: Seconds to wait for another process that builds the folder; -1: no limit.
 
     Returns:
         The folder.
 
     Raises:
-        filelock.Timeout: Another process is still building it.
-        FolderWriteError: There is no room for it, or no right to write it.
+        filelock.Timeout: Another process is still building the folder.
+        FolderWriteError: The disk is full, or writing is not permitted.
     """
     folder = parent / name
     if is_complete(folder):
@@ -74,11 +74,11 @@ def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeou
             if found is None:
                 return folder
             if folder.exists():
-                logger.warning("%s is damaged (%s) and is made again.", folder, found)
+                logger.warning("%s is damaged (%s). It is built again.", folder, found)
             _remove_leftovers(parent, name)
             aside = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=_ASIDE, dir=parent))
             try:
-                with interruptible(lambda: f"Interrupted: {folder} is unfinished and removed. Repeat the call."):
+                with interruptible(lambda: f"Interrupted: {folder} was incomplete and is removed. Repeat the call."):
                     build(aside)
                 finish(aside, sorted(path.name for path in aside.iterdir()))
                 if folder.exists():
@@ -93,7 +93,7 @@ def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeou
 
 
 def _remove_leftovers(parent: Path, own: str) -> None:
-    """Remove what killed builds have left: whoever builds holds the lock of the name, as we do of our own."""
+    """Remove the folders of interrupted builds. A running build holds the lock of its name, as the caller does."""
     for stale in parent.glob(f"[!.]*{_ASIDE}"):
         name = stale.name.removesuffix(_ASIDE).rpartition(".")[0]
         with contextlib.suppress(Timeout):
@@ -103,5 +103,5 @@ def _remove_leftovers(parent: Path, own: str) -> None:
 
 
 def folder_size(folder: Path, pattern: str = "*") -> int:
-    """Return the bytes of the files of a folder."""
+    """Return the total size in bytes of the files in a folder."""
     return sum(path.stat().st_size for path in folder.glob(pattern))

@@ -1,4 +1,4 @@
-"""JSON files that others may have written, changed or cut short."""
+"""Reading JSON files that may have been changed or truncated."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-#: A file of states or records takes kilobytes; a larger one is something else and is not read.
+#: Larger files are not read. Valid files have kilobytes.
 _LARGEST = 64 << 20
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
+    """Read a JSON file with a single object.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is too large, is no JSON, or holds something else; the message says what is wrong with it.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is too large, is not JSON, or does not contain an object; the message says which.
 
     Example:
         >>> import tempfile
@@ -27,7 +27,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     size = path.stat().st_size
     if size > _LARGEST:
-        raise ValueError(f"it has {size:,} bytes, more than the {_LARGEST:,} that are read")
+        raise ValueError(f"it has {size:,} bytes, more than the limit of {_LARGEST:,}")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Plain values of a JSON file as the types that they must have."""
+"""Validating the values of a JSON file against types."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import dataclasses
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-#: A count of anything is below this.
-_MOST = 1 << 63
+#: Counts are below this limit.
+_LIMIT = 1 << 63
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:
-    """Return a value of a JSON file as a type, or raise.
+    """Validate a value of a JSON file and convert it to a type.
 
     Args:
         kind: `int` (a count), `float`, `str`, `bool`, `None`, a union of types, `list[...]`, `tuple[...]`,
-            `dict[str, ...]`, a dataclass or a `TypedDict`, nested in any way. Only fields of a dataclass that have a
-            default may be missing.
-        value: What the file holds.
-        where: The place in the file, for the error.
+            `dict[str, ...]`, a dataclass or a `TypedDict`, nested in any way. Only fields of a dataclass with a default
+            may be missing.
+        value: The value.
+        where: The path of the value in the file, for error messages.
 
     Returns:
-        The value; of a dataclass an instance, and of a `TypedDict` the keys that it knows.
+        The value. For a dataclass, an instance; for a `TypedDict`, only its keys.
 
     Raises:
-        ValueError: The value is something else; the message names its place.
+        ValueError: The value has another type; the message names its path.
 
     Example:
         >>> typed(tuple[int, float | None], [1, None], "numbers")
@@ -38,16 +38,16 @@ def typed(kind: Any, value: Any, where: str) -> Any:
         return _any_of(parts, value, where)
     if origin is dict:
         _require(isinstance(value, dict), "an object", value, where)
-        return {typed(str, key, where): typed(parts[1], one, f"{where}.{key}") for key, one in value.items()}
+        return {typed(str, key, where): typed(parts[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin in (list, tuple):
         return _sequence(origin, parts, value, where)
     if is_typeddict(kind) or dataclasses.is_dataclass(kind):
         return _fields(kind, value, where)
     if kind is float:
         _require(isinstance(value, (int, float)) and not isinstance(value, bool), "a number", value, where)
-        return float(value) if abs(value) < _MOST or isinstance(value, float) else _refuse("a number", value, where)
+        return float(value) if abs(value) < _LIMIT or isinstance(value, float) else _refuse("a number", value, where)
     if kind is int:
-        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LIMIT
         _require(is_count, "a count", value, where)
         return value
     if kind is str:
@@ -72,20 +72,20 @@ def _any_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 def _sequence(origin: Any, parts: tuple[Any, ...], value: Any, where: str) -> Any:
     _require(isinstance(value, (list, tuple)), "a list", value, where)
     if origin is list or parts[-1] is Ellipsis:
-        return origin(typed(parts[0], one, f"{where}[{place}]") for place, one in enumerate(value))
+        return origin(typed(parts[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     _require(len(value) == len(parts), f"a list of {len(parts)}", value, where)
     return tuple(
-        typed(kind, one, f"{where}[{place}]") for place, (kind, one) in enumerate(zip(parts, value, strict=True))
+        typed(kind, item, f"{where}[{index}]") for index, (kind, item) in enumerate(zip(parts, value, strict=True))
     )
 
 
 def _fields(kind: Any, value: Any, where: str) -> Any:
     _require(isinstance(value, dict), "an object", value, where)
     hints = get_type_hints(kind)
-    # A field that is not there is one that an earlier version did not write.
-    defaults = set() if is_typeddict(kind) else {one.name for one in dataclasses.fields(kind) if _has_default(one)}
+    # An earlier version may not have written a field that has a default.
+    defaults = set() if is_typeddict(kind) else {item.name for item in dataclasses.fields(kind) if _has_default(item)}
     if missing := [name for name in hints if name not in value and name not in defaults]:
-        raise ValueError(f"{where!r} lacks {missing}")
+        raise ValueError(f"{where!r} is missing {missing}")
     return kind(**{name: typed(hint, value[name], f"{where}.{name}") for name, hint in hints.items() if name in value})
 
 
@@ -94,15 +94,15 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 
 def is_encodable(text: str) -> bool:
-    """Return whether a text has no halves of characters, which JSON can hold and no file in UTF-8."""
+    """Return whether a text has no unpaired surrogates, which JSON can represent but UTF-8 cannot."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _require(holds: bool, what: str, value: Any, where: str) -> None:
-    if not holds:
-        _refuse(what, value, where)
+def _require(is_valid: bool, expected: str, value: Any, where: str) -> None:
+    if not is_valid:
+        _refuse(expected, value, where)
 
 
-def _refuse(what: str, value: Any, where: str) -> Any:
+def _refuse(expected: str, value: Any, where: str) -> Any:
     shown = repr(value)
-    raise ValueError(f"{where!r} must be {what}, got {shown if len(shown) <= 60 else shown[:57] + '...'}")
+    raise ValueError(f"{where!r} must be {expected}, got {shown if len(shown) <= 60 else shown[:57] + '...'}")

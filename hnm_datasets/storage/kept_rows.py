@@ -1,7 +1,8 @@
-"""Rows made in memory, written to the cache directory so that `map` caches what it makes of them.
+"""Writing in-memory rows to the cache directory, so that `map` can cache its results.
 
-`map` writes its answers beside the files of a dataset. A dataset without files, such as one made from a data frame, is
-mapped again in every process. A file named by the content of the rows makes the second notebook run free.
+`map` writes its cache files next to the files of a dataset. A dataset without files, such as one created from a data
+frame, is mapped again in every process. With a file named by the content of the rows, a second run of a notebook uses
+the cache.
 """
 
 from __future__ import annotations
@@ -22,24 +23,25 @@ from hnm_datasets.storage.writing import FolderWriteError
 
 logger = logging.getLogger(__name__)
 
-#: Goes into the name of the folder; raise it when the form of the file changes.
+#: Part of the folder name; increase it when the file format changes.
 _FORMAT = 1
-#: Not one that `Dataset.cleanup_cache_files` removes.
+#: A name that `Dataset.cleanup_cache_files` does not remove.
 _FILE = "rows.arrow"
-#: Rows of a record batch, as `map` writes them: one row is read without reading its neighbors far away.
+#: Rows per record batch, as in files that `map` writes, so that reading one row reads little else.
 _BATCH = 1000
 
 
 def kept_rows(rows: Dataset) -> Dataset:
-    """Return the same rows from a file in the cache directory, written unless it is there.
+    """Return the same rows from a file in the cache directory, which is written unless it exists.
 
-    Rows that are in files already are returned as they are, and so are all if the caching of `datasets` is disabled.
+    Rows that are already in files are returned unchanged, and so are all rows if caching is disabled in `datasets`.
 
     Args:
         rows: Any dataset.
 
     Returns:
-        The same rows and format, memory-mapped; the dataset's fingerprint depends on columns, types and values alone.
+        The same rows and format, memory-mapped. The fingerprint of the dataset depends only on columns, types and
+        values.
 
     Example:
         >>> rows = kept_rows(Dataset.from_dict({"query": ["what causes earthquakes?"]}))
@@ -54,7 +56,7 @@ def kept_rows(rows: Dataset) -> Dataset:
             cache_root() / "rows", name, lambda aside: _write(rows, pa.OSFile(str(aside / _FILE), "wb"))
         )
     except FolderWriteError as error:
-        logger.warning("The rows stay in memory, so map caches nothing that it makes of them. %s", error)
+        logger.warning("The rows stay in memory, so map cannot cache its results. %s", error)
         return rows
     table = MemoryMappedTable.from_file(str(folder / _FILE))
     kept = Dataset(table, info=rows.info, split=rows.split, fingerprint=name)
@@ -69,10 +71,9 @@ def kept_rows(rows: Dataset) -> Dataset:
 
 
 def in_memory_rows(table: pa.Table) -> Dataset:
-    """Return a table as a dataset whose fingerprint is made of its content.
+    """Return a table as a dataset whose fingerprint depends on its content.
 
-    The fingerprint that `datasets` makes itself takes several times as long and the memory of another copy, because it
-    pickles the table.
+    The fingerprint of `datasets` takes several times longer and needs memory for a copy, because it pickles the table.
 
     Example:
         >>> names = [in_memory_rows(pa.table({"rank": ranks}))._fingerprint for ranks in ([1, 2], [1, 2], [1, 3])]
@@ -86,10 +87,10 @@ def in_memory_rows(table: pa.Table) -> Dataset:
 
 
 def content_digest(rows: Dataset) -> str:
-    """Hash the columns, types and values of rows, more than a gigabyte a second.
+    """Hash the columns, types and values of rows, at more than a gigabyte per second.
 
     Returns:
-        32 hexadecimal digits. They do not depend on how the rows are kept, cut into chunks or formatted.
+        32 hexadecimal digits. They do not depend on the storage, chunks or format of the rows.
 
     Example:
         >>> rows = Dataset.from_dict({"rank": [1, 2, 3]})
@@ -102,7 +103,7 @@ def content_digest(rows: Dataset) -> str:
 
 
 class _Hasher(io.RawIOBase):
-    """A file that keeps nothing of what is written but its hash."""
+    """A file object that only hashes the written bytes."""
 
     def __init__(self) -> None:
         self._hasher = xxhash.xxh3_128()
@@ -119,7 +120,7 @@ class _Hasher(io.RawIOBase):
 
 
 def _write(rows: Dataset, file: pa.NativeFile) -> None:
-    # The metadata of a table also names the process that made it.
+    # Use the schema of the features: the metadata of the table may contain a fingerprint.
     schema = rows.features.arrow_schema
     with file, pa.ipc.new_stream(file, schema) as stream:
         for table in rows.with_format("arrow").iter(_BATCH):

@@ -1,4 +1,4 @@
-"""Results that are lists of unequal length, such as sparse vectors, kept as `Results` are."""
+"""A store of lists of different lengths, such as sparse vectors, in the same layout as `Results`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
     """Lists of values by 128-bit key, in a folder under the cache directory.
 
     Args:
-        kind: The plural noun of what is kept, such as `"vectors"`.
-        name: The fingerprint of what computed the lists.
-        dtype: What a value is.
-        ndim: 1 for lists of values; 2 for lists of rows of values, all of one length.
+        kind: A plural noun for the content, such as `"vectors"`.
+        name: The fingerprint of the model and options that computed the lists.
+        dtype: The type of a value.
+        ndim: 1 for lists of values; 2 for lists of rows of values, all of the same length.
 
     Example:
         >>> from hnm_datasets.storage.digests import digest_strings
@@ -45,17 +45,17 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
 
     def _find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], Ragged[NDArray[np.generic]]]:
         known, lengths = np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=np.int64)
-        found = list(self._places(keys))
-        for segment, which, places in found:
+        found = list(self._lookup(keys))
+        for segment, which, rows in found:
             known[which] = True
-            lengths[which] = segment.offsets[places + 1] - segment.offsets[places]
+            lengths[which] = segment.offsets[rows + 1] - segment.offsets[rows]
         offsets = offsets_of(lengths)
-        # Also where nothing is found, so that rows of another length are noticed before they are kept.
-        width = next((one.values.shape[1:] for one in self._segments.values()), (0,) * (self._ndim - 1))
+        # Set the width even if nothing is found, so that rows of another width are noticed before they are added.
+        width = next((segment.values.shape[1:] for segment in self._segments.values()), (0,) * (self._ndim - 1))
         values = np.empty((offsets[-1], *width), dtype=self._dtype)
-        for segment, which, places in found:
+        for segment, which, rows in found:
             at = first_positions(offsets[which], lengths[which])
-            values[at] = segment.values[first_positions(segment.offsets[places], lengths[which])]
+            values[at] = segment.values[first_positions(segment.offsets[rows], lengths[which])]
         return known, Ragged(offsets, values)
 
     def _arrays(self, rows: Ragged[NDArray[np.generic]]) -> tuple[NDArray[Any], ...]:
@@ -71,7 +71,7 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
     def _content(self, segments: list[_Segment]) -> Ragged[NDArray[np.generic]]:
         lengths = [np.diff(segment.offsets)[segment.table.rows] for segment in segments]
         values = [
-            segment.values[first_positions(segment.offsets[segment.table.rows], own)]
-            for segment, own in zip(segments, lengths, strict=True)
+            segment.values[first_positions(segment.offsets[segment.table.rows], segment_lengths)]
+            for segment, segment_lengths in zip(segments, lengths, strict=True)
         ]
         return Ragged(offsets_of(np.concatenate(lengths)), np.concatenate(values))

@@ -1,12 +1,12 @@
-"""Whether a folder still holds the bytes that were written.
+"""Verifying that a folder still contains the bytes that were written.
 
-A finished folder has a manifest: the size and hash of each of its files. Hashing takes a second for some gigabytes, so
-a stamp beside the manifest holds the state of each file when its hash was found right: size, inode, and when its
-content and its inode last changed. The last of them changes with every write, and no program can set it. As long as
-all states are those of the stamp, nothing is hashed; a folder that was copied or damaged is hashed once.
+A complete folder has a manifest with the size and hash of each file. Hashing takes about a second per few gigabytes, so
+a stamp next to the manifest records the state of each file when its hash was last verified: size, inode, modification
+time (mtime) and change time (ctime). Every write changes the ctime, and programs cannot set it. If all states match the
+stamp, nothing is hashed. A folder that was copied or damaged is hashed once.
 
-A folder is checked when it is opened. Bytes that change later in a file that a process has mapped are not noticed: the
-compiled loops, such as those of BM25, read row numbers and offsets as they are.
+A folder is verified when it is opened. Later changes to files that a process has mapped are not detected: the compiled
+loops, such as those of BM25, do not check row numbers and offsets.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from hnm_datasets.storage.writing import sync, written_aside
 
 _MANIFEST = "manifest.json"
 _STAMP = ".verified.json"
-#: The clocks of file systems tick this slowly, in nanoseconds: of two changes that are closer only one is seen.
+#: The resolution of file system timestamps in nanoseconds. Two changes within this time may look like one.
 _TICK = 100_000_000
-#: Bytes that are mapped at a time.
+#: The number of bytes mapped at a time.
 _WINDOW = 1 << 28
 
-#: Size, inode, and when content and inode changed, in nanoseconds.
+#: Size, inode, mtime and ctime in nanoseconds.
 State = tuple[int, int, int, int]
 
 
 class Stamp(NamedTuple):
-    """The states of files whose hashes were right, and when that was noted, in nanoseconds."""
+    """The states of verified files, and the time of the verification in nanoseconds."""
 
     states: Mapping[str, State]
     noted: int
 
     def is_settled(self, name: str) -> bool:
-        """Return whether a file would have another state if it was changed after the hashing: the clock had ticked."""
+        """Return whether any change after the verification would have changed the state of the file."""
         return self.noted - max(self.states[name][2:]) > _TICK
 
 
-#: The folders that this process has found right, with their manifests and all files.
+#: The folders that this process has verified.
 _VERIFIED: dict[Path, Stamp] = {}
 
 
 class DamagedFolderError(OSError):
-    """A folder of the cache does not hold the bytes that were written."""
+    """A cache folder does not contain the bytes that were written."""
 
 
 def finish(folder: Path, names: Sequence[str]) -> None:
-    """Declare a folder finished: bring its files to the disk and note their sizes and hashes."""
+    """Mark a folder as complete: flush its files to disk and write the manifest."""
     for name in names:
         sync(folder / name)
     states = {name: state_of(folder / name) for name in names}
@@ -68,53 +68,53 @@ def finish(folder: Path, names: Sequence[str]) -> None:
 
 
 def unfinish(folder: Path) -> None:
-    """Take back that a folder is finished."""
+    """Remove the mark that a folder is complete."""
     (folder / _MANIFEST).unlink(missing_ok=True)
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether a folder was finished, whatever became of it."""
+    """Return whether a folder was marked as complete, without verifying it."""
     return (folder / _MANIFEST).exists()
 
 
 def is_complete(folder: Path) -> bool:
-    """Tell whether a folder was finished and holds the bytes that were written."""
+    """Return whether a folder was marked as complete and contains the bytes that were written."""
     return fault(folder) is None
 
 
-def check_complete(folder: Path, what: str, way_out: str) -> None:
-    """Raise unless a folder was finished and holds the bytes that were written.
+def check_complete(folder: Path, content: str, way_out: str) -> None:
+    """Raise an error unless a folder is complete and contains the bytes that were written.
 
     Args:
         folder: The folder.
-        what: What it holds, with its name, such as "The corpus 1f…".
-        way_out: What a user does if it is not there, as a sentence.
+        content: Its content with a name, such as "The corpus 1f…".
+        way_out: What the user can do, as a sentence.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it was never finished.
-        DamagedFolderError: It was damaged.
+        FileNotFoundError: The folder does not exist or is incomplete.
+        DamagedFolderError: The folder is damaged.
     """
     found = fault(folder)
     if found is None:
         return
     if not is_finished(folder):
-        raise FileNotFoundError(f"{what}: {folder.parent} holds no complete folder of it. {way_out}")
-    raise DamagedFolderError(f"{what}: the folder {folder} is damaged: {found}. {way_out}")
+        raise FileNotFoundError(f"{content}: {folder.parent} has no complete folder for it. {way_out}")
+    raise DamagedFolderError(f"{content}: the folder {folder} is damaged: {found}. {way_out}")
 
 
 def fault(folder: Path, *, hash_all: bool = False) -> str | None:
-    """Return what is wrong with a folder, None if it holds the bytes that were written.
+    """Return the first fault of a folder as text; None if it contains the bytes that were written.
 
     Args:
         folder: The folder.
-        hash_all: Hash also files whose states are those of the last time.
+        hash_all: Also hash files whose states have not changed since the last verification.
     """
     if not hash_all:
         stamp = _VERIFIED.get(folder)
-        if stamp is not None and _is_as_it_was(folder, stamp):
+        if stamp is not None and _is_unchanged(folder, stamp):
             return None
         stamp = read_stamp(folder)
-        if _is_as_it_was(folder, stamp):
+        if _is_unchanged(folder, stamp):
             _VERIFIED[folder] = stamp
             return None
     try:
@@ -129,12 +129,12 @@ def fault(folder: Path, *, hash_all: bool = False) -> str | None:
         except OSError as error:
             return f"{name!r} cannot be read: {error.strerror}"
         if found != size:
-            return f"{name!r} has {found:,} bytes and was written with {size:,}"
+            return f"{name!r} has {found:,} bytes instead of {size:,}"
     try:
         stamp = Stamp(_states(folder, files), time.time_ns())
         for name, (_, digest) in files.items():
             if digest_file(folder / name) != digest:
-                return f"{name!r} has other bytes than were written"
+                return f"{name!r} has changed since it was written"
     except OSError as error:
         return f"it cannot be read: {error}"
     write_stamp(folder, stamp.states)
@@ -142,8 +142,8 @@ def fault(folder: Path, *, hash_all: bool = False) -> str | None:
     return None
 
 
-def _is_as_it_was(folder: Path, stamp: Stamp) -> bool:
-    """Return whether the manifest and all files of a folder are in the states in which their hashes were right."""
+def _is_unchanged(folder: Path, stamp: Stamp) -> bool:
+    """Return whether the manifest and all files of a folder still have the states of the last verification."""
     try:
         return _MANIFEST in stamp.states and all(
             stamp.is_settled(name) and state_of(folder / name) == state for name, state in stamp.states.items()
@@ -155,12 +155,12 @@ def _is_as_it_was(folder: Path, stamp: Stamp) -> bool:
 def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
     content = read_object(folder / _MANIFEST)
     if "files" not in content:
-        raise ValueError("it holds no hashes, or is of another version")
+        raise ValueError("it has no hashes, or is from another version")
     files: dict[str, tuple[int, str]] = typed(dict[str, tuple[int, str]], content["files"], "files")
     if content.get("digest") != fingerprint(files):
-        raise ValueError("its content does not have the digest that it states")
+        raise ValueError("its digest does not match its content")
     if outside := [name for name in files if Path(name).name != name]:
-        raise ValueError(f"it names {outside[0]!r}, which is not in the folder")
+        raise ValueError(f"it lists {outside[0]!r}, which is outside the folder")
     return files
 
 
@@ -168,7 +168,7 @@ def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def state_of(path: Path) -> State:
-    """Return the state of a file; it changes whenever the file does."""
+    """Return the state of a file, which changes whenever the file changes."""
     found = path.stat()
     return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
@@ -178,7 +178,7 @@ def _states(folder: Path, names: Iterable[str]) -> dict[str, State]:
 
 
 def read_stamp(folder: Path) -> Stamp:
-    """Return the stamp of a folder; an empty one if it has none, or a damaged one."""
+    """Return the stamp of a folder; an empty stamp if it is missing or damaged."""
     path = folder / _STAMP
     try:
         written, content = path.stat().st_mtime_ns, read_object(path)
@@ -191,13 +191,13 @@ def read_stamp(folder: Path) -> Stamp:
 
 
 def write_stamp(folder: Path, states: Mapping[str, State]) -> None:
-    """Note the states of files whose hashes are right, unless the folder is read-only or the disk is full."""
+    """Write the states of verified files, unless the folder is read-only or the disk is full."""
     with contextlib.suppress(OSError), written_aside(folder / _STAMP) as aside:
         aside.write_text(json.dumps({"digest": fingerprint(states), "states": states}))
 
 
 def digest_file(path: Path) -> str:
-    """Hash the bytes of a file, some gigabytes a second: 32 hexadecimal digits."""
+    """Return the hash of a file as 32 hexadecimal digits, at a few gigabytes per second."""
     hasher = xxhash.xxh3_128()
     with path.open("rb") as file:
         size = file.seek(0, 2)

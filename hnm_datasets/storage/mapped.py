@@ -1,4 +1,4 @@
-"""Arrays and string columns on disk, memory-mapped."""
+"""Memory-mapped arrays and string columns."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 
 def save_array(folder: Path, name: str, array: NDArray[np.generic]) -> None:
-    """Write one array to `name.npy`."""
+    """Write an array to `name.npy`."""
     with (folder / f"{name}.npy").open("wb") as file:
         write_array(file, array)
 
 
 def write_array(file: BinaryIO, array: NDArray[Any]) -> None:
-    """Write one array in numpy's format where a file stands."""
-    # `np.save` hides the cause of what goes wrong: "25600 requested and 2766 written".
+    """Write an array in numpy's format at the current position of a file."""
+    # `np.save` hides the cause of write errors: "25600 requested and 2766 written".
     if array.dtype.hasobject:
         raise ValueError("Object arrays cannot be saved: they would be pickled.")
     array = np.ascontiguousarray(array)
@@ -35,14 +35,14 @@ def write_array(file: BinaryIO, array: NDArray[Any]) -> None:
 
 
 def create_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Write an array of zeros whose bytes have their room on the disk, so that what is mapped later can be filled."""
+    """Write an array of zeros and reserve its disk space, so that it can be mapped and filled later."""
     with path.open("wb") as file:
         _write_header(file, dtype, shape)
         allocate(file, file.tell() + math.prod(shape) * dtype.itemsize)
 
 
 def allocate(file: BinaryIO, size: int) -> None:
-    """Cut or lengthen a file to a size and reserve its room on the disk, where the file system can."""
+    """Truncate or extend a file to a size and reserve disk space, if the file system supports it."""
     file.flush()
     file.truncate(size)
     if hasattr(os, "posix_fallocate") and size:
@@ -63,39 +63,39 @@ def read_header(file: BinaryIO) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Read the header that `write_array` writes.
 
     Raises:
-        ValueError: The file holds something else there.
+        ValueError: There is no valid header at the current position.
     """
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("The array is in another version of numpy's format.")
+        raise ValueError("The array has another version of numpy's format.")
     try:
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
     except (TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         raise ValueError(f"The header of the array is damaged: {error}") from None
     if dtype.hasobject:
-        raise ValueError("The array holds Python objects, which are never read.")
+        raise ValueError("The array contains Python objects, which are never loaded.")
     if fortran_order or min(shape, default=0) < 0:
         raise ValueError(f"The header of the array is damaged: {dtype}, shape {shape}.")
     return dtype, shape
 
 
 def map_next(file: BinaryIO, mode: Literal["r", "r+", "c"] = "r") -> NDArray[Any]:
-    """Map the array that begins where a file stands, and move to its end.
+    """Map the array at the current position of a file, and move to its end.
 
     Args:
-        file: What `write_array` has written to.
-        mode: Read-only, also for writing, or for writes that are not kept.
+        file: A file from `write_array`.
+        mode: `"r"`: read-only; `"r+"`: read and write; `"c"`: copy-on-write.
 
     Raises:
-        ValueError: The file holds something else there, or less.
+        ValueError: There is no valid array at the current position, or it is truncated.
     """
     dtype, shape = read_header(file)
     begins = file.tell()
     try:
-        # Nothing cannot be mapped. What can becomes a plain array: numpy's own class slows each slice down.
+        # Empty arrays cannot be mapped. Convert memmaps to plain arrays, because slicing a memmap is slow.
         array = np.asarray(np.memmap(file, dtype, mode, begins, shape)) if 0 not in shape else np.empty(shape, dtype)
     except OverflowError as error:
         raise ValueError(f"The header of the array is damaged: {error}") from None
-    # Loops are compiled for arrays of one kind: those that hold nothing are of the same.
+    # Make empty arrays read-only too, so that compiled loops get the same types.
     array.flags.writeable = mode != "r"
     file.seek(begins + array.nbytes)
     return array
@@ -103,7 +103,7 @@ def map_next(file: BinaryIO, mode: Literal["r", "r+", "c"] = "r") -> NDArray[Any
 
 @contextlib.contextmanager
 def append_array(folder: Path, name: str, dtype: np.dtype[Any]) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """Write a one-dimensional array to `name.npy` piece by piece; yields what takes the next piece."""
+    """Write a one-dimensional array to `name.npy` in pieces. Yield a function that appends a piece."""
     total = 0
     with (folder / f"{name}.npy").open("w+b") as file:
 
@@ -112,7 +112,7 @@ def append_array(folder: Path, name: str, dtype: np.dtype[Any]) -> Iterator[Call
             file.write(np.ascontiguousarray(piece, dtype=dtype).tobytes())
             total += len(piece)
 
-        # Of one length whatever the total: numpy leaves room for growing it.
+        # The length of the header does not depend on the total, because numpy pads it.
         _write_header(file, dtype, (total,))
         begins = file.tell()
         yield append
@@ -128,7 +128,7 @@ def open_array(folder: Path, name: str) -> NDArray[np.generic]:
 
 
 def release(array: NDArray[np.generic]) -> None:
-    """Tell the system that this process does not need what it has read of a mapped array."""
+    """Release the memory pages of a mapped array in this process."""
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = base.base if isinstance(base, np.ndarray) else getattr(base, "obj", None)
@@ -136,7 +136,7 @@ def release(array: NDArray[np.generic]) -> None:
         return
     mapped = np.frombuffer(base, dtype=np.uint8)
     start = array.ctypes.data - mapped.ctypes.data
-    # Whole pages alone, so that what lies beside stays.
+    # Only whole pages, so that adjacent arrays are not affected.
     first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (start + array.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
     if length > 0:
@@ -144,9 +144,9 @@ def release(array: NDArray[np.generic]) -> None:
 
 
 def save_strings(folder: Path, name: str, chunks: Iterable[pa.Array]) -> None:
-    """Write a string column as one run of bytes and its offsets, a chunk at a time.
+    """Write a string column as contiguous bytes and offsets, chunk by chunk.
 
-    One contiguous column is what makes gathering random rows fast: Arrow's `take` on many chunks is not.
+    Gathering random rows is fast in a contiguous column, but Arrow's `take` is slow on many chunks.
     """
     total = 0
     with (folder / f"{name}.bytes").open("wb") as data, (folder / f"{name}.offsets").open("wb") as ends:

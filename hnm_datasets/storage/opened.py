@@ -1,4 +1,4 @@
-"""What a process has opened, each thing once."""
+"""A per-process cache of opened resources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Opened(Generic[T]):
-    """Things that this process has opened, by cache folder and name; a forked worker inherits them.
+    """The opened resources of this process, by cache directory and name. Forked workers inherit them.
 
     Example:
         >>> opened: Opened[list[int]] = Opened()
@@ -21,15 +21,15 @@ class Opened(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._things: dict[tuple[Path, str], T] = {}
+        self._resources: dict[tuple[Path, str], T] = {}
 
     def get(self, name: str, open_: Callable[[], T]) -> T:
-        """Return what has this name, opening it first if need be."""
+        """Return the resource with this name. Open it if it is not open."""
         key = (cache_root(), name)
-        if key not in self._things:
-            self._things[key] = open_()
-        return self._things[key]
+        if key not in self._resources:
+            self._resources[key] = open_()
+        return self._resources[key]
 
     def forget(self, name: str) -> None:
-        """Drop what has this name; the next `get` opens it again."""
-        self._things.pop((cache_root(), name), None)
+        """Remove the resource with this name. The next `get` reopens it."""
+        self._resources.pop((cache_root(), name), None)

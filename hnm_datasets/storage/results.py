@@ -1,8 +1,8 @@
-"""Results that cost a model's time, kept on disk by the text that they were computed from.
+"""Stores of model results on disk, by a hash of the input text.
 
-A store is a folder of segments. A segment is written aside and renamed, and never changed, so that any number of
-processes may add to a store at once, a killed one loses at most its last batch, and nothing half-written is ever read.
-Its name is the hash of its bytes: what was damaged since is removed, and computed again.
+A store is a folder of segments. A segment is written to a temporary file, renamed and never changed. So several
+processes can add to a store at the same time, a killed process loses at most its last batch, and incomplete files are
+never read. The name of a segment is the hash of its bytes: damaged segments are removed and computed again.
 """
 
 from __future__ import annotations
@@ -27,85 +27,84 @@ from hnm_datasets.storage.writing import removed_on_error, sync, writing
 
 logger = logging.getLogger(__name__)
 
-#: Segments that a store may have before small ones are merged.
+#: The number of segments above which small segments are merged.
 _SEGMENTS = 32
 _NAME = re.compile(r"[0-9a-f]{32}\.npy")
 
 
 class SegmentOf(Protocol):
-    """One file of a store: a table of keys, and what belongs to them."""
+    """A file of a store: a table of keys, and their content."""
 
     @property
     def table(self) -> KeyTable:
-        """The place of each key's rows."""
+        """The row number of each key in the segment."""
 
 
-#: What is kept of B keys.
+#: The content of B keys.
 Rows = TypeVar("Rows")
 Segment = TypeVar("Segment", bound=SegmentOf)
 
 
 class Store(ABC, Generic[Rows, Segment]):
-    """What belongs to 128-bit keys, in a folder under the cache directory.
+    """A map from 128-bit keys to results, in a folder in the cache directory.
 
     Args:
-        kind: The plural noun of what is kept, such as `"vectors"`.
-        name: The fingerprint of what computed it.
+        kind: A plural noun for the content, such as `"vectors"`.
+        name: The fingerprint of the model and options that computed the content.
     """
 
     def __init__(self, kind: str, name: str) -> None:
         self._folder = cache_root() / kind / name
         self._segments: dict[str, Segment] = {}
-        #: Names of damaged segments, which a read-only folder keeps.
+        #: The names of damaged segments, which cannot be removed from a read-only folder.
         self._damaged: set[str] = set()
 
     @abstractmethod
     def _find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], Rows]:
-        """Look up keys, of shape (B, 2), in the segments that are open; see `find`."""
+        """Look up keys of shape (B, 2) in the open segments; see `find`."""
 
     @abstractmethod
     def _arrays(self, rows: Rows) -> tuple[NDArray[Any], ...]:
-        """Return what is written of rows."""
+        """Return the arrays to write for rows."""
 
     @abstractmethod
     def _open(self, path: Path) -> Segment:
-        """Map a segment; a ValueError or OSError if it is none."""
+        """Map a segment. Raise a ValueError or OSError if the file is invalid."""
 
     @abstractmethod
     def _content(self, segments: list[Segment]) -> Rows:
-        """Return the rows of segments one after another, each in the order of its keys."""
+        """Concatenate the rows of segments, each in the order of its keys."""
 
     def find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], Rows]:
-        """Look rows up.
+        """Look up rows.
 
         Args:
             keys: Digests of shape (B, 2).
 
         Returns:
-            Which keys are known, shape (B,), and what belongs to them; what stands in place of unknown keys has no
-            meaning.
+            Which keys are known, shape (B,), and their rows. The rows of unknown keys are undefined.
         """
         known, rows = self._find(keys)
         if not known.all() and self._refresh():
             known, rows = self._find(keys)
         return known, rows
 
-    def _places(self, keys: NDArray[np.uint64]) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield segments that have some of the keys: which ones, and the places of their rows."""
+    def _lookup(self, keys: NDArray[np.uint64]) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield each segment with the numbers of its keys and their rows in the segment."""
         pending = np.arange(len(keys))
         for segment in self._segments.values():
             if not len(pending):
                 break
-            places = segment.table.find(keys[pending])
-            here = places >= 0
-            yield segment, pending[here], places[here]
+            rows = segment.table.find(keys[pending])
+            here = rows >= 0
+            yield segment, pending[here], rows[here]
             pending = pending[~here]
 
     def add(self, keys: NDArray[np.uint64], rows: Rows) -> None:
-        """Keep what belongs to keys, of shape (B, 2).
+        """Add the rows of keys of shape (B, 2).
 
         Raises:
-            FolderWriteError: There is no room for them, or no right to write.
+            FolderWriteError: The disk is full, or writing is not permitted.
         """
         self._write(keys, rows)
         if len(self._segments) > _SEGMENTS:
@@ -117,7 +116,7 @@ class Store(ABC, Generic[Rows, Segment]):
         aside = self._folder / ".segment.tmp"
         with writing(self._folder, sum(part.nbytes for part in parts)):
             self._folder.mkdir(parents=True, exist_ok=True)
-            # Whoever writes holds the lock: a file of this name was left by a killed process.
+            # Writers hold the lock, so an existing temporary file is from a killed process and can be overwritten.
             with FileLock(self._folder / "write.lock"), removed_on_error(aside):
                 with aside.open("wb") as file:
                     for part in parts:
@@ -126,43 +125,43 @@ class Store(ABC, Generic[Rows, Segment]):
                 path = self._folder / f"{digest_file(aside)}.npy"
                 aside.replace(path)
                 sync(self._folder)
-        # Another process may have merged it already.
+        # Another process may already have merged the segment.
         with contextlib.suppress(FileNotFoundError):
             self._segments[path.name] = self._open(path)
 
     def _refresh(self) -> bool:
-        """Open what other processes have written; tell whether there was anything."""
+        """Open the segments of other processes; return whether there are new ones."""
         paths = [path for path in self._folder.glob("*.npy") if _NAME.fullmatch(path.name)]
         new = [path for path in paths if path.name not in self._segments and path.name not in self._damaged]
         if not new:
             return False
         before, stamp = len(self._segments), read_stamp(self._folder)
-        fresh: dict[str, State] = {}
+        verified: dict[str, State] = {}
         for path in new:
-            # One that another process has merged a moment ago is gone.
+            # Another process may have merged and removed the segment.
             with contextlib.suppress(FileNotFoundError):
                 state = state_of(path)
                 if stamp.states.get(path.name) != state or not stamp.is_settled(path.name):
                     if digest_file(path) != path.stem:
                         self._remove(path)
                         continue
-                    fresh[path.name] = state
+                    verified[path.name] = state
                 self._segments[path.name] = self._open(path)
-        if fresh:
-            there = {path.name for path in paths}
-            kept = {name: state for name, state in stamp.states.items() if name in there and stamp.is_settled(name)}
-            write_stamp(self._folder, kept | fresh)
+        if verified:
+            existing = {path.name for path in paths}
+            kept = {name: state for name, state in stamp.states.items() if name in existing and stamp.is_settled(name)}
+            write_stamp(self._folder, kept | verified)
         return len(self._segments) > before
 
     def _remove(self, path: Path) -> None:
         """Remove a damaged segment, so that its rows are computed again."""
-        logger.warning("%s is damaged: it has other bytes than were written. Its rows are computed again.", path)
+        logger.warning("%s is damaged: it has changed since it was written. Its rows are computed again.", path)
         self._damaged.add(path.name)
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 
     def _merge(self) -> None:
-        """Write the smaller segments as one, so that a look-up stays a look-up in few tables."""
+        """Merge the smaller segments into one, so that lookups search few tables."""
         try:
             with FileLock(self._folder / "merge.lock").acquire(timeout=0):
                 names = {path.name for path in self._folder.glob("*.npy")}
@@ -179,19 +178,19 @@ class Store(ABC, Generic[Rows, Segment]):
                     (self._folder / name).unlink(missing_ok=True)
                     del self._segments[name]
         except Timeout:
-            # Another process is at it.
+            # Another process is merging.
             return
 
 
 class _Segment(NamedTuple):
-    """A table of keys and the rows, both memory-mapped, so that a large store takes no memory."""
+    """A table of keys and the rows, both memory-mapped."""
 
     table: KeyTable
     rows: NDArray[np.float32]
 
 
 class Results(Store[NDArray[np.float32], _Segment]):
-    """Rows of float32 numbers by 128-bit key, all of one length D.
+    """A store of float32 rows by 128-bit key, all of the same length D.
 
     Example:
         >>> from hnm_datasets.storage.digests import digest_strings
@@ -203,12 +202,12 @@ class Results(Store[NDArray[np.float32], _Segment]):
     """
 
     def _find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Return rows of shape (B, D); D is 0 in an empty store."""
+        """Look up rows. Shape (B, D); D is 0 in an empty store."""
         known = np.zeros(len(keys), dtype=bool)
         width = next((segment.rows.shape[1] for segment in self._segments.values()), 0)
         rows = np.empty((len(keys), width), dtype=np.float32)
-        for segment, which, places in self._places(keys):
-            rows[which] = segment.rows[places]
+        for segment, which, numbers in self._lookup(keys):
+            rows[which] = segment.rows[numbers]
             known[which] = True
         return known, rows
 
@@ -227,16 +226,16 @@ class Results(Store[NDArray[np.float32], _Segment]):
 
 
 def mapped_table(file: BinaryIO) -> KeyTable:
-    """Map the table of keys that begins where a file stands, and move to its end."""
-    high, low, places = mapped(file, "<u8", 1), mapped(file, "<u8", 1), mapped(file, "<i8", 1)
-    if not len(high) == len(low) == len(places):
+    """Map the table of keys at the current position of a file, and move to its end."""
+    high, low, rows = mapped(file, "<u8", 1), mapped(file, "<u8", 1), mapped(file, "<i8", 1)
+    if not len(high) == len(low) == len(rows):
         raise ValueError("The table of keys is damaged.")
-    return KeyTable(high, low, places)
+    return KeyTable(high, low, rows)
 
 
 def mapped(file: BinaryIO, dtype: Any, ndim: int) -> NDArray[Any]:
-    """Map the array that begins where a file stands, and move to its end."""
+    """Map the array at the current position of a file, and move to its end."""
     array = map_next(file)
     if array.dtype != np.dtype(dtype) or array.ndim != ndim:
-        raise ValueError(f"The array is {array.dtype} with shape {array.shape}, expected {dtype} of {ndim} dimensions.")
+        raise ValueError(f"The array is {array.dtype} with shape {array.shape}, expected {dtype}, {ndim} dimensions.")
     return array

@@ -1,4 +1,4 @@
-"""Look-ups in a string column, compiled."""
+"""Lookups in a string column, compiled by numba."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hnm_datasets.arrays.compiled import compiled
 
 @numba.njit(nogil=True, inline="always")
 def _hash(data: NDArray[np.uint8], start: int, stop: int) -> np.uint64:
-    """Hash some bytes: FNV-1a, and a last mixing, as only the low bits are used."""
+    """Hash bytes with FNV-1a and a final mixing step, because only the low bits are used."""
     mixed = np.uint64(0xCBF29CE484222325)
-    for place in range(start, stop):
-        mixed = (mixed ^ np.uint64(data[place])) * np.uint64(0x100000001B3)
+    for position in range(start, stop):
+        mixed = (mixed ^ np.uint64(data[position])) * np.uint64(0x100000001B3)
     mixed ^= mixed >> np.uint64(32)
     return np.uint64(mixed * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(8)
 
@@ -23,23 +23,23 @@ def _hash(data: NDArray[np.uint8], start: int, stop: int) -> np.uint64:
 def _same(a: NDArray[np.uint8], start: int, stop: int, b: NDArray[np.uint8], b_start: int, b_stop: int) -> bool:
     if stop - start != b_stop - b_start:
         return False
-    for place in range(stop - start):  # noqa: SIM110 - numba compiles no generator
-        if a[start + place] != b[b_start + place]:
+    for position in range(stop - start):  # noqa: SIM110 - numba does not support generator expressions
+        if a[start + position] != b[b_start + position]:
             return False
     return True
 
 
 @compiled
 def fill(slots: NDArray[np.int64], offsets: NDArray[np.int64], data: NDArray[np.uint8]) -> tuple[int, int]:
-    """Enter all strings in an open hash table.
+    """Insert all strings into a hash table with open addressing.
 
     Args:
-        slots: Zeros; filled with row numbers plus 1. Shape (S,), a power of two greater than N.
+        slots: Zeros; receives row numbers plus 1. Shape (S,), a power of two greater than N.
         offsets: Where each string begins and ends. Shape (N + 1,).
         data: The bytes of all strings.
 
     Returns:
-        The first two rows with the same string, or -1 twice.
+        The first two rows with the same string, or (-1, -1).
     """
     mask = np.uint64(len(slots) - 1)
     for row in range(len(offsets) - 1):
@@ -59,28 +59,28 @@ def find(
     slots: NDArray[np.int64],
     offsets: NDArray[np.int64],
     data: NDArray[np.uint8],
-    asked_offsets: NDArray[np.int64],
-    asked: NDArray[np.uint8],
+    query_offsets: NDArray[np.int64],
+    queries: NDArray[np.uint8],
     found: NDArray[np.int64],
 ) -> None:
-    """Look strings up in a table that `fill` has made.
+    """Look up strings in a table from `fill`.
 
     Args:
         slots: The table. Shape (S,).
-        offsets: Where each of its strings begins and ends. Shape (N + 1,).
-        data: Their bytes.
-        asked_offsets: Where each asked string begins and ends. Shape (B + 1,).
-        asked: Their bytes.
-        found: Filled with the row number of each, -1 for none. Shape (B,).
+        offsets: Where each string of the table begins and ends. Shape (N + 1,).
+        data: The bytes of the strings of the table.
+        query_offsets: Where each string to look up begins and ends. Shape (B + 1,).
+        queries: The bytes of the strings to look up.
+        found: Receives the row number of each string, -1 if it is not in the table. Shape (B,).
     """
     mask = np.uint64(len(slots) - 1)
-    for place in range(len(found)):
-        start, stop = asked_offsets[place], asked_offsets[place + 1]
-        slot = _hash(asked, start, stop) & mask
-        found[place] = -1
+    for number in range(len(found)):
+        start, stop = query_offsets[number], query_offsets[number + 1]
+        slot = _hash(queries, start, stop) & mask
+        found[number] = -1
         while slots[slot]:
             row = slots[slot] - 1
-            if _same(asked, start, stop, data, offsets[row], offsets[row + 1]):
-                found[place] = row
+            if _same(queries, start, stop, data, offsets[row], offsets[row + 1]):
+                found[number] = row
                 break
             slot = (slot + np.uint64(1)) & mask

@@ -1,4 +1,4 @@
-"""Writing files so that they appear whole or not at all, and errors that say why they cannot be written."""
+"""Writing files atomically, and error messages that explain why a folder cannot be written."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-#: The system's errors where there is no room, or no right to write.
+#: The system errors for a full disk, and for missing permissions.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
 class FolderWriteError(OSError):
-    """A folder cannot be written; the message names it, the cause and the way out."""
+    """A folder cannot be written. The message names the folder, the cause and the remedy."""
 
     def __init__(self, error: OSError, folder: Path, needed: int | None) -> None:
         super().__init__(error.errno, _message(error, folder, needed))
@@ -27,28 +27,28 @@ class FolderWriteError(OSError):
 def _message(error: OSError, folder: Path, needed: int | None) -> str:
     cause = os.strerror(error.errno or 0)
     if error.errno in NO_ROOM:
-        there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-        wanted = "" if needed is None else f"{needed:,} bytes are needed, "
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        required = "" if needed is None else f"{needed:,} bytes are needed, "
         return (
-            f"The folder {folder} cannot be written: {cause} ({wanted}{shutil.disk_usage(there).free:,} bytes are "
-            f"free). Free space, or use a folder on another disk; HF_DATASETS_CACHE sets that of the cache."
+            f"The folder {folder} cannot be written: {cause} ({required}{shutil.disk_usage(existing).free:,} bytes are "
+            f"free). Free disk space, or use a folder on another disk (HF_DATASETS_CACHE sets the cache directory)."
         )
     return (
         f"The folder {folder} cannot be written: {cause}. Its content can still be read. To add to it, use a folder "
-        f"that you can write to; HF_DATASETS_CACHE sets that of the cache."
+        f"with write permission (HF_DATASETS_CACHE sets the cache directory)."
     )
 
 
 @contextlib.contextmanager
 def writing(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn the system's errors of writing to a folder into ones that name it, the cause and the way out.
+    """Convert system errors when writing to a folder into errors that name the folder, the cause and the remedy.
 
     Args:
-        folder: Where the block writes.
-        needed: How many bytes it writes, if that is known.
+        folder: The folder that the block writes to.
+        needed: The number of bytes to write, if known.
 
     Raises:
-        FolderWriteError: There is no room, or no right to write.
+        FolderWriteError: The disk is full, or writing is not permitted.
     """
     try:
         yield
@@ -61,9 +61,9 @@ def writing(folder: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def _is_about(error: OSError, folder: Path) -> bool:
-    """Return whether an error is of a folder, and not of what is read to fill it."""
+    """Return whether an error is about a folder, not about the files that are read to fill it."""
     if error.filename is None:
-        # A write names no file, all else does.
+        # Only errors of writes have no file name.
         return error.errno in NO_ROOM
     if not isinstance(error.filename, (str, os.PathLike)):
         return False
@@ -73,17 +73,17 @@ def _is_about(error: OSError, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def written_aside(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to, and rename it at the end, so that no reader sees half a file.
+    """Yield a temporary path in the same folder to write to, then rename it to `path`, so readers see complete files.
 
-    Only one process may write to `path` at a time; a killed one leaves a file that the next one overwrites. The bytes
-    are on the disk before they have their name, so that none are lost when the machine stops.
+    Only one process may write to `path` at a time. If it is killed, the next process overwrites the temporary file. The
+    content is flushed to disk before the file is renamed, so that a power failure does not leave an incomplete file.
 
     Args:
         path: The file.
-        needed: How many bytes it takes, if that is known.
+        needed: The size of the file in bytes, if known.
 
     Raises:
-        FolderWriteError: There is no room, or no right to write.
+        FolderWriteError: The disk is full, or writing is not permitted.
 
     Example:
         >>> import tempfile
@@ -93,7 +93,7 @@ def written_aside(path: Path, needed: int | None = None) -> Iterator[Path]:
         ...     [path.name for path in Path(folder).iterdir()]
         ['numbers.json']
     """
-    # A dot in front hides it from readers that list the folder.
+    # A leading dot hides the file from readers that list the folder.
     aside = path.with_name(f".{path.name}.tmp")
     with writing(path.parent, needed), removed_on_error(aside):
         yield aside
@@ -104,7 +104,7 @@ def written_aside(path: Path, needed: int | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def removed_on_error(aside: Path) -> Iterator[None]:
-    """Remove a file that could not be written to its end."""
+    """Remove a temporary file if the block raises an error."""
     try:
         yield
     except BaseException:
@@ -114,15 +114,15 @@ def removed_on_error(aside: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the directory entries of a folder, to disk."""
     if os.name == "nt" and path.is_dir():
-        # Windows opens no folders.
+        # Windows cannot open folders.
         return
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some file systems cannot do it for folders.
+        # Some file systems do not support this for folders.
         if error.errno != errno.EINVAL:
             raise
     finally:
@@ -130,7 +130,7 @@ def sync(path: Path) -> None:
 
 
 def umask() -> int:
-    """Return the permissions that this process takes from new files."""
+    """Return the permission mask of this process for new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -32,7 +32,7 @@ def test_strings_and_whole_numbers_become_strings(ids, wanted):
 @pytest.mark.parametrize(
     ("ids", "why"),
     [
-        (pa.array([1.0, 1.5]), r"reader: the column 'id' holds the number 1.5 in row 1, which is no id"),
+        (pa.array([1.0, 1.5]), r"reader: the column 'id' holds the number 1.5 in row 1, which is not an id"),
         (pa.array([None, float("inf")]), "the number inf in row 1, which is too large"),
         (pa.array([2.0**53]), "9007199254740992.0 in row 0, which is too large to be exact"),
     ],

@@ -96,7 +96,7 @@ def test_formats_that_keep_titles_are_compared_without_them_too(titled):
 def test_judgments_that_contradict_themselves_are_refused(corpus):
     rows = mined(corpus, "another", query_id=["q1", "q2"])
     judged = {"query_id": ["q1", "q1", "q1", "q2"], "corpus_id": ["p1", "p2", "p1", "p1"], "score": [1, 0, 0, 0]}
-    with pytest.raises(ValueError, match=r"judgments: the passage 'p1' is judged relevant and not .* query 'q1'"):
+    with pytest.raises(ValueError, match=r"judgments: the passage 'p1' is judged both relevant and not .* query 'q1'"):
         audit_negatives(rows, corpus, judgments=Dataset.from_dict(judged))
     repeated = judged | {"score": [1, 0, 2, 0]}
     found = audit_negatives(rows, corpus, judgments=Dataset.from_dict(repeated)).false_negatives

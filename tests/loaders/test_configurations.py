@@ -92,7 +92,7 @@ def test_a_corpus_with_splits_of_other_names_is_not_guessed(tmp_path):
     folder = write(
         tmp_path, corpus={"a": BEIR_PASSAGES, "b": BEIR_PASSAGES}, queries={"q": BEIR_QUERIES}, qrels={"test": QRELS}
     )
-    with pytest.raises(FileNotFoundError, match=r"'corpus' of .* has the splits \['a', 'b'\], and none is n.* 'test'"):
+    with pytest.raises(FileNotFoundError, match=r"'corpus' of .* has the splits \['a', 'b'\], but not .* 'test'"):
         load_beir(folder, "test")
 
 
@@ -162,13 +162,13 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'ar' of .* has no split 'test', only \['train', 'dev'\]"):
         load_beir(folder, "test", config="ar")
     (tmp_path / "miracl-corpus").rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"should be in the set .*miracl-corpus, which is not there"):
+    with pytest.raises(FileNotFoundError, match=r"should be in the dataset .*miracl-corpus, which does not exist"):
         load_beir(folder, config="ar")
 
 
 def test_judged_passages_that_the_corpus_lacks_raise_or_are_dropped(tmp_path):
     folder = miracl(tmp_path, "ar", corpus=PASSAGES[:2])
-    with pytest.raises(ValueError, match="1 judgments are of unknown passages or queries, first of the passage '2#0'"):
+    with pytest.raises(ValueError, match="1 judgments name unknown passages or queries, the first the passage '2#0'"):
         load_beir(folder, config="ar")
     _, rows = load_beir(folder, config="ar", invalid="drop")
     assert rows["judged_negative_ids"][:] == [["1#1"], []]
@@ -199,7 +199,7 @@ def test_configurations_named_by_language(tmp_path, form, qrels):
         configs[form.format(language, qrels) if qrels else language] = {"dev": QRELS}
     _, rows = load_beir(write(tmp_path, **configs), "dev", config="sw")
     assert [row | {"query": row["query"].removeprefix("sw ")} for row in rows] == EXPECTED
-    with pytest.raises(FileNotFoundError, match=r"name one: load_beir"):
+    with pytest.raises(FileNotFoundError, match=r"choose one: load_beir"):
         load_beir(tmp_path, "dev")
 
 

@@ -192,7 +192,7 @@ def test_passages_are_collected_in_parts(rows, size):
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 FLAG = {"query": ["a?", "b?"], "pos": [["A"], ["B"]], "neg": [["x"], ["y"]]}
-ALONE = "ids? alone, and the texts are elsewhere.*load_beir or Corpus.from_dataset; then rows = convert"
+ALONE = "ids of passages, but not their texts.*load_beir or Corpus.from_dataset, then call rows = convert"
 
 
 @pytest.mark.parametrize(
@@ -200,13 +200,13 @@ ALONE = "ids? alone, and the texts are elsewhere.*load_beir or Corpus.from_datas
     [
         ({"query": ["a?"], "positive_ids": [["1"]], "negative_ids": [["2"]]}, ValueError, ALONE),
         ({"qid": [1], "pos": [[2]], "neg": [{"bm25": [3]}]}, ValueError, ALONE),
-        ({"query": ["a?"], "answer": ["A."]}, KeyError, "no format of mined data.*Pairs that nobody has mined for are"),
+        ({"query": ["a?"], "answer": ["A."]}, KeyError, "no format of mined data.*For pairs without negatives"),
         ({"query": ["a?"], "neg": [["x"]]}, KeyError, r"its columns \['pos'\] are missing"),
         ({name: [] for name in FLAG}, ValueError, "the dataset is empty"),
-        (FLAG | {"neg": [["x"], ["y", " "]]}, ValueError, "a passage of the query 'b[?]' is empty. Take such passages"),
+        (FLAG | {"neg": [["x"], ["y", " "]]}, ValueError, "passage of the query 'b[?]' is empty. Remove such passages"),
         (FLAG | {"neg": [["x"], [None]]}, ValueError, "'neg' holds a null in the row with query 'b[?]'"),
         (FLAG | {"query": ["a?", None]}, ValueError, "'query' is null"),
-        (FLAG | {"pos_id": [["1"], ["2"]], "neg_id": [["3"], ["1"]]}, ValueError, "the id '1': 'A' and 'y'"),
+        (FLAG | {"pos_id": [["1"], ["2"]], "neg_id": [["3"], ["1"]]}, ValueError, "have the id '1': 'A' and 'y'"),
         (FLAG | {"pos_id": [["1"], ["2", "3"]]}, ValueError, "'pos' and 'pos_id' must be aligned"),
         ({"anchor": ["a?"], "passage": ["A"], "label": [0.7]}, ValueError, "labels must be 1 for positives"),
         (FLAG | {"pos": ["A", "B"]}, TypeError, "'pos' must hold lists, got string"),

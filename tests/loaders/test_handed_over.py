@@ -84,9 +84,9 @@ def test_an_index_of_ids_is_their_column():
 
 
 def test_columns_that_are_there_already_are_named():
-    with pytest.raises(ValueError, match=r"attach_positives: the rows have columns \['positive_ids'\] already"):
+    with pytest.raises(ValueError, match=r"attach_positives: the rows already have the columns \['positive_ids'\]"):
         attach_positives(QUERIES | {"positive_ids": [[], []]}, QRELS)
-    with pytest.raises(ValueError, match=r"from_pairs: the rows have columns \['query'\] already"):
+    with pytest.raises(ValueError, match=r"from_pairs: the rows already have the columns \['query'\]"):
         from_pairs(PAIRS | {"question": ["c?"] * 3}, "question")
-    with pytest.raises(ValueError, match=r"\['positive_ids'\] already"):
+    with pytest.raises(ValueError, match=r"already have the columns \['positive_ids'\]"):
         from_pairs(PAIRS | {"positive_ids": [["p"]] * 3})

@@ -92,7 +92,7 @@ def test_hidden_positives_are_mined_and_counted():
 
 def test_mined_rows_and_wrong_options_are_refused():
     rows = Dataset.from_dict(ROWS)
-    with pytest.raises(ValueError, match="Hide positives first"):
+    with pytest.raises(ValueError, match="Hide positives before mining"):
         hide_positives(rows.add_column("negative_ids", [["x"]] * 3))
     with pytest.raises(ValueError, match="keep"):
         hide_positives(rows, keep=0)

@@ -42,7 +42,9 @@ def test_a_repeated_judgment_counts_once(judgments, min_score, positives, judged
     ],
 )
 def test_a_contradiction_names_query_and_passage(judgments, min_score, query, passage):
-    with pytest.raises(ValueError, match=rf"'{passage}' is judged relevant and not relevant to the query '{query}'"):
+    with pytest.raises(
+        ValueError, match=rf"'{passage}' is judged both relevant and not relevant to the query '{query}'"
+    ):
         attach_positives(QUERIES, qrels_of(*judgments), min_score)
 
 
@@ -60,5 +62,5 @@ def test_load_beir_drops_what_is_contradicted(tmp_path, caplog):
         load_beir(tmp_path)
     with caplog.at_level(logging.WARNING):
         _, rows = load_beir(tmp_path, invalid="drop")
-    assert "left out 1 of 4 judgments" in caplog.text
+    assert "dropped 1 of 4 judgments" in caplog.text
     assert (rows[0]["positive_ids"], rows[0]["judged_negative_ids"]) == (["a"], ["b"])

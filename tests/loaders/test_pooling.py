@@ -200,5 +200,5 @@ def test_wrong_columns_are_named():
 def test_too_many_rows_of_one_question_are_named_before_memory_runs_out():
     count = 20_000
     rows = rows_of(["a"] * count, [[f"p{place}"] for place in range(count)])
-    with pytest.raises(ValueError, match=r"20,000 rows ask the question of the row with query 'a'.*Merge"):
+    with pytest.raises(ValueError, match=r"20,000 rows have the same question as the row with query 'a'.*Merge"):
         pool_positives(rows)

@@ -152,7 +152,7 @@ def test_a_folder_that_was_being_built_is_removed(tmp_path):
         (folder / "half").write_text("half")
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match=r"one is unfinished and removed\. Repeat the call\."):
+    with pytest.raises(KeyboardInterrupt, match=r"one was incomplete and is removed\. Repeat the call\."):
         build_once(tmp_path, "one", build)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
@@ -173,7 +173,7 @@ def test_a_preparation_ends_with_the_pool_that_it_is_for():
         thread._state = state
         thread.start()
         thread.join()
-    assert errors == ["The workers were ended before the step was prepared."]
+    assert errors == ["The workers were terminated before the step was prepared."]
     check_wanted()
 
 

@@ -436,7 +436,7 @@ def test_another_model_or_another_disk_on_a_worker_is_an_error(corpus, make_stat
     assert worker.take(0)
     assert 0 not in job.missing()
     make_static_model(4).save(str(tmp_path / "model"))
-    with pytest.raises(RuntimeError, match="is another one on a worker"):
+    with pytest.raises(RuntimeError, match="on a worker differs from the model"):
         _Worker(about).ready()
 
 

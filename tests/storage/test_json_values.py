@@ -71,10 +71,10 @@ def test_values_come_back_as_their_type(kind, value, expected):
         (list[int], [1, "2"], r"'file\[1\]' must be a count"),
         (tuple[str, int], ["a"], "must be a list of 2"),
         (dict[str, int], [], "must be an object"),
-        (Later, {"note": "a"}, r"'file' lacks \['x'\]"),
+        (Later, {"note": "a"}, r"'file' is missing \['x'\]"),
         (Later, {"x": 1, "note": 5}, r"'file.note' must be a text"),
         (Later, {"x": 1, "tags": None}, r"'file.tags' must be a list"),
-        (Config, {"points": {}}, r"'file' lacks \['on'\]"),
+        (Config, {"points": {}}, r"'file' is missing \['on'\]"),
         (
             Config,
             {"points": {"a": {"x": 1, "names": [2]}}, "on": True},

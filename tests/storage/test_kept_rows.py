@@ -133,7 +133,7 @@ def test_a_damaged_file_is_written_again(caplog):
     file.write_bytes(content[:-100])
     with caplog.at_level(logging.WARNING):
         assert kept_rows(rows)[:] == rows[:]
-    assert "is made again" in caplog.text
+    assert "It is built again" in caplog.text
     assert file.read_bytes() == content
 
 

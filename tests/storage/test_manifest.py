@@ -157,7 +157,7 @@ def test_a_manifest_that_names_files_elsewhere(settled):
     (settled.parent / "outside").write_bytes(b"abc")
     files = {"../outside": (3, digest_file(settled.parent / "outside"))}
     (settled / "manifest.json").write_text(json.dumps({"files": files, "digest": manifest.fingerprint(files)}))
-    assert "not in the folder" in fault(settled)
+    assert "outside the folder" in fault(settled)
 
 
 @pytest.mark.parametrize("content", ["[]", "", "{", '{"states": 3}', '{"states": {"letters": [3]}}', "\x00\x01"])
@@ -229,7 +229,7 @@ def test_finished_with_some_of_its_files(tmp_path):
     unfinish(tmp_path)
     unfinish(tmp_path)
     assert not is_complete(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"The corpus x: .* holds no complete folder of it\. Make it again"):
+    with pytest.raises(FileNotFoundError, match=r"The corpus x: .* has no complete folder for it\. Make it again"):
         check_complete(tmp_path, "The corpus x", "Make it again.")
 
 

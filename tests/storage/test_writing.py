@@ -77,7 +77,7 @@ def test_no_room_names_folder_cause_and_way_out(tmp_path, code):
         raise OSError(code, os.strerror(code))
     text = str(caught.value)
     assert f"{tmp_path}/not/there cannot be written: {os.strerror(code)} (256,000 bytes are needed, " in text
-    assert "Free space" in text
+    assert "Free disk space" in text
     assert caught.value.errno == code
 
 
