@@ -1,4 +1,4 @@
-"""Of several positives, which one should a margin be taken against?
+"""Against which of several positives should a margin be measured?
 
     python benchmarks/against.py SET SET --minilm SET           # folders in BEIR's form or Hub ids
 

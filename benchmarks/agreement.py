@@ -1,4 +1,4 @@
-"""Does `mine_hard_negatives` give the same rows as sentence-transformers' function of that name?
+"""Does `mine_hard_negatives` return the same rows as the function of sentence-transformers?
 
     python benchmarks/agreement.py SET... [--model static|minilm|PATH]
 

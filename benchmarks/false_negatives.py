@@ -1,4 +1,4 @@
-"""How many mined negatives are relevant after all, with and without a teacher, and how hard are the others?
+"""How many mined negatives are relevant, with and without a teacher, and how hard are the others?
 
     python benchmarks/false_negatives.py                        # the embedded sample, MiniLM as the teacher
     python benchmarks/false_negatives.py SET SET --teachers minilm cross-encoder/ms-marco-MiniLM-L6-v2

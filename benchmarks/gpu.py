@@ -1,4 +1,4 @@
-"""What does a GPU save in search, embedding and training, and are its answers the same?
+"""How much does a GPU speed up search, embedding and training, and are the results the same?
 
     python benchmarks/gpu.py --model sentence-transformers/all-MiniLM-L6-v2     # texts of the embedded sample
     python benchmarks/gpu.py SET --model FOLDER                                 # a set with a train split

@@ -1,4 +1,4 @@
-"""How many pairs a second does MaxSim score, and how close is half precision, against sentence-transformers?
+"""How many pairs per second does MaxSim score, and how close is half precision, against sentence-transformers?
 
     python benchmarks/maxsim.py
 

@@ -1,4 +1,4 @@
-"""What does each source of negatives find: how hard, how often relevant after all, how alike, and at what cost?
+"""How hard, how often relevant, how similar and how expensive are the negatives of each source?
 
     python benchmarks/sources.py SET SET --sparse MODEL         # MODEL: the path or Hub id of a SparseEncoder
 
