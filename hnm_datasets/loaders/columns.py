@@ -35,8 +35,8 @@ def check_new(dataset: Dataset, names: Sequence[str], owner: str) -> None:
     taken = [name for name in names if name in dataset.column_names]
     if taken:
         raise ValueError(
-            f"{owner}: the rows already have the columns {taken}, which would be overwritten. Rename them, or remove "
-            f"them: rows.remove_columns({taken})."
+            f"{owner}: the rows already have the columns {taken}, which {owner} adds. Rename them, or remove them: "
+            f"rows.remove_columns({taken})."
         )
 
 
