@@ -175,7 +175,7 @@ def test_rows_with_unknown_scores_go_through_the_other_steps(corpus):
     assert audit_negatives(mined, corpus).rows == 2
     assert "p3" in str(explain(mined[1], corpus))
     with pytest.raises(
-        ValueError, match=r"'positive_scores' holds a null in the row with query .who is it\?'. A source"
+        ValueError, match=r"'positive_scores' holds a null in the row with query .who is it\?'. Sources"
     ):
         mined.map(RelativeMargin(0.1), batched=True)
 
