@@ -1,1 +1,1 @@
-"""Embedding models and rerankers, their names, and their results on disk. Nothing here knows a corpus."""
+"""Embedding models and rerankers, their fingerprints, and their cached outputs. Nothing here depends on a corpus."""

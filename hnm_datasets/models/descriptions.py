@@ -1,6 +1,6 @@
-"""Digests of Python objects: their values, and for code that is not installed the code itself.
+"""Digests of Python objects: of their values, and of the code of functions and classes that are not installed.
 
-`pickle` does not give one: its bytes depend on memory, on the order of sets and on which objects are shared.
+`pickle` is not suitable: its bytes depend on memory, on the order of sets and on which objects are shared.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import xxhash
 
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
 _CONTAINERS = (Mapping, list, tuple, set, frozenset)
-#: A quick description tells a longer container by its identity and length.
-_FEW = 256
+#: A quick description identifies a container with more items by its identity and length.
+_MAX_ITEMS = 256
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib"))
-#: What every class has, and what says nothing of its behavior.
+#: Attributes of every class that do not affect its behavior.
 _OF_CLASSES = frozenset(
     {
         *("__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__annotations__", "__firstlineno__"),
         *("__static_attributes__", "__annotate_func__", "__annotations_cache__", "__abstractmethods__", "_abc_impl"),
     }
 )
-#: Members of a class that are compiled, and have no state of their own.
+#: Types of class members that are compiled and have no state.
 _COMPILED = (
     *(types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodDescriptorType),
     *(types.WrapperDescriptorType, types.ClassMethodDescriptorType, types.BuiltinFunctionType),
@@ -38,17 +38,17 @@ _COMPILED = (
 
 
 class Description:
-    """Digests of objects, equal in each process for objects that behave alike.
+    """Digests of objects, equal in all processes for objects that behave the same.
 
-    A function or class of an installed library is described by the name under which it is imported. Any other is
-    described by its bytecode and by the values that it uses: defaults, closures and globals.
+    A function or class of an installed library is described by its import name. Any other is described by its bytecode
+    and the values that it uses: defaults, closures and globals.
 
     Args:
-        quick: Describe tensors, and containers of more than 256 items, by their identity and a sample. Such a
-            description is good for one process only; it notices that an object may have changed.
+        quick: Describe tensors, and containers with more than 256 items, by their identity and a sample. Such a
+            description is valid only in one process; it detects that an object may have changed.
 
     Attributes:
-        opaque: The classes of the objects whose state cannot be read.
+        opaque: The classes of objects whose state cannot be read.
 
     Example:
         >>> def power(exponent):
@@ -61,12 +61,12 @@ class Description:
     def __init__(self, *, quick: bool = False) -> None:
         self.quick = quick
         self.opaque: list[str] = []
-        # The objects are kept, because the identity of one that is gone can become another's.
+        # Keep references to the objects, because Python may reuse the id of a deleted object.
         self._known: dict[int, tuple[object, bytes]] = {}
         self._open: set[int] = set()
 
     def digest(self, value: object) -> bytes:
-        """Describe one object."""
+        """Return the digest of an object."""
         if type(value) in _SIMPLE:
             return repr(value).encode("utf-8", "surrogatepass")
         known = self._known.get(id(value))
@@ -83,7 +83,7 @@ class Description:
         return digest
 
     def parts(self, value: Any) -> Iterable[bytes]:
-        """Return the digests that an object's digest is made of."""
+        """Return the parts from which the digest of an object is computed."""
         if isinstance(value, enum.Enum):
             return [b"enum", self.digest(type(value)), value.name.encode()]
         if isinstance(value, _CONTAINERS):
@@ -107,7 +107,7 @@ class Description:
         return self._object(value)
 
     def attributes(self, value: Any) -> dict[str, Any]:
-        """Return the attributes of an object that its class does not tell."""
+        """Return the attributes of an instance, without those of its class."""
         found: dict[str, Any] = {}
         for kind in type(value).__mro__:
             slots = vars(kind).get("__slots__", ())
@@ -117,7 +117,7 @@ class Description:
         return found | getattr(value, "__dict__", {})
 
     def patches(self, kind: type, unless: frozenset[str] = frozenset()) -> bytes:
-        """Describe the functions that were put into a library's class from outside, unless they have certain names."""
+        """Describe the functions patched into a class of a library, except those with certain names."""
         found = [
             (name, self.digest(value))
             for base in kind.__mro__
@@ -129,9 +129,9 @@ class Description:
 
     def _container(self, value: Any) -> Iterable[bytes]:
         name = type(value).__qualname__.encode()
-        if own := getattr(value, "__dict__", None):  # of a subclass with settings
+        if own := getattr(value, "__dict__", None):  # a subclass with attributes
             name = combined(name, self.digest(type(value)), self.digest(own))
-        if self.quick and len(value) > _FEW:
+        if self.quick and len(value) > _MAX_ITEMS:
             return [name, repr((id(value), len(value))).encode()]
         if isinstance(value, Mapping):
             if _are_simple(value.keys()) and _are_simple(value.values()):
@@ -148,7 +148,7 @@ class Description:
         if value.dtype.hasobject:
             return [b"array", repr(value.shape).encode(), self.digest(value.reshape(-1).tolist())]
         about = repr((str(value.dtype), value.shape)).encode()
-        if self.quick and value.size > _FEW:
+        if self.quick and value.size > _MAX_ITEMS:
             sample = value.reshape(-1)[:: value.size // 16].tobytes() if value.flags.c_contiguous else b""
             return [b"array", about, repr(id(value)).encode(), sample]
         return [b"array", about, xxhash.xxh3_128_digest(np.ascontiguousarray(value).tobytes())]
@@ -195,7 +195,7 @@ class Description:
             return [b"object", kind, self.digest(attributes)]
         try:
             reduced = value.__reduce_ex__(4)
-        except Exception:  # any kind, from an extension's object that cannot be pickled: a client, a lock, a handle
+        except Exception:  # extension objects that cannot be pickled (clients, locks, handles) may raise anything
             self.opaque.append(type(value).__qualname__)
             return [b"opaque", kind]
         if isinstance(reduced, str):
@@ -204,7 +204,7 @@ class Description:
 
 
 def combined(*parts: bytes) -> bytes:
-    """Make one digest of several; their number and lengths count."""
+    """Combine several digests into one; it depends on their number and lengths."""
     return xxhash.xxh3_128_digest(
         b"".join([item for part in parts for item in (len(part).to_bytes(8, "little"), part)])
     )
@@ -217,42 +217,42 @@ def _are_simple(values: Iterable[object]) -> bool:
 def _cell(cell: Any) -> object:
     try:
         return cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:  # an empty cell
         return None
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """Return the names that a function and the functions inside of it look up."""
+    """Return the names that a function and its inner functions look up."""
     inner = [name for one in code.co_consts if isinstance(one, types.CodeType) for name in _names(one)]
     return sorted({*code.co_names, *inner})
 
 
 def _is_library(module: str | None) -> bool:
-    """Tell whether a module belongs to Python or was installed, so that its name and version tell its code."""
+    """Return whether a module belongs to Python or was installed, so that its name and version determine its code."""
     loaded = sys.modules.get(module or "")
     if loaded is None:
         return False
     path = getattr(loaded, "__file__", None)
     if path is None:
-        # Modules that are built into Python; what is typed into an interpreter has no file either.
+        # Modules built into Python have no file; nor does `__main__` in an interactive session.
         return module != "__main__"
     if path.startswith(_LIBRARIES) or "site-packages" in path or "dist-packages" in path:
         return True
     names = (module or "").split(".")
-    place = Path(path).parent if Path(path).stem == "__init__" else Path(path)
-    return len(place.parents) > len(names) and _is_installed(place.parents[len(names) - 1], names[0])
+    file = Path(path).parent if Path(path).stem == "__init__" else Path(path)
+    return len(file.parents) > len(names) and _is_installed(file.parents[len(names) - 1], names[0])
 
 
 @functools.cache
 def _is_installed(folder: Path, package: str) -> bool:
-    """Return whether a distribution in this folder has the package among its files, as after `pip install --target`."""
+    """Return whether a distribution installed in this folder has the package, as after `pip install --target`."""
     own = re.compile(rf"^{re.escape(package)}[/.]", re.MULTILINE)
     records = folder.glob("*.dist-info/RECORD")
     return any(own.search(record.read_text(encoding="utf-8", errors="replace")) for record in records)
 
 
 def _is_imported(value: Any) -> bool:
-    """Tell whether an installed library's function or class is found under its own name."""
+    """Return whether a function or class belongs to an installed library and can be imported by its name."""
     if not _is_library(value.__module__):
         return False
     found: Any = sys.modules.get(value.__module__)

@@ -1,4 +1,4 @@
-"""The embedding of a corpus by a model of dense vectors.
+"""Embedding a corpus with a dense model.
 
 All vectors are in one file, so that a search reads them as one matrix. A shard is a range of its rows.
 """
@@ -28,7 +28,7 @@ from hnm_datasets.storage.manifest import finish
 from hnm_datasets.storage.mapped import allocate, create_array, map_next, read_header
 from hnm_datasets.storage.writing import written_aside
 
-#: Goes into the fingerprint; raise it when the files change.
+#: Part of the fingerprint; increase it when the file format changes.
 _FORMAT = 1
 DTYPES = ("float32", "float16")
 
@@ -45,7 +45,7 @@ def embed_passages(
     similarity: str | None = None,
     fingerprint: str | None = None,
 ) -> Embeddings:
-    """Encode what is not yet encoded; see `Corpus.embed`."""
+    """Encode the passages that are not yet encoded; see `Corpus.embed`."""
     encoder = Encoder(
         model,
         "document",
@@ -61,7 +61,7 @@ def embed_passages(
 
 
 class EmbeddingJob(ShardJob[NDArray[Any]]):
-    """The embedding of one corpus by dense vectors, whole or in part; see `ShardJob`."""
+    """Embeds one corpus, or part of it, with a dense model; see `ShardJob`."""
 
     encoder: Encoder
 
@@ -82,7 +82,7 @@ class EmbeddingJob(ShardJob[NDArray[Any]]):
 
     @property
     def embeddings(self) -> Embeddings:
-        """The vectors, which need not be made yet."""
+        """The embeddings; their vectors may not be computed yet."""
         return Embeddings(self.name)
 
     def _encoded(self, shard: int, pool: Any, bar: Any) -> NDArray[Any]:
@@ -92,15 +92,15 @@ class EmbeddingJob(ShardJob[NDArray[Any]]):
         distinct = np.flatnonzero(first == rows)
         texts = self.corpus.texts(rows[distinct]).to_pylist()
         whole = np.empty((0, 0), dtype=self.dtype)
-        for places, vectors in self.encoder.parts(texts, pool):
+        for positions, vectors in self.encoder.parts(texts, pool):
             check_wanted()
             with np.errstate(over="ignore"):
                 kept = vectors.astype(self.dtype)
-            self._check(vectors, kept, rows[distinct[places]])
+            self._check(vectors, kept, rows[distinct[positions]])
             if not len(whole):
                 whole = np.zeros((len(rows), vectors.shape[1]), dtype=self.dtype)
-            whole[distinct[places]] = kept
-            bar.update(len(places))
+            whole[distinct[positions]] = kept
+            bar.update(len(positions))
         bar.update(len(rows) - len(distinct))
         repeated = np.flatnonzero((first != rows) & (first >= start))
         whole[repeated] = whole[first[repeated] - start]
@@ -111,17 +111,17 @@ class EmbeddingJob(ShardJob[NDArray[Any]]):
         overflown = bad | bad_vectors(kept.astype(np.float32))
         if not overflown.any():
             return
-        place = int(np.flatnonzero(overflown)[0])
-        passage, text = self.corpus.ids(rows[[place]])[0].as_py(), self.corpus.texts(rows[[place]])[0].as_py()
-        if not bad[place]:
+        first = int(np.flatnonzero(overflown)[0])
+        passage, text = self.corpus.ids(rows[[first]])[0].as_py(), self.corpus.texts(rows[[first]])[0].as_py()
+        if not bad[first]:
             raise ValueError(
                 f"The vector of the passage {passage!r} does not fit into {self.dtype}: its largest value is "
-                f"{np.abs(vectors[place]).max():g}. Keep the vectors with dtype='float32', or normalize them."
+                f"{np.abs(vectors[first]).max():g}. Store the vectors with dtype='float32', or normalize them."
             )
         raise ValueError(
-            f"The model gives a zero, NaN or infinite vector for the passage {passage!r}, whose text is "
-            f"{shortened(text)}. Filter such passages out of the corpus, or check the model: NaN often comes from "
-            f"float16 weights that overflow."
+            f"The model returns a zero, NaN or infinite vector for the passage {passage!r} with the text "
+            f"{shortened(text)}. Remove such passages from the corpus, or check the model: overflow in float16 weights "
+            f"often causes NaN."
         )
 
     def _put(self, shard: int, vectors: NDArray[Any]) -> None:
@@ -144,18 +144,18 @@ class EmbeddingJob(ShardJob[NDArray[Any]]):
         return xxhash.xxh3_128_hexdigest(vectors[own].tobytes() if own.any() else b"")
 
     def _file(self, dimension: int) -> Path:
-        """Return the file of all vectors, making it if need be."""
+        """Return the file of all vectors; create it if necessary."""
         path, shape = self.folder / VECTORS, (len(self.corpus), dimension)
         with FileLock(self.folder / "file.lock"):
-            # A header that was damaged makes all shards look damaged.
+            # With a damaged header, all shards count as damaged.
             if not path.exists() or (self._map().shape != shape and not self._holds_any()):
                 with written_aside(path, math.prod(shape) * self.dtype.itemsize) as aside:
                     create_array(aside, self.dtype, shape)
             found = self._map().shape
         if found != shape:
             raise ValueError(
-                f"The model gives vectors of {dimension} dimensions, and earlier ones of {found[1]} under the same "
-                f"fingerprint. Give the new vectors another name: fingerprint='...'."
+                f"The model returns vectors of {dimension} dimensions, but earlier vectors with the same fingerprint "
+                f"have {found[1]}. Choose another name for the new vectors: fingerprint='...'."
             )
         return path
 
@@ -163,15 +163,15 @@ class EmbeddingJob(ShardJob[NDArray[Any]]):
         return any(self.is_done(shard) for shard in range(self.shards) if self._own(shard).any())
 
     def _map(self) -> NDArray[Any]:
-        """Map the file of all vectors; a ValueError if it cannot be that of this job."""
+        """Memory-map the file of all vectors; raise a ValueError if it does not belong to this job."""
         with (self.folder / VECTORS).open("rb") as file:
             vectors = map_next(file)
         if vectors.ndim != 2 or len(vectors) != len(self.corpus) or vectors.dtype != self.dtype:
-            raise ValueError(f"{self.folder / VECTORS} holds other vectors.")
+            raise ValueError(f"{self.folder / VECTORS} contains other vectors.")
         return vectors
 
     def _mend(self) -> None:
-        """Bring a file that was cut short back to its length; the hashes tell which shards are lost."""
+        """Restore the length of a truncated file; the hashes show which shards are lost."""
         path = self.folder / VECTORS
         with FileLock(self.folder / "file.lock"):
             if not path.exists():
@@ -185,9 +185,9 @@ class EmbeddingJob(ShardJob[NDArray[Any]]):
                 path.unlink()
 
     def _finish(self) -> None:
-        """Fill in the passages that repeat one of an earlier shard, and declare the whole finished."""
+        """Fill in passages that repeat one of an earlier shard, and mark the embeddings as finished."""
         with (self.folder / VECTORS).open("r+b") as file:
-            # To fill a mapped file on a full disk would end the process without a word.
+            # Allocate first: writing to a mapped file on a full disk would crash the process.
             allocate(file, file.seek(0, os.SEEK_END))
             file.seek(0)
             vectors = map_next(file, "r+")

@@ -1,4 +1,4 @@
-"""The vectors of a corpus, memory-mapped."""
+"""The embeddings of a corpus, memory-mapped."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hnm_datasets.storage.manifest import check_complete, is_complete
 from hnm_datasets.storage.mapped import map_next
 from hnm_datasets.storage.opened import Opened
 
-#: The file of the vectors in the folder of the embeddings.
+#: The name of the file with the vectors.
 VECTORS = "vectors.npy"
-#: Rows that are read at a time where a whole copy would not do.
+#: Rows to read at once when a copy of the whole matrix would be too large.
 BLOCK = 65_536
 
 
 class StoredVectors(ABC):
-    """What `Embeddings` and `SparseEmbeddings` have in common: vectors of a corpus, in a folder named by their content.
+    """Base class of `Embeddings`, `SparseEmbeddings` and `TokenEmbeddings`: vectors in a folder named by fingerprint.
 
     Attributes:
         fingerprint: 32 hexadecimal digits that depend on the corpus, the model, the prompt and the options.
@@ -45,30 +45,30 @@ class StoredVectors(ABC):
     @property
     @abstractmethod
     def _about(self) -> dict[str, Any]:
-        """What the vectors are of."""
+        """The description stored with the vectors."""
 
     @abstractmethod
     def close(self) -> None:
-        """Unmap the vectors, for example before another process deletes them; the next use maps them again."""
+        """Close the memory-mapped file, for example before another process deletes it; the next use opens it again."""
 
     @property
     def similarity(self) -> str:
-        """How two vectors are compared: `"cosine"` (they have length 1), `"dot"` or `"euclidean"`."""
+        """The similarity of two vectors: `"cosine"` (the vectors have length 1), `"dot"` or `"euclidean"`."""
         return str(self._about["similarity"])
 
     @property
     def normalize(self) -> bool:
-        """Whether the vectors were scaled to length 1."""
+        """Whether the vectors are normalized to length 1."""
         return bool(self._about["normalize"])
 
     @property
     def model_fingerprint(self) -> str:
-        """The fingerprint of the model that made them."""
+        """The fingerprint of the model."""
         return str(self._about["model"])
 
     @property
     def prompt(self) -> str:
-        """The text that preceded each passage."""
+        """The prompt before each passage."""
         return str(self._about["prompt"])
 
     @property
@@ -78,19 +78,19 @@ class StoredVectors(ABC):
 
     @property
     def are_made(self) -> bool:
-        """Whether all vectors are in the cache directory."""
+        """Whether all vectors are computed and in the cache directory."""
         return is_complete(embeddings_folder(self.fingerprint))
 
     def discard(self) -> None:
-        """Delete the vectors, for example those of a model in the middle of its training."""
+        """Delete the vectors, for example those of a model in training."""
         self.close()
         shutil.rmtree(embeddings_folder(self.fingerprint), ignore_errors=True)
 
 
 class Embeddings(StoredVectors):
-    """The vectors of a corpus under a model, memory-mapped. Make them with `Corpus.embed`.
+    """The vectors of a corpus, memory-mapped. Create them with `Corpus.embed`.
 
-    Embeddings pickle to their fingerprint alone and are opened from the cache directory where they are used.
+    Embeddings pickle to their fingerprint; other processes open them from the cache directory.
 
     Attributes:
         fingerprint: 32 hexadecimal digits that depend on the corpus, the model, the prompt and the options.
@@ -111,7 +111,7 @@ class Embeddings(StoredVectors):
 
     def __repr__(self) -> str:
         if not self.are_made:
-            return f"Embeddings(fingerprint={self.fingerprint!r}, not made yet)"
+            return f"Embeddings(fingerprint={self.fingerprint!r}, not computed yet)"
         rows, dimension = self.vectors.shape
         return (
             f"Embeddings({rows} vectors of {dimension} dimensions, {self.vectors.dtype}, {self.similarity}, "
@@ -125,7 +125,7 @@ class Embeddings(StoredVectors):
 
     @property
     def dimension(self) -> int:
-        """The length D of a vector."""
+        """The number of dimensions of a vector, D."""
         return int(self.vectors.shape[1])
 
     @property
@@ -133,18 +133,18 @@ class Embeddings(StoredVectors):
         return _open(self.fingerprint)[1]
 
     def close(self) -> None:
-        """Unmap the vectors, for example before another process deletes them; the next use maps them again."""
+        """Close the memory-mapped file, for example before another process deletes it; the next use opens it again."""
         OPENED.forget(self.fingerprint)
 
     def blocks(self, rows: range | None = None) -> Iterator[NDArray[np.float32]]:
-        """Yield all vectors, or those of some rows, in order as float32, some 65,000 at a time."""
+        """Yield the vectors of all rows, or of a range of rows, in order, as float32 in blocks of about 65,000 rows."""
         rows = range(len(self)) if rows is None else rows
         for start in rows[::BLOCK]:
             yield np.asarray(self.vectors[start : min(start + BLOCK, rows.stop)], dtype=np.float32)
 
 
 def embeddings_folder(name: str) -> Path:
-    """Return the folder of the embeddings of a fingerprint."""
+    """Return the folder of the embeddings with a fingerprint."""
     return cache_root() / "embeddings" / name
 
 
@@ -158,10 +158,10 @@ def _open(name: str) -> tuple[NDArray[Any], dict[str, Any]]:
         check_complete(
             folder,
             f"The embeddings {name}",
-            "Run corpus.embed again, which encodes what is missing or damaged. Embeddings are opened from the datasets "
-            "cache directory: HF_DATASETS_CACHE must be the same folder in every process.",
+            "Call corpus.embed again to encode missing or damaged vectors. Embeddings are in the cache directory of "
+            "datasets, so HF_DATASETS_CACHE must be the same folder in all processes.",
         )
-        # Copy on write: nothing is ever written, and torch warns of memory that is read-only.
+        # Map copy-on-write: nothing is ever written, but torch warns about read-only memory.
         with (folder / VECTORS).open("rb") as file:
             vectors = map_next(file, "c")
         return vectors, json.loads((folder / "about.json").read_text())

@@ -1,6 +1,6 @@
-"""Models as functions from texts to vectors, named by what determines the vectors.
+"""Encoders: embedding models with a fingerprint of everything that determines their vectors.
 
-The vectors of queries, and of single passages, are kept on disk by text, so that no text is encoded twice.
+The vectors of queries and of single passages are cached on disk by text, so that no text is encoded twice.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from hnm_datasets.storage.results import Results
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 _TASKS = ("query", "document")
-#: Prompts that a model may bring for each task, in the order in which sentence-transformers looks for them.
+#: The names of a model's prompts for each task, in the order in which sentence-transformers looks for them.
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
-#: Static embeddings are looked up and averaged, nothing is padded: large batches only save overhead.
+#: Static embeddings are looked up and averaged without padding, so large batches only reduce overhead.
 _STATIC_BATCH = 2048
 
 
 class TextEncoder(ModelHandle):
-    """What `Encoder` and `SparseTextEncoder` have in common: a model with a task and a prompt, and a name for both.
+    """Base class of the encoders: a model with a task and a prompt.
 
     Attributes:
-        fingerprint: 32 hexadecimal digits of the model, the prompt and the options.
+        fingerprint: 32 hexadecimal digits that depend on the model, the prompt and the options.
         task: `"query"` or `"document"`.
-        prompt: The text before each text.
+        prompt: The prompt before each text.
         batch_size: Texts per forward pass.
-        similarity: How two vectors are compared.
-        normalize: Whether vectors are scaled to length 1.
+        similarity: The similarity of two vectors.
+        normalize: Whether vectors are normalized to length 1.
     """
 
     fingerprint: str
@@ -71,7 +71,7 @@ class TextEncoder(ModelHandle):
 
     @contextlib.contextmanager
     def pool(self, devices: Sequence[str] | None) -> Iterator[Any]:
-        """Start a worker process of the model per device, as sentence-transformers does; None: none."""
+        """Start one worker process of the model per device, as sentence-transformers does; None: no processes."""
         loaded = self.loaded
         if devices is None or loaded.is_function:
             yield None
@@ -83,44 +83,44 @@ class TextEncoder(ModelHandle):
             loaded.model.stop_multi_process_pool(pool)
 
     def discard(self) -> None:
-        """Delete the vectors that are kept on disk, because nobody will ask for them again."""
+        """Delete the cached vectors, because they will not be used again."""
         _RESULTS.forget(self.fingerprint)
         shutil.rmtree(cache_root() / "vectors" / self.fingerprint, ignore_errors=True)
 
     def _reads_tokens(self, loaded: LoadedModel, pool: Any) -> bool:
-        """Tell whether the model is given batches of tokens in place of texts."""
+        """Return whether the model receives batches of tokens instead of texts."""
         return not loaded.is_function and pool is None and self.batch_size > 1 and reads_tokens(loaded.model)
 
 
 def long_first(texts: Sequence[str], size: int) -> list[NDArray[np.int64]]:
-    """Return the places of texts in groups of a size, long ones first, so that batches are of like lengths."""
+    """Return the positions of texts in groups of one size, longest first, so that lengths in a batch are similar."""
     order = np.argsort([-len(text) for text in texts], kind="stable")
     return [order[start : start + size] for start in range(0, len(order), max(1, size))]
 
 
 class Encoder(TextEncoder):
-    """A model that encodes queries or documents, named by everything that determines its vectors.
+    """An embedding model for queries or documents, with a fingerprint of everything that determines its vectors.
 
     Args:
-        model: A `SentenceTransformer`; its path or Hub id, which is loaded here, and again in each spawned worker; or a
-            function from a list of texts to an array of shape (B, D), for an embedding service.
-        task: `"query"` or `"document"`: which of the model's prompts, and of its routes, is used.
-        prompt: The text before each text; None: the model's own prompt for the task, if it has one.
-        normalize: Scale vectors to length 1; None: if the similarity is cosine.
-        similarity: `"cosine"`, `"dot"` or `"euclidean"`; None: the model's own, and cosine for a function.
-        batch_size: Of the longest texts, how many a transformer encodes at a time on a GPU; of shorter ones it takes
-            more. On a CPU it takes some hundreds of tokens at a time. 1: always a single text. For other models: texts
-            per forward pass, at least 2,048 for static embeddings.
-        fingerprint: For a function: a name that changes whenever its vectors do.
+        model: A `SentenceTransformer`; its path or Hub id, which is loaded here and in each spawned worker; or a
+            function from a list of texts to an array of shape (B, D), for example of an embedding service.
+        task: `"query"` or `"document"`: selects the model's prompt and route.
+        prompt: The prompt before each text; None: the model's own prompt for the task, if it has one.
+        normalize: Scale vectors to length 1; None: only if the similarity is cosine.
+        similarity: `"cosine"`, `"dot"` or `"euclidean"`; None: that of the model, or cosine for a function.
+        batch_size: For a transformer on a GPU: the number of the longest texts per forward pass; batches of shorter
+            texts are larger. On a CPU, batches have several hundred tokens. 1: always a single text. For other models:
+            texts per forward pass, at least 2,048 for static embeddings.
+        fingerprint: For a function: a name that changes whenever its vectors change.
 
     Attributes:
-        fingerprint: 32 hexadecimal digits of the model, the prompt and the normalization.
-        model_fingerprint: 32 hexadecimal digits of the model alone.
-        normalize: Whether vectors have length 1.
-        similarity: How two vectors are compared.
+        fingerprint: 32 hexadecimal digits that depend on the model, the prompt and the normalization.
+        model_fingerprint: 32 hexadecimal digits that depend on the model only.
+        normalize: Whether vectors are normalized to length 1.
+        similarity: The similarity of two vectors.
 
     Raises:
-        TypeError: `model` is something else.
+        TypeError: `model` is not a model, a path or a function.
         ValueError: An option is out of range, or a function comes without `fingerprint=`.
 
     Example:
@@ -149,8 +149,8 @@ class Encoder(TextEncoder):
             similarity = "cosine" if own.is_function else str(own.model.similarity_fn_name)
         if similarity not in SIMILARITIES:
             raise ValueError(
-                f"Encoder: the similarity must be one of 'cosine', 'dot' and 'euclidean', got {similarity!r}. Name "
-                f"the one to use: similarity='euclidean'."
+                f"Encoder: the similarity must be one of 'cosine', 'dot' and 'euclidean', got {similarity!r}. Choose "
+                f"one, for example similarity='euclidean'."
             )
         self.similarity = similarity
         self.normalize = (
@@ -161,7 +161,7 @@ class Encoder(TextEncoder):
     # ---- encoding ------------------------------------------------------------------------------------------------
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode texts, each distinct one once, and keep the vectors on disk for the next time.
+        """Encode texts, each distinct text once, and cache the vectors on disk.
 
         Args:
             texts: B texts.
@@ -170,7 +170,7 @@ class Encoder(TextEncoder):
             Shape (B, D).
 
         Raises:
-            RuntimeError: The model was changed since, or cannot be used in this process.
+            RuntimeError: The model has changed since, or cannot be used in this process.
             ValueError: A vector is zero, NaN or infinite; the message shows the text.
         """
         digests = digest_strings(texts)
@@ -183,29 +183,29 @@ class Encoder(TextEncoder):
         else:
             missing = np.flatnonzero(~known)
             with clocked("encode"):
-                fresh = self.encode([texts[place] for place in first[missing]])
+                fresh = self.encode([texts[position] for position in first[missing]])
             bad = bad_vectors(fresh)
             if bad.any():
                 text = texts[first[missing[np.flatnonzero(bad)[0]]]]
                 raise ValueError(
-                    f"The model gives a zero, NaN or infinite vector for the text {shortened(text)}. Filter such texts "
-                    f"out, or check the model: NaN often comes from float16 weights on data that overflow them."
+                    f"The model returns a zero, NaN or infinite vector for the text {shortened(text)}. Remove such "
+                    f"texts, or check the model: overflow in float16 weights often causes NaN."
                 )
             if rows.shape[1] not in (0, fresh.shape[1]):
                 raise ValueError(
-                    f"The model gives vectors of {fresh.shape[1]} dimensions, and earlier ones of {rows.shape[1]} "
-                    f"under the same fingerprint. Give the new vectors another name: fingerprint='...'."
+                    f"The model returns vectors of {fresh.shape[1]} dimensions, but earlier vectors with the same "
+                    f"fingerprint have {rows.shape[1]}. Choose another name for the new vectors: fingerprint='...'."
                 )
             results.add(digests[missing], fresh)
             if len(missing) == len(rows):
                 rows = fresh
             else:
                 rows[missing] = fresh
-        # Most often every text is another one, and then this would copy all vectors.
+        # Usually all texts differ; then avoid a copy of all vectors.
         return rows if len(rows) == len(texts) else rows[back]
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode texts as they are, without the store.
+        """Encode texts without the cache.
 
         Args:
             texts: B texts.
@@ -218,19 +218,19 @@ class Encoder(TextEncoder):
             return self._answers(loaded, texts)
         parts = list(self._parts(loaded, texts, None))
         vectors = np.empty((len(texts), parts[0][1].shape[1] if parts else 0), dtype=np.float32)
-        for places, part in parts:
-            vectors[places] = part
+        for positions, part in parts:
+            vectors[positions] = part
         return vectors
 
     def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Encode texts a part at a time, long ones first, so that progress is seen and batches are of like lengths.
+        """Encode texts in parts, longest first, so that progress is visible and lengths in a batch are similar.
 
         Args:
             texts: B texts.
             pool: Worker processes of the model, see `pool`.
 
         Yields:
-            Places of texts, of shape (P,), and their vectors, of shape (P, D).
+            The positions of texts, of shape (P,), and their vectors, of shape (P, D).
         """
         yield from self._parts(self.loaded, texts, pool)
 
@@ -245,14 +245,14 @@ class Encoder(TextEncoder):
             size = max(GROUP, batch_size)
         else:
             size = batch_size if _is_static(loaded) else 16 * batch_size
-        places = long_first(texts, size)
-        groups = [[texts[place] for place in part] for part in places]
+        parts = long_first(texts, size)
+        groups = [[texts[position] for position in part] for part in parts]
         if loaded.is_function:
-            yield from zip(places, (self._answers(loaded, group) for group in groups), strict=True)
+            yield from zip(parts, (self._answers(loaded, group) for group in groups), strict=True)
             return
         with loaded.in_use() as model:
             method = model.encode_query if self.task == "query" else model.encode_document
-            # In half precision torch's lengths are off by some thousandths, and with them every cosine.
+            # In half precision, torch normalizes lengths with errors of some thousandths, which affects every cosine.
             scaled = self.normalize and str(model.dtype) == "torch.float32"
 
             def encode(group: list[str]) -> NDArray[np.float32]:
@@ -266,11 +266,11 @@ class Encoder(TextEncoder):
                 )
             else:
                 vectors = map(encode, groups)
-            for part, found in zip(places, vectors, strict=True):
+            for part, found in zip(parts, vectors, strict=True):
                 yield part, _normalized(found) if self.normalize else found
 
     def _answers(self, loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return what the function gives. Shape (B, D)."""
+        """Return the vectors from the function. Shape (B, D)."""
         vectors = np.asarray(loaded.model([self.prompt + text for text in texts]), dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise ValueError(
@@ -296,21 +296,21 @@ def _fingerprint_of(encoder: Encoder) -> str:
 
 
 def bad_vectors(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell which vectors are zero, NaN or infinite. Shape (B, D) → (B,)."""
+    """Mark the vectors that are zero, NaN or infinite. Shape (B, D) → (B,)."""
     norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     return np.asarray(~(np.isfinite(norms) & (norms > 0)))
 
 
 def shortened(text: str) -> str:
-    """Show the beginning of a text."""
+    """Return the repr of a text, shortened to 80 characters."""
     shown = repr(text)
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale vectors to length 1 where they are not, to the precision of float32."""
+    """Normalize the vectors that do not have length 1, with the precision of float32."""
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    # Vectors that torch has scaled keep their bits.
+    # Vectors that torch has normalized keep their exact bits.
     others = np.flatnonzero(~(np.abs(lengths - 1) <= 1e-5))
     if not len(others):
         return vectors

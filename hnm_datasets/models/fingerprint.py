@@ -1,4 +1,4 @@
-"""A model's name, made of everything that determines its answers."""
+"""Fingerprints of models, computed from everything that determines their outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hnm_datasets.models.descriptions import Description, combined
 if TYPE_CHECKING:
     import torch
 
-#: Attributes that do not change answers: where a model came from, what it is used for, what is filled in by use.
+#: Attributes that do not change the outputs: the origin of a model, its purpose, and caches.
 _UNRELATED: dict[str, frozenset[str]] = {
     "torch.nn.modules.module:Module": frozenset(
         {
@@ -31,7 +31,7 @@ _UNRELATED: dict[str, frozenset[str]] = {
             *("_similarity", "_similarity_pairwise", "_similarity_fn_name"),
         }
     ),
-    # The prompt goes with each use of these, and is part of the name of an encoder.
+    # The prompt of each call is part of the fingerprint of the encoder.
     "sentence_transformers.sentence_transformer.model:SentenceTransformer": frozenset(
         {"prompts", "default_prompt_name"}
     ),
@@ -76,7 +76,7 @@ _UNRELATED: dict[str, frozenset[str]] = {
         }
     ),
 }
-#: Methods of classes that are replaced to count or time calls.
+#: Methods that are often patched to count or time calls.
 _WATCHED = frozenset({"encode", "encode_query", "encode_document", "predict", "rank"})
 _PROMPT = "query: "
 _TEXTS = (
@@ -89,12 +89,12 @@ _WORDS = "plates and waves, 12 Islands; rivers of ice (moved) slowly through uni
 
 
 class ModelDigests(NamedTuple):
-    """A model's weights, and all else that determines its answers.
+    """Digests of everything that determines the outputs of a model.
 
     Attributes:
         weights: Digest of the parameters and saved buffers.
         settings: Digest of the classes, their attributes and the tokenizers.
-        behavior: Digest of the tokens of some texts; where there are none, of rounded answers.
+        behavior: Digest of the tokens of some texts or, if the model has no tokens, of rounded outputs.
     """
 
     weights: bytes
@@ -108,18 +108,19 @@ class ModelDigests(NamedTuple):
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
-    """Name a sentence-transformers model by everything that determines its answers.
+    """Return the fingerprint of a sentence-transformers model: of everything that determines its outputs.
 
-    That is: the weights with their precision; every attribute of every module, configuration and tokenizer, private
-    ones too; functions by their code, unless an installed library holds them; and the tokens of some texts in several
-    scripts, one of them longer than the model reads. If a part cannot be described, rounded answers stand for it.
+    It depends on the weights and their precision; on all attributes of all modules, configurations and tokenizers,
+    including private ones; on the code of functions that are not part of an installed library; and on the tokens of
+    some texts in several scripts, one of them longer than the model's limit. If a part cannot be described, rounded
+    outputs are used instead.
 
-    Where the model was loaded from, the device it is on, and whether it is in training mode do not matter. Prompts of a
-    `SentenceTransformer` are not part of it: they go with each use. Those of a `CrossEncoder` are. Settings of the
-    process, such as torch's autocast, are not part of it either.
+    It does not depend on the origin of the model, its device or its training mode, nor on settings of the process such
+    as torch's autocast. The prompts of a `SentenceTransformer` are not included, because each call has its own; those
+    of a `CrossEncoder` are.
 
-    The weights are read once at some gigabytes per second: about 0.04 s for MiniLM's 87 MiB and its tokenizer; those
-    on a GPU are copied from there one tensor at a time.
+    The weights are read once, at some gigabytes per second: MiniLM (87 MiB) and its tokenizer take about 0.04 s.
+    Weights on a GPU are copied to the CPU one tensor at a time.
 
     Args:
         model: A `SentenceTransformer`, a `SparseEncoder`, a `MultiVectorEncoder` or a `CrossEncoder`.
@@ -128,23 +129,23 @@ def model_fingerprint(model: torch.nn.Module) -> str:
         32 hexadecimal digits.
 
     Raises:
-        ValueError: The weights cannot be read: they are not loaded, or another runtime (ONNX, OpenVINO) holds them.
+        ValueError: The weights cannot be read: they are not loaded, or are in another runtime (ONNX, OpenVINO).
     """
     return model_digests(model).fingerprint
 
 
 def model_digests(model: torch.nn.Module) -> ModelDigests:
-    """Describe a model in full, see `model_fingerprint`."""
+    """Return the digests of a model; see `model_fingerprint`."""
     backend = getattr(model, "backend", "torch")
     if backend != "torch":
         raise ValueError(
-            f"A model with the {backend} backend keeps its weights out of reach, so they cannot be fingerprinted. Pass "
-            f"a function instead, and name it yourself: lambda texts: model.encode(texts), fingerprint='...'."
+            f"The weights of a model with the {backend} backend cannot be read, so it cannot be fingerprinted. Pass a "
+            f"function and a name for it instead: lambda texts: model.encode(texts), fingerprint='...'."
         )
     for name, tensor in model.state_dict().items():
         if getattr(tensor, "is_meta", False):
             raise ValueError(
-                f"The weights {name!r} are on the meta device: they were never loaded. Load the model on a real "
+                f"The weights {name!r} are on the meta device, so they are not loaded. Load the model on a real "
                 f"device, for example SentenceTransformer(path, device='cpu')."
             )
     description = _ModelDescription(quick=False)
@@ -155,16 +156,16 @@ def model_digests(model: torch.nn.Module) -> ModelDigests:
 
 
 def module_digest(module: torch.nn.Module) -> str:
-    """Name a module that is used beside a model, by its class, settings and weights. 32 hexadecimal digits."""
+    """Return the digest of a module's class, settings and weights: 32 hexadecimal digits."""
     description = _ModelDescription(quick=False)
     return combined(description.digest(module), *description.weights).hex()
 
 
 def quick_digests(model: torch.nn.Module) -> ModelDigests:
-    """Describe a model so that a change in this process is noticed, without reading the weights.
+    """Return digests that detect changes in this process, without reading all weights.
 
-    A tensor is told by its address, its version and some of its numbers: writing through `.data`, as adapters and
-    optimizers may, counts no version.
+    A tensor is identified by its address, its version and a sample of its values. The sample is needed because writes
+    through `.data`, as in some adapters and optimizers, do not change the version.
     """
     description = _ModelDescription(quick=True)
     settings = description.digest(model)
@@ -173,12 +174,12 @@ def quick_digests(model: torch.nn.Module) -> ModelDigests:
 
 
 def quick_settings(model: torch.nn.Module) -> bytes:
-    """Describe the settings alone, as in `quick_digests`."""
+    """Return only the digest of the settings, as in `quick_digests`."""
     return _ModelDescription(quick=True, with_weights=False).digest(model)
 
 
 class _ModelDescription(Description):
-    """A description that knows modules, configurations and tokenizers.
+    """A description of modules, configurations and tokenizers.
 
     Attributes:
         with_weights: Whether parameters and saved buffers are read.
@@ -211,14 +212,14 @@ class _ModelDescription(Description):
         found = super().attributes(value)
         found = {key: item for key, item in found.items() if key not in unrelated and "cache" not in key}
         if "_similarity_fn_name" in unrelated and hasattr(value, "similarity_fn_name"):
-            # It is decided when it is first asked for.
+            # The model sets it on first access.
             found["similarity_fn_name"] = value.similarity_fn_name
         if "module_kwargs" in found:
-            # None of a model that was made here, lists of nothing of one that was read from a folder.
+            # None in a new model, empty lists in one that was loaded from a folder.
             found["module_kwargs"] = {key: item for key, item in (found["module_kwargs"] or {}).items() if item}
         fast = found.get("_tokenizer")
         if hasattr(fast, "to_str"):
-            # Truncation and padding come first in it. Each call of a tokenizer of transformers sets them again.
+            # Skip truncation and padding, which come first: each call of a transformers tokenizer sets them again.
             found["_tokenizer"] = self._backend(fast, whole=False)
             found.pop("_vocab", None)
         return found
@@ -240,7 +241,7 @@ class _ModelDescription(Description):
             parts.append(name.encode())
             if tensor is None:
                 continue
-            if name in module._non_persistent_buffers_set:  # made by the class; some are made again for long texts
+            if name in module._non_persistent_buffers_set:  # created by the class; some are extended for long texts
                 parts.append(self.digest(tensor))
             elif self.with_weights:
                 self.weights.append(combined(name.encode(), self.digest(tensor)))
@@ -258,9 +259,9 @@ class _ModelDescription(Description):
         if self.quick:
             flat = tensor.reshape(-1)
             sample = flat[:: max(1, len(flat) // 16)].tolist() if tensor.layout == torch.strided else []
-            place = tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)
+            address = tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)
             version = None if tensor.is_inference() else tensor._version
-            return [b"tensor", about, repr((place, version, sample)).encode()]
+            return [b"tensor", about, repr((address, version, sample)).encode()]
         if tensor.layout != torch.strided:
             tensor = tensor.to_dense()
         array: Any = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -268,7 +269,7 @@ class _ModelDescription(Description):
 
 
 def _tokens(model: Any, description: Description, *, long: bool) -> bytes | None:
-    """Describe what the model's first module makes of some texts; None if that fails."""
+    """Return the digest of the tokens of some texts; None if the model cannot tokenize them."""
     repeats = 1 + _length(model) // 12 if long else 4
     texts = [*_TEXTS, " ".join(f"{number} {_WORDS}" for number in range(repeats))]
     inputs: list[Any] = [(text, other) for text, other in zip(texts, texts[::-1], strict=True)]
@@ -279,13 +280,13 @@ def _tokens(model: Any, description: Description, *, long: bool) -> bytes | None
         settings = [{"task": "query", "prompt": _PROMPT}, {"task": "document"}]
     try:
         found = [model.preprocess(inputs, **each) for each in settings]
-    except Exception:  # a module of the user's may raise anything; the answers stand for it then
+    except Exception:  # custom modules may raise anything; the outputs are used instead
         return None
     return combined(*(description.digest(_plain_features(each)) for each in found))
 
 
 def _plain_features(features: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy tensors to arrays, which are described by their numbers also in a quick description."""
+    """Copy tensors to bytes, so that a quick description also uses their values."""
     return {
         name: value.detach().cpu().numpy().tobytes() if hasattr(value, "detach") else value
         for name, value in features.items()
@@ -293,13 +294,13 @@ def _plain_features(features: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _length(model: Any) -> int:
-    """Return how many tokens the model reads at most; some thousands where it has no limit."""
+    """Return the maximum number of tokens that the model reads; 2,000 if it has no limit."""
     limit = getattr(model, "max_seq_length", None)
     return int(limit) if isinstance(limit, (int, float)) and limit < 200_000 else 2_000
 
 
 def _rounded_answers(model: Any) -> bytes:
-    """Describe a model's answers, coarsely: processors and batches change their last digits."""
+    """Return the rounded outputs of a model; rounded, because processors and batches change their last digits."""
     import torch
 
     modes = [(module, module.training) for module in model.modules()]
@@ -312,7 +313,7 @@ def _rounded_answers(model: Any) -> bytes:
             else:
                 answers = model.encode(list(_TEXTS), show_progress_bar=False, convert_to_tensor=True)
                 answers = (answers.to_dense() if answers.is_sparse else answers).float().cpu().numpy()
-    except Exception:  # it reads no texts, and will say so when it is used
+    except Exception:  # the model does not accept texts; using it will raise the error
         return b"no answer"
     finally:
         for module, training in modes:

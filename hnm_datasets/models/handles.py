@@ -1,7 +1,7 @@
-"""Models in this process: loaded once, named by their content, refused when they have changed.
+"""Models in this process: loaded once, identified by fingerprint, and rejected after a change.
 
-Steps hold a `ModelHandle` in place of a model: it pickles to fingerprints, and finds the model again in a forked worker
-or loads it again by its path.
+Steps hold a `ModelHandle` instead of a model. It pickles to fingerprints; a forked worker finds the model again, and a
+spawned worker loads it from its path.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from hnm_datasets.storage.json_files import read_object
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 
-#: A model, the path or Hub id of one, or any function from B texts to an array of shape (B, D).
+#: A model, its path or Hub id, or a function from B texts to an array of shape (B, D).
 EmbeddingModel: TypeAlias = "SentenceTransformer | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
-#: A model, the path or Hub id of one, or any function from B (query, passage) pairs to B scores.
+#: A model, its path or Hub id, or a function from B (query, passage) pairs to B scores.
 PairModel: TypeAlias = "CrossEncoder | str | Callable[[list[tuple[str, str]]], Any] | LoadedModel | ModelHandle"
-#: A model, the path or Hub id of one, or any function from B texts to a sparse matrix of shape (B, V).
+#: A model, its path or Hub id, or a function from B texts to a sparse matrix of shape (B, V).
 SparseModel: TypeAlias = "SparseEncoder | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
-#: A model, the path or Hub id of one, or any function from B texts to B arrays of shape (tokens, D).
+#: A model, its path or Hub id, or a function from B texts to B arrays of shape (tokens, D).
 TokenModel: TypeAlias = "MultiVectorEncoder | str | Callable[[list[str]], Any] | LoadedModel | ModelHandle"
 
-#: The classes of models that are loaded, and what a function in place of one does.
+#: The supported classes of models, and the input and output of a function used instead.
 _KINDS = {
     "SentenceTransformer": "from texts to vectors",
     "SparseEncoder": "from texts to a sparse matrix",
     "MultiVectorEncoder": "from texts to arrays of token vectors",
     "CrossEncoder": "from (query, passage) pairs to scores",
 }
-#: What a model of another class is for.
+#: The steps that accept each class of models, for error messages.
 _USES = {
-    "SentenceTransformer": "Mine with it by DenseNegatives.",
-    "SparseEncoder": "Mine with it by SparseNegatives, or score with it by BiEncoderScores.",
-    "MultiVectorEncoder": "Mine with it by LateInteractionNegatives, or score with it by LateInteractionScores.",
-    "CrossEncoder": "Score with it by CrossEncoderScores.",
+    "SentenceTransformer": "Use DenseNegatives to mine with it.",
+    "SparseEncoder": "Use SparseNegatives to mine with it, or BiEncoderScores to score with it.",
+    "MultiVectorEncoder": "Use LateInteractionNegatives to mine with it, or LateInteractionScores to score with it.",
+    "CrossEncoder": "Use CrossEncoderScores to score with it.",
 }
 
-#: Texts that are tokenized at a time when tokens are counted, so that few are held.
+#: Texts to tokenize at once when counting tokens, to limit memory.
 _TOKENIZED = 1024
 
 
 class LoadedModel:
-    """A model in this process, with its name and what it looked like when it was named.
+    """A model in this process, with its fingerprint and a description that detects changes.
 
     Attributes:
-        model: The `SentenceTransformer` or `CrossEncoder`, or a function in place of it.
+        model: The model, or a function used instead.
         fingerprint: 32 hexadecimal digits.
-        source: The path or Hub id that it was loaded from here, if it was.
+        source: The path or Hub id from which it was loaded here, if any.
         is_function: Whether it is a function.
     """
 
@@ -74,38 +74,38 @@ class LoadedModel:
     ) -> None:
         self.model, self.fingerprint, self.is_function, self.source = model, fingerprint, is_function, source
         self._process = os.getpid()
-        # What it is by all its weights and settings, and by what is quickly seen of them.
+        # A full description of the weights and settings, and a quick one.
         self._digests = digests
         self._seen = None if is_function else quick_digests(model)
 
     def check_usable(self) -> None:
-        """Raise if the model has changed, or cannot be used in this process; keep to one core in a worker."""
+        """Raise if the model has changed or cannot be used in this process; in a worker, limit it to one core."""
         self.check_unchanged()
         if self.is_function:
             return
         if os.getpid() != self._process and self.model.device.type != "cpu":
             raise RuntimeError(
-                f"The model is on {self.model.device}, which a forked worker cannot use. Leave num_proc out: one "
-                f"process keeps a GPU busy. For several GPUs encode the corpus with corpus.embed(model, devices=[...])."
+                f"The model is on {self.model.device}, which a forked worker cannot use. Remove num_proc: one process "
+                f"keeps a GPU busy. To use several GPUs, encode the corpus with corpus.embed(model, devices=[...])."
             )
         if in_worker():
             import torch
 
-            # After a fork the parent's threads are gone, and the cores belong to the other workers as well.
+            # After a fork, the threads of the parent no longer exist, and the workers share the cores.
             torch.set_num_threads(1)
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
     def check_unchanged(self) -> None:
-        """Raise if the weights have been changed since the model was named: its answers would get a wrong name."""
+        """Raise if the model has changed since it was fingerprinted, because the fingerprint would be wrong."""
         if not self.is_unchanged():
             raise RuntimeError(
-                "The model was changed after the step was made, by training or by a setting. A step stands for the "
-                "weights that it was made with: make it again after each change, for example "
+                "The model has changed since the step was created, by training or by a setting. A step is valid only "
+                "for the weights it was created with. Create the step again after each change, for example "
                 "DenseNegatives(corpus, model)."
             )
 
     def is_unchanged(self) -> bool:
-        """Tell whether the model is still what it was named after."""
+        """Return whether the model is unchanged since it was fingerprinted."""
         if self.is_function:
             return True
         seen = quick_digests(self.model)
@@ -116,12 +116,12 @@ class LoadedModel:
         return True
 
     def is_described_by(self, digests: ModelDigests) -> bool:
-        """Tell whether the model as it is now, described by `digests`, has the name of this one."""
+        """Return whether `digests`, of the current state of the model, match those of this model."""
         return self._digests == digests
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Any]:
-        """Give the model to use; changes that its use makes, such as a table that a layer fills, keep its name."""
+        """Provide the model; changes that its use makes, such as a table that a layer fills, are accepted."""
         yield self.model
         if self._seen is not None and self._digests is not None:
             settings = quick_settings(self.model)
@@ -137,17 +137,17 @@ _LOADED: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
 def load_model(
     model: EmbeddingModel | SparseModel | TokenModel | PairModel, name: str | None, *, kind: str = "SentenceTransformer"
 ) -> LoadedModel:
-    """Load a model by its path, if it is one, and name it.
+    """Load a model from its path, if a path is given, and fingerprint it.
 
     Args:
-        model: A model, its path or Hub id, a function, or one that was loaded and named before.
-        name: What names a function's answers.
-        kind: The class of model that is meant: `"SentenceTransformer"`, `"SparseEncoder"`, `"MultiVectorEncoder"` or
+        model: A model, its path or Hub id, a function, or a model that is already loaded.
+        name: The name of a function's outputs.
+        kind: The expected class of the model: `"SentenceTransformer"`, `"SparseEncoder"`, `"MultiVectorEncoder"` or
             `"CrossEncoder"`.
 
     Raises:
-        TypeError: `model` is something else.
-        ValueError: A function comes without a name, a model with one, or loading a path would add random weights.
+        TypeError: `model` is not a model of this class, a path or a function.
+        ValueError: A function has no name, a model has one, or loading from the path would add random weights.
     """
     if isinstance(model, ModelHandle):
         model = model.loaded
@@ -158,7 +158,7 @@ def load_model(
         model = model.model
     source = model if isinstance(model, str) else None
     wanted: tuple[Any, ...] = ()
-    # A function needs no sentence-transformers, which takes seconds to import.
+    # Importing sentence-transformers takes seconds, and a function does not need it.
     if source is not None or "sentence_transformers" in sys.modules or not callable(model):
         import sentence_transformers
 
@@ -167,7 +167,7 @@ def load_model(
         model = _read(source, kind, wanted[0])
     if isinstance(model, wanted):
         if name is not None:
-            raise ValueError(f"A {kind} is fingerprinted by its weights; leave fingerprint= out.")
+            raise ValueError(f"A {kind} is fingerprinted by its weights. Remove fingerprint=.")
         digests = model_digests(model)
         for known in list(_LOADED):
             if known.model is model and known.is_described_by(digests):
@@ -176,8 +176,8 @@ def load_model(
     elif callable(model) and not _is_model(model):
         if not isinstance(name, str) or not name:
             raise ValueError(
-                "A function's answers cannot be told by its code. Name them with fingerprint='...', for example by the "
-                "service's model and version, and change the name whenever the answers change."
+                "A function cannot be fingerprinted from its code. Name it with fingerprint='...', for example with "
+                "the model and version of the service, and change the name whenever its outputs change."
             )
         loaded = LoadedModel(model, _function_fingerprint(name), is_function=True)
     else:
@@ -190,7 +190,7 @@ def load_model(
 
 
 def saved_kind(source: str) -> str | None:
-    """Return the class of the model that sentence-transformers saved at a path or Hub id; None where it saved none."""
+    """Return the class of a model saved by sentence-transformers at a path or Hub id; None for other models."""
     from sentence_transformers.util import load_file_path
 
     path = load_file_path(source, "config_sentence_transformers.json")
@@ -198,10 +198,10 @@ def saved_kind(source: str) -> str | None:
 
 
 def kind_of(model: object) -> str | None:
-    """Return the class of a model, or of what was saved at its path; None for anything else.
+    """Return the class of a model or of a saved model; None for anything else.
 
     Args:
-        model: A model, its path or Hub id, or one that was loaded before.
+        model: A model, its path or Hub id, or a model that is already loaded.
     """
     if isinstance(model, ModelHandle):
         return model._kind
@@ -213,34 +213,34 @@ def kind_of(model: object) -> str | None:
 
 
 def _read(source: str, kind: str, wanted: Any) -> Any:
-    """Read a model, unless it is one of another class, to which sentence-transformers would add random weights."""
+    """Load a model; raise if it is of another class, because sentence-transformers would add random weights."""
     if kind == "CrossEncoder":
         return wanted(source)
     saved = saved_kind(source)
     if saved is not None and saved != kind and {saved, kind} <= _KINDS.keys():
-        raise TypeError(f"The model at {source!r} is a {saved}, and a {kind} is wanted. {_USES[saved]}")
+        raise TypeError(f"The model at {source!r} is a {saved}, but a {kind} is needed. {_USES[saved]}")
     model = wanted(source)
     if saved is None and any(type(module).__name__ == "SparseAutoEncoder" for module in model):
         raise ValueError(
-            f"The model at {source!r} has no weights for sparse vectors, and SparseEncoder would draw them at random. "
-            f"Pass a model that was saved as a SparseEncoder, or one for masked language modeling."
+            f"The model at {source!r} has no weights for sparse vectors; SparseEncoder would initialize them randomly. "
+            f"Pass a model saved as a SparseEncoder, or a model for masked language modeling."
         )
     if saved is None and kind == "MultiVectorEncoder" and not _is_colbert(model):
         raise ValueError(
-            f"The model at {source!r} has no weights for token vectors, and MultiVectorEncoder would draw a projection "
-            f"at random. Pass a model that was saved as a MultiVectorEncoder, or a ColBERT."
+            f"The model at {source!r} has no weights for token vectors; MultiVectorEncoder would initialize a "
+            f"projection randomly. Pass a model saved as a MultiVectorEncoder, or a ColBERT."
         )
     return model
 
 
 def _is_colbert(model: Any) -> bool:
-    """Tell whether a model of token vectors was read with all its weights, though sentence-transformers saved none."""
+    """Return whether a model of token vectors has all its weights, although sentence-transformers did not save it."""
     names = getattr(getattr(model[0], "config", None), "architectures", None) or []
     return "HF_ColBERT" in names or any(name.endswith("ForRetrieval") for name in names)
 
 
 def _is_model(model: object) -> bool:
-    """Tell whether an object is a model of transformers or sentence-transformers, which no function is."""
+    """Return whether an object is a model of transformers or sentence-transformers, and not a function."""
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(model).__mro__}
     return "torch.nn.modules.module.Module" in names and any(
         name.startswith(("transformers.", "sentence_transformers.")) for name in names
@@ -255,7 +255,7 @@ def _way_out(model: object, kind: str) -> str:
         return f" {kind}(path) adds the tokenizer and {what}; save the model to that path first."
     if kind != "CrossEncoder" and (use := _USES.get(type(model).__name__)):
         return f" {use}"
-    return " To use it all the same, wrap it in a function and name that: lambda texts: ..., fingerprint='...'."
+    return " To use it anyway, wrap it in a function and give that a name: lambda texts: ..., fingerprint='...'."
 
 
 def _function_fingerprint(name: str) -> str:
@@ -263,10 +263,10 @@ def _function_fingerprint(name: str) -> str:
 
 
 def token_counts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.int64]:
-    """Count the tokens of each text, up to the model's limit; characters where the model has no tokenizer for texts.
+    """Count the tokens of each text, up to the model's limit; count characters if the model has no text tokenizer.
 
-    Batches of texts with equally many tokens need no padding. Equally many characters, by which sentence-transformers
-    sorts, still leave a quarter of the tokens of short passages to padding.
+    Batches of texts with the same number of tokens need no padding. sentence-transformers sorts texts by characters,
+    which leaves a quarter of the tokens of short passages to padding.
 
     Args:
         loaded: A model or function.
@@ -281,7 +281,7 @@ def token_counts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.int64]
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     counts = np.empty(len(texts), dtype=np.int64)
-    # Many tokenizers have a limit that no text reaches, and warn of it when they are asked to cut.
+    # Many tokenizers have a huge limit instead of none, and warn about it if truncation is requested.
     cut = tokenizer.model_max_length < 1_000_000
     for start in range(0, len(texts), _TOKENIZED):
         part = list(texts[start : start + _TOKENIZED])
@@ -291,11 +291,11 @@ def token_counts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.int64]
 
 
 class ModelHandle:
-    """What a step holds in place of a model.
+    """A reference to a model, for steps; it pickles to the model's fingerprint and path.
 
     Attributes:
         model_fingerprint: 32 hexadecimal digits.
-        source: The path or Hub id that the model was loaded from, if it was.
+        source: The path or Hub id from which the model was loaded, if any.
     """
 
     _kind = "SentenceTransformer"
@@ -306,7 +306,7 @@ class ModelHandle:
         self.source = loaded.source
 
     def check_unchanged(self) -> None:
-        """Raise a RuntimeError if the model is in this process and was changed since the handle was made."""
+        """Raise a RuntimeError if the model is in this process and has changed since the handle was created."""
         if self._loaded is not None:
             self._loaded.check_unchanged()
 
@@ -319,10 +319,10 @@ class ModelHandle:
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model, loaded if need be.
+        """The model, loaded if necessary.
 
         Raises:
-            RuntimeError: It has changed, or it cannot be used or loaded in this process.
+            RuntimeError: The model has changed, or cannot be used or loaded in this process.
         """
         if self._loaded is None:
             named = (one for one in _LOADED if one.fingerprint == self.model_fingerprint)
@@ -333,19 +333,19 @@ class ModelHandle:
             self._loaded = load_model(self.source, None, kind=self._kind)
             if self._loaded.fingerprint != self.model_fingerprint:
                 raise RuntimeError(
-                    f"The model at {self.source!r} has changed since the step was made. Make the step again."
+                    f"The model at {self.source!r} has changed since the step was created. Create the step again."
                 )
         self._loaded.check_usable()
         return self._loaded
 
     def _not_here(self) -> str:
-        """Say that the model is of another process, and the way out."""
+        """Return the error message for a model that is not in this process."""
         return (
-            f"The model {self.model_fingerprint} is not in this process, and it was passed as an object. For processes "
-            f"that are spawned, pass the model's path or Hub id; each loads it once."
+            f"The model {self.model_fingerprint} was passed as an object and is not available in this process. For "
+            f"spawned processes, pass the path or Hub id of the model; each process loads it once."
         )
 
     @property
     def name(self) -> str:
-        """What to call the model: its source, or else its fingerprint."""
+        """The name of the model for display: its source or, without one, its fingerprint."""
         return repr(self.source) if self.source else f"model {self.model_fingerprint}"

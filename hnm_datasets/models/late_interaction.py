@@ -1,4 +1,4 @@
-"""A model of late interaction: what encodes queries, and the token vectors of the passages that belong to it."""
+"""A late-interaction model: the encoder of the queries and the token vectors of the passages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hnm_datasets.models.token_encoders import TokenEncoder
 
 @dataclass(frozen=True)
 class LateModel:
-    """What a step holds in place of a model; it pickles to fingerprints.
+    """The late-interaction model of a step; it pickles to fingerprints.
 
     Attributes:
         queries: The encoder of the queries.
-        documents: The encoder of the passages; None: their vectors were given.
-        embeddings: The token vectors of the passages, which need not be made yet.
+        documents: The encoder of the passages; None if their vectors were given.
+        embeddings: The token vectors of the passages; they may not be computed yet.
     """
 
     queries: TokenEncoder
@@ -40,15 +40,15 @@ class LateModel:
         batch_size: int,
         fingerprint: str | None,
     ) -> LateModel:
-        """Check the options of a step, and make encoders of them.
+        """Check the options of a step and create the encoders.
 
         Raises:
-            TypeError: `model` or `embeddings` is something else.
-            ValueError: The embeddings are not made, or of another corpus, model or prompt.
+            TypeError: `model` or `embeddings` has the wrong type.
+            ValueError: The embeddings are not computed, or belong to another corpus, model or prompt.
         """
         if embeddings is not None and not isinstance(embeddings, TokenEmbeddings):
             raise TypeError(
-                f"{step}: embeddings must be TokenEmbeddings, got {type(embeddings).__name__}. Make them with "
+                f"{step}: embeddings must be TokenEmbeddings, got {type(embeddings).__name__}. Create them with "
                 f"corpus.embed_tokens(model)."
             )
         handle = model.queries if isinstance(model, LateModel) else model
@@ -60,24 +60,24 @@ class LateModel:
             return cls(queries, documents, own)
         if not embeddings.are_made:
             raise ValueError(
-                f"{step}: the embeddings are not in the cache directory. Make them with corpus.embed_tokens(model), or "
-                f"pass embeddings=None."
+                f"{step}: the embeddings are not in the cache directory. Compute them with corpus.embed_tokens(model), "
+                f"or pass embeddings=None."
             )
         if embeddings.corpus_fingerprint != corpus.fingerprint:
             raise ValueError(
-                f"{step}: the embeddings are of another corpus. Pass corpus.embed_tokens(model) of this one."
+                f"{step}: the embeddings belong to another corpus. Pass corpus.embed_tokens(model) of this corpus."
             )
         check_same_model(step, queries, embeddings)
         if prompt not in (None, embeddings.prompt):
             raise ValueError(
-                f"{step}: the passages were encoded with the prompt {embeddings.prompt!r}, not {prompt!r}. Leave "
-                f"prompt= out, or pass embeddings=corpus.embed_tokens(model, prompt=...)."
+                f"{step}: the passages were encoded with the prompt {embeddings.prompt!r}, not {prompt!r}. Remove "
+                f"prompt=, or pass embeddings=corpus.embed_tokens(model, prompt=...)."
             )
         return cls(queries, None, embeddings)
 
     @property
     def prompt(self) -> str:
-        """The text before each passage."""
+        """The prompt before each passage."""
         return self.embeddings.prompt if self.documents is None else self.documents.prompt
 
     def prepare(self, corpus: Passages) -> None:

@@ -1,4 +1,4 @@
-"""The embedding of a corpus by vectors that are lists of unequal length: a file for each shard."""
+"""Embedding a corpus as lists of unequal length (sparse or token vectors), with one file per shard."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _Made = TypeVar("_Made", covariant=True)
 
 
 class ListEncoder(Protocol[_Made]):
-    """What encodes texts as lists."""
+    """An encoder that returns lists of unequal length."""
 
     def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], _Made]]:
-        """Yield places of texts and their vectors, a part of the texts at a time."""
+        """Yield the positions of texts and their vectors, for one part of the texts at a time."""
 
 
 class ListEmbeddingJob(ShardJob[Lists]):
-    """The embedding of one corpus by lists, whole or in part; see `ShardJob`."""
+    """Embeds one corpus, or part of it, as lists; see `ShardJob`."""
 
     @property
     @abstractmethod
     def embeddings(self) -> ListEmbeddings[Lists]:
-        """The vectors, which need not be made yet."""
+        """The embeddings; their vectors may not be computed yet."""
 
     @property
     @abstractmethod
@@ -45,31 +45,31 @@ class ListEmbeddingJob(ShardJob[Lists]):
 
     @abstractmethod
     def _fault(self, vectors: Lists, bad: int) -> tuple[str, str]:
-        """Say what is wrong with a list, and the way out, for the error that names the passage."""
+        """Return the fault of a list and the remedy, for the error that names the passage."""
 
     @abstractmethod
     def _more_about(self) -> dict[str, Any]:
-        """Return what else is noted beside the vectors."""
+        """Return further entries for the description stored with the vectors."""
 
     def _encoded(self, shard: int, pool: Any, bar: Any) -> Lists:
         rows, kind = np.asarray(self.rows(shard)), self.embeddings.kind
         start, first = rows[0], self.first_rows[rows]
         distinct = np.flatnonzero(first == rows)
         texts = self.corpus.texts(rows[distinct]).to_pylist()
-        # Where the vector of each row is; the first one is that of the rows of earlier shards, and empty.
-        parts, places = [kind.empty(1)], np.zeros(len(rows), dtype=np.int64)
+        # The position of each row's vector. Position 0 is an empty one, for rows that repeat one of an earlier shard.
+        parts, positions = [kind.empty(1)], np.zeros(len(rows), dtype=np.int64)
         count = 1
         for own, vectors in self._list_encoder.parts(texts, pool):
             check_wanted()
             self._check(vectors, rows[distinct[own]])
-            places[distinct[own]] = count + np.arange(len(own))
+            positions[distinct[own]] = count + np.arange(len(own))
             parts.append(vectors)
             count += len(own)
             bar.update(len(own))
         bar.update(len(rows) - len(distinct))
         repeated = np.flatnonzero((first != rows) & (first >= start))
-        places[repeated] = places[first[repeated] - start]
-        found: Lists = kind.joined(parts).take(places)
+        positions[repeated] = positions[first[repeated] - start]
+        found: Lists = kind.joined(parts).take(positions)
         return found
 
     def _check(self, vectors: Lists, rows: NDArray[np.int64]) -> None:
@@ -78,7 +78,7 @@ class ListEmbeddingJob(ShardJob[Lists]):
         passage, text = self.corpus.ids(rows[[bad]])[0].as_py(), self.corpus.texts(rows[[bad]])[0].as_py()
         what, way_out = self._fault(vectors, bad)
         raise ValueError(
-            f"The model gives {what} for the passage {passage!r}, whose text is {shortened(text)}. {way_out}"
+            f"The model returns {what} for the passage {passage!r} with the text {shortened(text)}. {way_out}"
         )
 
     def _put(self, shard: int, vectors: Lists) -> None:
@@ -91,7 +91,7 @@ class ListEmbeddingJob(ShardJob[Lists]):
     def _stored(self, shard: int) -> Lists:
         vectors: Lists = read_shard(self.embeddings.kind, self.folder, shard)
         if len(vectors) != len(self.rows(shard)):
-            raise ValueError(f"{shard_file(self.folder, shard)} holds other passages.")
+            raise ValueError(f"{shard_file(self.folder, shard)} contains other passages.")
         return vectors
 
     def _digest(self, vectors: Lists, own: NDArray[np.bool_]) -> str:
@@ -102,7 +102,7 @@ class ListEmbeddingJob(ShardJob[Lists]):
         return hasher.hexdigest()
 
     def _mend(self) -> None:
-        """Do nothing: a file is whole or not there, and its hash tells if it was damaged."""
+        """Do nothing: each file is complete or missing, and its hash detects damage."""
 
     def _finish(self) -> None:
         kind, values = self.embeddings.kind, 0
@@ -113,9 +113,9 @@ class ListEmbeddingJob(ShardJob[Lists]):
                 repeated = np.flatnonzero(~own)
                 first = self.first_rows[self.rows(shard).start + repeated]
                 earlier = taken(kind, self.folder, shard_job.SHARD, first)
-                places = np.arange(len(own))
-                places[repeated] = len(own) + np.arange(len(repeated))
-                vectors = kind.joined([vectors, earlier]).take(places)
+                positions = np.arange(len(own))
+                positions[repeated] = len(own) + np.arange(len(repeated))
+                vectors = kind.joined([vectors, earlier]).take(positions)
                 self._put(shard, vectors)
             values += int(vectors.offsets[-1])
         self._write_about(passages=len(self.corpus), shard=shard_job.SHARD, values=values, **self._more_about())

@@ -1,4 +1,4 @@
-"""The vectors of a corpus that are lists of unequal length, in files of some thousand passages."""
+"""The vectors of a corpus as lists of unequal length, in files of some thousand passages."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hnm_datasets.storage.opened import Opened
 
 
 class ListEmbeddings(StoredVectors, Generic[Lists]):
-    """What `SparseEmbeddings` and `TokenEmbeddings` have in common."""
+    """Base class of `SparseEmbeddings` and `TokenEmbeddings`."""
 
     kind: ClassVar[type[Any]]
-    #: The method of a corpus that makes them.
+    #: The method of `Corpus` that creates them.
     _made_by: ClassVar[str]
 
     def __len__(self) -> int:
@@ -32,22 +32,23 @@ class ListEmbeddings(StoredVectors, Generic[Lists]):
         return found
 
     def mapped(self, rows: NDArray[np.integer]) -> Iterator[tuple[NDArray[np.int64], Lists, NDArray[np.int64]]]:
-        """Yield the mapped shards that hold passages, by row number, of shape (B,).
+        """Yield the memory-mapped shards that contain the passages with some row numbers. Shape (B,).
 
         Yields:
-            The places of some of the rows, shape (P,), the vectors of their shard, and their numbers there, shape (P,).
+            The positions in `rows` of the passages of a shard, shape (P,); the vectors of the shard; and the positions
+            of these passages in the shard, shape (P,).
         """
         return shards_of(self.kind, embeddings_folder(self.fingerprint), int(self._about["shard"]), rows)
 
     def blocks(self, rows: range | None = None) -> Iterator[Lists]:
-        """Yield all vectors, or those of some rows, in order, some thousand at a time."""
+        """Yield the vectors of all rows, or of a range of rows, in order, in blocks of some thousand rows."""
         rows, shard = range(len(self)) if rows is None else rows, int(self._about["shard"])
         for first in range(rows.start // shard * shard, rows.stop, shard):
             found = read_shard(self.kind, embeddings_folder(self.fingerprint), first // shard)
             yield found.part(max(rows.start - first, 0), min(rows.stop - first, shard))
 
     def close(self) -> None:
-        """Forget what was read, for example before another process deletes it; the next use reads it again."""
+        """Close the files, for example before another process deletes them; the next use opens them again."""
         _OPENED.forget(self.fingerprint)
 
     @property
@@ -59,8 +60,8 @@ class ListEmbeddings(StoredVectors, Generic[Lists]):
             check_complete(
                 folder,
                 f"The {type(self).__name__} {name}",
-                f"Run corpus.{method} again, which encodes what is missing or damaged. Embeddings are opened from "
-                f"the datasets cache directory: HF_DATASETS_CACHE must be the same folder in every process.",
+                f"Call corpus.{method} again to encode missing or damaged vectors. Embeddings are in the cache "
+                f"directory of datasets, so HF_DATASETS_CACHE must be the same folder in all processes.",
             )
             about: dict[str, Any] = json.loads((folder / "about.json").read_text())
             return about
@@ -68,34 +69,34 @@ class ListEmbeddings(StoredVectors, Generic[Lists]):
         return _OPENED.get(name, opened)
 
 
-#: The descriptions of vectors whose files were found right.
+#: The descriptions of vectors whose files were checked.
 _OPENED: Opened[dict[str, Any]] = Opened()
 
 
 def taken(kind: type[Lists], folder: Path, size: int, rows: NDArray[np.integer]) -> Lists:
-    """Gather the vectors of some rows from the shards that hold them; see `shards_of` for the arguments."""
-    found, places = [], [np.empty(0, dtype=np.int64)]
+    """Gather the vectors of some rows from their shards; see `shards_of` for the arguments."""
+    found, positions = [], [np.empty(0, dtype=np.int64)]
     for own, vectors, numbers in shards_of(kind, folder, size, rows):
         found.append(vectors.take(numbers))
-        places.append(own)
-    return kind.joined(found).take(np.argsort(np.concatenate(places)))
+        positions.append(own)
+    return kind.joined(found).take(np.argsort(np.concatenate(positions)))
 
 
 def shards_of(
     kind: type[Lists], folder: Path, size: int, rows: NDArray[np.integer]
 ) -> Iterator[tuple[NDArray[np.int64], Lists, NDArray[np.int64]]]:
-    """Map the shards that hold some rows, one after another; see `ListEmbeddings.mapped` for what is yielded.
+    """Memory-map the shards that contain some rows, one after another; yields as `ListEmbeddings.mapped`.
 
     Args:
         kind: The class of the vectors.
-        folder: Where the shards are.
-        size: The rows of a shard.
-        rows: Shape (B,).
+        folder: The folder of the shards.
+        size: The number of rows per shard.
+        rows: Row numbers. Shape (B,).
     """
     shards = rows // size
     order: NDArray[np.int64] = np.argsort(shards, kind="stable")
     used, starts = np.unique(shards[order], return_index=True)
     ends = np.append(starts[1:], len(rows))
     for shard, start, end in zip(used, starts, ends, strict=False):
-        places = order[start:end]
-        yield places, read_shard(kind, folder, int(shard)), np.asarray(rows[places] % size, dtype=np.int64)
+        own = order[start:end]
+        yield own, read_shard(kind, folder, int(shard)), np.asarray(rows[own] % size, dtype=np.int64)

@@ -1,6 +1,6 @@
 """Vectors that are lists of unequal length, such as the terms of a sparse vector or the token vectors of a text.
 
-On disk they are files of one shard each: the offsets of the lists, then the arrays of their values.
+On disk, each shard is one file: the offsets of the lists, then the arrays of their values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ListVectors(ABC):
     """B lists of unequal length, each with values in one or more aligned arrays.
 
     Attributes:
-        offsets: Where each list begins and ends. Shape (B + 1,).
+        offsets: The start and end of each list. Shape (B + 1,).
     """
 
     offsets: NDArray[np.int64]
@@ -34,16 +34,16 @@ class ListVectors(ABC):
     @classmethod
     @abstractmethod
     def of(cls, offsets: NDArray[np.int64], *values: NDArray[Any]) -> Self:
-        """Make lists of their offsets and values; a ValueError if these are arrays of something else."""
+        """Create lists from their offsets and values; raise a ValueError if the arrays have other types or shapes."""
 
     @classmethod
     @abstractmethod
     def empty(cls, count: int) -> Self:
-        """Return so many lists without values."""
+        """Return `count` empty lists."""
 
     @abstractmethod
     def bad(self) -> int | None:
-        """Return the first list whose values cannot be used; None: there is none."""
+        """Return the first list with invalid values; None if all are valid."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -54,7 +54,7 @@ class ListVectors(ABC):
         return np.diff(self.offsets)
 
     def take(self, which: NDArray[np.integer]) -> Self:
-        """Return some of the lists, by their numbers and in that order."""
+        """Return the lists with some numbers, in the given order."""
         lengths = self.lengths[which]
         at = first_positions(self.offsets[which], lengths)
         return self.of(offsets_of(lengths), *(values[at] for values in self.values))
@@ -66,9 +66,9 @@ class ListVectors(ABC):
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return the lists of several parts one after another."""
+        """Concatenate the lists of several parts."""
         parts = [cls.empty(0), *parts]
-        # What has no values does not know their shape.
+        # Parts without values have no known shape.
         filled = [part for part in parts if part.offsets[-1]] or parts[:1]
         check_one_width(values.shape[1:] for part in filled for values in part.values if values.ndim > 1)
         values = (np.concatenate(arrays) for arrays in zip(*(part.values for part in filled), strict=True))
@@ -76,12 +76,12 @@ class ListVectors(ABC):
 
 
 def check_one_width(widths: Iterable[tuple[int, ...]]) -> None:
-    """Raise a ValueError unless all vectors have the same number of dimensions."""
+    """Raise a ValueError if vectors differ in their number of dimensions."""
     found = sorted(set(widths))
     if len(found) > 1:
         raise ValueError(
-            f"The model gives vectors of {' and of '.join(str(width[0]) for width in found)} dimensions under the same "
-            f"fingerprint. Give the new vectors another name: fingerprint='...'."
+            f"The model returns vectors of {' and of '.join(str(width[0]) for width in found)} dimensions with the "
+            f"same fingerprint. Choose another name for the new vectors: fingerprint='...'."
         )
 
 
@@ -94,15 +94,15 @@ def shard_file(folder: Path, shard: int) -> Path:
 
 
 def read_shard(kind: type[Lists], folder: Path, shard: int) -> Lists:
-    """Map the lists of a shard.
+    """Memory-map the lists of a shard.
 
     Raises:
-        ValueError: The file holds something else.
+        ValueError: The file does not contain lists.
     """
     path = shard_file(folder, shard)
     with path.open("rb") as file:
         arrays = [map_next(file) for _ in range(1 + len(kind.empty(0).values))]
     offsets = arrays[0]
     if offsets.dtype != np.int64 or offsets.ndim != 1 or any(len(values) != offsets[-1] for values in arrays[1:]):
-        raise ValueError(f"{path} holds no lists.")
+        raise ValueError(f"{path} contains no lists.")
     return kind.of(*arrays)

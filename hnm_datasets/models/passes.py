@@ -1,7 +1,7 @@
-"""Forward passes of a transformer over batches of tokens: on a GPU one after the other, on a CPU side by side.
+"""Forward passes of a transformer over batches of tokens: one after another on a GPU, in parallel on a CPU.
 
-Several passes at once, each on a share of the cores, are faster than one on all of them: cores need not wait for each
-other within each layer, and one computes while another prepares.
+Several parallel passes, each on some of the cores, are faster than one pass on all cores: the cores do not wait for
+each other in each layer, and one pass computes while another prepares its batch.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-#: Tokens of a pass, for each core that it has: what a layer makes of more is too large for a core's caches.
+#: Tokens per pass and core: with more, the activations of a layer do not fit into the cache of a core.
 _ON_CPU = 768
-#: Tokens of a pass on a GPU, at least: it takes hardly less time for fewer.
+#: Minimum tokens per pass on a GPU: fewer take hardly less time.
 _ON_GPU = 16_384
-#: Of the tokens of a pass, one in so many may be padding: a pass over few tokens costs more than some padding.
+#: At most one in so many tokens of a pass is padding: some padding costs less than more passes with few tokens.
 _PADDING = 16
-#: Passes at once. More would wait for Python's lock.
+#: Parallel passes; more would wait for Python's global interpreter lock.
 _AT_ONCE = 4
 
 
@@ -33,10 +33,10 @@ class Tokens(NamedTuple):
     """The tokens of texts, longest first.
 
     Attributes:
-        arrays: What the model reads, by name; each of shape (B, L).
-        settings: What else it reads.
-        lengths: Tokens of each text, descending. Shape (B,).
-        left: Whether shorter texts are padded on their left.
+        arrays: The inputs of the model by name, each of shape (B, L).
+        settings: Its other inputs.
+        lengths: The number of tokens of each text, descending. Shape (B,).
+        left: Whether shorter texts are padded on the left.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -46,12 +46,12 @@ class Tokens(NamedTuple):
 
 
 class ForwardPasses:
-    """What runs a model over tokens; a context, which ends the threads that it needs.
+    """Runs a model on tokens; a context manager, which ends its threads on exit.
 
     Args:
-        model: A `SentenceTransformer` that reads tokens.
+        model: A `SentenceTransformer` that accepts tokens.
         task: `"query"` or `"document"`.
-        batch_size: Of the longest texts, how many a GPU takes at a time.
+        batch_size: The number of the longest texts per pass on a GPU; batches of shorter texts are larger.
     """
 
     def __init__(self, model: Any, task: str, batch_size: int) -> None:
@@ -59,7 +59,7 @@ class ForwardPasses:
 
         self.model, self.task, self.batch_size = model, task, batch_size
         self.cores = torch.get_num_threads()
-        # A pass has so many of the cores.
+        # The number of cores per pass.
         self._share = max(1, self.cores // _AT_ONCE)
         self._own = threading.local()
         self._threads: ThreadPoolExecutor | None = None
@@ -76,7 +76,7 @@ class ForwardPasses:
             import torch
 
             self._threads.shutdown(cancel_futures=True)
-            # What a thread sets for itself is what later threads begin with.
+            # The last setting of a thread becomes the default of later threads, so restore it.
             torch.set_num_threads(self.cores)
 
     def _begin_thread(self) -> None:
@@ -86,7 +86,7 @@ class ForwardPasses:
         self._own.model = _copied(self.model, {})
 
     def embeddings(self, tokens: Tokens) -> torch.Tensor:
-        """Return what the model makes of each text, on its device. Shape (B, D)."""
+        """Return the embedding of each text, on the device of the model. Shape (B, D)."""
         import torch
 
         device, width = self.model.device, int(next(iter(tokens.arrays.values())).shape[1])
@@ -107,7 +107,7 @@ class ForwardPasses:
         lengths, total = tokens.lengths, int(tokens.lengths.sum())
         at_once, budget = self.cores // self._share, _ON_CPU * self._share
         if self._threads is not None and total >= at_once * budget:
-            # All threads end at about the same time.
+            # Choose the batches so that all threads end at about the same time.
             ends = batch_ends(lengths, at_once * -(-total // (at_once * budget)), budget // _PADDING)
             return list(self._threads.map(lambda *ends: run(self._own.model, *ends), [0, *ends], ends))
         if self.model.device.type == "cpu":
@@ -119,15 +119,15 @@ class ForwardPasses:
 
 
 def batch_ends(lengths: NDArray[np.int64], count: int, padding: int) -> list[int]:
-    """Cut sorted texts into batches of equally many tokens, and further where texts are of too different lengths.
+    """Split sorted texts into batches with the same number of tokens; split further if their lengths differ too much.
 
     Args:
-        lengths: Tokens of each text, descending. Shape (B,).
-        count: How many batches.
-        padding: The most tokens of padding in a batch.
+        lengths: The number of tokens of each text, descending. Shape (B,).
+        count: The number of batches before further splits.
+        padding: The maximum number of padding tokens in a batch.
 
     Returns:
-        Where each batch ends.
+        The end of each batch.
 
     Example:
         >>> batch_ends(np.array([40, 39, 8, 8, 8, 8, 8]), 1, 10)
@@ -146,7 +146,7 @@ def batch_ends(lengths: NDArray[np.int64], count: int, padding: int) -> list[int
 
 
 def _can_be_copied(model: Any) -> bool:
-    """Tell whether copies can run in threads of their own: no compiled code, and no autocast, which threads lack."""
+    """Return whether copies can run in threads: not if the model is compiled, or under autocast (set per thread)."""
     import torch
 
     return not torch.is_autocast_enabled("cpu") and all(
@@ -155,7 +155,7 @@ def _can_be_copied(model: Any) -> bool:
 
 
 def _copied(module: Any, copies: dict[int, Any]) -> Any:
-    """Copy a module without its weights: what a pass keeps in it, such as a table of positions, is each copy's own."""
+    """Copy a module but share its weights, so that each copy has its own state, such as a table of positions."""
     if id(module) not in copies:
         twin = copies[id(module)] = copy.copy(module)
         twin._buffers = module._buffers.copy()

@@ -1,4 +1,4 @@
-"""The encoder of the queries that belongs to the embeddings of the passages."""
+"""The encoder of the queries that matches the embeddings of the passages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hnm_datasets.models.token_encoders import TokenEncoder
 def query_encoder(
     model: LoadedModel, documents: StoredVectors | TextEncoder, prompt: str | None, batch_size: int
 ) -> TextEncoder:
-    """Make the encoder of queries whose vectors are compared with the vectors of passages."""
+    """Create the encoder of queries that matches the encoder or the embeddings of the passages."""
     if isinstance(documents, (SparseEmbeddings, SparseTextEncoder)):
         return SparseTextEncoder(
             model,
@@ -36,12 +36,12 @@ def query_encoder(
 
 
 def check_same_model(step: str, encoder: TextEncoder, embeddings: StoredVectors) -> None:
-    """Raise a ValueError unless queries and passages are encoded by the same weights."""
+    """Raise a ValueError if queries and passages are not encoded with the same weights."""
     if encoder.model_fingerprint != embeddings.model_fingerprint:
         kinds = {SparseEmbeddings: ("embed_sparse", "SparseEncoder"), TokenEmbeddings: ("embed_tokens", None)}
         method, kind = kinds.get(type(embeddings), ("embed", "SentenceTransformer"))
-        both = f" (Two models, one for queries and one for passages, go into one {kind} with a Router module.)"
+        both = f" (To use one model for queries and another for passages, combine them in a {kind} with a Router.)"
         raise ValueError(
-            f"{step}: the embeddings are of another model, or of this one with other weights. Encode the corpus again "
-            f"with corpus.{method}(model).{both if kind else ''}"
+            f"{step}: the embeddings were computed with another model, or with other weights of this model. Encode "
+            f"the corpus again with corpus.{method}(model).{both if kind else ''}"
         )

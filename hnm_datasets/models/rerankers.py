@@ -1,6 +1,6 @@
-"""Models that read a query and a passage together, as functions from pairs to scores.
+"""Rerankers: models that score (query, passage) pairs.
 
-The scores are kept on disk by pair, so that no pair is scored twice: a cross-encoder costs some milliseconds a pair.
+The scores are cached on disk by pair, so that no pair is scored twice: a cross-encoder takes milliseconds per pair.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from hnm_datasets.storage.results import Results
 
 _ACTIVATIONS = ("model", "sigmoid", "none")
 _DTYPES = ("bfloat16", "float16")
-#: Batches that are scored before their scores are written to disk: what a kill costs at most.
+#: Batches to score before their scores are written to disk; an interrupted run loses no more than these.
 _GROUP = 32
 
 
 class Reranker(ModelHandle):
-    """A model that scores (query, passage) pairs, named by everything that determines its scores.
+    """A model that scores (query, passage) pairs, with a fingerprint of everything that determines its scores.
 
     Args:
-        model: A `CrossEncoder`; its path or Hub id; or a function from a list of pairs to as many scores.
+        model: A `CrossEncoder`; its path or Hub id; or a function from a list of pairs to a list of scores.
         batch_size: Pairs per forward pass.
-        activation: `"model"`: scores as the model gives them, which is a sigmoid for most rerankers and the raw logit
-            for some; `"sigmoid"`: from 0 to 1; `"none"`: the raw logit. For a function only `"model"`.
-        dtype: Compute in `"bfloat16"` or `"float16"`, by torch's autocast; None: as the weights are.
-        fingerprint: For a function: a name that changes whenever its scores do.
+        activation: `"model"`: the activation of the model, a sigmoid for most rerankers and none for some;
+            `"sigmoid"`: scores from 0 to 1; `"none"`: raw logits. For a function only `"model"`.
+        dtype: Compute in `"bfloat16"` or `"float16"` with torch's autocast; None: the precision of the weights.
+        fingerprint: For a function: a name that changes whenever its scores change.
 
     Attributes:
-        fingerprint: 32 hexadecimal digits of the model, the activation and the precision.
+        fingerprint: 32 hexadecimal digits that depend on the model, the activation and the precision.
 
     Raises:
-        TypeError: `model` is something else.
+        TypeError: `model` is not a model, a path or a function.
         ValueError: An option is out of range, a function comes without `fingerprint=`, or a model has several outputs.
 
     Example:
@@ -70,12 +70,12 @@ class Reranker(ModelHandle):
         self.activation = checks.one_of("Reranker", "activation", activation, _ACTIVATIONS)
         self.dtype = None if dtype is None else checks.one_of("Reranker", "dtype", dtype, _DTYPES)
         if own.is_function and (activation != "model" or dtype is not None):
-            raise ValueError("Reranker: activation and dtype are of models; a function gives its scores as they are.")
+            raise ValueError("Reranker: activation and dtype apply only to models. Remove them to use a function.")
         self.fingerprint = _fingerprint_of(self)
         if not own.is_function and own.model.num_labels != 1:
             raise ValueError(
-                f"The cross-encoder has {own.model.num_labels} outputs per pair, and a teacher must have one. Pass a "
-                f"function that makes one score of them: lambda pairs: model.predict(pairs)[:, 1], fingerprint='...'."
+                f"The cross-encoder has {own.model.num_labels} outputs per pair, but a teacher must have one. Pass a "
+                f"function that returns one score: lambda pairs: model.predict(pairs)[:, 1], fingerprint='...'."
             )
 
     def __repr__(self) -> str:
@@ -90,18 +90,18 @@ class Reranker(ModelHandle):
     def scores(
         self, queries: Sequence[str], passages: pa.Array, lists: Ragged[NDArray[np.int64]]
     ) -> NDArray[np.float32]:
-        """Score the passages of each query, each distinct pair once, longest first in full batches.
+        """Score the passages of each query; each distinct pair once, the longest pairs first.
 
         Args:
             queries: B texts.
             passages: P texts.
-            lists: For each query the places of its passages in `passages`, C in all.
+            lists: For each query, the positions of its passages in `passages`, C in total.
 
         Returns:
             Shape (C,), aligned with `lists.values`.
 
         Raises:
-            RuntimeError: The model was changed since, or cannot be used in this process.
+            RuntimeError: The model has changed since, or cannot be used in this process.
             ValueError: A score is NaN or infinite; the message shows the pair.
         """
         self.check_unchanged()
@@ -111,13 +111,13 @@ class Reranker(ModelHandle):
         scores = found[:, 0] if known.any() else np.empty(len(distinct), dtype=np.float32)
         missing = np.flatnonzero(~known)
         if len(missing):
-            owners, places = lists.owners[first[missing]], lists.values[first[missing]]
-            order = np.argsort(-self._lengths(queries, passages, owners, places), kind="stable")
+            owners, positions = lists.owners[first[missing]], lists.values[first[missing]]
+            order = np.argsort(-self._lengths(queries, passages, owners, positions), kind="stable")
             size = _GROUP * self.batch_size
             with tqdm(total=len(missing), desc="Scoring pairs", unit=" pairs", leave=False) as bar:
                 for start in range(0, len(order), size):
                     part = order[start : start + size]
-                    texts = passages.take(pa.array(places[part])).to_pylist()
+                    texts = passages.take(pa.array(positions[part])).to_pylist()
                     pairs = [(queries[owner], text) for owner, text in zip(owners[part], texts, strict=True)]
                     fresh = self._predict(pairs)
                     results.add(distinct[missing[part]], fresh[:, None])
@@ -128,12 +128,12 @@ class Reranker(ModelHandle):
     def missing(
         self, queries: Sequence[str], passages: pa.Array, lists: Ragged[NDArray[np.int64]]
     ) -> NDArray[np.int64]:
-        """Return where the distinct pairs whose scores are not kept yet first come in `lists.values`. Shape (M,).
+        """Return the first positions in `lists.values` of the distinct pairs without a cached score. Shape (M,).
 
         Args:
-            queries: As for `scores`, as are the others.
+            queries: B texts.
             passages: P texts.
-            lists: For each query the places of its passages.
+            lists: For each query, the positions of its passages in `passages`.
         """
         distinct, first, _ = _distinct_pairs(queries, passages, lists)
         return first[~self._results().find(distinct)[0]]
@@ -143,16 +143,16 @@ class Reranker(ModelHandle):
         queries: Sequence[str],
         passages: pa.Array,
         owners: NDArray[np.int64],
-        places: NDArray[np.int64],
+        positions: NDArray[np.int64],
     ) -> NDArray[np.int64]:
-        """Return how long each pair is for the model. Shape (M,)."""
+        """Return the number of tokens of each pair. Shape (M,)."""
         lengths = []
-        for texts, used in ((queries, owners), (passages, places)):
-            asked, back = np.unique(used, return_inverse=True)
+        for texts, used in ((queries, owners), (passages, positions)):
+            needed, back = np.unique(used, return_inverse=True)
             if isinstance(texts, pa.Array):
-                distinct = texts.take(pa.array(asked)).to_pylist()
+                distinct = texts.take(pa.array(needed)).to_pylist()
             else:
-                distinct = [texts[place] for place in asked]
+                distinct = [texts[position] for position in needed]
             lengths.append(token_counts(self.loaded, distinct)[back])
         return lengths[0] + lengths[1]
 
@@ -161,7 +161,7 @@ class Reranker(ModelHandle):
         if loaded.is_function:
             found: Any = loaded.model(pairs)
         else:
-            # A batch at a time, since `predict` sorts what it is given by characters.
+            # One batch per call, because `predict` would sort the pairs by characters.
             starts = range(0, len(pairs), self.batch_size)
             with loaded.in_use() as model, self._precision(loaded):
                 parts = [self._predict_batch(model, pairs[start : start + self.batch_size]) for start in starts]
@@ -170,13 +170,13 @@ class Reranker(ModelHandle):
         if scores.shape != (len(pairs),):
             raise ValueError(
                 f"The model must return one score for each of {len(pairs)} pairs, got an array of shape "
-                f"{scores.shape}. Of several outputs choose one, as lambda pairs: model.predict(pairs)[:, 1] does."
+                f"{scores.shape}. Choose one of several outputs, for example lambda pairs: model.predict(pairs)[:, 1]."
             )
         if not np.isfinite(scores).all():
             query, passage = pairs[int(np.flatnonzero(~np.isfinite(scores))[0])]
             raise ValueError(
                 f"The model's score is NaN or infinite for the query {query[:80]!r} and the passage {passage[:80]!r}. "
-                f"NaN often comes from float16 weights that overflow."
+                f"Overflow in float16 weights often causes NaN; load the model in float32."
             )
         return scores
 
@@ -210,7 +210,7 @@ def _fingerprint_of(reranker: Reranker) -> str:
 def _distinct_pairs(
     queries: Sequence[str], passages: pa.Array, lists: Ragged[NDArray[np.int64]]
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the keys of the distinct pairs, where each first comes, and the number of each pair among them."""
+    """Return the keys of the distinct pairs, the first position of each, and each pair's position among them."""
     digests = digest_strings(passages.to_pylist())
     keys = _pair_keys(digest_strings(queries)[lists.owners], digests[lists.values])
     first, numbers = distinct_digests(keys)
@@ -218,8 +218,8 @@ def _distinct_pairs(
 
 
 def _pair_keys(queries: NDArray[np.uint64], passages: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Make one 128-bit digest of two. Shapes (C, 2) and (C, 2) → (C, 2)."""
-    # Swapping query and passage must change the key, so one side is turned before the halves are mixed.
+    """Combine two 128-bit digests into one. Shapes (C, 2) and (C, 2) → (C, 2)."""
+    # Rotate the bits of one side first, because swapping query and passage must change the key.
     mixed = (queries << np.uint64(17) | queries >> np.uint64(47)) * np.uint64(0x9E3779B97F4A7C15) ^ passages
     mixed = (mixed ^ mixed >> np.uint64(32)) * np.uint64(0xD6E8FEB86659FD93)
     return mixed ^ mixed >> np.uint64(29)

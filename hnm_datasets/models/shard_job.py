@@ -1,8 +1,8 @@
-"""The embedding of a corpus: encoded once, a shard at a time, by any number of processes.
+"""Embedding a corpus once, shard by shard, in any number of processes.
 
-A shard is a range of rows. It is final once its marker is there, which is written after its bytes have reached the disk
-and holds their hash: an interrupted run resumes, and a shard whose bytes were lost or cut short is encoded again.
-Processes that embed the same corpus at once, such as the ranks of `accelerate launch`, share the shards.
+A shard is a range of rows. It is finished when its marker file exists. The marker is written after the vectors have
+reached the disk, and contains their hash. An interrupted run therefore resumes, and lost or truncated shards are
+encoded again. Processes that embed the same corpus at the same time, as under `accelerate launch`, share the shards.
 """
 
 from __future__ import annotations
@@ -32,42 +32,42 @@ from hnm_datasets.storage.writing import writing, written_aside
 
 logger = logging.getLogger(__name__)
 
-#: The most that an interrupted run loses: two minutes for a slow model on a CPU.
+#: Passages per shard; an interrupted run loses at most one, or two minutes with a slow model on a CPU.
 SHARD = 4096
 
-#: What is encoded of a shard.
+#: The vectors of a shard.
 Vectors = TypeVar("Vectors")
 
 
 class Passages(Protocol):
-    """What is embedded: `Corpus` is one."""
+    """The passages to embed; `Corpus` implements this protocol."""
 
     @property
     def fingerprint(self) -> str:
-        """A name that depends on all texts."""
+        """The fingerprint of all texts."""
 
     @property
     def text_codes(self) -> NDArray[np.int64]:
-        """The first row whose text is the same but for Unicode form, case and white space. Shape (N,)."""
+        """The first row with the same text, ignoring Unicode form, case and white space. Shape (N,)."""
 
     def __len__(self) -> int: ...
 
     def ids(self, rows: NDArray[np.integer]) -> pa.Array:
-        """Return the ids of passages by row number."""
+        """Return the ids of the passages in some rows."""
 
     def texts(self, rows: NDArray[np.integer]) -> pa.Array:
-        """Return the texts of passages by row number."""
+        """Return the texts of the passages in some rows."""
 
 
 class ShardJob(ABC, Generic[Vectors]):
-    """The embedding of one corpus, whole or in part; subclasses say how a shard is encoded and kept.
+    """Embeds one corpus, or part of it; subclasses define how a shard is encoded and stored.
 
     Attributes:
         corpus: The passages.
         encoder: The model.
         name: The fingerprint of the embeddings.
-        folder: Where they are made.
-        shards: How many shards there are.
+        folder: The folder of the embeddings.
+        shards: The number of shards.
     """
 
     def __init__(self, corpus: Passages, encoder: TextEncoder, name: str) -> None:
@@ -78,7 +78,7 @@ class ShardJob(ABC, Generic[Vectors]):
     @property
     @abstractmethod
     def embeddings(self) -> StoredVectors:
-        """The vectors, which need not be made yet."""
+        """The embeddings; their vectors may not be computed yet."""
 
     @abstractmethod
     def _encoded(self, shard: int, pool: Any, bar: Any) -> Vectors:
@@ -86,11 +86,11 @@ class ShardJob(ABC, Generic[Vectors]):
 
     @abstractmethod
     def _put(self, shard: int, vectors: Vectors) -> None:
-        """Bring a shard's bytes to the disk."""
+        """Write the vectors of a shard to disk."""
 
     @abstractmethod
     def _stored(self, shard: int) -> Vectors:
-        """Read a shard's bytes; an OSError or ValueError if they are not there or not those of this job."""
+        """Read the vectors of a shard; raise an OSError or ValueError if they are missing or not from this job."""
 
     @abstractmethod
     def _digest(self, vectors: Vectors, own: NDArray[np.bool_]) -> str:
@@ -98,25 +98,25 @@ class ShardJob(ABC, Generic[Vectors]):
 
     @abstractmethod
     def _mend(self) -> None:
-        """Make the files of a run that was interrupted, or of a damaged folder, fit to be written to."""
+        """Repair the files of an interrupted run or a damaged folder, so that shards can be written."""
 
     @abstractmethod
     def _finish(self) -> None:
-        """Fill in the passages that repeat one of an earlier shard, and declare the whole finished."""
+        """Fill in passages that repeat one of an earlier shard, and mark the embeddings as finished."""
 
     @functools.cached_property
     def first_rows(self) -> NDArray[np.int64]:
-        """For each passage the first one with the same text, which alone is encoded. Shape (N,)."""
+        """The first row with exactly the same text, for each passage; only this row is encoded. Shape (N,)."""
         return _first_rows(self.corpus)
 
     def ensure(self, devices: Sequence[str] | None = None) -> None:
-        """Encode everything that is missing, unless all is there."""
+        """Encode all missing passages."""
         if not is_complete(self.folder):
             with clocked("encode"):
                 self.run(devices)
 
     def run(self, devices: Sequence[str] | None) -> None:
-        """Encode the shards that are missing, together with whoever else does."""
+        """Encode the missing shards, together with other processes that do the same."""
         if not self.begin():
             return
         pending = self.missing()
@@ -128,7 +128,7 @@ class ShardJob(ABC, Generic[Vectors]):
             while pending:
                 left = [shard for shard in pending if not self.take(shard, pool, bar)]
                 if len(left) == len(pending):
-                    # All that is left is in other hands.
+                    # Other processes are encoding all remaining shards.
                     time.sleep(0.1)
                 pending = left
         self.end()
@@ -136,12 +136,12 @@ class ShardJob(ABC, Generic[Vectors]):
     def _explain_interrupt(self) -> str:
         kept = sum(len(self.rows(shard)) for shard in range(self.shards) if self._marker(shard).exists())
         return (
-            f"Embedding was interrupted. The vectors of {kept:,} of {len(self.corpus):,} passages are kept in the "
+            f"Embedding was interrupted. The vectors of {kept:,} of {len(self.corpus):,} passages are stored in the "
             f"cache directory. Repeat the call to resume."
         )
 
     def begin(self) -> bool:
-        """Make the folder ready; tell whether anything is to be done."""
+        """Prepare the folder; return whether there is anything to encode."""
         self.embeddings.close()
         with writing(self.folder):
             (self.folder / "shards").mkdir(parents=True, exist_ok=True)
@@ -150,8 +150,8 @@ class ShardJob(ABC, Generic[Vectors]):
                 if found is None:
                     return False
                 if is_finished(self.folder):
-                    logger.warning("%s is damaged (%s). Its damaged shards are encoded again.", self.folder, found)
-                # Until all shards have been looked at, it counts as unfinished.
+                    logger.warning("%s is damaged (%s). Encoding its damaged shards again.", self.folder, found)
+                # It counts as unfinished until all shards are checked.
                 unfinish(self.folder)
                 self._mend()
         return True
@@ -161,12 +161,12 @@ class ShardJob(ABC, Generic[Vectors]):
         return [shard for shard in range(self.shards) if not self.is_done(shard)]
 
     def progress(self, pending: Sequence[int]) -> Any:
-        """Return the bar that counts passages when only some shards are to be encoded."""
+        """Return a progress bar of passages, for encoding the pending shards."""
         done = len(self.corpus) - sum(len(self.rows(shard)) for shard in pending)
         return tqdm(total=len(self.corpus), initial=done, desc="Embedding passages", unit=" passages")
 
     def take(self, shard: int, pool: Any = None, bar: Any = None) -> bool:
-        """Encode a shard unless another process is at it; tell whether it is done."""
+        """Encode a shard unless another process is doing so; return whether it is finished."""
         bar = tqdm(disable=True) if bar is None else bar
         try:
             with writing(self.folder), FileLock(self._marker(shard).with_suffix(".lock")).acquire(timeout=0):
@@ -176,11 +176,11 @@ class ShardJob(ABC, Generic[Vectors]):
                     self._write(shard, self._encoded(shard, pool, bar))
                 return True
         except Timeout:
-            # A process that was killed holds nothing: the system lets go of its locks.
+            # Another process is encoding it. The system releases the locks of a killed process.
             return False
 
     def end(self) -> None:
-        """Declare the whole finished, unless somebody else has."""
+        """Mark the embeddings as finished, unless another process has already done so."""
         with writing(self.folder), FileLock(self.folder / "finish.lock"):
             if not is_complete(self.folder):
                 self._finish()
@@ -188,27 +188,27 @@ class ShardJob(ABC, Generic[Vectors]):
     # ---- one shard -----------------------------------------------------------------------------------------------
 
     def rows(self, shard: int) -> range:
-        """Return the rows of the corpus that a shard holds."""
+        """Return the rows of the corpus in a shard."""
         return range(shard * SHARD, min((shard + 1) * SHARD, len(self.corpus)))
 
     def _marker(self, shard: int) -> Path:
         return self.folder / "shards" / f"{shard:06d}.done"
 
     def _own(self, shard: int) -> NDArray[np.bool_]:
-        """Tell which rows of a shard it can fill itself; the others repeat a passage of an earlier shard."""
+        """Mark the rows of a shard that do not repeat a passage of an earlier shard."""
         rows = self.rows(shard)
         return np.asarray(self.first_rows[rows.start : rows.stop] >= rows.start)
 
     def is_done(self, shard: int) -> bool:
-        """Tell whether a shard was finished and its bytes are still what they were."""
+        """Return whether a shard is finished and its vectors are unchanged."""
         try:
             return self._marker(shard).read_text() == self._digest(self._stored(shard), self._own(shard))
         except (OSError, ValueError):
-            # No marker or no file, or one that was cut short or damaged.
+            # The marker or the file is missing, truncated or damaged.
             return False
 
     def _write(self, shard: int, vectors: Vectors) -> None:
-        """Bring a shard's bytes to disk, and only then its marker."""
+        """Write the vectors of a shard to disk, then its marker."""
         marker = self._marker(shard)
         marker.unlink(missing_ok=True)
         self._put(shard, vectors)
@@ -216,7 +216,7 @@ class ShardJob(ABC, Generic[Vectors]):
             aside.write_text(self._digest(vectors, self._own(shard)))
 
     def _write_about(self, **more: Any) -> None:
-        """Note beside the vectors what they are of."""
+        """Write the description of the vectors."""
         about = {
             "corpus": self.corpus.fingerprint,
             "model": self.encoder.model_fingerprint,
@@ -232,7 +232,7 @@ def _first_rows(corpus: Passages) -> NDArray[np.int64]:
     """Return the first row with exactly the same text. Shape (N,)."""
     codes = corpus.text_codes
     first = np.arange(len(codes))
-    # Texts that are the same to the letter are among those that are the same but for case and white space.
+    # Only texts with the same normalized form can be exactly the same.
     members = np.flatnonzero(np.isin(codes, codes[codes != first]))
     if len(members):
         digests = digest_strings(corpus.texts(members).to_pylist())

@@ -1,4 +1,4 @@
-"""The embedding of a corpus by a sparse model: a file of terms and weights for each shard."""
+"""Embedding a corpus with a sparse model: one file of terms and weights per shard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hnm_datasets.models.sparse_encoders import SparseTextEncoder
 from hnm_datasets.models.sparse_vectors import SparseVectors
 from hnm_datasets.storage.digests import fingerprint
 
-#: Goes into the fingerprint; raise it when the files change.
+#: Part of the fingerprint; increase it when the file format changes.
 _FORMAT = 1
 
 
@@ -28,7 +28,7 @@ def embed_passages_sparse(
     devices: Sequence[str] | None = None,
     fingerprint: str | None = None,
 ) -> SparseEmbeddings:
-    """Encode what is not yet encoded; see `Corpus.embed_sparse`."""
+    """Encode the passages that are not yet encoded; see `Corpus.embed_sparse`."""
     encoder = SparseTextEncoder(
         model,
         "document",
@@ -43,7 +43,7 @@ def embed_passages_sparse(
 
 
 class SparseEmbeddingJob(ListEmbeddingJob[SparseVectors]):
-    """The embedding of one corpus by sparse vectors, whole or in part; see `ShardJob`."""
+    """Embeds one corpus, or part of it, as sparse vectors; see `ShardJob`."""
 
     encoder: SparseTextEncoder
 
@@ -61,7 +61,7 @@ class SparseEmbeddingJob(ListEmbeddingJob[SparseVectors]):
 
     @property
     def embeddings(self) -> SparseEmbeddings:
-        """The vectors, which need not be made yet."""
+        """The embeddings; their vectors may not be computed yet."""
         return SparseEmbeddings(self.name)
 
     @property
@@ -71,8 +71,7 @@ class SparseEmbeddingJob(ListEmbeddingJob[SparseVectors]):
     def _fault(self, vectors: SparseVectors, bad: int) -> tuple[str, str]:
         return (
             "a NaN, infinite or huge weight",
-            "Filter such passages out of the corpus, or check the model: NaN often comes from float16 weights that "
-            "overflow.",
+            "Remove such passages from the corpus, or check the model: overflow in float16 weights often causes NaN.",
         )
 
     def _more_about(self) -> dict[str, Any]:

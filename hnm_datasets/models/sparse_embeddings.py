@@ -9,10 +9,10 @@ from hnm_datasets.models.sparse_vectors import SparseVectors
 
 
 class SparseEmbeddings(ListEmbeddings[SparseVectors]):
-    """The terms and weights of the passages of a corpus under a sparse model. Make them with `Corpus.embed_sparse`.
+    """The sparse vectors of a corpus: the terms and weights of each passage. Create them with `Corpus.embed_sparse`.
 
-    They are in files of some thousand passages, which are mapped while they are read. They pickle to their fingerprint
-    alone and are opened from the cache directory where they are used.
+    They are stored in files of some thousand passages, which are memory-mapped for reading. They pickle to their
+    fingerprint; other processes open them from the cache directory.
 
     Attributes:
         fingerprint: 32 hexadecimal digits that depend on the corpus, the model, the prompt and the options.
@@ -34,7 +34,7 @@ class SparseEmbeddings(ListEmbeddings[SparseVectors]):
 
     def __repr__(self) -> str:
         if not self.are_made:
-            return f"SparseEmbeddings(fingerprint={self.fingerprint!r}, not made yet)"
+            return f"SparseEmbeddings(fingerprint={self.fingerprint!r}, not computed yet)"
         return (
             f"SparseEmbeddings({len(self)} vectors of {self._about['values'] / len(self):.1f} weights on average, "
             f"{self.similarity}, fingerprint={self.fingerprint!r})"
@@ -42,6 +42,6 @@ class SparseEmbeddings(ListEmbeddings[SparseVectors]):
 
     @property
     def max_active_dims(self) -> int | None:
-        """The number of weights that each passage has at most; None: as many as the model gave."""
+        """The maximum number of weights per passage; None: no limit beyond the model's."""
         found: int | None = self._about["max_active_dims"]
         return found

@@ -1,6 +1,6 @@
-"""Sparse models as functions from texts to terms and weights, named by what determines them.
+"""Sparse encoders: sparse models with a fingerprint of everything that determines their vectors.
 
-The vectors of queries, and of single passages, are kept on disk by text, so that no text is encoded twice.
+The vectors of queries and of single passages are cached on disk by text, so that no text is encoded twice.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from hnm_datasets.storage.digests import digest_strings, distinct_digests, finge
 from hnm_datasets.storage.list_results import ListResults
 from hnm_datasets.storage.opened import Opened
 
-#: How sparse vectors are compared.
+#: The similarities of sparse vectors.
 _SIMILARITIES = ("dot", "cosine")
 
 
 class SparseTextEncoder(TextEncoder):
-    """A model that gives the terms of queries or documents weights, named by everything that determines them.
+    """A sparse model for queries or documents, with a fingerprint of everything that determines its vectors.
 
     Args:
-        model: A `SparseEncoder`; its path or Hub id, which is loaded here, and again in each spawned worker; or a
-            function from a list of texts to a sparse matrix of shape (B, V).
-        task: `"query"` or `"document"`: which of the model's prompts, and of its routes, is used.
-        prompt: The text before each text; None: the model's own prompt for the task, if it has one.
-        max_active_dims: Keep this many of the largest weights of a text; None: as many as the model keeps.
+        model: A `SparseEncoder`; its path or Hub id, which is loaded here and in each spawned worker; or a function
+            from a list of texts to a sparse matrix of shape (B, V).
+        task: `"query"` or `"document"`: selects the model's prompt and route.
+        prompt: The prompt before each text; None: the model's own prompt for the task, if it has one.
+        max_active_dims: The number of largest weights to keep per text; None: the model's own limit, if it has one.
         batch_size: Texts per forward pass.
-        fingerprint: For a function: a name that changes whenever its answers do.
+        fingerprint: For a function: a name that changes whenever its vectors change.
 
     Raises:
-        TypeError: `model` is something else.
+        TypeError: `model` is not a model, a path or a function.
         ValueError: An option is out of range, a function comes without `fingerprint=`, or the model's similarity is
             neither the dot product nor the cosine.
 
@@ -69,8 +69,8 @@ class SparseTextEncoder(TextEncoder):
         self.similarity = "dot" if own.is_function else str(own.model.similarity_fn_name)
         if self.similarity not in _SIMILARITIES:
             raise ValueError(
-                f"The model compares vectors by the similarity {self.similarity!r}, and an inverted index by the dot "
-                f"product or the cosine. If the model was trained for one of them, set it: "
+                f"The model uses the similarity {self.similarity!r}, but an inverted index supports only the dot "
+                f"product and the cosine. If the model was trained for one of them, set it: "
                 f"model.similarity_fn_name = 'dot'."
             )
         # The cosine is the dot product of vectors of length 1.
@@ -83,14 +83,14 @@ class SparseTextEncoder(TextEncoder):
         self.fingerprint = _fingerprint_of(self)
 
     def vectors(self, texts: Sequence[str]) -> SparseVectors:
-        """Encode texts, each distinct one once, and keep the vectors on disk for the next time.
+        """Encode texts, each distinct text once, and cache the vectors on disk.
 
         Args:
             texts: B texts.
 
         Raises:
-            RuntimeError: The model was changed since, or cannot be used in this process.
-            ValueError: A weight is NaN, infinite or beyond all measure; the message shows the text.
+            RuntimeError: The model has changed since, or cannot be used in this process.
+            ValueError: A weight is NaN, infinite or huge; the message shows the text.
         """
         digests = digest_strings(texts)
         first, back = distinct_digests(digests)
@@ -103,40 +103,40 @@ class SparseTextEncoder(TextEncoder):
             return vectors.take(back)
         missing = np.flatnonzero(~known)
         with clocked("encode"):
-            fresh = self.encode([texts[place] for place in first[missing]])
+            fresh = self.encode([texts[position] for position in first[missing]])
         if (bad := fresh.bad()) is not None:
             raise ValueError(
-                f"The model gives a NaN, infinite or huge weight for the text {shortened(texts[first[missing[bad]]])}. "
-                f"Filter such texts out, or check the model: NaN often comes from float16 weights on data that "
-                f"overflow them."
+                f"The model returns a NaN, infinite or huge weight for the text "
+                f"{shortened(texts[first[missing[bad]]])}. Remove such texts, or check the model: overflow in float16 "
+                f"weights often causes NaN."
             )
         results.add(digests[missing], Ragged(fresh.offsets, fresh.entries()))
-        places = np.arange(len(known))
-        places[missing] = len(known) + np.arange(len(missing))
-        return SparseVectors.joined([vectors, fresh]).take(places[back])
+        positions = np.arange(len(known))
+        positions[missing] = len(known) + np.arange(len(missing))
+        return SparseVectors.joined([vectors, fresh]).take(positions[back])
 
     def encode(self, texts: Sequence[str]) -> SparseVectors:
-        """Encode texts as they are, without the store."""
+        """Encode texts without the cache."""
         parts = list(self.parts(texts))
-        places = np.concatenate([np.empty(0, dtype=np.int64), *(places for places, _ in parts)])
-        return SparseVectors.joined([vectors for _, vectors in parts]).take(np.argsort(places))
+        positions = np.concatenate([np.empty(0, dtype=np.int64), *(own for own, _ in parts)])
+        return SparseVectors.joined([vectors for _, vectors in parts]).take(np.argsort(positions))
 
     def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], SparseVectors]]:
-        """Encode texts a part at a time, long ones first, so that progress is seen and batches are of like lengths.
+        """Encode texts in parts, longest first, so that progress is visible and lengths in a batch are similar.
 
         Args:
             texts: B texts.
             pool: Worker processes of the model, see `pool`.
 
         Yields:
-            Places of texts, of shape (P,), and their vectors.
+            The positions of texts, of shape (P,), and their vectors.
         """
         loaded = self.loaded
         by_tokens = self._reads_tokens(loaded, pool)
         size = max(GROUP, self.batch_size) if by_tokens else 16 * self.batch_size
-        places = long_first(texts, len(texts) if pool is not None else size)
-        groups = [[texts[place] for place in part] for part in places]
-        for part, vectors in zip(places, self._encoded(loaded, groups, by_tokens, pool), strict=True):
+        parts = long_first(texts, len(texts) if pool is not None else size)
+        groups = [[texts[position] for position in part] for part in parts]
+        for part, vectors in zip(parts, self._encoded(loaded, groups, by_tokens, pool), strict=True):
             if len(vectors) != len(part):
                 raise ValueError(
                     f"The function must return a matrix of shape ({len(part)}, V) for {len(part)} texts, got "
@@ -149,7 +149,7 @@ class SparseTextEncoder(TextEncoder):
     def _encoded(
         self, loaded: LoadedModel, groups: list[list[str]], by_tokens: bool, pool: Any
     ) -> Iterator[SparseVectors]:
-        """Yield what the model makes of each group."""
+        """Yield the vectors of each group."""
         if loaded.is_function:
             for group in groups:
                 yield sparse_vectors(loaded.model([self.prompt + text for text in group]))
@@ -165,7 +165,7 @@ class SparseTextEncoder(TextEncoder):
                     group,
                     **options,
                     max_active_dims=self.max_active_dims,
-                    # Rows of a sparse tensor are slow to put together again; those of a whole shard are too large.
+                    # Dense, because concatenating sparse rows is slow; sparse for a pool, which returns a whole shard.
                     convert_to_sparse_tensor=pool is not None,
                     pool=pool,
                 )
@@ -190,12 +190,12 @@ class SparseTextEncoder(TextEncoder):
             elif pool is None:
                 yield from map(sparse_vectors, map(encode, groups))
             else:
-                # Torch warns of sparse tensors from other processes unless it is told whether to check them.
+                # Torch warns about sparse tensors from other processes unless this setting is explicit.
                 with torch.sparse.check_sparse_tensor_invariants(enable=True):  # type: ignore[no-untyped-call]
                     yield from map(sparse_vectors, map(encode, groups))
 
     def discard(self) -> None:
-        """Delete the vectors that are kept on disk, because nobody will ask for them again."""
+        """Delete the cached vectors, because they will not be used again."""
         _RESULTS.forget(self.fingerprint)
         super().discard()
 

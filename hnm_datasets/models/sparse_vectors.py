@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from hnm_datasets.arrays.ragged import kept_offsets, positions_within
 from hnm_datasets.models.list_vectors import ListVectors
 
-#: The largest weight: a sum of products of such weights over all terms is far from what float32 holds.
+#: The largest valid weight: sums of products of such weights over all terms stay far below the limit of float32.
 _LARGEST = 1e15
-#: A term and its weight, as `Results` of lists keep them.
+#: A term and its weight, as stored by `ListResults`.
 ENTRY = np.dtype([("term", "<i4"), ("weight", "<f4")])
 
 
@@ -23,7 +23,7 @@ class SparseVectors(ListVectors):
     """B sparse vectors.
 
     Attributes:
-        offsets: Where the terms of each vector begin and end. Shape (B + 1,).
+        offsets: The start and end of each vector's terms. Shape (B + 1,).
         terms: The numbers of the terms, ascending in each vector. Shape (T,), int32.
         weights: The weight of each term, never 0. Shape (T,), float32.
     """
@@ -39,23 +39,23 @@ class SparseVectors(ListVectors):
 
     @classmethod
     def of(cls, offsets: NDArray[np.int64], *values: NDArray[Any]) -> SparseVectors:
-        """Make vectors of their offsets, terms and weights."""
+        """Create vectors from their offsets, terms and weights."""
         terms, weights = values
         if terms.dtype != np.int32 or weights.dtype != np.float32 or terms.ndim != 1 or weights.ndim != 1:
-            raise ValueError("The arrays hold no sparse vectors.")
+            raise ValueError("The arrays are not sparse vectors.")
         return cls(offsets, terms, weights)
 
     @classmethod
     def empty(cls, count: int) -> SparseVectors:
-        """Return so many vectors without terms."""
+        """Return `count` vectors without terms."""
         return cls(np.zeros(count + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 
     def where(self, keep: NDArray[np.bool_]) -> SparseVectors:
-        """Return the vectors with some of their terms. Shape (T,)."""
+        """Return the vectors with only the marked terms. Shape (T,)."""
         return SparseVectors(kept_offsets(self.offsets, keep), self.terms[keep], self.weights[keep])
 
     def strongest(self, n: int) -> SparseVectors:
-        """Return the vectors with their n largest weights each, by magnitude; of equal ones those of lower terms.
+        """Return the vectors with only their n largest weights, by magnitude; ties keep the lower terms.
 
         Example:
             >>> vectors = sparse_vectors([[0, 3, 1, -2], [0, 0, 1, 1]])
@@ -73,39 +73,39 @@ class SparseVectors(ListVectors):
         return self.where(keep)
 
     def normalized(self) -> SparseVectors:
-        """Return the vectors scaled to length 1; one without terms stays as it is."""
+        """Return the vectors normalized to length 1; vectors without terms are unchanged."""
         lengths = np.diff(self.offsets)
         squares = np.square(self.weights, dtype=np.float64)
         sums = np.bincount(np.repeat(np.arange(len(self)), lengths), weights=squares, minlength=len(self))
         scaled = (self.weights / np.repeat(np.sqrt(sums), lengths)).astype(np.float32)
-        # A weight that is tiny beside the others may round to 0.
+        # A weight much smaller than the others may round to 0.
         return SparseVectors(self.offsets, self.terms, scaled).where(scaled != 0)
 
     def bad(self) -> int | None:
-        """Return the first vector with a weight that is NaN, infinite or too large for sums; None: there is none."""
+        """Return the first vector with a weight that is NaN, infinite or huge; None if all are valid."""
         wrong = np.flatnonzero(~(np.abs(self.weights) <= _LARGEST))
         return int(np.searchsorted(self.offsets, wrong[0], side="right")) - 1 if len(wrong) else None
 
     def entries(self) -> NDArray[Any]:
-        """Return terms and weights as one array. Shape (T,), `ENTRY`."""
+        """Return the terms and weights as one array of type `ENTRY`. Shape (T,)."""
         entries = np.empty(len(self.terms), dtype=ENTRY)
         entries["term"], entries["weight"] = self.terms, self.weights
         return entries
 
     @classmethod
     def of_entries(cls, offsets: NDArray[np.int64], entries: NDArray[Any]) -> SparseVectors:
-        """Make the vectors again of what `entries` returned."""
+        """Create the vectors from their `entries`."""
         return cls(offsets, np.ascontiguousarray(entries["term"]), np.ascontiguousarray(entries["weight"]))
 
 
 def sparse_vectors(matrix: Any) -> SparseVectors:
-    """Read a matrix: of scipy or torch, sparse or not, or anything that numpy makes an array of.
+    """Convert a matrix to sparse vectors.
 
     Args:
-        matrix: Shape (B, V).
+        matrix: A sparse or dense matrix of SciPy or torch, or anything that NumPy converts to an array. Shape (B, V).
 
     Raises:
-        ValueError: It is no matrix of numbers.
+        ValueError: It is not a matrix of numbers.
 
     Example:
         >>> import scipy.sparse

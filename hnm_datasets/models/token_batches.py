@@ -1,10 +1,10 @@
-"""Embedding by transformers in batches of equally many tokens, where `SentenceTransformer.encode` counts texts.
+"""Encode texts with transformers in batches of equal numbers of tokens; `SentenceTransformer.encode` counts texts.
 
-Texts are tokenized once, some hundreds at a time and beside the computing of those before, sorted by their number of
-tokens, and cut into batches with next to no padding. A processor's caches hold what a layer makes of such a batch. On a
-GPU a batch of short texts is as much work as one of long texts, and vectors are copied from there once a group.
+Texts are tokenized once, in groups of some hundreds, while the previous group is computed. They are sorted by number of
+tokens and split into batches with almost no padding. On a CPU, the activations of such a batch fit into the caches. On
+a GPU, all batches are about the same amount of work, and vectors are copied to the CPU once per group.
 
-Models of other shapes than a transformer that reads texts are left to their own `encode`.
+Models that are not a transformer for texts are encoded with their own `encode`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.models.passes import ForwardPasses, Tokens
 
-#: Texts that are tokenized at a time, at least.
+#: Minimum number of texts to tokenize at once.
 GROUP = 512
 
 T = TypeVar("T")
@@ -27,10 +27,10 @@ R = TypeVar("R")
 
 
 def reads_tokens(model: Any) -> bool:
-    """Tell whether a `SentenceTransformer` or `SparseEncoder` can be given batches of tokens in place of texts.
+    """Return whether a `SentenceTransformer` or `SparseEncoder` can encode batches of tokens instead of texts.
 
-    It begins with a transformer that reads texts as its tokenizer gives them, all of it is on one device in this
-    process, and nobody changed how it encodes. A `SparseEncoder` is of SPLADE's form.
+    The first module must be a plain text transformer, the whole model must be on one device in this process, and its
+    encoding methods must not be overridden. A `SparseEncoder` must be a SPLADE model.
     """
     from sentence_transformers import SentenceTransformer, SparseEncoder
     from sentence_transformers.base.modules import Transformer
@@ -41,16 +41,16 @@ def reads_tokens(model: Any) -> bool:
     kind = SparseEncoder if is_sparse else SentenceTransformer
     return (
         _is_unchanged(model, kind, "encode", "encode_query", "encode_document", "preprocess")
-        # Others may be told how many dimensions to keep.
+        # Other modules may have an option for the number of dimensions to keep.
         and (not is_sparse or [type(module) for module in list(model)[1:]] == [SpladePooling])
         and isinstance(first, Transformer)
         and _is_unchanged(first, Transformer, "preprocess")
         and first.modalities == ["text"]
-        # These pad in a way of their own, or not at all.
+        # These options change the padding.
         and not first.processing_kwargs
         and first.query_expansion is None
         and not first.can_flatten_inputs
-        # Within `accelerate`'s distributed inference `encode` shares the texts among processes.
+        # In distributed inference with `accelerate`, `encode` distributes the texts over processes.
         and getattr(model, "_distributed_inference", None) is None
         and device.type != "hpu"
         and all(tensor.device == device for tensor in (*model.parameters(), *model.buffers()))
@@ -58,7 +58,7 @@ def reads_tokens(model: Any) -> bool:
 
 
 def _is_unchanged(module: Any, kind: type, *methods: str) -> bool:
-    """Tell whether an object's methods are those of a class, replaced neither by a subclass nor in the object."""
+    """Return whether an object has the methods of a class, overridden neither by a subclass nor in the object."""
     return all(getattr(type(module), name) is getattr(kind, name) and name not in vars(module) for name in methods)
 
 
@@ -72,27 +72,27 @@ def encode_groups(
     batch_size: int,
     normalize: bool,
 ) -> Iterator[NDArray[np.float32]]:
-    """Encode groups of texts, each sorted into batches on its own.
+    """Encode groups of texts; each group is sorted and split into batches separately.
 
     Args:
-        model: A model that `reads_tokens`.
-        groups: Lists of texts. Best are some hundreds each, of about the same number of characters.
-        encode: What encodes a group whose features are no plain tokens.
+        model: A model for which `reads_tokens` is true.
+        groups: Lists of texts, ideally of some hundreds each, with about the same number of characters.
+        encode: Function that encodes a group if its features are not plain tokens.
         task: `"query"` or `"document"`.
-        prompt: The text before each text.
-        batch_size: Of the longest texts, how many a GPU takes at a time.
+        prompt: The prompt before each text.
+        batch_size: The number of the longest texts per pass on a GPU.
         normalize: Scale vectors to length 1.
 
     Yields:
-        For each group its vectors, of shape (B, D).
+        The vectors of each group, of shape (B, D).
     """
-    # A tokenizer can be used by one thread at a time.
-    free = threading.Lock()
-    # Arrays, because making tensors of lists takes half as long as the tokenizer itself.
+    # Only one thread at a time can use a tokenizer.
+    tokenizer_lock = threading.Lock()
+    # Arrays, because converting lists to tensors takes half as long as the tokenizer itself.
     arrays = {"common": {"return_tensors": "np"}}
 
     def tokenized(texts: list[str]) -> tuple[list[str], tuple[Tokens, NDArray[np.int64]] | None]:
-        with free:
+        with tokenizer_lock:
             features = model.preprocess(texts, prompt=prompt, task=task, processing_kwargs=arrays)
         return texts, _sorted_tokens(features)
 
@@ -100,7 +100,7 @@ def encode_groups(
         ahead = _one_ahead(tokenized, groups) if len(groups) > 1 else map(tokenized, groups)
         for texts, found in ahead:
             if found is None:
-                with free:
+                with tokenizer_lock:
                     vectors = encode(texts)
             else:
                 tokens, order = found
@@ -109,10 +109,10 @@ def encode_groups(
 
 
 def _sorted_tokens(features: dict[str, Any]) -> tuple[Tokens, NDArray[np.int64]] | None:
-    """Sort the tokens of texts by their number; None if the features are anything but that.
+    """Sort tokenized texts by number of tokens; return None if the features are not plain tokens.
 
     Returns:
-        The tokens, and the place of each of these texts before. Shape (B,).
+        The tokens, and the original position of each text. Shape (B,).
     """
     arrays = {name: value for name, value in features.items() if hasattr(value, "shape")}
     settings = {name: value for name, value in features.items() if name not in arrays}
@@ -125,7 +125,7 @@ def _sorted_tokens(features: dict[str, Any]) -> tuple[Tokens, NDArray[np.int64]]
         or not mask.size
     ):
         return None
-    # A text may have no token at all.
+    # A text may have no tokens.
     some = mask.any(axis=1)
     left = not mask[some, 0].all()
     if left and not mask[some, -1].all():
@@ -137,7 +137,7 @@ def _sorted_tokens(features: dict[str, Any]) -> tuple[Tokens, NDArray[np.int64]]
 
 
 def _vectors(model: Any, passes: ForwardPasses, tokens: Tokens, normalize: bool) -> NDArray[np.float32]:
-    """Do to the vectors of tokens what `encode` does. Shape (B, D)."""
+    """Return the vectors of tokens, truncated and normalized as `encode` does. Shape (B, D)."""
     import torch
     from sentence_transformers.util import truncate_embeddings
 
@@ -150,7 +150,7 @@ def _vectors(model: Any, passes: ForwardPasses, tokens: Tokens, normalize: bool)
 
 
 def _one_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Map a function, in a thread that is at the next item while this one is used."""
+    """Map a function in a thread that already computes the next result while the current one is used."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         coming: Future[R] | None = None
         for item in items:

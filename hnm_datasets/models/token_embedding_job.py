@@ -1,4 +1,4 @@
-"""The embedding of a corpus by a model of token vectors: a file of vectors for each shard."""
+"""Embedding a corpus with a multi-vector model: one file of token vectors per shard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hnm_datasets.models.token_encoders import TokenEncoder
 from hnm_datasets.models.token_vectors import TokenVectors
 from hnm_datasets.storage.digests import fingerprint
 
-#: Goes into the fingerprint; raise it when the files change.
+#: Part of the fingerprint; increase it when the file format changes.
 _FORMAT = 1
 
 
@@ -29,7 +29,7 @@ def embed_passages_by_tokens(
     devices: Sequence[str] | None = None,
     fingerprint: str | None = None,
 ) -> TokenEmbeddings:
-    """Encode what is not yet encoded; see `Corpus.embed_tokens`."""
+    """Encode the passages that are not yet encoded; see `Corpus.embed_tokens`."""
     encoder = TokenEncoder(
         model,
         "document",
@@ -44,7 +44,7 @@ def embed_passages_by_tokens(
 
 
 class TokenEmbeddingJob(ListEmbeddingJob[TokenVectors]):
-    """The embedding of one corpus by token vectors, whole or in part; see `ShardJob`."""
+    """Embeds one corpus, or part of it, as token vectors; see `ShardJob`."""
 
     encoder: TokenEncoder
 
@@ -63,7 +63,7 @@ class TokenEmbeddingJob(ListEmbeddingJob[TokenVectors]):
 
     @property
     def embeddings(self) -> TokenEmbeddings:
-        """The vectors, which need not be made yet."""
+        """The embeddings; their vectors may not be computed yet."""
         return TokenEmbeddings(self.name)
 
     @property

@@ -15,11 +15,11 @@ from hnm_datasets.storage.opened import Opened
 
 
 class TokenEmbeddings(ListEmbeddings[TokenVectors]):
-    """The token vectors of the passages of a corpus, for late interaction. Make them with `Corpus.embed_tokens`.
+    """The token vectors of a corpus, for late interaction. Create them with `Corpus.embed_tokens`.
 
-    They are in files of some thousand passages, in half precision: a passage of 60 tokens and 128 dimensions takes
-    15 KiB. The files are mapped while they are read. The embeddings pickle to their fingerprint alone and are opened
-    from the cache directory where they are used.
+    They are stored in half precision, in files of some thousand passages: a passage of 60 tokens and 128 dimensions
+    takes 15 KiB. The files are memory-mapped for reading. The embeddings pickle to their fingerprint; other processes
+    open them from the cache directory.
 
     Attributes:
         fingerprint: 32 hexadecimal digits that depend on the corpus, the model, the prompt and the options.
@@ -39,7 +39,7 @@ class TokenEmbeddings(ListEmbeddings[TokenVectors]):
 
     def __repr__(self) -> str:
         if not self.are_made:
-            return f"TokenEmbeddings(fingerprint={self.fingerprint!r}, not made yet)"
+            return f"TokenEmbeddings(fingerprint={self.fingerprint!r}, not computed yet)"
         return (
             f"TokenEmbeddings({len(self)} passages of {self.tokens / len(self):.1f} vectors of {self.dimension} "
             f"dimensions on average, {self.similarity}, fingerprint={self.fingerprint!r})"
@@ -47,22 +47,22 @@ class TokenEmbeddings(ListEmbeddings[TokenVectors]):
 
     @property
     def similarity(self) -> str:
-        """How a query and a passage are compared: `"maxsim"`, or `"meanmaxsim"`, its mean over the query's tokens."""
+        """The similarity of a query and a passage: `"maxsim"`, or `"meanmaxsim"` (its mean over the query tokens)."""
         return super().similarity
 
     @property
     def dimension(self) -> int:
-        """The length D of a vector."""
+        """The number of dimensions of a vector, D."""
         return int(self._about["dimension"])
 
     @property
     def tokens(self) -> int:
-        """The number of vectors of all passages."""
+        """The total number of token vectors."""
         return int(self._about["values"])
 
     @property
     def offsets(self) -> NDArray[np.int64]:
-        """Where the vectors of each passage begin and end among those of all. Shape (N + 1,)."""
+        """The start and end of each passage's vectors among all vectors. Shape (N + 1,)."""
         folder, shard, name = embeddings_folder(self.fingerprint), int(self._about["shard"]), self.fingerprint
 
         def opened() -> NDArray[np.int64]:
@@ -72,7 +72,7 @@ class TokenEmbeddings(ListEmbeddings[TokenVectors]):
         return _OFFSETS.get(name, opened)
 
     def close(self) -> None:
-        """Forget what was read, for example before another process deletes it; the next use reads it again."""
+        """Close the files, for example before another process deletes them; the next use opens them again."""
         _OFFSETS.forget(self.fingerprint)
         super().close()
 

@@ -1,6 +1,6 @@
-"""Models of token vectors as functions from texts to vectors, named by what determines them.
+"""Token encoders: multi-vector models with a fingerprint of everything that determines their vectors.
 
-The vectors of queries are kept on disk by text, so that no query is encoded twice.
+The vectors of queries are cached on disk by text, so that no query is encoded twice.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from hnm_datasets.storage.opened import Opened
 
 
 class TokenEncoder(TextEncoder):
-    """A model that gives the tokens of queries or documents vectors, named by everything that determines them.
+    """A multi-vector model for queries or documents, with a fingerprint of everything that determines its vectors.
 
     Args:
-        model: A `MultiVectorEncoder`; its path or Hub id, which is loaded here, and again in each spawned worker; or a
+        model: A `MultiVectorEncoder`; its path or Hub id, which is loaded here and in each spawned worker; or a
             function from a list of texts to an array of shape (tokens, D) for each.
-        task: `"query"` or `"document"`: which of the model's prompts, lengths, masks and routes are used.
-        prompt: The text before each text; None: the model's own prompt for the task, if it has one.
-        token_pooling: A `BaseTokenPooling` of sentence-transformers that merges tokens; None: as the model does.
+        task: `"query"` or `"document"`: selects the model's prompt, length, mask and route.
+        prompt: The prompt before each text; None: the model's own prompt for the task, if it has one.
+        token_pooling: A `BaseTokenPooling` of sentence-transformers that merges tokens; None: that of the model.
         batch_size: Texts per forward pass.
-        fingerprint: For a function: a name that changes whenever its answers do.
+        fingerprint: For a function: a name that changes whenever its vectors change.
 
     Raises:
-        TypeError: `model` or `token_pooling` is something else.
+        TypeError: `model` or `token_pooling` has the wrong type.
         ValueError: An option is out of range, or a function comes without `fingerprint=` or with `token_pooling=`.
 
     Example:
@@ -70,14 +70,14 @@ class TokenEncoder(TextEncoder):
         self.fingerprint = _fingerprint_of(self)
 
     def vectors(self, texts: Sequence[str]) -> TokenVectors:
-        """Encode texts, each distinct one once, and keep the vectors on disk for the next time.
+        """Encode texts, each distinct text once, and cache the vectors on disk.
 
         Args:
             texts: B texts.
 
         Raises:
-            RuntimeError: The model was changed since, or cannot be used in this process.
-            ValueError: A text has no token, or a vector is NaN or infinite; the message shows the text.
+            RuntimeError: The model has changed since, or cannot be used in this process.
+            ValueError: A text has no tokens, or a vector is NaN or infinite; the message shows the text.
         """
         digests = digest_strings(texts)
         first, back = distinct_digests(digests)
@@ -90,35 +90,36 @@ class TokenEncoder(TextEncoder):
             return vectors.take(back)
         missing = np.flatnonzero(~known)
         with clocked("encode"):
-            fresh = self.encode([texts[place] for place in first[missing]])
+            fresh = self.encode([texts[position] for position in first[missing]])
         if (bad := fresh.bad()) is not None:
             what, way_out = fresh.fault(bad)
-            raise ValueError(f"The model gives {what} for the text {shortened(texts[first[missing[bad]]])}. {way_out}")
+            text = shortened(texts[first[missing[bad]]])
+            raise ValueError(f"The model returns {what} for the text {text}. {way_out}")
         check_one_width(part.vectors.shape[1:] for part in (vectors, fresh) if part.vectors.shape[1])
         results.add(digests[missing], Ragged(fresh.offsets, fresh.vectors))
-        places = np.arange(len(known))
-        places[missing] = len(known) + np.arange(len(missing))
-        return TokenVectors.joined([vectors, fresh]).take(places[back])
+        positions = np.arange(len(known))
+        positions[missing] = len(known) + np.arange(len(missing))
+        return TokenVectors.joined([vectors, fresh]).take(positions[back])
 
     def encode(self, texts: Sequence[str]) -> TokenVectors:
-        """Encode texts as they are, without the store."""
+        """Encode texts without the cache."""
         parts = list(self.parts(texts))
-        places = np.concatenate([np.empty(0, dtype=np.int64), *(places for places, _ in parts)])
-        return TokenVectors.joined([vectors for _, vectors in parts]).take(np.argsort(places))
+        positions = np.concatenate([np.empty(0, dtype=np.int64), *(own for own, _ in parts)])
+        return TokenVectors.joined([vectors for _, vectors in parts]).take(np.argsort(positions))
 
     def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], TokenVectors]]:
-        """Encode texts a part at a time, long ones first, so that progress is seen and batches are of like lengths.
+        """Encode texts in parts, longest first, so that progress is visible and lengths in a batch are similar.
 
         Args:
             texts: B texts.
             pool: Worker processes of the model, see `pool`.
 
         Yields:
-            Places of texts, of shape (P,), and their vectors.
+            The positions of texts, of shape (P,), and their vectors.
         """
         loaded = self.loaded
         for part in long_first(texts, len(texts) if pool is not None else 16 * self.batch_size):
-            group = [texts[place] for place in part]
+            group = [texts[position] for position in part]
             if loaded.is_function:
                 found = loaded.model([self.prompt + text for text in group])
             else:
@@ -141,7 +142,7 @@ class TokenEncoder(TextEncoder):
             yield part, vectors
 
     def discard(self) -> None:
-        """Delete the vectors that are kept on disk, because nobody will ask for them again."""
+        """Delete the cached vectors, because they will not be used again."""
         _RESULTS.forget(self.fingerprint)
         super().discard()
 
@@ -161,7 +162,7 @@ def _check_pooling(pooling: object, is_function: bool) -> None:
             f"HierarchicalTokenPooling(pool_factor=2), got {type(pooling).__name__}."
         )
     if is_function:
-        raise ValueError("A function pools its tokens itself; leave token_pooling= out.")
+        raise ValueError("token_pooling applies only to models. Remove it, and pool the tokens in the function.")
 
 
 def _fingerprint_of(encoder: TokenEncoder) -> str:

@@ -17,12 +17,12 @@ from hnm_datasets.models.list_vectors import ListVectors
 class TokenVectors(ListVectors):
     """The token vectors of B texts.
 
-    Half precision takes half the space. Of vectors of length 1 it moves a dot product by some hundred-thousandths,
-    less than what a model in bfloat16 is off.
+    Half precision halves the size. It changes the dot product of two vectors of length 1 by some hundred-thousandths,
+    less than the error of a model in bfloat16.
 
     Attributes:
-        offsets: Where the tokens of each text begin and end. Shape (B + 1,).
-        vectors: A vector for each token. Shape (T, D), float16.
+        offsets: The start and end of each text's tokens. Shape (B + 1,).
+        vectors: One vector per token. Shape (T, D), float16.
     """
 
     offsets: NDArray[np.int64]
@@ -35,44 +35,44 @@ class TokenVectors(ListVectors):
 
     @classmethod
     def of(cls, offsets: NDArray[np.int64], *values: NDArray[Any]) -> TokenVectors:
-        """Make token vectors of their offsets and vectors."""
+        """Create token vectors from their offsets and vectors."""
         (vectors,) = values
         if vectors.dtype != np.float16 or vectors.ndim != 2:
-            raise ValueError("The array holds no token vectors.")
+            raise ValueError("The array does not contain token vectors.")
         return cls(offsets, vectors)
 
     @classmethod
     def empty(cls, count: int) -> TokenVectors:
-        """Return so many texts without tokens."""
+        """Return `count` texts without tokens."""
         return cls(np.zeros(count + 1, np.int64), np.empty((0, 0), np.float16))
 
     def bad(self) -> int | None:
-        """Return the first text without a token, or with a number that is NaN, infinite or beyond 65,504."""
+        """Return the first text without tokens or with a value that is NaN, infinite or beyond 65,504, or None."""
         wrong = self.lengths == 0
         owners = np.repeat(np.arange(len(self)), self.lengths)
         wrong[owners[~np.isfinite(self.vectors).all(axis=1)]] = True
-        places = np.flatnonzero(wrong)
-        return int(places[0]) if len(places) else None
+        found = np.flatnonzero(wrong)
+        return int(found[0]) if len(found) else None
 
     def fault(self, bad: int) -> tuple[str, str]:
-        """Say what is wrong with the text that `bad` returned, and the way out."""
+        """Return the fault of the text that `bad` returned, and the remedy."""
         if not self.lengths[bad]:
-            return "no token vector", "Filter such texts out, or look at the words that the model's mask skips."
+            return "no token vectors", "Remove such texts, or check the words that the model's mask skips."
         return (
-            "a NaN or infinite token vector, or one with a number beyond 65,504,",
-            "Scale the vectors, by a Normalize module at the end of the model, or filter such texts out: NaN often "
-            "comes from float16 weights that overflow.",
+            "a NaN or infinite token vector, or one with a value beyond 65,504,",
+            "Normalize the vectors with a Normalize module at the end of the model, or remove such texts. Overflow in "
+            "float16 weights often causes NaN.",
         )
 
 
 def token_vectors(arrays: Sequence[Any]) -> TokenVectors:
-    """Read what a model gives.
+    """Convert the outputs of a model to token vectors.
 
     Args:
         arrays: B arrays or tensors of shape (tokens, D).
 
     Raises:
-        ValueError: They are something else.
+        ValueError: The arrays have other shapes, or differ in D.
 
     Example:
         >>> vectors = token_vectors([[[1, 0], [0, 1]], [[0.5, 0.5]]])
@@ -83,8 +83,8 @@ def token_vectors(arrays: Sequence[Any]) -> TokenVectors:
     shapes = {array.shape[1:] for array in found if len(array)}
     if any(array.ndim != 2 and len(array) for array in found) or len(shapes) > 1:
         raise ValueError(
-            f"Token vectors must be an array of shape (tokens, D) for each text, with one D for all, got the shapes "
-            f"{sorted({array.shape for array in found})[:4]}."
+            f"Token vectors must be one array of shape (tokens, D) per text, with the same D for all texts, got the "
+            f"shapes {sorted({array.shape for array in found})[:4]}."
         )
     filled = [array for array in found if len(array)]
     if not filled:

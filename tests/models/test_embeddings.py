@@ -133,10 +133,10 @@ def test_what_is_not_made_yet_says_so(corpus, tmp_path):
     job = embedding_job.EmbeddingJob(corpus, encoder)
     embeddings = job.embeddings
     assert not embeddings.are_made
-    assert repr(embeddings) == f"Embeddings(fingerprint={embeddings.fingerprint!r}, not made yet)"
+    assert repr(embeddings) == f"Embeddings(fingerprint={embeddings.fingerprint!r}, not computed yet)"
     embeddings.close()
     assert pickle.loads(pickle.dumps(embeddings)) == embeddings
-    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Run corpus\.embed again"):
+    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Call corpus\.embed again"):
         _ = embeddings.vectors
     assert not (cache_root() / "embeddings").exists()
     assert model.taken() == []
@@ -318,7 +318,7 @@ def test_an_unfinished_folder_is_not_opened(corpus, tmp_path):
     # A shard of 24 passages takes two calls of at most 16.
     folder = interrupted(corpus, tmp_path, calls=5)
     assert finished_shards(folder) == [0, 1]
-    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Run corpus\.embed again.*HF_DATASETS_CACHE"):
+    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Call corpus\.embed again.*HF_DATASETS_CACHE"):
         _ = Embeddings(folder.name).vectors
     with pytest.raises(FileNotFoundError, match=r"0000: .* no complete folder"):
         len(Embeddings("0" * 32))
@@ -360,7 +360,7 @@ def test_a_finished_file_that_was_cut_short_is_mended(corpus, tmp_path):
     # The fourth shard repeats the first and is filled in from there.
     os.truncate(path, offset_of(path, 3 * SHARD + 5))
     Embeddings(path.parent.name).close()
-    with pytest.raises(DamagedFolderError, match=r"vectors\.npy.*Run corpus\.embed again"):
+    with pytest.raises(DamagedFolderError, match=r"vectors\.npy.*Call corpus\.embed again"):
         _ = Embeddings(path.parent.name).vectors
     check_finishes(corpus, tmp_path, 4, 5, 6)
 
@@ -412,7 +412,7 @@ def test_vectors_that_cannot_be_compared_are_refused(corpus, value, similarity):
     def model(texts):
         return np.array([[value if text == bad else 1.0, 0.0] for text in texts])
 
-    with pytest.raises(ValueError, match=rf"zero, NaN or infinite vector for the passage 'p37', whose text is '{bad}'"):
+    with pytest.raises(ValueError, match=rf"zero, NaN or infinite vector for the passage 'p37' with the text '{bad}'"):
         embed(corpus, model, similarity=similarity)
     assert not is_complete(the_folder())
 
@@ -431,7 +431,9 @@ def test_vectors_that_do_not_fit_into_half_precision_are_refused(corpus, value):
 
 def test_another_dimension_under_the_same_name_is_refused(corpus, tmp_path):
     interrupted(corpus, tmp_path, calls=5)
-    with pytest.raises(ValueError, match=r"vectors of 2 dimensions, and earlier ones of 3 under the same fingerprint"):
+    with pytest.raises(
+        ValueError, match=r"vectors of 2 dimensions, but earlier vectors with the same fingerprint have 3"
+    ):
         embed(corpus, lambda texts: answer(texts)[:, :2])
     check_finishes(corpus, tmp_path, 2, 4, 5, 6)
 

@@ -185,12 +185,12 @@ def test_tasks_and_weights_are_kept_apart(model, make_static_model):
 
 def test_a_function_needs_a_name():
     for name in (None, "", 3):
-        with pytest.raises(ValueError, match=r"Name them with fingerprint='\.\.\.'"):
+        with pytest.raises(ValueError, match=r"Name it with fingerprint='\.\.\.'"):
             Encoder(Letters(), "query", fingerprint=name)
 
 
 def test_a_model_needs_no_name(model):
-    with pytest.raises(ValueError, match=r"SentenceTransformer is fingerprinted by its weights; leave fingerprint="):
+    with pytest.raises(ValueError, match=r"SentenceTransformer is fingerprinted by its weights. Remove fingerprint="):
         Encoder(model, "query", fingerprint="mine")
 
 
@@ -214,7 +214,7 @@ def test_bad_tasks_and_models_are_refused(model):
     with pytest.raises(TypeError, match="a function from texts to vectors, got int"):
         Encoder(3, "query")
     model.similarity_fn_name = "manhattan"
-    with pytest.raises(ValueError, match=r"got 'manhattan'. Name the one to use"):
+    with pytest.raises(ValueError, match=r"got 'manhattan'. Choose one"):
         Encoder(model, "query")
 
 
@@ -277,7 +277,7 @@ def test_functions_are_found_again_and_not_pickled():
 def test_a_process_without_the_model_asks_for_its_path(model, monkeypatch):
     data = pickle.dumps(Encoder(model, "query"))
     monkeypatch.setattr(models_module, "_LOADED", weakref.WeakSet())
-    with pytest.raises(RuntimeError, match=r"not in this process.*pass the model's path or Hub id"):
+    with pytest.raises(RuntimeError, match=r"not available in this process.*pass the path or Hub id"):
         pickle.loads(data).vectors(TEXTS)
 
 
@@ -299,7 +299,7 @@ def test_another_model_under_the_same_path_is_refused(model, make_static_model, 
     data = pickle.dumps(Encoder(path, "query"))
     make_static_model(32).save(path)
     monkeypatch.setattr(models_module, "_LOADED", weakref.WeakSet())
-    with pytest.raises(RuntimeError, match=r"The model at .* has changed since the step was made"):
+    with pytest.raises(RuntimeError, match=r"The model at .* has changed since the step was created"):
         pickle.loads(data).encode(TEXTS)
 
 
@@ -308,7 +308,7 @@ def test_a_model_on_a_gpu_is_refused_in_a_forked_worker(model, monkeypatch):
     monkeypatch.setattr(SentenceTransformer, "device", torch.device("cuda", 0))
     assert encoder.loaded.model is model
     monkeypatch.setattr(encoder.loaded, "_process", -1)
-    with pytest.raises(RuntimeError, match=r"on cuda:0, which a forked worker cannot use. Leave num_proc out"):
+    with pytest.raises(RuntimeError, match=r"on cuda:0, which a forked worker cannot use. Remove num_proc"):
         encoder.encode(TEXTS)
     monkeypatch.undo()
     monkeypatch.setattr(encoder._loaded, "_process", -1)
@@ -349,9 +349,9 @@ def test_a_model_that_was_changed_is_refused(model, change):
     change(model)
     for use in (encoder.encode, encoder.vectors):
         for texts in (TEXTS, TEXTS[:1]):
-            with pytest.raises(RuntimeError, match="changed after the step was made"):
+            with pytest.raises(RuntimeError, match="changed since the step was created"):
                 use(texts)
-    with pytest.raises(RuntimeError, match="changed after the step was made"):
+    with pytest.raises(RuntimeError, match="changed since the step was created"):
         pickle.dumps(encoder)
     assert Encoder(model, "query", similarity="dot") != encoder
 
@@ -362,7 +362,7 @@ def test_a_longest_input_that_was_changed_is_refused():
     model = SentenceTransformer(str(get_model_path()), device="cpu")
     encoder = Encoder(model, "query")
     before, model.max_seq_length = model.max_seq_length, 8
-    with pytest.raises(RuntimeError, match="changed after the step was made"):
+    with pytest.raises(RuntimeError, match="changed since the step was created"):
         encoder.encode(TEXTS)
     model.max_seq_length = before
     assert encoder.encode(TEXTS).shape == (4, 384)
@@ -437,7 +437,7 @@ def test_what_use_changes_in_a_model_does_not_rename_it(model):
     assert Encoder(model, "query") == encoder
     assert model[1].uses == 2
     model[0].embedding.weight.data *= -1
-    with pytest.raises(RuntimeError, match="The model was changed"):
+    with pytest.raises(RuntimeError, match="The model has changed"):
         encoder.vectors(TEXTS)
 
 
@@ -476,8 +476,8 @@ def test_models_of_other_kinds_are_refused_by_name(tmp_path, save_bert):
     path = save_bert(tmp_path / "bert", BertForMaskedLM)
     sparse = SparseEncoder(modules=[Transformer(path, transformer_task="fill-mask"), SpladePooling()], device="cpu")
     for other, wanted in (
-        (sparse, r"got SparseEncoder\. Mine with it by SparseNegatives"),
-        (sparse[0], r"got Transformer\. To use it all the same, wrap it in a function"),
+        (sparse, r"got SparseEncoder\. Use SparseNegatives to mine"),
+        (sparse[0], r"got Transformer\. To use it anyway, wrap it in a function"),
         (
             AutoModel.from_pretrained(path),
             r"got BertModel\. SentenceTransformer\(path\) adds the tokenizer and the pooling",

@@ -201,7 +201,7 @@ def test_a_changed_model_is_refused(model):
     # Also where all scores are kept already.
     score(reranker)
     next(model.parameters()).data.add_(1)
-    with pytest.raises(RuntimeError, match="The model was changed after the step was made"):
+    with pytest.raises(RuntimeError, match="The model has changed since the step was created"):
         score(reranker)
 
 
@@ -212,9 +212,9 @@ def test_a_changed_model_is_refused(model):
         ({"batch_size": 1.5}, TypeError, "Reranker: batch_size must be a whole number"),
         ({"activation": "tanh"}, ValueError, "Reranker: activation must be one of 'model', 'sigmoid', 'none'"),
         ({"dtype": "float32"}, ValueError, "Reranker: dtype must be one of 'bfloat16', 'float16'"),
-        ({"activation": "none"}, ValueError, "activation and dtype are of models; a function gives its scores as th"),
-        ({"dtype": "float16"}, ValueError, "activation and dtype are of models; a function gives its scores as they"),
-        ({"fingerprint": None}, ValueError, "A function's answers cannot be told by its code"),
+        ({"activation": "none"}, ValueError, "activation and dtype apply only to models"),
+        ({"dtype": "float16"}, ValueError, "activation and dtype apply only to models"),
+        ({"fingerprint": None}, ValueError, "A function cannot be fingerprinted from its code"),
     ],
 )
 def test_options_are_checked(options, error, wanted):
@@ -232,7 +232,7 @@ def test_what_is_no_model_of_pairs_is_refused(static_model):
 def test_a_model_of_several_outputs_is_refused(model):
     model.model.config.num_labels = 3
     assert model.num_labels == 3
-    with pytest.raises(ValueError, match="The cross-encoder has 3 outputs per pair, and a teacher must have one"):
+    with pytest.raises(ValueError, match="The cross-encoder has 3 outputs per pair, but a teacher must have one"):
         Reranker(load_model(model, None, kind="CrossEncoder"))
 
 

@@ -224,15 +224,15 @@ def test_models_of_other_kinds_are_refused(corpus, model, static_model, save_ber
     static_model.save(str(tmp_path / "static"))
     model.save(str(tmp_path / "sparse"))
     plain = save_bert(tmp_path / "plain")
-    with pytest.raises(TypeError, match=r"must be a SparseEncoder.*got SentenceTransformer\. Mine with it by Dense"):
+    with pytest.raises(TypeError, match=r"must be a SparseEncoder.*got SentenceTransformer\. Use Dense"):
         corpus.embed_sparse(static_model)
-    with pytest.raises(TypeError, match=r"is a SentenceTransformer, and a SparseEncoder is wanted\. Mine"):
+    with pytest.raises(TypeError, match=r"is a SentenceTransformer, but a SparseEncoder is needed\. Use"):
         corpus.embed_sparse(str(tmp_path / "static"))
-    with pytest.raises(TypeError, match=r"is a SparseEncoder, and a SentenceTransformer is wanted\. Mine"):
+    with pytest.raises(TypeError, match=r"is a SparseEncoder, but a SentenceTransformer is needed\. Use"):
         corpus.embed(str(tmp_path / "sparse"))
-    with pytest.raises(ValueError, match="no weights for sparse vectors, and SparseEncoder would draw them"):
+    with pytest.raises(ValueError, match="no weights for sparse vectors; SparseEncoder would initialize them"):
         corpus.embed_sparse(plain)
-    with pytest.raises(ValueError, match="Name them with fingerprint"):
+    with pytest.raises(ValueError, match="Name it with fingerprint"):
         corpus.embed_sparse(answer)
     with pytest.raises(ValueError, match="must return a matrix of shape"):
         corpus.embed_sparse(lambda texts: answer(texts)[1:], fingerprint="short-1")
@@ -318,19 +318,19 @@ def test_a_damaged_shard_is_encoded_again(corpus, damage, caplog):
     else:
         path.unlink()
     embeddings.close()
-    with pytest.raises(DamagedFolderError, match=r"000003\.csr.*Run corpus\.embed_sparse again"):
+    with pytest.raises(DamagedFolderError, match=r"000003\.csr.*Call corpus\.embed_sparse again"):
         len(SparseEmbeddings(embeddings.fingerprint))
     np.testing.assert_array_equal(matrix_of(embed(corpus), 30), answer(TEXTS))
     assert "damaged" in caplog.text
 
 
 def test_what_is_not_made_or_deleted_says_so(corpus):
-    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Run corpus\.embed_sparse again"):
+    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Call corpus\.embed_sparse again"):
         len(SparseEmbeddings("0" * 32))
     embeddings = embed(corpus)
     embeddings.discard()
     assert not folder_of(embeddings).exists()
-    assert "not made yet" in repr(embeddings)
+    assert "not computed yet" in repr(embeddings)
     with pytest.raises(FileNotFoundError):
         embeddings.take(np.array([1]))
 

@@ -140,7 +140,7 @@ def test_vectors_that_cannot_be_compared_are_refused(corpus, vectors, message):
     def bad(texts):
         return [vectors if text == TEXTS[37] else array for text, array in zip(texts, answer(texts), strict=True)]
 
-    with pytest.raises(ValueError, match=rf"{message}.*passage 'p37', whose text is 'plate 37.*(Filter|Normalize)"):
+    with pytest.raises(ValueError, match=rf"{message}.*passage 'p37' with the text 'plate 37.*(Remove|Normalize)"):
         corpus.embed_tokens(bad, fingerprint="bad-1")
     with pytest.raises(ValueError, match=rf"{message}.*text 'plate 37"):
         TokenEncoder(bad, "query", fingerprint="bad-1").vectors(TEXTS)
@@ -149,22 +149,22 @@ def test_vectors_that_cannot_be_compared_are_refused(corpus, vectors, message):
 def test_models_of_other_kinds_are_refused(corpus, make_token_model, static_model, save_bert, tmp_path):
     make_token_model().save(str(tmp_path / "tokens"))
     static_model.save(str(tmp_path / "static"))
-    with pytest.raises(TypeError, match=r"must be a MultiVectorEncoder.*got SentenceTransformer\. Mine with it by D"):
+    with pytest.raises(TypeError, match=r"must be a MultiVectorEncoder.*got SentenceTransformer\. Use D"):
         corpus.embed_tokens(static_model)
-    with pytest.raises(TypeError, match=r"must be a SentenceTransformer.*Mine with it by LateInteractionNegatives"):
+    with pytest.raises(TypeError, match=r"must be a SentenceTransformer.*Use LateInteractionNegatives to mine"):
         corpus.embed(make_token_model())
-    with pytest.raises(TypeError, match=r"is a SentenceTransformer, and a MultiVectorEncoder is wanted\. Mine"):
+    with pytest.raises(TypeError, match=r"is a SentenceTransformer, but a MultiVectorEncoder is needed\. Use"):
         corpus.embed_tokens(str(tmp_path / "static"))
-    with pytest.raises(ValueError, match="no weights for token vectors, and MultiVectorEncoder would draw"):
+    with pytest.raises(ValueError, match="no weights for token vectors; MultiVectorEncoder would initialize"):
         corpus.embed_tokens(save_bert(tmp_path / "plain"))
     assert corpus.embed_tokens(str(tmp_path / "tokens")) == corpus.embed_tokens(make_token_model())
-    with pytest.raises(ValueError, match="Name them with fingerprint"):
+    with pytest.raises(ValueError, match="Name it with fingerprint"):
         corpus.embed_tokens(answer)
     with pytest.raises(ValueError, match=r"for each of \d+ texts, got \d+ arrays"):
         corpus.embed_tokens(lambda texts: answer(texts)[1:], fingerprint="short-1")
-    with pytest.raises(ValueError, match=r"with one D for all, got the shapes"):
+    with pytest.raises(ValueError, match=r"with the same D for all texts, got the shapes"):
         corpus.embed_tokens(lambda texts: np.ones((len(texts), 3)), fingerprint="flat-1")
-    with pytest.raises(ValueError, match=r"dimensions under the same fingerprint"):
+    with pytest.raises(ValueError, match=r"dimensions with the same fingerprint"):
         corpus.embed_tokens(lambda texts: [np.ones((1, len(texts)))] * len(texts), fingerprint="wide-1", batch_size=5)
 
 
@@ -184,12 +184,12 @@ def test_queries_of_two_widths_under_one_name_are_refused(asked):
     if asked == ["a"]:
         assert encoder(2).vectors(asked).vectors.shape == (2, 3)
     else:
-        with pytest.raises(ValueError, match=r"vectors of 2 and of 3 dimensions under the same fingerprint"):
+        with pytest.raises(ValueError, match=r"vectors of 2 and of 3 dimensions with the same fingerprint"):
             encoder(2).vectors(asked)
 
 
 def test_a_function_pools_itself(corpus):
-    with pytest.raises(ValueError, match="leave token_pooling= out"):
+    with pytest.raises(ValueError, match="token_pooling applies only to models"):
         corpus.embed_tokens(answer, fingerprint="answer-1", token_pooling=HierarchicalTokenPooling(pool_factor=2))
 
 
@@ -236,7 +236,7 @@ def test_a_damaged_shard_is_encoded_again(corpus, caplog):
     data[-1] ^= 1
     path.write_bytes(data)
     embeddings.close()
-    with pytest.raises(DamagedFolderError, match=r"000003\.csr.*Run corpus\.embed_tokens again"):
+    with pytest.raises(DamagedFolderError, match=r"000003\.csr.*Call corpus\.embed_tokens again"):
         len(TokenEmbeddings(embeddings.fingerprint))
     assert_lists_equal(embed(corpus).take(np.arange(50)), answer(TEXTS))
     assert "damaged" in caplog.text
@@ -246,6 +246,6 @@ def test_what_is_deleted_says_so(corpus):
     embeddings = embed(corpus)
     embeddings.discard()
     assert not embeddings.are_made
-    assert "not made yet" in repr(embeddings)
-    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Run corpus\.embed_tokens again"):
+    assert "not computed yet" in repr(embeddings)
+    with pytest.raises(FileNotFoundError, match=r"no complete folder.*Call corpus\.embed_tokens again"):
         embeddings.offsets  # noqa: B018

@@ -67,7 +67,7 @@ def test_a_script_ends_as_an_interrupted_one_with_one_line(tmp_path):
     found = interrupted("alone", tmp_path)
     assert found.code == -signal.SIGINT
     (line,) = found.said.split("\n")[1:-1]
-    assert re.fullmatch(r"KeyboardInterrupt: .* 0 of 2,108 passages are kept .* Repeat the call to resume\.", line)
+    assert re.fullmatch(r"KeyboardInterrupt: .* 0 of 2,108 passages are stored .* Repeat the call to resume\.", line)
 
 
 #: A pool of `multiprocess` waits forever, once in some tries, for the lock of a worker that the signal has ended.

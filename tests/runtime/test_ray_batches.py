@@ -415,7 +415,7 @@ def test_errors_of_workers_are_those_of_embed(corpus):
     def zeros(texts):
         return np.zeros((len(texts), 2))
 
-    with pytest.raises(ValueError, match=r"^The model gives a zero, NaN or infinite vector for the passage '\d+'"):
+    with pytest.raises(ValueError, match=r"^The model returns a zero, NaN or infinite vector for the passage '\d+'"):
         embed_with_ray(corpus, zeros, fingerprint="zeros", concurrency=1)
     with pytest.raises(ValueError, match=r"num_gpus must be a number of at least 0, got -1"):
         embed_with_ray(corpus, zeros, fingerprint="zeros", num_gpus=-1)

@@ -193,7 +193,9 @@ def test_an_index_of_another_corpus_or_model_is_refused(corpus):
     ):
         DenseNegatives(corpus, by_number, index=index, fingerprint="numbers-1")
     index = DenseIndex(corpus.embed(by_number, fingerprint="numbers-1"))
-    with pytest.raises(ValueError, match=r"embeddings are of another model.*again with corpus\.embed\(model\)"):
+    with pytest.raises(
+        ValueError, match=r"embeddings were computed with another model.*again with corpus\.embed\(model\)"
+    ):
         DenseNegatives(corpus, by_number, index=index, fingerprint="table-2")
 
 
@@ -209,7 +211,7 @@ def test_options_are_checked(corpus):
         DenseNegatives(corpus, by_number, index=corpus.embed(by_number, fingerprint="numbers-1"), fingerprint="table-1")
     with pytest.raises(TypeError, match="corpus must be a Corpus"):
         DenseNegatives(["passage 1"], by_number, fingerprint="numbers-1")
-    with pytest.raises(ValueError, match=r"Name them with fingerprint='\.\.\.'"):
+    with pytest.raises(ValueError, match=r"Name it with fingerprint='\.\.\.'"):
         DenseNegatives(corpus, by_number)
     with pytest.raises(TypeError, match="model must be a SentenceTransformer, its path or Hub id, or a function"):
         DenseNegatives(corpus, 3)
@@ -295,7 +297,7 @@ def test_a_model_that_was_trained_needs_a_new_step(make_static_model):
     step = DenseNegatives(corpus, model, k=5)
     before = rows.map(step, batched=True)
     train(model, rows["query"][:])
-    with pytest.raises(RuntimeError, match=r"model was changed after the step was made.*make it again"):
+    with pytest.raises(RuntimeError, match=r"model has changed since the step was created.*Create the step again"):
         step({"query": ["one that was never asked"], "positive_ids": [[]]})
     fresh = DenseNegatives(corpus, model, k=5)
     assert fresh != step
@@ -308,9 +310,9 @@ def test_a_trained_model_is_refused_for_queries_that_were_encoded_before(make_st
     step = DenseNegatives(corpus, model, k=5)
     rows.map(step, batched=True)
     train(model, rows["query"][:])
-    with pytest.raises(RuntimeError, match="model was changed after the step was made"):
+    with pytest.raises(RuntimeError, match="model has changed since the step was created"):
         step(rows[:])
-    with pytest.raises(RuntimeError, match="model was changed after the step was made"):
+    with pytest.raises(RuntimeError, match="model has changed since the step was created"):
         rows.map(step, batched=True)
 
 

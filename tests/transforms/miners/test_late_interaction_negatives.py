@@ -191,7 +191,7 @@ def test_bad_input_is_named(corpus, embeddings):
         (ValueError, "k is 50, but candidates finds only 40", {"candidates": BM25Negatives(corpus, k=40), "k": 50}),
         (TypeError, r"index must be a TokenIndex, got DenseIndex", {"index": DenseIndex(dense)}),
         (ValueError, "another corpus", {"index": TokenIndex(other.embed_tokens(vectors_of, fingerprint="words-1"))}),
-        (ValueError, "of another model", {"index": TokenIndex(corpus.embed_tokens(vectors_of, fingerprint="w-2"))}),
+        (ValueError, "another model", {"index": TokenIndex(corpus.embed_tokens(vectors_of, fingerprint="w-2"))}),
         (ValueError, "k", {"k": 0}),
     ]:
         with pytest.raises(kind, match=message):

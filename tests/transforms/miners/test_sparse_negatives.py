@@ -209,7 +209,9 @@ def test_bad_input_is_named(corpus, rows, model, make_sparse_model, static_model
         SparseNegatives(corpus, model, index=DenseIndex(corpus.embed(static_model)))
     with pytest.raises(ValueError, match="SparseNegatives: the index belongs to another corpus"):
         SparseNegatives(load_sample("earthquakes")[0], model, index=SparseIndex(embeddings))
-    with pytest.raises(ValueError, match=r"embeddings are of another model.*embed_sparse.*SparseEncoder with a"):
+    with pytest.raises(
+        ValueError, match=r"embeddings were computed with another model.*embed_sparse.*SparseEncoder with a"
+    ):
         SparseNegatives(corpus, make_sparse_model(WORDS, np.ones(30)), index=SparseIndex(embeddings))
     with pytest.raises(ValueError, match=r"max_active_dims=None, not 3.*Omit max_active_dims="):
         SparseNegatives(corpus, model, index=SparseIndex(embeddings), max_active_dims=3)
@@ -240,7 +242,7 @@ def test_a_model_that_was_trained_since_is_refused(corpus, rows, make_sparse_mod
     step = SparseNegatives(corpus, model, k=3)
     with torch.no_grad():
         model[0].weight[2] += 1
-    with pytest.raises(RuntimeError, match="The model was changed after the step was made"):
+    with pytest.raises(RuntimeError, match="The model has changed since the step was created"):
         step(rows[:2])
 
 

@@ -90,7 +90,7 @@ def test_bad_input_is_named(corpus, rows, model, make_token_model, static_model)
         (TypeError, "embeddings must be TokenEmbeddings, got int", {"embeddings": 3}),
         (TypeError, r"corpus\.embed_tokens", {"embeddings": corpus.embed(static_model)}),
         (ValueError, "another corpus", {"embeddings": other.embed_tokens(model)}),
-        (ValueError, "of another model", {"embeddings": corpus.embed_tokens(make_token_model(4))}),
+        (ValueError, "another model", {"embeddings": corpus.embed_tokens(make_token_model(4))}),
         (
             ValueError,
             "encoded with the prompt ''",
@@ -101,11 +101,11 @@ def test_bad_input_is_named(corpus, rows, model, make_token_model, static_model)
     ]:
         with pytest.raises(kind, match=message):
             LateInteractionScores(corpus, model, **options)
-    with pytest.raises(TypeError, match=r"got SentenceTransformer\. Mine with it by DenseNegatives"):
+    with pytest.raises(TypeError, match=r"got SentenceTransformer\. Use DenseNegatives to mine"):
         LateInteractionScores(corpus, static_model)
     gone = corpus.embed_tokens(model, prompt="gone ")
     gone.discard()
-    with pytest.raises(ValueError, match=r"not in the cache directory\. Make them with corpus\.embed_tokens"):
+    with pytest.raises(ValueError, match=r"not in the cache directory\. Compute them with corpus\.embed_tokens"):
         LateInteractionScores(corpus, model, embeddings=gone)
     unknown = rows.remove_columns("negative_ids").add_column("negative_ids", [["nowhere"]] * len(rows))
     with pytest.raises(KeyError, match="nowhere"):

@@ -160,7 +160,7 @@ def test_bi_encoder_options_are_checked(corpus):
         BiEncoderScores(
             corpus, vectors_of, embeddings=other.embed(vectors_of, fingerprint="table-8"), fingerprint="table-8"
         )
-    with pytest.raises(ValueError, match="the embeddings are of another model"):
+    with pytest.raises(ValueError, match="the embeddings were computed with another model"):
         BiEncoderScores(
             corpus, vectors_of, embeddings=corpus.embed(vectors_of, fingerprint="table-8"), fingerprint="table-9"
         )
@@ -279,7 +279,7 @@ def test_names_are_words(corpus, step, name):
 def test_models_and_rows_are_checked(corpus, step):
     with pytest.raises(TypeError, match="corpus must be a Corpus, got list"):
         step(["passage 1"], shared_words, fingerprint="shared-1")
-    with pytest.raises(ValueError, match=r"Name them with fingerprint='\.\.\.'"):
+    with pytest.raises(ValueError, match=r"Name it with fingerprint='\.\.\.'"):
         step(corpus, shared_words)
     with pytest.raises(TypeError, match=r"model must be a (SentenceTransformer|CrossEncoder), its path or Hub id"):
         step(corpus, 3)
@@ -349,17 +349,17 @@ def test_a_cross_encoder_that_was_changed_needs_a_new_step(corpus, tmp_path):
     with torch.no_grad():
         for weights in model.parameters():
             weights.mul_(1.5)
-    with pytest.raises(RuntimeError, match="model was changed after the step was made"):
+    with pytest.raises(RuntimeError, match="model has changed since the step was created"):
         step({"query": ["question 39"], "positive_ids": [["p2"]], "negative_ids": [["p3"]]})
     # Even where all scores are known: old ones would be taken for those of the new weights.
-    with pytest.raises(RuntimeError, match="model was changed after the step was made"):
+    with pytest.raises(RuntimeError, match="model has changed since the step was created"):
         rows.map(step, batched=True)
     assert CrossEncoderScores(corpus, model)(rows[:]) != before
 
 
 def test_a_cross_encoder_with_several_outputs_is_refused(corpus, tmp_path):
     path = tiny_cross_encoder(tmp_path / "three", labels=3)
-    with pytest.raises(ValueError, match=r"has 3 outputs per pair, and a teacher must have one. Pass a function"):
+    with pytest.raises(ValueError, match=r"has 3 outputs per pair, but a teacher must have one. Pass a function"):
         CrossEncoderScores(corpus, path)
 
 
@@ -389,7 +389,7 @@ def test_half_precision_is_near_and_has_a_name_of_its_own(corpus, tmp_path):
 
 
 def test_a_function_has_no_activation(corpus):
-    with pytest.raises(ValueError, match="gives its scores as they are"):
+    with pytest.raises(ValueError, match="activation and dtype apply only to models"):
         CrossEncoderScores(corpus, shared_words, activation="sigmoid", fingerprint="shared")
     with pytest.raises(ValueError, match="activation must be one of"):
         CrossEncoderScores(corpus, shared_words, activation="softmax", fingerprint="shared")

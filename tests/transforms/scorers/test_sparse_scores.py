@@ -87,7 +87,7 @@ def test_bad_input_is_named(corpus, model, static_model, make_sparse_model):
         BiEncoderScores(corpus, model, embeddings=dense)
     with pytest.raises(TypeError, match=r"must be a SparseEncoder.*got SentenceTransformer"):
         BiEncoderScores(corpus, static_model, embeddings=sparse)
-    with pytest.raises(ValueError, match="BiEncoderScores: the embeddings are of another model"):
+    with pytest.raises(ValueError, match="BiEncoderScores: the embeddings were computed with another model"):
         BiEncoderScores(corpus, make_sparse_model(WORDS), embeddings=sparse)
     other = Corpus.from_dataset({"id": ["a"], "text": ["w1"]})
     with pytest.raises(ValueError, match=r"to another corpus\. Pass corpus\.embed_sparse"):
