@@ -1,1 +1,1 @@
-"""How good negatives are: what is wrong with them, how hard they are, how many of them are relevant."""
+"""Audits of negatives: their defects, their hardness, and the share of relevant ones."""

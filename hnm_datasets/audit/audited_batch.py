@@ -1,4 +1,4 @@
-"""A batch of rows as the audit sees it, with everything that the first pass found out."""
+"""A batch of rows in the second pass of an audit, with the results of the first pass."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from hnm_datasets.formats.base import Layout, QueryRows, Side
 
 
 class Marked(NamedTuple):
-    """Some rows, positives or negatives of a batch.
+    """Marked rows, positives or negatives of a batch.
 
     Attributes:
         kind: `"row"`, `"positive"` or `"negative"`.
-        mask: Which ones. Shape (B,) or (P,).
+        mask: True for the marked ones. Shape (B,) or (P,).
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Marked(NamedTuple):
 
 
 def describer(rows: QueryRows, kind: str, corpus: Corpus | None) -> Callable[[int], str]:
-    """Return the function that names the rows, positives or negatives of a batch for a person."""
+    """Return a function that describes the rows, positives or negatives of a batch for display."""
     if kind == "row":
         return partial(describe_row, rows)
     return partial(describe_pair, rows, rows.positives if kind == "positive" else rows.negatives, corpus=corpus)
@@ -47,16 +47,17 @@ class AuditedBatch:
         layout: The layout of the dataset's columns.
         corpus: The passages, if given.
         judgments: The judgments, if given.
-        queries: The number of each row's query. Shape (B,).
-        questions: The number of each row's question: queries of one normalized text share it. Shape (B,).
-        as_passages: The numbers that the queries would have if they were passages.
-        positives: The numbers of the positives.
-        negatives: The numbers of the negatives.
-        positive_pairs: All pairs of query and positive of the dataset by `PassageKeys.own`, ascending.
+        queries: The key of each row's query. Shape (B,).
+        questions: The key of each row's question, shared by queries with the same normalized text. Shape (B,).
+        as_passages: The keys that the queries would have as passages.
+        positives: The keys of the positives.
+        negatives: The keys of the negatives.
+        positive_pairs: The keys of all (query, positive) pairs of the dataset by `PassageKeys.own`, ascending.
         positive_texts: The same by `PassageKeys.text` and by `PassageKeys.copy`.
-        of_questions: The same by all three, with questions instead of queries, of questions that are several queries.
-        texts_as_queries: How often each text is a query of the dataset.
-        texts_as_positives: How often each text is a positive of the dataset.
+        of_questions: The same by all three keys, with questions instead of queries; only for questions that several
+            queries share.
+        texts_as_queries: How often each text is a query in the dataset.
+        texts_as_positives: How often each text is a positive in the dataset.
     """
 
     rows: QueryRows
@@ -76,23 +77,23 @@ class AuditedBatch:
 
     @property
     def sides(self) -> dict[str, tuple[Side, PassageKeys]]:
-        """Both sides by kind."""
+        """The positives and the negatives, with their keys."""
         return {"positive": (self.rows.positives, self.positives), "negative": (self.rows.negatives, self.negatives)}
 
     @cached_property
     def known_positives(self) -> NDArray[np.bool_]:
-        """Negatives that are a known positive of their query. Shape (P,)."""
+        """Marks the negatives that are a known positive of their query. Shape (P,)."""
         return is_among(pair_keys(self.queries[self.rows.negatives.owners], self.negatives.own), self.positive_pairs)
 
     @cached_property
     def copies_of_positives(self) -> NDArray[np.bool_]:
-        """Other negatives that have the text of a known positive of their query, or are copies of one. Shape (P,)."""
+        """Marks other negatives with the text of a known positive of their query, or copies of one. Shape (P,)."""
         owners = self.queries[self.rows.negatives.owners]
         return ~self.known_positives & has_any(owners, self.negatives[1:3], self.positive_texts)
 
     @cached_property
     def positives_of_question(self) -> NDArray[np.bool_]:
-        """Other negatives that are a positive of another query with the same text, or a copy of one. Shape (P,)."""
+        """Marks other negatives that are a positive of another query with the same text, or a copy. Shape (P,)."""
         if not len(self.of_questions):
             return np.zeros(len(self.rows.negatives), dtype=bool)
         owners = self.questions[self.rows.negatives.owners]
@@ -101,19 +102,19 @@ class AuditedBatch:
 
     @cached_property
     def first_of_text(self) -> NDArray[np.bool_]:
-        """Negatives whose text no earlier negative of their row has. Shape (P,)."""
+        """Marks the negatives whose text does not occur earlier in their row. Shape (P,)."""
         return first_of_text(self.rows.negatives, self.negatives)
 
     @cached_property
     def judged(self) -> NDArray[np.bool_]:
-        """Rows whose query has judgments. Shape (B,)."""
+        """Marks the rows whose query has judgments. Shape (B,)."""
         if self.judgments is None:
             return np.zeros(len(self.queries), dtype=bool)
         return is_among(self.queries, self.judgments.queries)
 
     @cached_property
     def judged_relevant(self) -> dict[str, NDArray[np.bool_]]:
-        """Positives and negatives that were judged relevant. Shape (P,) each."""
+        """Marks the positives and negatives that are judged relevant. Shape (P,) each."""
         return {
             kind: np.zeros(len(side), dtype=bool)
             if self.judgments is None
@@ -122,7 +123,7 @@ class AuditedBatch:
         }
 
     def rows_with(self, kind: str, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which rows have a positive or negative that is marked. Shape (P,) → (B,)."""
+        """Mark the rows with a marked positive or negative. Shape (P,) → (B,)."""
         owners = self.sides[kind][0].owners
         return np.bincount(owners[mask], minlength=len(self.queries)) > 0
 
@@ -130,14 +131,14 @@ class AuditedBatch:
 def has_any(
     queries: NDArray[np.uint64], passages: Sequence[NDArray[np.uint64]], known: NDArray[np.uint64]
 ) -> NDArray[np.bool_]:
-    """Tell which passages make a known pair with their query by any of their keys. Shape (P,)."""
-    # Most often a passage's keys are the same array.
+    """Mark the passages that form a known pair with their query, by any of their keys. Shape (P,)."""
+    # The keys of passages are usually one and the same array.
     distinct = {id(keys): keys for keys in passages}.values()
     return np.asarray(np.any([is_among(pair_keys(queries, keys), known) for keys in distinct], axis=0))
 
 
 def first_of_text(side: Side, passages: PassageKeys) -> NDArray[np.bool_]:
-    """Mark each passage that no earlier one of its row repeats. Shape (P,)."""
+    """Mark the passages whose text does not occur earlier in their row. Shape (P,)."""
     order = np.lexsort((np.arange(len(side)), passages.text, side.owners))
     owners, text = side.owners[order], passages.text[order]
     first = np.empty(len(order), dtype=bool)

@@ -1,4 +1,4 @@
-"""The settings of filters that keep false negatives rare, read off judged data."""
+"""Calibrate the limits of filters on judged data, so that false negatives stay rare."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ logger = logging.getLogger(__name__)
 
 
 class Calibration(NamedTuple):
-    """A setting of a filter and what it does to the judged candidates.
+    """A calibrated limit of a filter, and its effect on the judged candidates.
 
     Attributes:
         value: The margin, for `RelativeMargin` or `AbsoluteMargin`; or the threshold, for `TeacherThreshold`.
-        false_negative_rate: Which share of the negatives that are taken is relevant.
-        found: Which share of the wanted negatives is found: of n per row, or of all candidates.
-        candidates: How many candidates this was read off.
-        low: The 95% interval of the rate on as many other queries of the same kind begins here. It counts a query as
-            one draw, as its candidates are alike, and allows for the chance in both samples of queries.
-        high: It ends here.
-        queries: How many queries the rate was read off.
+        false_negative_rate: The share of the remaining negatives that is relevant.
+        found: The share of the wanted negatives that remains: of n per row, or of all candidates.
+        candidates: The number of candidates used.
+        low: Lower end of the 95% interval of the rate on the same number of other queries of the same kind. The
+            interval treats each query as one draw, because its candidates are similar, and includes the sampling error
+            of both sets of queries.
+        high: Upper end of this interval.
+        queries: The number of queries used.
     """
 
     value: float
@@ -64,36 +65,38 @@ def calibrate_margin(
     against: str = DEFAULT_AGAINST,
     unjudged: str = "irrelevant",
 ) -> Calibration:
-    """Find the smallest margin that keeps the share of relevant passages among the negatives below a target.
+    """Find the smallest margin that keeps the share of relevant passages among the negatives at or below a target.
 
-    The useful margin differs widely between models: 0.05 is far too little for one whose scores are close together.
-    Hide all but one or some positives of judged queries with `hide_positives`, mine, and read the margin off the rows.
-    Rows whose positives are all known cannot show a false negative, and are refused.
+    Useful margins differ widely between models, because their scores are spread differently. Hide some positives of
+    judged queries with `hide_positives`, mine with these rows, and calibrate the margin on the result.
+    Rows whose relevant passages are all known positives cannot contain a false negative; if all rows are like this,
+    the function raises an error.
 
     Args:
-        rows: Mined rows with `query_id` (or `query`) and scores of positives and candidates.
-        judgments: Which passages are relevant: the second value of `hide_positives`, rows with `positive_ids`, or the
-            columns `query_id`, `corpus_id` (or BEIR's names) and `score`, which is greater than 0 for relevant
-            passages. Rows of queries that they do not name are left out. These and the rows may be a `Dataset`, a data
-            frame, an Arrow table, a list of dicts or a dict of lists.
-        target_false_negative_rate: The highest rate on these rows, from 0 to 1. On other queries it is as often above
-            as below: ask for less, or judge more queries, until `high` of the answer is acceptable.
-        n: The rate of the first n candidates that the margin leaves in each row: what `TopNegatives(n)` takes. None: of
-            all that it leaves, most of which lie deep and are harmless, so that the rate of the first is far higher.
-        relative: Calibrate `RelativeMargin`; else `AbsoluteMargin`.
-        by: `"score"` for the retriever's scores, or a teacher's name; None: the teacher's where the rows have
-            `negative_teacher_scores`, else the retriever's. Pass the same to the margin.
+        rows: Mined rows with `query_id` (or `query`) and scores of positives and candidates. `rows` and `judgments` may
+            each be a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
+        judgments: The relevant passages: the second value of `hide_positives`, rows with `positive_ids`, or the columns
+            `query_id`, `corpus_id` (or BEIR's names) and `score`, above 0 for relevant passages. Rows without a judged
+            query are skipped.
+        target_false_negative_rate: The maximum rate on these rows, from 0 to 1. On other queries, the rate may be
+            higher: lower the target, or judge more queries, until `high` in the result is acceptable.
+        n: Compute the rate over the first n remaining candidates of each row, those that `TopNegatives(n)` keeps. None:
+            over all remaining candidates. Most of these rank low and are not relevant, so the rate among the first
+            candidates is much higher.
+        relative: Calibrate `RelativeMargin`; False: `AbsoluteMargin`.
+        by: `"score"` for the retriever's scores, or the name of a teacher. None: the teacher's scores if the rows have
+            `negative_teacher_scores`, else the retriever's. Pass the same value to the margin.
         against: The `against` of the margin, see `RelativeMargin`.
-        unjudged: A candidate without a judgment counts as `"irrelevant"`, which is right if the relevant passages were
-            all judged and makes the rate too low otherwise; or `"skip"` leaves it out.
+        unjudged: `"irrelevant"`: candidates without a judgment count as not relevant. This is right if all relevant
+            passages are judged; otherwise the rate is too low. `"skip"`: ignore these candidates.
 
     Returns:
-        The margin, with the rate, its interval on other queries, and the share of negatives that it leaves.
+        The margin, the rate with its interval on other queries, and the share of negatives that remains.
 
     Raises:
         KeyError: A column is missing.
-        ValueError: The rows cannot tell: there is no candidate, no query is judged, or all relevant passages are known
-            positives. Or no margin reaches the target; the message says what can be reached.
+        ValueError: The margin cannot be calibrated: there are no candidates, no query is judged, or all relevant
+            passages are known positives. Or no margin reaches the target; the message has the lowest possible rate.
 
     Example:
         >>> rows = {"query_id": ["q"], "negative_ids": [["a", "b", "c"]], "negative_scores": [[0.9, 0.7, 0.4]]}
@@ -107,19 +110,19 @@ def calibrate_margin(
     batch = Batch(dataset_of(rows, name).with_format("arrow")[:], step=name)
     by = score_name(by, batch.names)
     scores = batch.number_lists(score_column(by))
-    # What a margin of 0 leaves as the limit is the positive score that margins are taken against.
+    # The limit for a margin of 0 is the positive score to which margins refer.
     positives = limits_of(batch.number_lists(score_column(by, of="positive")), against, 0.0, relative=False)
     limits = np.repeat(positives.astype(np.float64), scores.lengths)
     gaps = limits - scores.values.astype(np.float64)
-    # No share of a score of 0 lowers a limit, and a row without positives has none.
+    # A relative margin cannot lower a limit of 0, and rows without positives have no limit.
     with np.errstate(divide="ignore", invalid="ignore"):
         margins = gaps / np.abs(limits) if relative else gaps
     found = _calibrated(name, "margin", batch, margins, judgments, target_false_negative_rate, n, unjudged)
     if found.value <= 0:
         logger.warning(
-            "calibrate_margin: the target is reached with a margin of %g, which drops little or nothing%s.",
+            "calibrate_margin: a margin of %g reaches the target, which drops few or no candidates%s.",
             found.value,
-            "; for the first few negatives of each row pass n=" if n is None else "",
+            "; to calibrate on the first negatives of each row, pass n=" if n is None else "",
         )
     return found
 
@@ -133,27 +136,27 @@ def calibrate_threshold(
     by: str = "teacher",
     unjudged: str = "irrelevant",
 ) -> Calibration:
-    """Find the highest threshold of `TeacherThreshold` that keeps the share of relevant passages below a target.
+    """Find the highest threshold of `TeacherThreshold` that keeps the share of relevant passages at or below a target.
 
-    A sigmoid's 0.1 means nothing for the cosines of an embedding model, and little for a teacher from another domain.
+    A threshold for the sigmoid scores of one teacher does not fit the cosine scores of an embedding model, and may not
+    fit a teacher from another domain.
 
     Args:
         rows: Rows with `query_id` (or `query`) and the teacher's scores of the candidates, mined after `hide_positives`
             hid some positives.
-        judgments: Which passages are relevant, see `calibrate_margin`.
-        target_false_negative_rate: The highest rate on these rows, see `calibrate_margin`.
-        n: The rate of the first n candidates that the threshold leaves in each row; None: of all that it leaves. See
-            `calibrate_margin`.
+        judgments: The relevant passages, see `calibrate_margin`.
+        target_false_negative_rate: The maximum rate on these rows, see `calibrate_margin`.
+        n: Compute the rate over the first n remaining candidates of each row; None: over all. See `calibrate_margin`.
         by: The teacher's name, or `"score"` for the retriever's scores.
         unjudged: `"irrelevant"` or `"skip"`, see `calibrate_margin`.
 
     Returns:
-        The threshold, with the rate, its interval on other queries, and the share of negatives that it leaves.
+        The threshold, the rate with its interval on other queries, and the share of negatives that remains.
 
     Raises:
         KeyError: A column is missing.
-        ValueError: The rows cannot tell: there is no candidate, no query is judged, or all relevant passages are known
-            positives. Or no threshold reaches the target; the message says what can be reached.
+        ValueError: The threshold cannot be calibrated: there are no candidates, no query is judged, or all relevant
+            passages are known positives. Or no threshold reaches the target; the message has the lowest possible rate.
 
     Example:
         >>> rows = {"query_id": ["q"], "negative_ids": [["a", "b", "c"]], "negative_teacher_scores": [[0.9, 0.7, 0.4]]}
@@ -166,7 +169,7 @@ def calibrate_threshold(
     batch = Batch(dataset_of(rows, name).with_format("arrow")[:], step=name)
     scores = batch.number_lists(score_column(by)).values.astype(np.float64)
     found = _calibrated(name, "threshold", batch, -scores, judgments, target_false_negative_rate, n, unjudged)
-    # The threshold itself is dropped, and the score that was found is to stay.
+    # The filter drops scores equal to the threshold, but the score found here must stay.
     return found._replace(value=float(np.nextafter(-found.value, np.inf)))
 
 
@@ -180,33 +183,33 @@ def _calibrated(
     n: int | None,
     unjudged: str,
 ) -> Calibration:
-    """Find the smallest limit for which the candidates with at least that much safety are false rarely enough.
+    """Find the smallest limit at which the candidates with at least this `safety` reach the target rate.
 
     Args:
-        name: The function's name, for errors.
-        what: What is calibrated, for errors.
+        name: The name of the function, for errors.
+        what: The calibrated quantity, for errors.
         batch: The mined rows.
-        safety: How far each candidate is from being taken for relevant. Shape (C,).
-        judgments: Which passages are relevant.
+        safety: The higher, the less likely the candidate is relevant. Shape (C,).
+        judgments: The relevant passages.
         target_false_negative_rate: From 0 to 1.
-        n: How many candidates of each row count; None: all.
-        unjudged: What a candidate without a judgment counts as.
+        n: The number of first candidates of each row to count; None: all.
+        unjudged: How to count candidates without a judgment.
     """
     target = checks.real_number(name, "target_false_negative_rate", target_false_negative_rate)
     checks.one_of(name, "unjudged", unjudged, ("irrelevant", "skip"))
     if n is not None:
         n = checks.whole_number(name, "n", n, low=1)
     candidates, queries = batch.id_lists(NEGATIVE_IDS), _queries(batch)
-    asked, judged, relevance = _judged(name, batch, judgments)
-    counted = np.isfinite(safety) & asked[candidates.owners]
+    has_judgments, judged, relevance = _judged(name, batch, judgments)
+    counted = np.isfinite(safety) & has_judgments[candidates.owners]
     if not counted.any():
         raise ValueError(
-            f"{name}: no candidate has a finite {what}. Do the rows have positives, and finite scores of them?"
+            f"{name}: no candidate has a finite {what}. Check that the rows have positives with finite scores."
         )
     if unjudged == "skip":
         counted &= judged
     if not counted.any():
-        raise ValueError(f"{name}: none of the candidates is judged. Mine for judged queries, of the same ids.")
+        raise ValueError(f"{name}: none of the candidates is judged. Mine for judged queries with the same ids.")
     candidates_read = int(counted.sum())
     # A candidate is among the first n for limits up to its own safety and above the n-th greatest before it.
     crowded = np.full(len(safety), -np.inf)
@@ -219,14 +222,15 @@ def _calibrated(
     order = np.argsort(-limits, kind="stable")
     limits, steps, relevant = limits[order], steps[order], relevant[order]
     taken, false = np.cumsum(steps), np.cumsum(steps * relevant)
-    # A limit keeps all candidates that have it, so only the last of equal ones tells its rate.
+    # A limit keeps all candidates equal to it, so only the last of equal ones has the right rate.
     ends = np.append(limits[1:] != limits[:-1], True) & np.isfinite(limits) & (taken > 0)
     rates = false / np.maximum(taken, 1)
     reached = np.flatnonzero(ends & (rates <= target))
     if not len(reached):
         raise ValueError(
-            f"{name}: no {what} brings the share of relevant candidates to {target:g}; the lowest is "
-            f"{rates[ends].min():.3f}. Score with a teacher and calibrate by=its name, or drop more by rank first."
+            f"{name}: no {what} lowers the share of relevant candidates to {target:g}; the lowest possible share is "
+            f"{rates[ends].min():.3f}. Score with a teacher and pass its name as by=, or drop more candidates by rank "
+            f"first."
         )
     last = int(reached[-1])
     limit = float(limits[last])
@@ -238,15 +242,15 @@ def _calibrated(
         queries, np.bincount(owners[relevance[chosen]], minlength=size), np.bincount(owners, minlength=size)
     )
     assert clusters is not None
-    # As many other queries have as much chance in them as these.
+    # The same number of other queries has the same sampling error; half the size accounts for both samples.
     low, high = wilson(clusters.rate, clusters.size / 2)
-    wanted = candidates_read if n is None else n * int(asked.sum())
+    wanted = candidates_read if n is None else n * int(has_judgments.sum())
     found = clusters.negatives / wanted
     return Calibration(limit, clusters.rate, found, candidates_read, low, high, clusters.queries)
 
 
 def _queries(batch: Batch) -> NDArray[np.uint64]:
-    """Return 64 bits per row that name its query by its id, or by its text. Shape (B,)."""
+    """Return 64 bits per row that identify its query, by id or by text. Shape (B,)."""
     return digest_strings((batch.ids(QUERY_ID) if batch.has(QUERY_ID) else batch.strings(QUERY)).to_pylist())[:, 0]
 
 
@@ -254,31 +258,35 @@ def _judged(name: str, batch: Batch, judgments: Rows) -> tuple[NDArray[np.bool_]
     """Look the candidates up in the judgments.
 
     Args:
-        name: The function's name, for errors.
+        name: The name of the function, for errors.
         batch: B rows with C candidates.
-        judgments: In a form of `read_judgments`.
+        judgments: Judgments in a form that `read_judgments` accepts.
 
     Returns:
-        The rows whose query is judged, shape (B,); the candidates that are judged, shape (C,); and those that are
-        relevant, shape (C,).
+        Masks of the rows with a judged query, shape (B,); of the judged candidates, shape (C,); and of the relevant
+        candidates, shape (C,).
 
     Raises:
-        ValueError: The rows cannot show a false negative.
+        ValueError: The rows cannot contain a false negative.
     """
     candidates = batch.id_lists(NEGATIVE_IDS)
     if not len(candidates.values):
-        raise ValueError(f"{name}: the rows have no candidates. Mine first, and see which filter left none.")
+        raise ValueError(f"{name}: the rows have no candidates. Mine first, or check which filter dropped them all.")
     known = read_judgments(judgments, batch.has(QUERY_ID), name)
     queries = _queries(batch)
-    asked = np.isin(queries, digest_strings(known.asked.to_pylist())[:, 0])
-    if not asked.any():
+    has_judgments = np.isin(queries, digest_strings(known.judged_queries.to_pylist())[:, 0])
+    if not has_judgments.any():
         raise ValueError(
-            f"{name}: none of the candidates is judged: no query of the rows is among the {len(known.asked)} "
-            f"judgments, such as {known.asked[:1].to_pylist()}; the first is {batch.describe(0)}. Are both named alike?"
+            f"{name}: none of the candidates is judged: no query of the rows is among the {len(known.judged_queries)} "
+            f"judgments, such as {known.judged_queries[:1].to_pylist()}; the first is {batch.describe(0)}. Check that "
+            f"both use the same ids."
         )
-    if not asked.all():
+    if not has_judgments.all():
         logger.warning(
-            "%s: left out %d of %d rows, whose queries are not in the judgments.", name, (~asked).sum(), len(asked)
+            "%s: skipped %d of %d rows, because their queries are not judged.",
+            name,
+            (~has_judgments).sum(),
+            len(has_judgments),
         )
 
     def pairs_of(column: str) -> NDArray[np.uint64]:
@@ -291,26 +299,27 @@ def _judged(name: str, batch: Batch, judgments: Rows) -> tuple[NDArray[np.bool_]
     own = pair_keys(judged_queries, digest_strings(known.passages.to_pylist())[:, 0])
     pairs = pairs_of(NEGATIVE_IDS)
     judged, relevant = is_among(pairs, np.unique(own)), is_among(pairs, np.unique(own[known.relevant]))
-    seen = bool(relevant[asked[candidates.owners]].any())
-    why = "the rows have no column 'positive_ids', which would tell whether any relevant passage was hidden"
+    seen = bool(relevant[has_judgments[candidates.owners]].any())
+    why = "the rows have no column 'positive_ids', which would show whether relevant passages are hidden"
     if batch.has(POSITIVE_IDS):
         columns = [column for column in (POSITIVE_IDS, KNOWN_POSITIVE_IDS) if batch.has(column)]
         shown = np.unique(np.concatenate([pairs_of(column) for column in columns]))
         hidden = judged_queries[known.relevant & ~is_among(own, shown)]
-        able, rows = int((asked & np.isin(queries, hidden)).sum()), int(asked.sum())
+        able, rows = int((has_judgments & np.isin(queries, hidden)).sum()), int(has_judgments.sum())
         if 0 < able < rows / 2:
             logger.warning(
-                "%s: %d of %d rows have no hidden relevant passage and cannot show a false negative; the rate is that "
-                "of all rows. Leave them out to get the rate of the others.",
+                "%s: %d of %d rows have no hidden relevant passage, so they cannot contain a false negative; the rate "
+                "is over all rows. Remove them to get the rate of the others.",
                 name,
                 rows - able,
                 rows,
             )
         seen = seen or able > 0
-        why = "all passages that are judged relevant are known positives of the rows, which miners exclude"
+        why = "all passages judged relevant are known positives of the rows, which miners exclude"
     if seen:
-        return asked, judged, relevant
+        return has_judgments, judged, relevant
     raise ValueError(
-        f"{name}: no false negative can be seen: {why}. Whatever the {name.removeprefix('calibrate_')}, the rate would "
-        f"be 0. Hide some before mining: rows, judgments = hide_positives(queries), and mine for these rows."
+        f"{name}: the rows cannot contain false negatives: {why}. The rate would be 0 for every "
+        f"{name.removeprefix('calibrate_')}. Hide some positives before mining: rows, judgments = "
+        f"hide_positives(queries), and mine with these rows."
     )

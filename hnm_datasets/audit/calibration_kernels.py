@@ -12,24 +12,24 @@ from hnm_datasets.arrays.compiled import compiled
 def nth_greatest_before(
     offsets: NDArray[np.int64], values: NDArray[np.float64], n: int, out: NDArray[np.float64]
 ) -> None:
-    """Fill in the n-th greatest of the values before each one in its row, -infinity where there are fewer.
+    """For each value, find the n-th greatest value before it in its row; -infinity if there are fewer than n.
 
     Args:
-        offsets: Where each row's values begin and end. Shape (B + 1,).
-        values: Shape (C,).
+        offsets: The start and end of each row's values. Shape (B + 1,).
+        values: The values. Shape (C,).
         n: At least 1.
-        out: Filled. Shape (C,).
+        out: The result. Shape (C,).
     """
     best = np.empty(n, dtype=np.float64)
     for row in range(len(offsets) - 1):
         # Greatest first.
         best[:] = -np.inf
-        for place in range(offsets[row], offsets[row + 1]):
-            out[place] = best[n - 1]
+        for position in range(offsets[row], offsets[row + 1]):
+            out[position] = best[n - 1]
             slot = n - 1
-            if values[place] <= best[slot]:
+            if values[position] <= best[slot]:
                 continue
-            while slot > 0 and best[slot - 1] < values[place]:
+            while slot > 0 and best[slot - 1] < values[position]:
                 best[slot] = best[slot - 1]
                 slot -= 1
-            best[slot] = values[place]
+            best[slot] = values[position]

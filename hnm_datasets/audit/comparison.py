@@ -1,4 +1,4 @@
-"""`compare_negatives`: what two minings of the same queries have in common, and which is harder."""
+"""`compare_negatives`: the overlap and hardness of two sets of negatives for the same queries."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from hnm_datasets.rows import Rows
 
 _NAME = "compare_negatives"
 _EXAMPLES, _SHOWN = 3, 2
-#: Rows that tell which retrievers there are.
+#: Rows to read for the names of the retrievers.
 _PROBED = 100
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A query on which two minings differ.
+    """A query for which two sets of negatives differ.
 
     Attributes:
         query: The query.
-        only_first: Negatives that the first has alone, described.
-        only_second: Negatives that the second has alone.
+        only_first: Negatives that are only in the first set, as text.
+        only_second: Negatives that are only in the second set, as text.
     """
 
     query: str
@@ -42,19 +42,19 @@ class Difference:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Report):
-    """What `compare_negatives` found. It shows itself in a terminal, and as HTML in a notebook.
+    """The result of `compare_negatives`. It prints as tables, and shows HTML in a notebook.
 
     Args:
-        names: The names of the two.
-        queries: Queries that both have, and those that one has alone.
-        compared: How many of the common ones were compared.
-        overlap: The share of both lists' negatives that are common (Jaccard), mean over queries.
-        in_other: Which share of the first's negatives the second has, and of the second's the first.
-        by: The scorer that compares their hardness; None where no scorer has scored both.
-        hardness: The mean score of the negatives of each, less that of the positives.
-        difference: How much harder the first is: the mean difference over queries, and its 95% interval, whose bounds
-            are None where one query alone could be compared.
-        examples: The queries on which they differ most.
+        names: The names of the two sets.
+        queries: The number of common queries, and of queries that are only in the first and only in the second set.
+        compared: The number of common queries compared.
+        overlap: The Jaccard overlap of the negatives of a query in both sets, mean over queries.
+        in_other: The share of the first set's negatives that are in the second, and the reverse.
+        by: The scores that measure hardness; None if no scorer has scored both sets.
+        hardness: For each set, the mean score of the negatives minus that of the positives.
+        difference: How much harder the first set is: the mean difference over queries and its 95% interval. The ends
+            of the interval are None if only one query can be compared.
+        examples: The queries for which the sets differ most.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, RandomNegatives, compare_negatives, load_sample
@@ -79,36 +79,36 @@ class Comparison(Report):
 
     def _verdict(self) -> str:
         if self.difference is None:
-            return "Which is harder is unknown: let one teacher score both."
+            return "Which is harder is unknown: score both with the same teacher."
         mean, low, high = self.difference
         if low is None or high is None:
-            return "Which is harder is unknown: one query tells too little."
+            return "Which is harder is unknown: one query is not enough."
         if low <= 0 <= high:
-            return f"By {self.by} neither is harder."
-        return f"By {self.by} {self.names[0] if mean > 0 else self.names[1]} is harder."
+            return f"Neither is harder (by {self.by})."
+        return f"{self.names[0] if mean > 0 else self.names[1]} is harder (by {self.by})."
 
     def _tables(self) -> list[Table]:
         first, second = self.names
         rows = [
-            (f"queries in {first} alone", number(self.queries[1])),
-            (f"queries in {second} alone", number(self.queries[2])),
-            ("common share of negatives (Jaccard)", percent(self.overlap)),
-            (f"negatives of {first} that {second} has", percent(self.in_other[0])),
-            (f"negatives of {second} that {first} has", percent(self.in_other[1])),
+            (f"queries only in {first}", number(self.queries[1])),
+            (f"queries only in {second}", number(self.queries[2])),
+            ("overlap of negatives (Jaccard)", percent(self.overlap)),
+            (f"negatives of {first} also in {second}", percent(self.in_other[0])),
+            (f"negatives of {second} also in {first}", percent(self.in_other[1])),
         ]
         if self.hardness is not None and self.difference is not None:
             rows += [
-                (f"{self.by} of negatives less that of positives, {name}", number(value))
+                (f"{self.by} of negatives minus positives, {name}", number(value))
                 for name, value in zip(self.names, self.hardness, strict=True)
             ]
             mean, low, high = map(number, self.difference)
             interval = "" if self.difference[1] is None else f" (95% interval {low} to {high})"
-            rows.append((f"{first} less {second}", f"{mean}{interval}"))
-        note = f"Of {self.compared:,} sampled queries." if self.compared < self.queries[0] else ""
+            rows.append((f"{first} minus {second}", f"{mean}{interval}"))
+        note = f"On a sample of {self.compared:,} queries." if self.compared < self.queries[0] else ""
         tables = [Table("Overlap and hardness", ("", ""), tuple(rows), note=note)]
         if self.examples:
             cells = tuple((one.query, "; ".join(one.only_first), "; ".join(one.only_second)) for one in self.examples)
-            tables.append(Table("Where they differ", ("query", f"{first} alone", f"{second} alone"), cells))
+            tables.append(Table("Where they differ", ("query", f"only in {first}", f"only in {second}"), cells))
         return tables
 
 
@@ -122,23 +122,23 @@ def compare_negatives(
     sample: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two minings of the same queries: their overlap, which is harder, and where they differ.
+    """Compare two sets of negatives for the same queries: their overlap, which is harder, and where they differ.
 
     Args:
-        first: Mined rows in any form that `audit_negatives` knows.
-        second: Others; queries are matched by their ids if both have them, else by their texts.
-        corpus: The passages; needed where one has ids alone and the other texts, and for examples with texts.
-        names: The names of the two in the result.
-        by: The scores that measure hardness: a teacher's name, or `"score"`. None: a teacher that both have;
-            or the retriever, if it is the same one.
-        sample: How many of the common queries are compared.
-        seed: For the sample.
+        first: Mined rows in any format that `audit_negatives` recognizes.
+        second: Other mined rows. Queries are matched by id if both have ids, else by text.
+        corpus: The passages; needed if one set has only ids and the other texts, and to show texts in examples.
+        names: The names of the two sets in the result.
+        by: The scores that measure hardness: the name of a teacher, or `"score"`. None: a teacher that scored both
+            sets, or else the retriever, if it is the same in both.
+        sample: The maximum number of common queries to compare.
+        seed: Seed for the sample.
 
     Returns:
-        A `Comparison`: it prints itself, shows itself in a notebook, and has `.to_dict()` and `.to_markdown()`.
+        A `Comparison`: it prints as tables, shows HTML in a notebook, and has `.to_dict()` and `.to_markdown()`.
 
     Raises:
-        KeyError: The columns are in no known form, or one has no scores of the name `by`.
+        KeyError: A format is not recognized, or one set has no scores named `by`.
         ValueError: There is no common query, or ids cannot be compared with texts.
 
     Example:
@@ -154,7 +154,7 @@ def compare_negatives(
     if corpus is not None:
         check_corpus(_NAME, corpus)
     if len(names) != 2 or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{_NAME}: names must be two, got {names!r}.")
+        raise ValueError(f"{_NAME}: names must be two non-empty strings, got {names!r}.")
     given = {"first": first, "second": second}
     sides = [_Side(given_rows(_NAME, rows, name), corpus) for name, rows in given.items()]
     by_id = all(side.form.query_id is not None for side in sides)
@@ -163,8 +163,8 @@ def compare_negatives(
     common = np.intersect1d(sides[0].queries, sides[1].queries)
     if not len(common):
         raise ValueError(
-            f"{_NAME}: the two have no query in common, by {'their ids' if by_id else 'their texts'}. Are both of the "
-            f"same queries?"
+            f"{_NAME}: the two datasets have no query in common, matched by {'ids' if by_id else 'texts'}. Pass two "
+            f"datasets with the same queries."
         )
     alone = [len(np.setdiff1d(side.queries, common)) for side in sides]
     chosen = common
@@ -174,8 +174,9 @@ def compare_negatives(
     by_text = corpus is not None or not all(side.form.format.needs_corpus for side in sides)
     if corpus is None and len({side.form.format.needs_corpus for side in sides}) > 1:
         raise ValueError(
-            f"{_NAME}: one dataset is in the form {sides[0].form.format.name!r} and the other in "
-            f"{sides[1].form.format.name!r}: ids and texts are compared by the corpus: {_NAME}(first, second, corpus)."
+            f"{_NAME}: one dataset has the format {sides[0].form.format.name!r} and the other "
+            f"{sides[1].form.format.name!r}. To compare ids with texts, pass the corpus: "
+            f"{_NAME}(first, second, corpus)."
         )
     for side in sides:
         side.read(chosen, by, by_text)
@@ -191,7 +192,7 @@ def compare_negatives(
         if known.any():
             hardness = (float(gaps[0][known].mean()), float(gaps[1][known].mean()))
             difference = _interval(gaps[0][known] - gaps[1][known])
-    # Queries without negatives in either are the same in both.
+    # Queries without negatives in both sets do not differ.
     order = np.argsort(np.where(union > 0, counts[2] / np.maximum(union, 1), 1.0), kind="stable")[:_EXAMPLES]
     differing = [query for query in order.tolist() if union[query] > counts[2][query]]
     return Comparison(
@@ -208,7 +209,7 @@ def compare_negatives(
 
 
 class _Side:
-    """One of the two minings."""
+    """One of the two sets."""
 
     def __init__(self, dataset: Dataset, corpus: Corpus | None) -> None:
         self.form: Layout = recognize(dataset.column_names, _NAME)
@@ -220,12 +221,12 @@ class _Side:
         self.queries = np.unique(self.keys)
 
     def scorers(self) -> set[str]:
-        """The scorers that have scored positives and negatives."""
+        """The names of the scorers that scored both positives and negatives."""
         rows = next(iter_rows(self.dataset.select(range(1)), self.form, _NAME))
         return rows.positives.scores.keys() & rows.negatives.scores.keys()
 
     def sources(self) -> set[str]:
-        """The retrievers that found the negatives of the first rows."""
+        """The retrievers of the negatives in the first rows."""
         first = self.dataset.select(range(min(_PROBED, len(self.dataset))))
         found = [rows.negatives.sources for rows in iter_rows(first, self.form, _NAME)]
         return {source for sources in found if sources is not None for source in sources.to_pylist()}
@@ -234,17 +235,17 @@ class _Side:
         """Read the negatives of the chosen queries.
 
         Sets:
-            owners: The query of each negative, as its place in `chosen`. Shape (P,).
-            passages: Its number. Shape (P,).
-            names: Its description. Shape (P,).
-            texts: The chosen queries' texts, by place.
+            chosen: The rows of these queries.
+            owners: The query of each negative, as its position in `chosen`. Shape (P,).
+            passages: The key of each negative. Shape (P,).
+            gaps: The score of each negative minus the mean of its positives; None without `by`. Shape (P,).
         """
         rows_of_chosen = np.flatnonzero(np.isin(self.keys, chosen))
         self.chosen = self.dataset.select(rows_of_chosen)
         owners, passages, gaps = [], [], []
         for rows in iter_rows(self.chosen, self.form, _NAME):
-            places = np.searchsorted(chosen, query_keys(rows, self.by_id))
-            of_negatives = places[rows.negatives.owners]
+            positions = np.searchsorted(chosen, query_keys(rows, self.by_id))
+            of_negatives = positions[rows.negatives.owners]
             found = passages_of(rows.negatives, self.corpus, as_texts=by_text)
             owners.append(of_negatives.astype(np.uint64))
             passages.append(found.text if by_text else found.own)
@@ -255,7 +256,7 @@ class _Side:
         self.gaps = np.concatenate(gaps) if gaps else None
 
     def hardness(self, n_queries: int) -> NDArray[np.float64]:
-        """Return each query's mean of its negatives' scores less those of its positives; NaN where unknown."""
+        """Return each query's mean score of negatives minus positives; NaN if unknown. Shape (Q,)."""
         assert self.gaps is not None
         known = np.isfinite(self.gaps)
         owners = self.owners.astype(np.int64)[known]
@@ -265,15 +266,15 @@ class _Side:
             return totals / np.where(counts > 0, counts, np.nan)
 
     def of_query(self, query: int, key: np.uint64) -> tuple[str, dict[int, str]]:
-        """Return a query's text and its negatives: number to description."""
+        """Return the text of a query, and the descriptions of its negatives by key."""
         rows_of_query = np.flatnonzero(self.keys == key)
         text = ""
         named: dict[int, str] = {}
         flat = iter(self.passages[self.owners == query].tolist())
         for rows in iter_rows(self.dataset.select(rows_of_query), self.form, _NAME):
             text = rows.queries[0].as_py()
-            for place in range(len(rows.negatives)):
-                named.setdefault(next(flat), name_passage(rows.negatives, place, self.corpus))
+            for position in range(len(rows.negatives)):
+                named.setdefault(next(flat), name_passage(rows.negatives, position, self.corpus))
         return text, named
 
 
@@ -282,20 +283,20 @@ def _scorer(sides: list[_Side], by: str | None) -> str | None:
     if by is not None:
         if by not in common:
             raise KeyError(
-                f"{_NAME}: not both datasets have scores of positives and negatives by {by!r}; common are "
+                f"{_NAME}: not both datasets have scores of positives and negatives by {by!r}; common scores: "
                 f"{sorted(common)}. Score both with the same step first."
             )
         return by
     teachers = sorted(common - {"score"})
     if teachers:
         return "teacher" if "teacher" in teachers else teachers[0]
-    # Scores of two retrievers cannot be compared.
+    # Scores of different retrievers cannot be compared.
     same = sides[0].sources() == sides[1].sources() != set()
     return "score" if "score" in common and same else None
 
 
 def _common(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the pairs that are in both, each of which has none twice."""
+    """Return the pairs that are in both arrays; each array has distinct pairs."""
     pairs, counts = np.unique(np.concatenate([first, second]), axis=0, return_counts=True)
     return np.asarray(pairs[counts == 2])
 

@@ -1,6 +1,6 @@
-"""The defects that an audit looks for: each is one object with its name, its remedy and the function that finds it.
+"""The defects that an audit looks for. Each is an object with a name, a remedy and the function that finds it.
 
-To add one, write its function and put the object into `DEFECTS`.
+To add a defect, write its function and add the object to `DEFECTS`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from hnm_datasets.formats.base import QueryRows
 
 #: The share of false negatives above which they are a defect.
 FALSE_NEGATIVES = 0.05
-#: A passage is a hub from so many queries on, if they are so many times what a negative has on average.
+#: A passage is a hub if it is a negative of at least this many queries, and of this many times the average.
 _HUB_QUERIES, _HUB_TIMES = 20, 20
-#: Of so many queries or more, a negative of this share of them is a hub too, if it is so many times the average.
+#: With at least this many queries, also if it is a negative of this share of them, and of this many times the average.
 _HUB_OF, _HUB_SHARE, _HUB_SHARE_TIMES = 10, 0.5, 2
 
 
 class SampledBatch(NamedTuple):
-    """Some sampled rows, whose texts were compared.
+    """A batch of sampled rows, whose texts are compared.
 
     Attributes:
         rows: The rows.
-        near_positives: Negatives whose text is nearly that of a positive of their row. Shape (P,).
-        known: Negatives that are a known positive of their query, or have the text of one. Shape (P,).
+        near_positives: Marks the negatives whose text is nearly the same as a positive of their row. Shape (P,).
+        known: Marks the negatives that are a known positive of their query, or have the text of one. Shape (P,).
     """
 
     rows: QueryRows
@@ -42,35 +42,35 @@ class SampledBatch(NamedTuple):
 
 
 class Counted(Protocol):
-    """The counts of a whole dataset: `Tally` is one."""
+    """The counts of a whole dataset; `Tally` implements this protocol."""
 
     @property
     def negatives(self) -> Counter:
-        """Of how many queries each passage is a negative."""
+        """The number of queries of which each passage is a negative."""
 
     @property
     def negatives_per_query(self) -> NDArray[np.int32]:
-        """How many negatives each query has. Shape (Q,)."""
+        """The number of negatives of each query. Shape (Q,)."""
 
     @property
     def row_keys(self) -> NDArray[np.uint64]:
-        """64 bits that two rows share if they hold the same. Shape (B,)."""
+        """64 bits per row, equal for rows with the same content. Shape (B,)."""
 
     def name_of(self, keys: NDArray[np.uint64]) -> list[str]:
-        """Name negatives by their numbers."""
+        """Describe negatives by their keys."""
 
 
 @dataclass(frozen=True)
 class Defect:
-    """Something that can be wrong with a dataset. Exactly one of the three functions finds it.
+    """A defect of a dataset, found by exactly one of three functions.
 
     Attributes:
         name: A short name, such as `"known-positives"`.
-        what: What is counted.
-        remedy: What to do about it.
-        in_batch: Marks it in a batch of rows; all rows are read.
-        in_sample: Marks it in a batch of sampled rows, whose texts were compared.
-        in_all: Finds it in the counts of the whole dataset.
+        what: A description of the counted rows or passages.
+        remedy: How to fix it.
+        in_batch: Marks the defect in a batch of rows; all rows are read.
+        in_sample: Marks the defect in a batch of sampled rows, whose texts are compared.
+        in_all: Finds the defect in the counts of the whole dataset.
     """
 
     name: str
@@ -83,15 +83,15 @@ class Defect:
 
 @dataclass(frozen=True)
 class FoundDefect:
-    """A defect that a dataset has.
+    """A defect found in a dataset.
 
     Attributes:
         name: A short name, such as `"known-positives"`.
-        count: How many were found.
-        what: What was counted.
-        remedy: What to do about it.
-        examples: The first few, described.
-        of_rows: In how many rows it was looked for: all, or a sample of them.
+        count: The number of occurrences.
+        what: A description of the counted rows or passages.
+        remedy: How to fix it.
+        examples: Descriptions of the first occurrences.
+        of_rows: The number of rows searched: all rows, or those of the sample.
     """
 
     name: str
@@ -107,8 +107,8 @@ def found_defects(counted: Counted, found: Mapping[str, Found], sampled_rows: in
 
     Args:
         counted: The counts of the whole dataset.
-        found: What was found in batches and in the sample, by name.
-        sampled_rows: The size of the sample.
+        found: The occurrences in batches and in the sample, by defect.
+        sampled_rows: The number of rows in the sample.
     """
     rows, listed = len(counted.row_keys), []
     for defect in DEFECTS:
@@ -123,22 +123,22 @@ def found_defects(counted: Counted, found: Mapping[str, Found], sampled_rows: in
 def false_negative_defect(
     estimate: FalseNegatives | None, examples: Sequence[str], of_rows: int
 ) -> tuple[FoundDefect, ...]:
-    """Return the defect of rows of which more negatives than `FALSE_NEGATIVES` are relevant; none of others.
+    """Return a defect if the share of relevant negatives exceeds `FALSE_NEGATIVES`; otherwise nothing.
 
     Args:
-        estimate: The share of false negatives; None if nothing tells.
-        examples: Some of them, described.
-        of_rows: In how many rows they were looked for.
+        estimate: The share of false negatives; None if unknown.
+        examples: Descriptions of some of them.
+        of_rows: The number of rows searched.
     """
     if estimate is None or estimate.rate <= FALSE_NEGATIVES:
         return ()
     what = (
-        f"negatives that are relevant, by {estimate.by}: {percent(estimate.rate)} of {estimate.negatives:,}, more than "
+        f"relevant negatives, by {estimate.by}: {percent(estimate.rate)} of {estimate.negatives:,}, more than "
         f"{percent(FALSE_NEGATIVES)}"
     )
     remedy = (
-        "drop likely ones with RelativeMargin or TeacherThreshold, at a limit from calibrate_margin or "
-        "calibrate_threshold"
+        "drop likely false negatives with RelativeMargin or TeacherThreshold; choose the limit with calibrate_margin "
+        "or calibrate_threshold"
     )
     return (FoundDefect("false-negatives", estimate.false, what, remedy, tuple(examples), of_rows),)
 
@@ -152,12 +152,12 @@ def _swapped_columns(batch: AuditedBatch) -> Iterator[Marked]:
     if corpus is not None and rows.positives.texts is not None:
         swapped |= batch.rows_with("positive", ~batch.positives.known) & batch.as_passages.known
     elif rows.positives.texts is not None:
-        # The query is mostly a positive elsewhere, and the positive mostly a query. In pairs that are there in both
-        # directions, such as paraphrases, neither is mostly one or the other.
+        # In other rows, the query is more often a positive, and the positive more often a query. This does not hold
+        # for pairs that occur in both directions, such as paraphrases.
         texts, queries = batch.positives.text, batch.as_passages.text
-        asked = batch.texts_as_queries.of(texts) > batch.texts_as_positives.of(texts)
-        answers = batch.texts_as_queries.of(queries) < batch.texts_as_positives.of(queries)
-        swapped |= batch.rows_with("positive", asked) & answers
+        are_queries = batch.texts_as_queries.of(texts) > batch.texts_as_positives.of(texts)
+        are_positives = batch.texts_as_queries.of(queries) < batch.texts_as_positives.of(queries)
+        swapped |= batch.rows_with("positive", are_queries) & are_positives
     if batch.judgments is not None:
         relevant = batch.judged_relevant
         has_positives = rows.positives.lengths > 0
@@ -234,7 +234,7 @@ def _bad_ranks(batch: AuditedBatch) -> Iterator[Marked]:
 
 
 def _near_positives(batch: SampledBatch) -> Iterator[Marked]:
-    # The same text as one positive, and nearly that of another: it counts among the exact ones.
+    # A negative can be an exact copy of one positive and a near duplicate of another; it counts as an exact copy.
     yield Marked("negative", batch.near_positives & ~batch.known)
 
 
@@ -249,9 +249,9 @@ def _repeated_rows(counted: Counted) -> Found:
 def find_hubs(counted: Counted) -> Found:
     """Find the passages that are a negative far more often than others.
 
-    A hub (Radovanović et al. 2010, *Hubs in space*) is here a passage that is a negative of at least 20 queries and of
-    twenty times as many as passages that are negatives at all are on average; or, of ten queries or more, a negative of
-    half of them and of twice the average.
+    A passage counts as a hub (Radovanović et al. 2010, *Hubs in space*) if it is a negative of at least 20 queries and
+    of at least twenty times the average over all negatives; or, with ten queries or more, of at least half of the
+    queries and of at least twice the average.
     """
     counts, queries = counted.negatives.counts, len(counted.negatives_per_query)
     if not len(counts):
@@ -271,32 +271,31 @@ def find_hubs(counted: Counted) -> Found:
 DEFECTS = (
     Defect(
         "swapped-columns",
-        "rows whose columns look swapped: a query that is a passage, or a positive that is not relevant beside a "
-        "negative that is",
+        "rows whose columns look swapped: the query is a passage, or a negative is relevant and the positive is not",
         "check the order of the columns",
         in_batch=_swapped_columns,
     ),
     Defect(
         "known-positives",
         "negatives that are a known positive of the same query",
-        "tell each row all positives of its question with pool_positives, and mine again",
+        "add all positives of the question to each row with pool_positives, and mine again",
         in_batch=_known_positives,
     ),
     Defect(
         "positives-of-the-question",
-        "negatives that are a known positive of another query with the same text, but for case and white space",
-        "tell each row all positives of its question with pool_positives, and mine again",
+        "negatives that are a known positive of another query with the same text, ignoring case and white space",
+        "add all positives of the question to each row with pool_positives, and mine again",
         in_batch=_positives_of_question,
     ),
     Defect(
         "duplicates-of-positives",
-        "negatives with the same text as a positive of the same query, but for case, white space and title",
-        "mine from a Corpus, which knows equal texts, or drop them",
+        "negatives with the same text as a positive of the same query, ignoring case, white space and title",
+        "mine from a Corpus, which excludes equal texts, or drop them",
         in_batch=_copies_of_positives,
     ),
     Defect(
         "near-duplicates-of-positives",
-        "negatives whose text is nearly that of a positive",
+        "negatives whose text is nearly the same as a positive",
         "drop them with DropNearDuplicates",
         in_sample=_near_positives,
     ),
@@ -308,24 +307,24 @@ DEFECTS = (
     ),
     Defect(
         "repeated-negatives",
-        "negatives whose text is in their row already",
+        "negatives whose text occurs earlier in the row",
         "drop the repetitions",
         in_batch=_repeated_negatives,
     ),
     Defect(
         "repeated-rows",
         "rows that repeat an earlier one",
-        "drop them, or train on each twice knowingly",
+        "drop them, unless you want to train on them twice",
         in_all=_repeated_rows,
     ),
     Defect(
         "hubs",
         "passages that are a negative of very many queries",
-        "look at them: they are often titles, boilerplate or uninformative text; draw negatives with SampleNegatives",
+        "check them: they are often titles, boilerplate or uninformative text; draw negatives with SampleNegatives",
         in_all=find_hubs,
     ),
     Defect("no-negatives", "rows without a negative", "mine with a larger k, or drop them", in_batch=_no_negatives),
-    Defect("no-positives", "rows without a positive", "drop them, or annotate", in_batch=_no_positives),
+    Defect("no-positives", "rows without a positive", "drop them, or annotate positives", in_batch=_no_positives),
     Defect(
         "unknown-passages",
         "passages that are not in the corpus",
@@ -335,25 +334,25 @@ DEFECTS = (
     Defect(
         "empty-passages",
         "passages without text",
-        "filter them out of the corpus and mine again",
+        "remove them from the corpus and mine again",
         in_batch=_empty_passages,
     ),
     Defect(
         "unjudged-positives",
-        "positives that the judgments do not call relevant",
-        "pass the judgments that the positives came from",
+        "positives that are not relevant according to the judgments",
+        "pass the judgments from which the positives were made",
         in_batch=_unjudged_positives,
     ),
     Defect(
         "bad-scores",
         "scores that are NaN, null or infinite",
-        "score again: a margin or a label of them means nothing",
+        "score again: margins and labels from such scores are meaningless",
         in_batch=_bad_scores,
     ),
     Defect(
         "bad-ranks",
         "ranks below 1",
-        "mine again: ranks are positions in the retriever's list, from 1 on",
+        "mine again: ranks are positions in the retriever's list, starting at 1",
         in_batch=_bad_ranks,
     ),
 )

@@ -1,4 +1,4 @@
-"""Rows and passages of a dataset, named for a person."""
+"""Descriptions of rows and passages for messages and reports."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from hnm_datasets.formats.base import QueryRows, Side
 
 
 def describe_row(rows: QueryRows, row: int) -> str:
-    """Name a row for a person, by its query."""
+    """Describe a row by its query."""
     text = _short(rows.queries[row].as_py())
     return f"query {text}" if rows.query_ids is None else f"query {rows.query_ids[row].as_py()!r} ({text})"
 
 
-def describe_pair(rows: QueryRows, side: Side, place: int, corpus: Corpus | None) -> str:
-    """Name a passage of a row for a person."""
-    return f"{describe_row(rows, int(side.owners[place]))}: {name_passage(side, place, corpus)}"
+def describe_pair(rows: QueryRows, side: Side, position: int, corpus: Corpus | None) -> str:
+    """Describe a query and one of its passages."""
+    return f"{describe_row(rows, int(side.owners[position]))}: {name_passage(side, position, corpus)}"
 
 
-def name_passage(side: Side, place: int, corpus: Corpus | None) -> str:
-    """Name a passage by its id, and by the beginning of its text where the rows or a corpus have it."""
+def name_passage(side: Side, position: int, corpus: Corpus | None) -> str:
+    """Describe a passage by its id and, if the rows or the corpus have it, the beginning of its text."""
     if side.ids is None:
         assert side.texts is not None
-        return _short(side.texts[place].as_py())
-    name = repr(side.ids[place].as_py())
+        return _short(side.texts[position].as_py())
+    name = repr(side.ids[position].as_py())
     if side.texts is not None:
-        title = "" if side.titles is None else side.titles[place].as_py() or ""
-        return f"{name} ({_short(' '.join([title, side.texts[place].as_py()]).strip())})"
-    row = -1 if corpus is None else int(corpus.find(side.ids[place : place + 1])[0])
+        title = "" if side.titles is None else side.titles[position].as_py() or ""
+        return f"{name} ({_short(' '.join([title, side.texts[position].as_py()]).strip())})"
+    row = -1 if corpus is None else int(corpus.find(side.ids[position : position + 1])[0])
     return name if corpus is None or row < 0 else f"{name} ({_text_of(corpus, row)})"
 
 
 def name_row(corpus: Corpus, row: int) -> str:
-    """Name a passage of a corpus by its id and the beginning of its text."""
+    """Describe a passage of a corpus by its id and the beginning of its text."""
     return f"{corpus.ids(np.array([row]))[0].as_py()!r} ({_text_of(corpus, row)})"
 
 

@@ -1,4 +1,4 @@
-"""`explain`: one query, its positives and its negatives in a table that a person reads."""
+"""`explain`: one query, its positives and its negatives as a readable table."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from hnm_datasets.transforms.miners.base import Miner
 from hnm_datasets.transforms.shapes.base import Shape
 
 _NAME = "explain"
-#: How much of a passage is shown in a terminal, and elsewhere.
+#: Characters of a passage to show in a terminal, and elsewhere.
 _NARROW, _WIDE = 40, 160
 
 
 @dataclass(frozen=True)
 class ExplainedPassage:
-    """What is known of one passage of a row.
+    """One passage of a row.
 
     Attributes:
         kind: `"positive"` or `"negative"`.
-        id: Its id, where the form has one.
-        text: Its title and text; None where they are in a corpus that is not at hand.
+        id: Its id, if the format has ids.
+        text: Its title and text; None if the row has only ids and no corpus was passed.
         rank: Its rank in the retriever's list.
-        source: Which retriever found it.
-        scores: Its scores; `"score"` is the retriever's.
-        shared: The words of the query that it holds, in the query's order; by their English stems and, in scripts
-            without spaces, pairs of characters, as `BM25Index` does by default.
-        above: For a negative, by scorer: whether it scores above the row's positives (their mean).
+        source: The retriever that found it.
+        scores: Its scores by scorer; `"score"` is the retriever's.
+        shared: The words of the query that occur in it, in the order of the query. Words are compared by their English
+            stems and, in scripts without spaces, by pairs of characters, as `BM25Index` does by default.
+        above: For a negative, by scorer: whether it scores above the mean of the row's positives.
         verdicts: For a negative, by step: `"kept"`, `"dropped"`, `"promoted"` to a positive, or `"gone"` if an earlier
-            step took it away.
-        reasons: For a negative that was dropped or promoted, by step: the value and the limit, such as `"0.91 > limit
-            0.87"`; only of steps that say so.
+            step removed it.
+        reasons: For a dropped or promoted negative, by step: the value and the limit, such as `"0.91 > limit 0.87"`;
+            only for steps that provide a reason.
     """
 
     kind: str
@@ -66,11 +66,11 @@ class ExplainedPassage:
 
 @dataclass(frozen=True, repr=False)
 class Explanation(Report):
-    """What `explain` says of a row. It shows itself in a terminal, and as HTML in a notebook.
+    """The result of `explain`. It prints as a table, and shows HTML in a notebook.
 
     Args:
         query: The query.
-        query_id: Its id, where there is one.
+        query_id: Its id, if it has one.
         passages: The positives, then the negatives in their order.
 
     Example:
@@ -105,7 +105,7 @@ class Explanation(Report):
             "shared words": [" ".join(passage.shared) or "-" for passage in self.passages],
             "passage": [_shown(passage, width) for passage in self.passages],
         }
-        # What no passage has is no column.
+        # Skip columns that are empty for all passages.
         kept = {name: cells for name, cells in columns.items() if {cell.strip() for cell in cells} != {"-"}}
         rows = tuple(zip(*kept.values(), strict=True))
         marked = any(any(passage.above.values()) for passage in self.passages)
@@ -113,7 +113,7 @@ class Explanation(Report):
 
     @staticmethod
     def _score(passage: ExplainedPassage, name: str) -> str:
-        # A mark that Markdown does not read as its own.
+        # A mark without a meaning in Markdown.
         return number(passage.scores.get(name)) + (" ^" if passage.above.get(name) else "  ")
 
 
@@ -123,18 +123,18 @@ def explain(
     """Show one mined row: its query, positives and negatives, with ranks, scores, shared words and verdicts.
 
     Args:
-        row: A row of a mined dataset, in any form that `audit_negatives` knows, such as `mined[0]`, or of a data
+        row: A row of a mined dataset in any format that `audit_negatives` recognizes, such as `mined[0]`; or of a data
             frame, such as `frame.iloc[0]`.
-        corpus: The passages, for rows that name them by ids.
-        steps: Steps to apply to the row one after another, scorers and filters: the table then tells which step drops
-            which negative, by what value and limit. For rows with ids.
+        corpus: The passages, for rows that refer to them by id.
+        steps: Scorers and filters to apply to the row, in order. The table then shows which step drops which negative,
+            with the value and the limit. Only for rows with ids.
 
     Returns:
-        An `Explanation`: it prints itself, shows itself in a notebook, and has `.to_dict()` and `.to_markdown()`.
+        An `Explanation`: it prints as a table, shows HTML in a notebook, and has `.to_dict()` and `.to_markdown()`.
 
     Raises:
-        KeyError: The columns are in no known form, or an id is not in the corpus.
-        TypeError: `row` is a batch or dataset, or a step is none.
+        KeyError: The format is not recognized, or an id is not in the corpus.
+        TypeError: `row` is a batch or a dataset, or an entry of `steps` is not a step.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, RankWindow, load_sample
@@ -155,22 +155,20 @@ def explain(
         row = {str(name): value for name, value in row.items()}
     if not isinstance(row, Mapping) or not row:
         raise TypeError(
-            f"{_NAME} takes one row of a dataset, such as mined[0] or frame.iloc[0], got {type(row).__name__}."
+            f"{_NAME} needs one row of a dataset, such as mined[0] or frame.iloc[0], got {type(row).__name__}."
         )
     _check_steps(steps)
     if corpus is not None:
         check_corpus(_NAME, corpus)
     form = recognize(list(row), _NAME)
     if isinstance(row[form.query], (list, np.ndarray)):
-        raise TypeError(
-            f"{_NAME} takes one row, and {form.query!r} is a list: pass dataset[0] in place of dataset[:1]."
-        )
+        raise TypeError(f"{_NAME} needs one row, but {form.query!r} is a list. Pass dataset[0] instead of dataset[:1].")
     table = pa.table({name: pa.array([value]) for name, value in row.items()})
     before = form.read(Batch(table, step=_NAME))
     if steps and not form.format.needs_corpus:
         raise ValueError(
-            f"{_NAME}: steps work on rows with ids (query, positive_ids, negative_ids), and this one is in the form "
-            f"{form.format.name!r}. Convert it first: convert(dataset, 'mined', corpus)."
+            f"{_NAME}: steps need rows with ids (query, positive_ids, negative_ids), but this row has the format "
+            f"{form.format.name!r}. Convert the dataset first: convert(dataset, 'mined', corpus)."
         )
     if form.format.needs_corpus and corpus is not None:
         for name, side in (("positive_ids", before.positives), ("negative_ids", before.negatives)):
@@ -189,7 +187,7 @@ def explain(
             why = _reasons(step, Batch(unfiltered, step=_NAME))
             name, marks = next(reversed(verdicts.items()))
             ids = before.negatives.named.to_pylist()
-            # Of a passage that is there twice, one may be kept.
+            # If a passage occurs twice, one occurrence may be kept.
             reasons[name] = [why.get(id_, "") * (mark != "kept") for id_, mark in zip(ids, marks, strict=True)]
     return _explanation(scored, corpus, verdicts, reasons)
 
@@ -201,36 +199,41 @@ def _check_steps(steps: Sequence[Transform]) -> None:
         if not isinstance(step, Transform):
             raise TypeError(f"{_NAME}: steps must be transforms such as RelativeMargin(0.05), got {step!r}.")
         if isinstance(step, (Shape, Miner)):
-            raise TypeError(f"{_NAME}: steps must be scorers and filters of the row's negatives, got {step!r}.")
+            raise TypeError(f"{_NAME}: steps must be scorers or filters, not miners or shapes, got {step!r}.")
 
 
 def _check_known(name: str, side: Side, corpus: Corpus) -> None:
     unknown = np.flatnonzero(corpus.find(side.named) < 0)
     if len(unknown):
         raise KeyError(
-            f"{_NAME}: {name!r} names the passage {side.named[int(unknown[0])].as_py()!r}, which is not in the corpus."
+            f"{_NAME}: the passage {side.named[int(unknown[0])].as_py()!r} of {name!r} is not in the corpus. Pass the "
+            f"corpus that the rows were mined from."
         )
 
 
 def _record(
     step: Transform, before: QueryRows, after: QueryRows, left: list[int], verdicts: dict[str, list[str]]
 ) -> list[int]:
-    """Note which negatives a step drops; return which are left, by their places in the row."""
+    """Record which negatives a step drops; return the positions of the remaining ones in the row."""
     stays = set(after.negatives.named.to_pylist())
     if not stays <= set(before.negatives.named.to_pylist()):
-        raise ValueError(f"{_NAME}: the step {type(step).__name__} brought negatives that the row did not have.")
-    risen = set(after.positives.named.to_pylist()) - set(before.positives.named.to_pylist())
+        raise ValueError(
+            f"{_NAME}: the step {type(step).__name__} added negatives that the row did not have. Pass only scorers and "
+            f"filters."
+        )
+    promoted = set(after.positives.named.to_pylist()) - set(before.positives.named.to_pylist())
     ids = before.negatives.named.to_pylist()
     name = type(step).__name__
     name = name if name not in verdicts else f"{name} ({sum(name in other for other in verdicts) + 1})"
     verdicts[name] = ["gone"] * len(ids)
-    for place in left:
-        verdicts[name][place] = "kept" if ids[place] in stays else "promoted" if ids[place] in risen else "dropped"
-    return [place for place in left if ids[place] in stays]
+    for position in left:
+        id_ = ids[position]
+        verdicts[name][position] = "kept" if id_ in stays else "promoted" if id_ in promoted else "dropped"
+    return [position for position in left if ids[position] in stays]
 
 
 def _reasons(step: Transform, batch: Batch) -> dict[str, str]:
-    """Return why a filter drops negatives, by id."""
+    """Return the reasons for which a filter drops negatives, by id."""
     if not isinstance(step, CandidateFilter):
         return {}
     candidates = batch.candidates()[NEGATIVE_IDS]
@@ -240,17 +243,17 @@ def _reasons(step: Transform, batch: Batch) -> dict[str, str]:
 
 
 def _with_scores(known: QueryRows, after: QueryRows, left: list[int]) -> QueryRows:
-    """Add the scores that a step wrote, NaN for what was dropped before it."""
+    """Add the scores that a step wrote; NaN for negatives that were dropped before."""
     ids = known.negatives.named.to_pylist()
-    place_of = {passage: place for place, passage in enumerate(after.negatives.named.to_pylist())}
+    position_of = {passage: position for position, passage in enumerate(after.negatives.named.to_pylist())}
     for name in after.negatives.scores.keys() - known.negatives.scores.keys():
         scores = np.full(len(ids), math.nan)
-        for place in left:
-            if ids[place] in place_of:
-                scores[place] = after.negatives.scores[name][place_of[ids[place]]]
+        for position in left:
+            if ids[position] in position_of:
+                scores[position] = after.negatives.scores[name][position_of[ids[position]]]
         known.negatives.scores[name] = scores
         if name in after.positives.scores:
-            # Promoted ones come after those that the row had.
+            # Promoted positives come after the original ones.
             known.positives.scores[name] = after.positives.scores[name][: len(known.positives)]
     return known
 
@@ -263,26 +266,26 @@ def _explanation(
     passages = []
     for kind, side in (("positive", rows.positives), ("negative", rows.negatives)):
         texts = texts_of(side, corpus)
-        for place in range(len(side)):
+        for position in range(len(side)):
             scores = {
-                name: float(values[place]) for name, values in side.scores.items() if math.isfinite(values[place])
+                name: float(values[position]) for name, values in side.scores.items() if math.isfinite(values[position])
             }
-            text = None if texts is None else texts[place].as_py()
+            text = None if texts is None else texts[position].as_py()
             negative = kind == "negative"
             passages.append(
                 ExplainedPassage(
                     kind=kind,
-                    id=None if side.ids is None else side.ids[place].as_py(),
+                    id=None if side.ids is None else side.ids[position].as_py(),
                     text=text,
-                    rank=None if side.ranks is None else int(side.ranks[place]),
-                    source=None if side.sources is None else side.sources[place].as_py(),
+                    rank=None if side.ranks is None else int(side.ranks[position]),
+                    source=None if side.sources is None else side.sources[position].as_py(),
                     scores=scores,
                     shared=_shared(query, text or ""),
                     above={n: s > limits[n] for n, s in scores.items() if math.isfinite(limits.get(n, math.nan))}
                     if negative
                     else {},
-                    verdicts={step: marks[place] for step, marks in verdicts.items()} if negative else {},
-                    reasons={step: why[place] for step, why in reasons.items() if why[place]} if negative else {},
+                    verdicts={step: marks[position] for step, marks in verdicts.items()} if negative else {},
+                    reasons={step: why[position] for step, why in reasons.items() if why[position]} if negative else {},
                 )
             )
     return Explanation(query, None if rows.query_ids is None else rows.query_ids[0].as_py(), tuple(passages))
@@ -290,7 +293,7 @@ def _explanation(
 
 def _shared(query: str, text: str) -> tuple[str, ...]:
     stemmer = Stemmer.Stemmer("english")
-    # Terms add the single characters of scripts without spaces.
+    # Terms also include the single characters of scripts without spaces.
     words, there = ([*words_of(one), *terms_of(one)] for one in (query, text))
     stems = {compared(stem) for stem in stemmer.stemWords(there)}
     known = [compared(stem) in stems for stem in stemmer.stemWords(words)]
@@ -306,5 +309,5 @@ def _shown(passage: ExplainedPassage, width: int) -> str:
     name = f"[{passage.id}] " if passage.id is not None else ""
     text = " ".join((name + (passage.text or "")).split())
     short = textwrap.shorten(text, width, placeholder=" …")
-    # Scripts without spaces, and long ids, would leave nothing but the dots.
+    # With scripts without spaces, or long ids, `shorten` would leave almost nothing.
     return short if len(short) > width // 3 or len(text) <= width else text[: width - 2] + " …"

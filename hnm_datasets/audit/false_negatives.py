@@ -1,4 +1,4 @@
-"""How many of the negatives are relevant, with a confidence interval."""
+"""The share of relevant negatives, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class FalseNegatives:
-    """Which share of the negatives is relevant.
+    """The share of negatives that are relevant.
 
     Attributes:
         by: `"judgments"`, or the name of the teacher.
         rate: The share, from 0 to 1.
-        low: Where its 95% confidence interval begins, see `estimate`.
-        high: Where it ends.
-        false: How many negatives are relevant.
-        negatives: Of how many.
-        queries: Of how many queries.
-        rule: What makes a negative a false one.
+        low: Lower end of its 95% confidence interval, see `estimate`.
+        high: Upper end of the interval.
+        false: The number of relevant negatives.
+        negatives: The number of negatives considered.
+        queries: The number of their queries.
+        rule: The rule by which a negative counts as relevant.
     """
 
     by: str
@@ -41,20 +41,21 @@ class FalseNegatives:
 def estimate(
     by: str, rule: str, queries: NDArray[np.uint64], false: NDArray[np.integer], negatives: NDArray[np.integer]
 ) -> FalseNegatives | None:
-    """Estimate the share of false negatives among all that could be mined in the same way.
+    """Estimate the share of false negatives among all negatives that could be mined in the same way.
 
-    The negatives of one query are alike, so a query counts as one draw: the interval is Wilson's (1927), for as many
-    negatives as would tell as much if they were independent (the design effect of cluster samples, Kish 1965).
+    The negatives of one query are similar, so the interval treats queries as clusters. It is Wilson's interval (1927)
+    for the effective sample size: the number of independent negatives with the same information (the design effect of
+    cluster samples, Kish 1965).
 
     Args:
-        by: What judged.
-        rule: What makes a negative a false one.
-        queries: The query of each of B rows, by number.
-        false: How many of each row's negatives are relevant. Shape (B,).
-        negatives: Of how many. Shape (B,).
+        by: The source of the judgments.
+        rule: The rule by which a negative counts as relevant.
+        queries: The key of each row's query. Shape (B,).
+        false: The number of relevant negatives of each row. Shape (B,).
+        negatives: The number of negatives of each row. Shape (B,).
 
     Returns:
-        None if there is no negative.
+        The estimate; None if there are no negatives.
 
     Example:
         >>> rows = np.arange(100, dtype=np.uint64)
@@ -70,14 +71,14 @@ def estimate(
 
 
 class Clusters(NamedTuple):
-    """Negatives of several queries, some of them false.
+    """Counts of the false negatives of several queries.
 
     Attributes:
-        rate: The share of the false ones.
-        size: How many independent negatives would tell as much.
-        false: How many are false.
-        negatives: Of how many.
-        queries: Of how many queries.
+        rate: The share of false negatives.
+        size: The effective sample size: the number of independent negatives with the same information.
+        false: The number of false negatives.
+        negatives: The number of negatives.
+        queries: The number of queries.
     """
 
     rate: float
@@ -90,7 +91,7 @@ class Clusters(NamedTuple):
 def count_clusters(
     queries: NDArray[Any], false: NDArray[np.integer], negatives: NDArray[np.integer]
 ) -> Clusters | None:
-    """Count the false negatives of queries; None if there is no negative. See `estimate`."""
+    """Count the false negatives by query; None if there are no negatives. See `estimate`."""
     _, code = np.unique(queries, return_inverse=True)
     of_query = np.bincount(code, weights=negatives)
     false_of_query = np.bincount(code, weights=false)[of_query > 0]
@@ -99,7 +100,7 @@ def count_clusters(
     if not total:
         return None
     rate = false_of_query.sum() / total
-    # Where nothing varies, it is not known how alike a query's negatives are: each query counts once.
+    # Without any variation, the similarity of a query's negatives is unknown, so each query counts once.
     size = float(len(of_query))
     if len(of_query) > 1 and 0 < rate < 1:
         clustered = len(of_query) / (len(of_query) - 1) * np.sum((false_of_query - rate * of_query) ** 2) / total**2
@@ -108,7 +109,7 @@ def count_clusters(
 
 
 def wilson(rate: float, size: float) -> tuple[float, float]:
-    """Return the ends of Wilson's 95% confidence interval of a share, of so many independent draws.
+    """Return the ends of Wilson's 95% confidence interval of a share, for `size` independent draws.
 
     Example:
         >>> [round(end, 3) for end in wilson(0.1, 100)]

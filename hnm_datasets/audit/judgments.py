@@ -1,4 +1,4 @@
-"""Which passages are relevant to which queries, in whatever form the judgments come."""
+"""Relevance judgments in several forms."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from hnm_datasets.storage.digests import digest_strings
 
 
 class JudgedPairs(NamedTuple):
-    """J judgments of pairs of query and passage.
+    """J judgments of (query, passage) pairs.
 
     Attributes:
-        asked: The ids, or the texts, of all queries that were judged, also those without a relevant passage.
+        judged_queries: The ids or texts of all judged queries, including those without a relevant passage.
         queries: The query of each judgment. Shape (J,).
-        passages: The id of its passage. Shape (J,).
-        relevant: Whether it calls the passage relevant. Shape (J,).
-        pooled: Whether it is of another row with the same question, from `known_positive_ids`. Shape (J,).
+        passages: The id of each judged passage. Shape (J,).
+        relevant: Whether each passage is judged relevant. Shape (J,).
+        pooled: Whether the judgment comes from `known_positive_ids`: a positive of another row with the same question.
+            Shape (J,).
     """
 
-    asked: pa.Array
+    judged_queries: pa.Array
     queries: pa.Array
     passages: pa.Array
     relevant: NDArray[np.bool_]
@@ -39,21 +40,21 @@ class JudgedPairs(NamedTuple):
 def read_judgments(judgments: Rows, by_query_id: bool, owner: str) -> JudgedPairs:
     """Read judgments in one of two forms.
 
-    - One judgment a row: the query in `query_id` or `query-id`, the passage in `corpus_id`, `corpus-id`, `passage_id`
-      or `docid`, and `score`, which is greater than 0 for relevant passages. A null score is no judgment.
-    - One query a row, as `load_beir` and `hide_positives` return them: `query_id` or `query`, `positive_ids`, and
-      `known_positive_ids` and `judged_negative_ids`, if there.
+    - One judgment per row: the query in `query_id` or `query-id`, the passage in `corpus_id`, `corpus-id`,
+      `passage_id` or `docid`, and `score`, above 0 for relevant passages. A row with a null score is not a judgment.
+    - One query per row, as returned by `load_beir` and `hide_positives`: `query_id` or `query`, `positive_ids`, and, if
+      present, `known_positive_ids` and `judged_negative_ids`.
 
     Args:
         judgments: The judgments: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists. Ids may
             be whole numbers.
-        by_query_id: Queries are named by their ids; else by their texts, in the column `query`.
-        owner: Who asks, for errors.
+        by_query_id: Match queries by id; False: by text, in the column `query`.
+        owner: The name of the caller, for errors.
 
     Raises:
         KeyError: A column is missing.
-        TypeError: `judgments` is something else, or a column holds something else.
-        ValueError: A passage is judged relevant and not relevant to one query.
+        TypeError: `judgments` or a column has the wrong type.
+        ValueError: A passage is judged both relevant and not relevant to the same query.
 
     Example:
         >>> qrels = {"query-id": ["q", "q"], "corpus-id": [7, 8], "score": [1, 0]}
@@ -69,10 +70,10 @@ def read_judgments(judgments: Rows, by_query_id: bool, owner: str) -> JudgedPair
     missing = [names[0] for names, name in zip(wanted, found, strict=True) if name is None]
     if missing:
         raise KeyError(
-            f"{owner}: the judgments need the columns {[names[0] for names in wanted]}, and {missing} are not among "
-            f"{batch.names}; BEIR's names 'query-id' and 'corpus-id' will do too. Queries are matched by "
-            f"{'their ids' if by_query_id else 'their texts, as the rows have no query ids'}; rows with 'query_id', "
-            f"'query' and 'positive_ids', as load_beir gives them, always do."
+            f"{owner}: the judgments need the columns {[names[0] for names in wanted]}, but {missing} are missing from "
+            f"{batch.names}. BEIR's names 'query-id' and 'corpus-id' work too. Queries are matched by "
+            f"{'id' if by_query_id else 'text, because the rows have no query ids'}. Rows with 'query_id', 'query' and "
+            f"'positive_ids', as returned by load_beir, always work."
         )
     queries = (batch.ids if by_query_id else batch.strings)(str(found[0])).cast(pa.string())
     if rows:
@@ -81,7 +82,7 @@ def read_judgments(judgments: Rows, by_query_id: bool, owner: str) -> JudgedPair
         owners = pa.array(np.concatenate([one.owners for one in lists]))
         passages = pa.concat_arrays([one.values.cast(pa.string()) for one in lists])
         column = np.repeat(names, [len(one.values) for one in lists])
-        # A passage may be a judged negative of one row and a positive of another one with the same question.
+        # A passage may be a judged negative of one row and a positive of another row with the same question.
         relevant, pooled = column != JUDGED_NEGATIVE_IDS, column == KNOWN_POSITIVE_IDS
         return JudgedPairs(queries, queries.take(owners), passages, relevant, pooled)
     scores = as_floats(batch.column("score"), "score", f"{owner}: judgments")
@@ -95,21 +96,21 @@ def read_judgments(judgments: Rows, by_query_id: bool, owner: str) -> JudgedPair
 
 
 class Judgments:
-    """Which passages are relevant to which queries, as numbers of pairs.
+    """Relevance judgments as keys of (query, passage) pairs.
 
     Args:
-        judgments: In a form of `read_judgments`.
-        corpus: Where the passages' texts are found, for rows that name no ids.
-        by_query_id: The audited rows have query ids; else queries are matched by their text.
-        by_passage_id: The audited rows have passage ids; else passages are matched by their text.
-        rows_are_keys: PassageKeys of the audited rows are numbered by their rows in the corpus.
-        owner: Who asks, for errors.
+        judgments: Judgments in a form that `read_judgments` accepts.
+        corpus: The passages, to look up texts if the audited rows have no ids.
+        by_query_id: The audited rows have query ids; False: match queries by text.
+        by_passage_id: The audited rows have passage ids; False: match passages by text.
+        rows_are_keys: The keys of passages are their row numbers in the corpus.
+        owner: The name of the caller, for errors.
 
     Raises:
-        ValueError: A passage is judged relevant and not relevant to one query.
+        ValueError: A passage is judged both relevant and not relevant to the same query.
 
     Attributes:
-        queries: The numbers of the judged queries, ascending.
+        queries: The keys of the judged queries, ascending.
     """
 
     def __init__(
@@ -128,37 +129,37 @@ class Judgments:
         ids, pooled = judged.passages.filter(pa.array(judged.relevant)), judged.pooled[judged.relevant]
         if rows_are_keys and corpus is not None:
             rows = corpus.find(ids)
-            # A judged passage that the corpus lacks was never mined from it.
+            # A judged passage that is not in the corpus cannot have been mined from it.
             queries, passages = queries[rows >= 0], rows[rows >= 0].astype(np.uint64)
             pooled = pooled[rows >= 0]
         elif by_passage_id:
             passages = digest_strings(ids.to_pylist())[:, 0]
         elif corpus is None:
             raise ValueError(
-                f"{owner}: the rows name no passages by id, so judgments of ids need the corpus that the ids belong "
-                f"to: {owner}(dataset, corpus, judgments=...)."
+                f"{owner}: the rows have no passage ids, so judgments with ids need the corpus of these ids: "
+                f"{owner}(dataset, corpus, judgments=...)."
             )
         else:
             rows = corpus.find(ids)
             queries, passages = queries[rows >= 0], text_keys(corpus.texts(rows[rows >= 0]))
             pooled = pooled[rows >= 0]
-        self.queries = np.unique(digest_strings(judged.asked.to_pylist())[:, 0])
+        self.queries = np.unique(digest_strings(judged.judged_queries.to_pylist())[:, 0])
         self._relevant, first = np.unique(pair_keys(queries, passages), return_index=True)
-        # What the rows pool is a positive of another row, and known to miners.
+        # Pooled positives are positives of other rows, which miners also know.
         self._queries_of_own = queries[first][~pooled[first]]
         self._own = self._relevant[~pooled[first]]
 
     def relevant(self, queries: NDArray[np.uint64], passages: PassageKeys) -> NDArray[np.bool_]:
-        """Tell which pairs of query and passage were judged relevant. Shape (P,)."""
+        """Mark the (query, passage) pairs that are judged relevant. Shape (P,)."""
         return is_among(pair_keys(queries, passages.text if self._by_text else passages.own), self._relevant)
 
-    def tell_more(self, queries: NDArray[np.uint64], own: NDArray[np.uint64], text: NDArray[np.uint64]) -> bool:
-        """Tell whether they call anything relevant that is not a positive of the rows already.
+    def has_new_positives(self, queries: NDArray[np.uint64], own: NDArray[np.uint64], text: NDArray[np.uint64]) -> bool:
+        """Return whether any passage is judged relevant that is not already a positive of the rows.
 
         Args:
-            queries: The numbers of the rows' queries, ascending.
-            own: The pairs of query and positive by `PassageKeys.own`, ascending.
+            queries: The keys of the rows' queries, ascending.
+            own: The keys of the (query, positive) pairs by `PassageKeys.own`, ascending.
             text: The same by `PassageKeys.text`.
         """
-        asked = self._own[is_among(self._queries_of_own, queries)]
-        return not bool(is_among(asked, text if self._by_text else own).all())
+        judged = self._own[is_among(self._queries_of_own, queries)]
+        return not bool(is_among(judged, text if self._by_text else own).all())

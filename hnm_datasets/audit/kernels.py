@@ -1,4 +1,4 @@
-"""The loops over pairs of texts, compiled by numba: arrays in, arrays out."""
+"""Loops over pairs of texts, compiled by numba."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def count_shared(
     rights: NDArray[np.int64],
     out: NDArray[np.int64],
 ) -> None:
-    """Count what the two sets of each pair have in common.
+    """Count the common elements of the two sets of each pair.
 
     Args:
-        offsets: Where each set begins and ends. Shape (S + 1,).
-        values: Their elements, ascending within a set.
-        lefts: The one set of each pair. Shape (P,).
-        rights: The other set of each pair. Shape (P,).
-        out: Filled. Shape (P,).
+        offsets: The start and end of each set. Shape (S + 1,).
+        values: The elements of the sets, ascending within a set.
+        lefts: The first set of each pair. Shape (P,).
+        rights: The second set of each pair. Shape (P,).
+        out: The counts. Shape (P,).
     """
     for pair in range(len(lefts)):
         i, i_end = offsets[lefts[pair]], offsets[lefts[pair] + 1]

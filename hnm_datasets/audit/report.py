@@ -1,4 +1,4 @@
-"""What an audit found, as numbers, text, Markdown and HTML."""
+"""The result of an audit, as numbers, text, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ _BAR = 24
 
 @dataclass(frozen=True, repr=False)
 class Audit(Report):
-    """What `audit_negatives` found. It shows itself in a terminal, and as HTML in a notebook.
+    """The result of `audit_negatives`. It prints as tables, and shows HTML in a notebook.
 
     Args:
-        form: The form that was recognized, such as `"mined"` or `"triplets"`.
-        recognized: The form and the columns that it was recognized by.
-        rows: How many rows there are.
-        queries: How many distinct queries.
-        positives: How many positives, over all rows.
-        negatives: How many negatives, over all rows.
-        passages: How many distinct passages are negatives.
-        corpus: How many passages the corpus has; None without one.
-        sampled_rows: How many rows the texts, spreads and histograms are from.
-        per: `"row"`; or `"query"` for forms that have one passage in a row.
-        per_row: Negatives per row, or distinct ones per query.
-        short_rows: Rows, or queries, with fewer negatives than the one with the most.
-        sources: How many negatives each source found.
-        scores: What each scorer says; `"score"` is the retriever.
-        ranks: Ranks of the negatives.
-        hubs: The passages that are a negative of the most queries, and of how many.
-        positives_elsewhere: Which share of the distinct positives is a negative of some row.
-        overlap: Mean shares: of the query's words in its positives (`"query in positive"`) and negatives, and of words
-            common to a positive and a negative (Jaccard; `"positive and negative"`).
-        words: Words of positives and of negatives.
-        false_negatives: The share of the negatives that is relevant; None without judgments or a teacher.
-        defects: The defects that were found.
+        form: The recognized format, such as `"mined"` or `"triplets"`.
+        recognized: The format and the columns by which it was recognized.
+        rows: The number of rows.
+        queries: The number of distinct queries.
+        positives: The number of positives, over all rows.
+        negatives: The number of negatives, over all rows.
+        passages: The number of distinct passages among the negatives.
+        corpus: The number of passages in the corpus; None without a corpus.
+        sampled_rows: The number of rows used for texts, distributions and histograms.
+        per: `"row"`; `"query"` for formats with one negative per row.
+        per_row: The negatives per row, or the distinct negatives per query.
+        short_rows: The number of rows (or queries) with fewer negatives than the maximum.
+        sources: The number of negatives by source.
+        scores: The scores by scorer; `"score"` is the retriever.
+        ranks: The ranks of the negatives.
+        hubs: The passages that are a negative of the most queries, with the number of queries.
+        positives_elsewhere: The share of the distinct positives that are a negative in some row.
+        overlap: Mean shares of words: those of the query that are in its positives (`"query in positive"`) and
+            negatives (`"query in negative"`), and those common to a positive and a negative (Jaccard; `"positive and
+            negative"`).
+        words: The number of words of positives and of negatives.
+        false_negatives: The share of relevant negatives; None without judgments or a teacher.
+        defects: The defects found.
 
     Example:
         >>> from hnm_datasets import BM25Negatives, audit_negatives, load_sample
@@ -141,12 +142,12 @@ class Audit(Report):
             rows.append(("length of negatives over positives", number(ratio)))
         rows += [
             *(
-                ("" if place else "most frequent negatives", f"{name}: {count:,} queries")
-                for place, (name, count) in enumerate(self.hubs)
+                ("" if position else "most frequent negatives", f"{name}: {count:,} queries")
+                for position, (name, count) in enumerate(self.hubs)
             ),
             ("sources", ", ".join(f"{name} {count:,}" for name, count in sorted(self.sources.items()))),
         ]
-        sampled = "" if self.sampled_rows == self.rows else f"Texts, spreads: {self.sampled_rows:,} sampled rows."
+        sampled = "" if self.sampled_rows == self.rows else f"Texts and spreads: {self.sampled_rows:,} sampled rows."
         return Table("Main numbers", ("", ""), tuple(row for row in rows if row[1]), note=sampled)
 
     def _score_table(self) -> Table:
@@ -165,13 +166,13 @@ def _spread_row(name: str, spread: Spread) -> tuple[str, ...]:
 
 
 def _histogram(name: str, scores: Scores) -> str:
-    """Draw positives and negatives beside each other, each as shares of their own number."""
+    """Draw the histograms of positives and negatives side by side, each as shares."""
     assert scores.histogram is not None
     edges, *sides = scores.histogram
     shares = [[count / max(sum(counts), 1) for count in counts] for counts in sides]
     longest = max(max(side) for side in shares) or 1.0
     lines = [f"{one_line(name):<21}{'positives':<{_BAR + 8}}negatives"]
-    for place in range(len(edges) - 1):
-        bars = [f"{'█' * round(_BAR * side[place] / longest):<{_BAR}} {percent(side[place]):>6} " for side in shares]
-        lines.append(f"{number(edges[place]):>8} to {number(edges[place + 1]):<8} {''.join(bars)}".rstrip())
+    for bin_ in range(len(edges) - 1):
+        bars = [f"{'█' * round(_BAR * side[bin_] / longest):<{_BAR}} {percent(side[bin_]):>6} " for side in shares]
+        lines.append(f"{number(edges[bin_]):>8} to {number(edges[bin_ + 1]):<8} {''.join(bars)}".rstrip())
     return "\n".join(lines)

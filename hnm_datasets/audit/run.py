@@ -1,4 +1,4 @@
-"""`audit_negatives`: everything that can be said of mined negatives without training on them."""
+"""`audit_negatives`: check mined negatives without training on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hnm_datasets.formats.registry import recognize
 from hnm_datasets.rows import Rows
 from hnm_datasets.transforms.base import Transform
 
-#: Rows that a teacher scores when it is asked here.
+#: The number of rows that a teacher step scores.
 _JUDGED_ROWS = 1_000
 _NAME = "audit_negatives"
 
@@ -43,42 +43,43 @@ def audit_negatives(
     sample: int = 10_000,
     seed: int = 0,
 ) -> Audit:
-    """Audit mined negatives: their defects, how hard they are, and how many are actually relevant.
+    """Audit mined negatives: find defects, measure hardness, and estimate how many negatives are relevant.
 
-    Any form is recognized by its columns, see `hnm_datasets.formats`: rows that the miners made, the four forms of
-    sentence-transformers, those of Tevatron, FlagEmbedding and DPR. Defects are counted over all rows; texts are
-    compared, and scores described, on a sample.
+    The format is recognized by its columns, see `hnm_datasets.formats`: the rows of the miners, the four formats of
+    sentence-transformers, and those of Tevatron, FlagEmbedding and DPR. Defects are counted over all rows. Texts and
+    scores are analyzed on a sample.
 
-    False negatives are a defect if more than 5% of the negatives are relevant, by the judgments or the teacher. A
-    passage is a hub if it is a negative of at least 20 queries and of twenty times as many as the average negative; or,
-    of ten queries or more, a negative of half of them and of twice the average.
+    False negatives count as a defect if more than 5% of the negatives are relevant according to the judgments or the
+    teacher. A passage counts as a hub if it is a negative of at least 20 queries and of at least twenty times the
+    average over all negatives; or, with ten queries or more, of at least half of the queries and at least twice the
+    average.
 
     Args:
         dataset: Mined rows: a `Dataset`, a data frame, an Arrow table, a list of dicts or a dict of lists.
-        corpus: The passages that were mined from. Needed for texts where the rows have ids alone, and to tell what is
-            no passage.
-        judgments: Which passages are relevant: `query_id`, `corpus_id` (or BEIR's `query-id`, `corpus-id`) and `score`
-            (relevant above 0), or rows with `positive_ids`, as `load_beir` and `hide_positives` return them. With them
-            the false negatives are counted. A judgment that is repeated counts once.
-        teacher: Without judgments, whose scores tell false negatives: a name of score columns in the rows, or a step
-            such as `CrossEncoderScores(corpus, model)`, which then scores 1,000 rows. None: the scores named
-            `"teacher"`, where there are any.
-        threshold: The teacher's score from which on a negative counts as relevant; None: the mean score of the
-            positives of its row.
-        near_duplicates_from: The similarity from which on two texts count as nearly the same, see
-            `DropNearDuplicates`.
-        sample: How many rows texts and spreads are taken from, fewer where each row has hundreds of passages.
-        seed: For the sample.
+        corpus: The passages. Needed for texts if the rows have only ids, and to find passages that are not in it.
+        judgments: The relevant passages, to count false negatives: `query_id`, `corpus_id` (or BEIR's `query-id`,
+            `corpus-id`) and `score` (relevant above 0); or rows with `positive_ids`, as returned by `load_beir` and
+            `hide_positives`. Repeated judgments count once.
+        teacher: The teacher whose scores estimate false negatives, if there are no judgments: the name of score columns
+            in the rows, or a step such as `CrossEncoderScores(corpus, model)`, which scores 1,000 rows. None: the
+            scores named `"teacher"`, if present.
+        threshold: A negative counts as relevant if the teacher scores it at least this high; None: at least as high as
+            the mean of the positives of its row.
+        near_duplicates_from: The similarity from which two texts count as near duplicates, see `DropNearDuplicates`.
+        sample: The maximum number of rows for the analysis of texts and scores; fewer if rows have hundreds of
+            passages.
+        seed: Seed for the sample.
 
     Returns:
-        An `Audit`: it prints itself, shows itself in a notebook, and has `.to_dict()`, `.to_markdown()` and
+        An `Audit`: it prints as tables, shows HTML in a notebook, and has `.to_dict()`, `.to_markdown()` and
         `.defects`.
 
     Raises:
-        KeyError: The columns are in no known form, or one is missing; the message says which form was recognized. Or
-            there are no scores of the teacher that was named.
-        TypeError: `dataset` is something else.
-        ValueError: There is no row, no query is judged, or a passage is judged relevant and not relevant to one query.
+        KeyError: The format is not recognized, a column is missing (the message names the recognized format), or the
+            rows have no scores of the named teacher.
+        TypeError: `dataset` has the wrong type.
+        ValueError: There are no rows, no query is judged, or a passage is judged both relevant and not relevant to the
+            same query.
 
     Example:
         >>> triplets = {"anchor": ["a?", "a?", "b?"], "positive": ["A.", "A.", "B."], "negative": ["B.", "a.", "C."]}
@@ -97,12 +98,10 @@ def audit_negatives(
     if threshold is not None:
         threshold = checks.real_number(_NAME, "threshold", threshold)
     if not isinstance(teacher, (str, Transform, type(None))):
-        raise TypeError(f"{_NAME}: teacher must be a name of scores or a scoring step, got {type(teacher).__name__}.")
+        raise TypeError(f"{_NAME}: teacher must be the name of scores or a scoring step, got {type(teacher).__name__}.")
     form = recognize(dataset.column_names, _NAME)
     if isinstance(teacher, Transform) and corpus is None:
-        raise ValueError(
-            f"{_NAME}: a teacher that scores here needs the corpus: {_NAME}(dataset, corpus, teacher=...)."
-        )
+        raise ValueError(f"{_NAME}: a step as teacher needs the corpus: {_NAME}(dataset, corpus, teacher=...).")
     if isinstance(teacher, str):
         _check_scored(teacher, threshold, first_row(dataset, form))
     judged = None
@@ -174,7 +173,7 @@ def audit_negatives(
 
 
 def first_row(dataset: Dataset, form: Layout) -> QueryRows:
-    """Read the first row, which tells what the others have too: ids, scores."""
+    """Read the first row, to see whether the rows have ids and scores."""
     return form.read(Batch(dataset.with_format("arrow")[:1], step=_NAME))
 
 
@@ -183,10 +182,10 @@ def _check_scored(teacher: str, threshold: float | None, rows: QueryRows) -> Non
     usable = of_negatives if threshold is not None else of_negatives & of_positives
     if teacher in usable:
         return
-    lacking = " of positives, which are the limit without threshold=" if teacher in of_negatives else ""
+    lacking = " of positives (needed without threshold=)" if teacher in of_negatives else ""
     raise KeyError(
-        f"{_NAME}: the rows have no scores{lacking} by {teacher!r}; there are those by {sorted(usable)}. Score first, "
-        f"for example with .map(CrossEncoderScores(corpus, model, name={teacher!r}), batched=True)."
+        f"{_NAME}: the rows have no scores{lacking} by {teacher!r}; available: {sorted(usable)}. Score first, for "
+        f"example with .map(CrossEncoderScores(corpus, model, name={teacher!r}), batched=True)."
     )
 
 
@@ -195,24 +194,24 @@ def _rule(threshold: float | None) -> str:
 
 
 def _by_judgments(tally: Tally, judged: Judgments) -> FalseNegatives | None:
-    # Of the negatives of other queries nothing is known: to count them as true would make the rate too low.
+    # The negatives of other queries are unjudged; counting them as not relevant would make the rate too low.
     known = is_among(tally.queries, judged.queries)
     if not known.any():
         raise ValueError(
-            f"{_NAME}: no query of the dataset is in the judgments. Are the queries of both named alike? The first "
-            f"row is: {tally.describe_first_row()}."
+            f"{_NAME}: no query of the dataset is in the judgments. Check that both use the same queries or ids. The "
+            f"first row is: {tally.describe_first_row()}."
         )
     negatives = np.where(known, tally.negatives_per_row, 0)
     rule = "judged relevant"
-    if not judged.tell_more(np.unique(tally.queries), tally.positive_pairs, tally.positive_texts):
-        rule = "judged relevant; nothing beyond the rows' own positives was"
+    if not judged.has_new_positives(np.unique(tally.queries), tally.positive_pairs, tally.positive_texts):
+        rule = "judged relevant; the judgments have only the rows' own positives"
     return estimate("judgments", rule, tally.queries, tally.false_per_row, negatives)
 
 
 def _by_asking(
     teacher: Transform, drawn: Dataset, form: Layout, corpus: Corpus, threshold: float | None, seed: int
 ) -> tuple[FalseNegatives | None, Found]:
-    """Let a step score some rows; return the share of false negatives, and some of them."""
+    """Score some rows with a step; return the share of false negatives, and examples."""
     if len(drawn) > _JUDGED_ROWS:
         drawn = drawn.select(np.random.default_rng(seed).choice(len(drawn), _JUDGED_ROWS, replace=False))
     name = str(getattr(teacher, "name", "teacher"))
@@ -232,7 +231,7 @@ def _by_asking(
 
 
 def _ids(rows: QueryRows, corpus: Corpus, part: int) -> pa.ListArray:
-    """Return one side's passages as lists of ids of the corpus; what it lacks is left out."""
+    """Return the passages of one side as lists of corpus ids, without passages that are not in the corpus."""
     side = (rows.positives, rows.negatives)[part]
     texts = texts_of(side, None)
     found = corpus.find(side.ids) if texts is None else corpus.find_texts(texts.to_pylist())

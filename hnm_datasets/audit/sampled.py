@@ -1,4 +1,4 @@
-"""What is measured on a sample of the rows: texts, and how scores and ranks are spread."""
+"""The part of an audit that uses a sample of the rows: texts, and the distributions of scores and ranks."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.shingles import shingles_of
 from hnm_datasets.formats.base import Layout, QueryRows
 
-#: Pairs of positives and negatives that are compared in all.
+#: The approximate number of (positive, negative) pairs to compare.
 _PAIRS = 500_000
-#: PassageKeys of a batch.
+#: The approximate number of passages per batch.
 _PASSAGES = 20_000
 
 
 def draw_sample(dataset: Dataset, wanted: int, negatives: float, positives: float, seed: int) -> Dataset:
-    """Draw rows at random, fewer where each has many passages.
+    """Draw rows at random; fewer if rows have many passages.
 
     Args:
         dataset: All rows.
-        wanted: How many to draw at most.
-        negatives: Negatives per row, on average.
-        positives: Positives per row, on average.
-        seed: For the draw.
+        wanted: The maximum number of rows to draw.
+        negatives: The mean number of negatives per row.
+        positives: The mean number of positives per row.
+        seed: Seed for the draw.
     """
     size = min(len(dataset), wanted, max(100, int(_PAIRS / max(negatives * max(positives, 1), 1))))
     if size == len(dataset):
@@ -46,11 +46,16 @@ def draw_sample(dataset: Dataset, wanted: int, negatives: float, positives: floa
 
 @dataclass
 class Sampled:
-    """What a sample of rows tells. All lists are collected batch by batch.
+    """Statistics of a sample of rows, collected batch by batch.
 
     Attributes:
-        is_positive: Tells which pairs of query and passage are known to be relevant.
-        found: Defects of the sample, by name.
+        dataset: The sampled rows.
+        form: The layout of their columns.
+        corpus: The passages, if given.
+        near_from: The similarity from which two texts count as near duplicates.
+        is_positive: Function that marks the (query, passage) pairs that are known positives.
+        owner: The name of the caller, for errors.
+        found: The defects in the sample, by name.
     """
 
     dataset: Dataset
@@ -81,15 +86,15 @@ class Sampled:
         return self
 
     def spread(self, name: str) -> Spread | None:
-        """Describe what was collected under a name; None if nothing was."""
+        """Return the distribution of the values collected under a name; None if there are none."""
         return Spread.of(self.values(name)) if name in self._values else None
 
     def values(self, name: str) -> NDArray[np.float64]:
-        """Return what was collected under a name."""
+        """Return the values collected under a name."""
         return np.concatenate([*self._values.get(name, []), np.empty(0)]).astype(np.float64)
 
     def scores(self, counts: Mapping[str, ScoreCounts]) -> dict[str, Scores]:
-        """Describe all scores."""
+        """Return the distributions of all scores."""
         return {
             name: Scores(
                 positive=self.spread(f"positive {name}"),
@@ -108,7 +113,7 @@ class Sampled:
         texts = [texts_of(side, self.corpus) for side in (rows.positives, rows.negatives)]
         if texts[0] is None or texts[1] is None:
             return
-        # Each text once: positives and negatives come again and again.
+        # Process each text once, because passages repeat often.
         parts = [part.cast(pa.large_string()) for part in (rows.queries, *texts)]
         coded = pa.concat_arrays(parts).dictionary_encode()
         codes = coded.indices.to_numpy().astype(np.int64)
@@ -117,8 +122,8 @@ class Sampled:
         of_positives, of_negatives = queries[rows.positives.owners], queries[rows.negatives.owners]
         for side, query, own in (("positive", of_positives, positives), ("negative", of_negatives, negatives)):
             self._add(f"{side} words", lengths[own])
-            asked = words.lengths[query]
-            self._add(f"query in {side}", shared_by(words, query, own)[asked > 0] / asked[asked > 0])
+            size = words.lengths[query]
+            self._add(f"query in {side}", shared_by(words, query, own)[size > 0] / size[size > 0])
         lefts, rights = pairs_of_rows(rows.positives.offsets, rows.negatives.offsets)
         self._add("positive and negative", similarity(words, positives[lefts], negatives[rights]))
         shingles = shingles_of(coded.dictionary)

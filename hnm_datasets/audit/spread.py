@@ -1,4 +1,4 @@
-"""How values are spread: moments, quantiles, histograms."""
+"""Distributions of values: moments, quantiles, histograms."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _BINS = 16
 
 @dataclass(frozen=True)
 class Spread:
-    """How some values are spread: moments, quantiles and a histogram.
+    """The distribution of some values: moments and quantiles.
 
     Attributes:
-        count: How many values there are.
-        mean: Their mean.
-        std: Their standard deviation.
-        min: The smallest.
-        p5: A twentieth lies below.
-        p25: A quarter lies below.
-        median: A half lies below.
-        p75: Three quarters lie below.
-        p95: All but a twentieth lie below.
-        max: The largest.
+        count: The number of values.
+        mean: The mean.
+        std: The standard deviation.
+        min: The minimum.
+        p5: The 5th percentile.
+        p25: The 25th percentile.
+        median: The median.
+        p75: The 75th percentile.
+        p95: The 95th percentile.
+        max: The maximum.
     """
 
     count: int
@@ -41,7 +41,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Spread | None:
-        """Describe the finite values; None if there are none."""
+        """Return the distribution of the finite values; None if there are none."""
         finite = np.asarray(values, dtype=np.float64)
         finite = finite[np.isfinite(finite)]
         if not len(finite):
@@ -52,14 +52,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Scores:
-    """What one scorer says of positives and negatives.
+    """The scores of positives and negatives by one scorer.
 
     Attributes:
         positive: The scores of positives.
         negative: The scores of negatives.
-        margin: For each negative, the mean score of its query's positives less its own.
-        above: Which share of the negatives scores above its query's positives (their mean). Of all rows.
-        histogram: Bin edges, and how many positives and negatives of the sampled rows lie in each bin.
+        margin: For each negative, the mean score of its row's positives minus its own score.
+        above: The share of negatives that score above the mean of their row's positives, over all rows.
+        histogram: Bin edges, and the number of positives and of negatives in each bin, over the sampled rows.
     """
 
     positive: Spread | None
@@ -72,14 +72,14 @@ class Scores:
 def histogram_of(
     positive: NDArray[np.float64], negative: NDArray[np.float64]
 ) -> tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """Count the scores of positives and negatives in common bins; None where there are no finite ones."""
+    """Count the scores of positives and negatives in common bins; None if there are no finite scores."""
     both = np.concatenate([positive, negative])
     both = both[np.isfinite(both)]
     if not len(both):
         return None
     low, high = float(both.min()), float(both.max())
     if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
-        # Values that differ in their last digits alone would leave no room for bins between them.
+        # If the values differ only in their last digits, widen the range to make room for bins.
         low, high = low - 0.5 * max(1.0, 1e-3 * abs(low)), high + 0.5 * max(1.0, 1e-3 * abs(high))
     edges = np.linspace(low, high, _BINS + 1)
     counts = [np.histogram(values[np.isfinite(values)], edges)[0] for values in (positive, negative)]

@@ -12,21 +12,21 @@ from typing import Any
 from hnm_datasets.markdown import fenced, plain
 from hnm_datasets.terminal import printable
 
-#: A number, with a sign or a unit.
+#: A number, with an optional sign, percent sign or mark.
 _NUMBER = re.compile(r"(-|[-+]?[\d.,]+(e[-+]?\d+)?%?)( \^|  )?")
 _WIDEST = 110
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the names of columns, rows of cells, and what is said below.
+    """A table with a title and a note.
 
     Attributes:
-        title: What the table shows; may be empty.
-        columns: Their names.
-        rows: Cells; what can be counted is written by `number`.
-        note: Said below; may be empty.
-        block: Shown as it is, in a font of fixed width, below the rows.
+        title: The title; may be empty.
+        columns: The names of the columns.
+        rows: The cells; numbers are formatted with `number`.
+        note: Text below the table; may be empty.
+        block: Preformatted text below the rows, in a fixed-width font.
     """
 
     title: str
@@ -67,7 +67,7 @@ class Report(ABC):
 
 
 def number(value: float | None) -> str:
-    """Write a number for a person: whole ones with separators, others with three digits.
+    """Format a number: whole numbers with separators, others with three significant digits.
 
     Example:
         >>> number(12345), number(0.123456), number(None)
@@ -81,7 +81,7 @@ def number(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Write a share as a percentage with one digit.
+    """Format a share as a percentage with one decimal.
 
     Example:
         >>> percent(0.0345), percent(None)
@@ -91,12 +91,12 @@ def percent(share: float | None) -> str:
 
 
 def as_text(heading: str, tables: Sequence[Table]) -> str:
-    """Write tables for a terminal. Control characters are shown, not obeyed: passages may hold any."""
+    """Format tables for a terminal; control characters are escaped, because passages may contain any."""
     parts = [printable(heading)]
     for table in tables:
         lines = [printable(table.title)] if table.title else []
         cells = [tuple(map(_shortened, row)) for row in (table.columns, *table.rows) if any(row)]
-        # What is compared stands below each other.
+        # Align numbers to the right, so that they can be compared.
         columns = [
             [cell.rjust(width) if numeric else cell.ljust(width) for cell in column]
             for column in zip(*cells, strict=True)
@@ -110,7 +110,7 @@ def as_text(heading: str, tables: Sequence[Table]) -> str:
 
 
 def as_markdown(heading: str, tables: Sequence[Table]) -> str:
-    """Write tables for a README or a dataset card."""
+    """Format tables as Markdown, for a README or a dataset card."""
     parts = [_markdown_cell(heading)] if heading else []
     for table in tables:
         if table.title:
@@ -127,7 +127,7 @@ def as_markdown(heading: str, tables: Sequence[Table]) -> str:
 
 
 def as_html(heading: str, tables: Sequence[Table]) -> str:
-    """Write tables for a notebook. Everything is escaped: passages may hold any markup."""
+    """Format tables as HTML, for a notebook; everything is escaped, because passages may contain any markup."""
     parts = [f"<p><strong>{_html(heading)}</strong></p>"]
     for table in tables:
         if table.title:
@@ -155,7 +155,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _shortened(cell: str) -> str:
-    # A line break would end the row.
+    # A line break would end the row of the table.
     text = printable(" ".join(cell.split("\n")))
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 

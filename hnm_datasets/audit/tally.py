@@ -1,4 +1,4 @@
-"""Counting over all rows of a dataset: two passes, in memory that grows by some bytes a row."""
+"""Counts over all rows of a dataset, in two passes, with some bytes of memory per row."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ from hnm_datasets.formats.base import Layout, QueryRows, Side
 
 @dataclass
 class Tally:
-    """What two passes over a dataset count.
+    """The counts of two passes over a dataset.
 
     Attributes:
-        found: Defects by name.
-        positive_pairs: All pairs of query and positive by `PassageKeys.own`, ascending.
+        found: The defects, by name.
+        positive_pairs: The keys of all (query, positive) pairs by `PassageKeys.own`, ascending.
         positive_texts: The same by `PassageKeys.text` and by `PassageKeys.copy`.
-        of_questions: The same by all three, with questions instead of queries, of questions that are several queries.
-        queries: The number of each row's query. Shape (B,).
-        questions: The number of each row's question: queries of one normalized text share it. Shape (B,).
-        negatives_per_row: Shape (B,).
-        negatives_per_query: How many negatives each query has, those of several of its rows once. Shape (Q,).
-        false_per_row: How many of them were judged relevant. Shape (B,).
-        teacher_per_row: How many of them the teacher takes for relevant, and of how many. Shape (2, B).
-        negatives: Of how many queries each passage is a negative.
+        of_questions: The same by all three keys, with questions instead of queries; only for questions that several
+            queries share.
+        queries: The key of each row's query. Shape (B,).
+        questions: The key of each row's question, shared by queries with the same normalized text. Shape (B,).
+        negatives_per_row: The number of negatives of each row. Shape (B,).
+        negatives_per_query: The number of distinct negatives of each query. Shape (Q,).
+        false_per_row: The number of negatives of each row that are judged relevant. Shape (B,).
+        teacher_per_row: The number of negatives of each row that are relevant according to the teacher, and the number
+            of those with a score. Shape (2, B).
+        negatives: The number of queries of which each passage is a negative.
         positives: How often each passage is a positive.
-        judged_false: Negatives that were judged relevant.
-        teacher_false: Negatives that the teacher calls relevant.
-        scores: By scorer.
-        sources: How many negatives each source found.
+        judged_false: The negatives that are judged relevant.
+        teacher_false: The negatives that are relevant according to the teacher.
+        scores: The comparisons with the positives, by scorer.
+        sources: The number of negatives by source.
     """
 
     dataset: Dataset
@@ -75,30 +77,30 @@ class Tally:
         self.teacher_per_row = np.zeros((2, rows), dtype=np.int32)
         self.n_positives = 0
         self.row_keys = np.empty(rows, dtype=np.uint64)
-        #: Negatives of queries that have several rows: the pair of query and passage, the passage, the query.
+        #: The negatives of queries with several rows: the keys of the pair, the passage and the query.
         self._pairs: list[tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]] = []
 
     def run(self) -> Tally:
-        """Make both passes."""
+        """Run both passes."""
         self._read_positives()
         numbers, code, rows_of_query = np.unique(self.queries, return_inverse=True, return_counts=True)
-        self._asked_again = rows_of_query[code] > 1
+        self._in_several_rows = rows_of_query[code] > 1
         with tqdm(total=len(self.dataset), desc="Auditing negatives", unit=" rows") as bar:
             start = 0
             for rows in iter_rows(self.dataset, self.form, self.owner):
                 self._read(rows, start)
                 start += len(rows.queries)
                 bar.update(len(rows.queries))
-        pairs, own, asked = (np.concatenate(parts) for parts in zip(*self._pairs, strict=True))
+        pairs, own, queries = (np.concatenate(parts) for parts in zip(*self._pairs, strict=True))
         once = np.unique(pairs, return_index=True)[1]
         self.negatives.add(own[once])
-        single = np.where(self._asked_again, 0, self.negatives_per_row)
+        single = np.where(self._in_several_rows, 0, self.negatives_per_row)
         self.negatives_per_query = np.bincount(code, weights=single).astype(np.int32)
-        np.add.at(self.negatives_per_query, np.searchsorted(numbers, asked[once]), 1)
+        np.add.at(self.negatives_per_query, np.searchsorted(numbers, queries[once]), 1)
         self.negatives.merge()
         return self
 
-    # ---- first pass: what is known to be relevant ----------------------------------------------------------------
+    # ---- first pass: the known positives -------------------------------------------------------------------------
 
     def _read_positives(self) -> None:
         own, text, start = [], [], 0
@@ -128,16 +130,16 @@ class Tally:
         self.of_questions = self._positives_of_questions()
 
     def _positives_of_questions(self) -> NDArray[np.uint64]:
-        """Return all pairs of question and positive, ascending, of questions that are several queries."""
+        """Return the keys of all (question, positive) pairs, ascending, for questions that several queries share."""
         several = several_queries(self.queries, self.questions)
         pairs, start = [np.empty(0, dtype=np.uint64)], 0
         for rows in iter_rows(self.dataset, self.form, self.owner) if several.any() else ():
             part = slice(start, start + len(rows.queries))
             start = part.stop
-            asked = several[part][rows.positives.owners]
-            owners = self.questions[part][rows.positives.owners][asked]
+            used = several[part][rows.positives.owners]
+            owners = self.questions[part][rows.positives.owners][used]
             passages = passages_of(rows.positives, self.corpus)
-            pairs += [pair_keys(owners, keys[asked]) for keys in (passages.own, passages.text, passages.copy)]
+            pairs += [pair_keys(owners, keys[used]) for keys in (passages.own, passages.text, passages.copy)]
         return np.unique(np.concatenate(pairs))
 
     # ---- second pass: the negatives ------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ class Tally:
                     self.found.setdefault(defect.name, Found()).add(mask, describer(rows, kind, self.corpus))
         self.judged_false.add(batch.judged_relevant["negative"], describer(rows, "negative", self.corpus))
         self.negatives_per_row[part] = rows.negatives.lengths
-        self._count_negatives(batch, self._asked_again[part][rows.negatives.owners])
+        self._count_negatives(batch, self._in_several_rows[part][rows.negatives.owners])
         self.false_per_row[part] = np.bincount(
             rows.negatives.owners[batch.judged_relevant["negative"]], minlength=len(queries)
         )
@@ -175,15 +177,15 @@ class Tally:
         self.row_keys[part] = _row_keys(queries, rows, batch.positives, batch.negatives)
 
     def _count_negatives(self, batch: AuditedBatch, again: NDArray[np.bool_]) -> None:
-        """Count each passage once a query; pairs of queries that have several rows wait for the end."""
+        """Count each passage once per query; collect the pairs of queries with several rows, to count them later."""
         first, own = batch.first_of_text, batch.negatives.own
         self.negatives.add(own[first & ~again])
         again = again & first
-        asked, own = batch.queries[batch.rows.negatives.owners][again], own[again]
-        self._pairs.append((pair_keys(asked, own), own, asked))
+        queries, own = batch.queries[batch.rows.negatives.owners][again], own[again]
+        self._pairs.append((pair_keys(queries, own), own, queries))
 
     def _as_passages(self, rows: QueryRows) -> PassageKeys:
-        """Return the numbers that queries would have if they were passages."""
+        """Return the keys that the queries would have as passages."""
         return queries_as_passages(rows.queries, self.corpus, by_text=rows.negatives.texts is not None)
 
     def _count_scores(self, rows: QueryRows, part: slice) -> None:
@@ -203,34 +205,34 @@ class Tally:
                 self.sources[counted["values"]] = self.sources.get(counted["values"], 0) + counted["counts"]
 
     def is_positive(self, queries: NDArray[np.uint64], passages: PassageKeys) -> NDArray[np.bool_]:
-        """Tell which pairs of query and passage are known positives, or copies of one. Shape (P,)."""
+        """Mark the (query, passage) pairs that are known positives, or copies of one. Shape (P,)."""
         known = is_among(pair_keys(queries, passages.own), self.positive_pairs)
         return known | has_any(queries, passages[1:3], self.positive_texts)
 
     def describe_first_row(self) -> str:
-        """Name the first row for a person."""
+        """Describe the first row, for errors."""
         return describe_row(next(iter(iter_rows(self.dataset, self.form, self.owner))), 0)
 
     def name_of(self, keys: NDArray[np.uint64]) -> list[str]:
-        """Name negatives by their numbers, as `PassageKeys.own` has them."""
+        """Describe negatives by their keys, as in `PassageKeys.own`."""
         if self.form.format.needs_corpus and self.corpus is not None:
             inside = keys < len(self.corpus)
             if inside.all():
                 return [name_row(self.corpus, row) for row in keys.astype(np.int64).tolist()]
         names: dict[int, str] = {}
         wanted = np.sort(keys)
-        # What is frequent is found early.
+        # Frequent passages occur early.
         for rows in iter_rows(self.dataset, self.form, self.owner):
             own = passages_of(rows.negatives, self.corpus).own
-            for place in np.flatnonzero(is_among(own, wanted)).tolist():
-                names.setdefault(int(own[place]), name_passage(rows.negatives, place, self.corpus))
+            for position in np.flatnonzero(is_among(own, wanted)).tolist():
+                names.setdefault(int(own[position]), name_passage(rows.negatives, position, self.corpus))
             if len(names) == len(keys):
                 break
         return [names[key] for key in keys.tolist()]
 
 
 def several_queries(queries: NDArray[np.uint64], questions: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Tell which rows ask a question that is more than one query. Shape (B,)."""
+    """Mark the rows with a question that several queries share. Shape (B,)."""
     numbers, code = np.unique(questions, return_inverse=True)
     lowest = np.full(len(numbers), np.iinfo(np.uint64).max)
     highest = np.zeros(len(numbers), dtype=np.uint64)
@@ -240,7 +242,7 @@ def several_queries(queries: NDArray[np.uint64], questions: NDArray[np.uint64]) 
 
 
 def mean_of_rows(values: NDArray[np.float64], side: Side) -> NDArray[np.float64]:
-    """Return the mean of each row's values; NaN for a row without. Shape (P,) → (B,)."""
+    """Return the mean of each row's values; NaN for a row without values. Shape (P,) → (B,)."""
     totals = np.bincount(side.owners, weights=values, minlength=len(side.lengths))
     with np.errstate(invalid="ignore"):
         return totals / np.where(side.lengths > 0, side.lengths, np.nan)
@@ -249,12 +251,12 @@ def mean_of_rows(values: NDArray[np.float64], side: Side) -> NDArray[np.float64]
 def false_by_teacher(
     rows: QueryRows, teacher: str, threshold: float | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which negatives a teacher calls relevant, and of which it says anything. Shape (P,) each.
+    """Mark the negatives that are relevant according to a teacher, and those that it scored. Shape (P,) each.
 
     Args:
         rows: Rows with the teacher's scores.
-        teacher: Its name.
-        threshold: The score from which on; None: the mean of the row's positives.
+        teacher: The name of the teacher.
+        threshold: The minimum score of a relevant negative; None: the mean of the row's positives.
     """
     side = rows.negatives
     scores = side.scores[teacher]
@@ -275,10 +277,10 @@ def counts_per_row(rows: QueryRows, *masks: NDArray[np.bool_]) -> NDArray[np.int
 def _row_keys(
     queries: NDArray[np.uint64], rows: QueryRows, positives: PassageKeys, negatives: PassageKeys
 ) -> NDArray[np.uint64]:
-    """Return 64 bits per row that two rows share if query, positives and negatives are the same, in any order."""
+    """Return the key of each row, equal for rows with the same query, positives and negatives in any order."""
     keys = queries
     for side, passages in ((rows.positives, positives), (rows.negatives, negatives)):
-        # A sum does not depend on the order; what is summed is scrambled.
+        # A sum does not depend on the order; hash the summands so that different sets have different sums.
         sums = np.zeros(len(queries), dtype=np.uint64)
         np.add.at(sums, side.owners, pair_keys(queries[side.owners], passages.own))
         keys = pair_keys(keys, sums)

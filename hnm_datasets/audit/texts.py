@@ -1,4 +1,4 @@
-"""What the texts of negatives have in common with those of their query and positives."""
+"""The overlap of negatives with their query and positives, by words and shingles."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hnm_datasets.arrays.ragged import Ragged, first_of_runs, offsets_of, positi
 from hnm_datasets.audit import kernels
 from hnm_datasets.corpus.words import compared, words_of
 
-#: Sets of words, or of shingles, by number.
+#: Sets of words or shingles, as numbers.
 Sets = Ragged[NDArray[np.uint64]] | Ragged[NDArray[np.uint32]]
 
 
 def word_sets(texts: pa.Array) -> tuple[Ragged[NDArray[np.uint64]], NDArray[np.int64]]:
-    """Return the sorted, distinct words of each text, by number, and how many words it has in all.
+    """Return the distinct words of each text as sorted numbers, and its total number of words.
 
     Args:
         texts: P texts.
@@ -40,27 +40,27 @@ def word_sets(texts: pa.Array) -> tuple[Ragged[NDArray[np.uint64]], NDArray[np.i
 
 
 def shared_by(sets: Sets, lefts: NDArray[np.int64], rights: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count what the two sets of each pair have in common. Shape (P,)."""
+    """Count the common elements of the two sets of each pair. Shape (P,)."""
     out = np.empty(len(lefts), dtype=np.int64)
     kernels.count_shared(sets.offsets, sets.values, lefts, rights, out)
     return out
 
 
 def similarity(sets: Sets, lefts: NDArray[np.int64], rights: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the Jaccard similarity of each pair of sets; 0 for two empty ones. Shape (P,)."""
+    """Return the Jaccard similarity of each pair of sets; 0 for two empty sets. Shape (P,)."""
     shared = shared_by(sets, lefts, rights)
     return np.asarray(shared / np.maximum(sets.lengths[lefts] + sets.lengths[rights] - shared, 1))
 
 
 def pairs_of_rows(left: NDArray[np.int64], right: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pair all that the left and the right lists of each row hold.
+    """Return all pairs of an element of the left list and an element of the right list of each row.
 
     Args:
-        left: Where each row's left list begins and ends. Shape (B + 1,).
-        right: Where its right list does. Shape (B + 1,).
+        left: The start and end of each row's left list. Shape (B + 1,).
+        right: The start and end of each row's right list. Shape (B + 1,).
 
     Returns:
-        Flat places on the left and on the right. Shape (P,) each.
+        Flat positions of the left and the right elements. Shape (P,) each.
 
     Example:
         >>> lefts, rights = pairs_of_rows(np.array([0, 2, 3]), np.array([0, 1, 3]))

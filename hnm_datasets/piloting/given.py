@@ -75,7 +75,7 @@ def checked_judgments(judgments: Rows | None, sample: Dataset) -> Dataset | None
         return None
     judgments = dataset_of(judgments, _NAME, "judgments")
     key = QUERY_ID if QUERY_ID in sample.column_names else QUERY
-    asked = read_judgments(judgments, key == QUERY_ID, _NAME).asked
+    asked = read_judgments(judgments, key == QUERY_ID, _NAME).judged_queries
     queries = sample.select_columns([key]).with_format("arrow")[:][key].cast(asked.type)
     if not pc.any(pc.is_in(queries, asked)).as_py():
         raise ValueError(

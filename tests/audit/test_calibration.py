@@ -106,7 +106,7 @@ def test_unjudged_candidates_can_be_left_out():
 
 def test_judgments_without_their_columns_are_refused():
     rows, _ = mined(1, queries=2, k=3)
-    with pytest.raises(KeyError, match=r"judgments need the columns .*\['corpus_id', 'score'\] are not among"):
+    with pytest.raises(KeyError, match=r"judgments need the columns .*\['corpus_id', 'score'\] are missing from"):
         calibrate_margin(rows, rows.select_columns("query_id"))
 
 
@@ -159,7 +159,7 @@ def test_rows_of_queries_that_nobody_judged_are_left_out(caplog):
     rows, judged = mined(2)
     some = [name for name in rows["query_id"] if int(name[1:]) < 20]
     found = calibrate_margin(rows, judged.filter(lambda row: row["query_id"] in some), 0.3, n=3)
-    assert "left out 10 of 30 rows" in caplog.text
+    assert "skipped 10 of 30 rows" in caplog.text
     assert found == calibrate_margin(rows.select(range(20)), judged, 0.3, n=3)
 
 
@@ -275,7 +275,7 @@ def test_the_interval_holds_on_other_queries(queries, target):
 def test_what_cannot_be_reached_is_told():
     rows, _ = mined(1, queries=1, k=2)
     judged = Dataset.from_dict({"query_id": ["q0", "q0"], "corpus_id": ["p0", "p1"], "score": [1, 1]})
-    with pytest.raises(ValueError, match=r"the lowest is 1\.000"):
+    with pytest.raises(ValueError, match=r"the lowest possible share is 1\.000"):
         calibrate_margin(rows, judged, 0.1)
     other = Dataset.from_dict({"query_id": ["z"], "corpus_id": ["p0"], "score": [1]})
     with pytest.raises(ValueError, match="none of the candidates is judged"):

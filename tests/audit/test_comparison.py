@@ -189,7 +189,7 @@ def test_a_mining_is_like_itself(minings):
     corpus, hard, _ = minings
     found = compare_negatives(hard, hard, corpus)
     assert (found.overlap, found.in_other, found.difference, found.examples) == (1, (1, 1), (0, 0, 0), ())
-    assert "By score neither is harder." in repr(found)
+    assert "Neither is harder (by score)." in repr(found)
 
 
 def test_the_same_retriever_tells_which_is_harder(minings):
@@ -198,10 +198,10 @@ def test_the_same_retriever_tells_which_is_harder(minings):
     assert found.by == "score"
     assert found.difference[0] > found.difference[1] > 0
     assert found.hardness[0] > found.hardness[1]
-    assert "By score top is harder." in repr(found)
+    assert "top is harder (by score)." in repr(found)
     back = compare_negatives(easy, hard, corpus, names=("below", "top"))
     assert back.difference[0] == pytest.approx(-found.difference[0])
-    assert "By score top is harder." in repr(back)
+    assert "top is harder (by score)." in repr(back)
 
 
 def test_a_teacher_tells_between_retrievers(minings, static_model):
@@ -211,12 +211,12 @@ def test_a_teacher_tells_between_retrievers(minings, static_model):
     )
     unknown = compare_negatives(hard, random, corpus)
     assert (unknown.by, unknown.hardness, unknown.difference) == (None, None, None)
-    assert "Which is harder is unknown: let one teacher score both." in repr(unknown)
+    assert "Which is harder is unknown: score both with the same teacher." in repr(unknown)
     teacher = BiEncoderScores(corpus, static_model, "bi_encoder")
     scored = [rows.map(teacher, batched=True) for rows in (hard, random)]
     found = compare_negatives(*scored, corpus, names=("bm25", "random"))
     assert found.by == "bi_encoder"
-    assert "By bi_encoder bm25 is harder." in repr(found)
+    assert "bm25 is harder (by bi_encoder)." in repr(found)
     assert found.difference[1] > 0
     assert compare_negatives(*scored, corpus, by="score").by == "score"
 
@@ -251,7 +251,7 @@ def test_one_query_tells_too_little():
     rows = [("q1", [0.0], [("p1", 1.0)])]
     found = compare_negatives(as_mined(rows), as_mined([("q1", [0.0], [("p1", 3.0)])]))
     assert found.difference == (-2, None, None)
-    assert "one query tells too little" in repr(found)
+    assert "one query is not enough" in repr(found)
     json.dumps(found.to_dict(), allow_nan=False)
     assert "None" not in found.to_markdown()
 
@@ -263,7 +263,7 @@ def test_a_sample_is_near_and_says_so(minings):
     assert found[0].to_dict() == found[1].to_dict() != found[2].to_dict()
     assert (found[0].queries, found[0].compared) == ((60, 0, 0), 30)
     assert found[0].overlap == pytest.approx(everything.overlap, abs=0.15)
-    assert "Of 30 sampled queries." in repr(found[0])
+    assert "On a sample of 30 queries." in repr(found[0])
     assert "sampled" not in repr(everything)
     assert compare_negatives(hard, easy, corpus, sample=60).to_dict() == everything.to_dict()
 
@@ -277,19 +277,19 @@ def test_queries_in_one_alone_are_counted(minings):
 def test_what_cannot_be_compared_is_refused(minings):
     corpus, hard, easy = minings
     triplets = easy.map(ToTriplets(corpus), batched=True, remove_columns=easy.column_names)
-    with pytest.raises(ValueError, match=r"'mined' and the other in 'triplets'.*\(first, second, corpus\)"):
+    with pytest.raises(ValueError, match=r"'mined' and the other 'triplets'.*\(first, second, corpus\)"):
         compare_negatives(hard, triplets)
-    with pytest.raises(ValueError, match="no query in common, by their ids"):
+    with pytest.raises(ValueError, match="no query in common, matched by ids"):
         compare_negatives(hard.select(range(10)), easy.select(range(10, 20)), corpus)
-    with pytest.raises(ValueError, match="no query in common, by their texts"):
+    with pytest.raises(ValueError, match="no query in common, matched by texts"):
         compare_negatives(hard.select(range(10)), triplets.select(range(len(triplets) - 5, len(triplets))), corpus)
-    with pytest.raises(KeyError, match=r"by 'judge'; common are \['score'\]"):
+    with pytest.raises(KeyError, match=r"by 'judge'; common scores: \['score'\]"):
         compare_negatives(hard, easy, corpus, by="judge")
     with pytest.raises(KeyError, match="no format of mined data"):
         compare_negatives(hard, easy.select_columns(["query"]), corpus)
-    with pytest.raises(ValueError, match="second is empty"):
+    with pytest.raises(ValueError, match="second has no rows"):
         compare_negatives(hard, {}, corpus)
-    with pytest.raises(ValueError, match="first is empty"):
+    with pytest.raises(ValueError, match="first has no rows"):
         compare_negatives(hard.select([]), easy, corpus)
     with pytest.raises(TypeError, match="corpus must be a Corpus"):
         compare_negatives(hard, easy, "corpus")

@@ -194,7 +194,7 @@ def test_rows_with_texts_need_no_corpus(earthquakes, shape):
     assert [one.text for one in found.passages] == [one.text for one in expected.passages[:count]]
     assert [one.shared for one in found.passages] == [one.shared for one in expected.passages[:count]]
     assert count == (2 if shape is ToTriplets else 5)
-    with pytest.raises(ValueError, match=r"steps work on rows with ids.*Convert it first"):
+    with pytest.raises(ValueError, match=r"steps need rows with ids.*Convert the dataset first"):
         explain(rows[0], corpus, [TopNegatives(1)])
 
 
@@ -259,7 +259,7 @@ def test_a_row_of_a_data_frame(earthquakes):
 
 def test_what_is_no_row_is_refused(earthquakes):
     corpus, mined = earthquakes
-    with pytest.raises(TypeError, match=r"takes one row, and 'query' is a list: pass dataset\[0\]"):
+    with pytest.raises(TypeError, match=r"needs one row, but 'query' is a list. Pass dataset\[0\]"):
         explain(mined[:1], corpus)
     with pytest.raises(TypeError, match=r"such as mined\[0\] or frame.iloc\[0\], got Dataset"):
         explain(mined, corpus)
@@ -269,7 +269,7 @@ def test_what_is_no_row_is_refused(earthquakes):
         explain({"sentence": "a"})
     with pytest.raises(TypeError, match="corpus must be a Corpus"):
         explain(mined[0], "corpus")
-    with pytest.raises(TypeError, match=r"takes one row, and 'query'"):
+    with pytest.raises(TypeError, match=r"needs one row, but 'query'"):
         explain(mined.with_format("numpy")[:1], corpus)
 
 
@@ -278,7 +278,7 @@ def test_unknown_ids_are_named(earthquakes, column):
     corpus, mined = earthquakes
     row = mined[0]
     row[column] = ["atlantis", *row[column][1:]]
-    with pytest.raises(KeyError, match=f"{column!r} names the passage 'atlantis'"):
+    with pytest.raises(KeyError, match=f"the passage 'atlantis' of {column!r} is not in the corpus"):
         explain(row, corpus)
 
 
@@ -288,7 +288,7 @@ def test_steps_that_make_other_rows_are_refused(earthquakes):
         with pytest.raises(TypeError, match="steps must be transforms"):
             explain(mined[0], corpus, [step])
     for step in (ToTriplets(corpus), BM25Negatives(corpus, k=2)):
-        with pytest.raises(TypeError, match=r"scorers and filters.*, got (ToTriplets|BM25Negatives)\("):
+        with pytest.raises(TypeError, match=r"scorers or filters.*, got (ToTriplets|BM25Negatives)\("):
             explain(mined[0], corpus, [step])
     with pytest.raises(TypeError, match="a list of"):
         explain(mined[0], corpus, TopNegatives(1))

@@ -63,7 +63,7 @@ def test_everything_goes_into_json(hostile, sample):
         "false": 0,
         "negatives": 250,
         "queries": 50,
-        "rule": "judged relevant; nothing beyond the rows' own positives was",
+        "rule": "judged relevant; the judgments have only the rows' own positives",
     }
     assert back["scores"]["score"]["positive"]["median"] == sample.scores["score"].positive.median
 
