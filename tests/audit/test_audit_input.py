@@ -66,7 +66,7 @@ def test_wrong_arguments_are_refused_by_name(arguments, error, message):
             ValueError,
             "aligned",
         ),
-        (TRIPLETS | {"negative": [5]}, TypeError, "'negative'.*texts"),
+        (TRIPLETS | {"negative": [5]}, TypeError, "'negative'.*strings"),
         ({"anchor": ["a"], "passage": ["b"], "label": [0.7]}, ValueError, "labels must be 1.*0.7"),
     ],
 )
