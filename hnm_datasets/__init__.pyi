@@ -99,5 +99,9 @@ from .hub.saving import write_card as write_card
 from .scale.ray_embedding import embed_with_ray as embed_with_ray
 from .scale.streaming import write_stream as write_stream
 
+# Cache
+from .cache.listing import cached as cached
+from .cache.listing import Cached as Cached
+
 # Check steps of your own
 from . import testing as testing

@@ -1,8 +1,9 @@
-"""Audit a folder of mined data, write its dataset card, or compare mining strategies on a retrieval dataset.
+"""Audit mined data, write its dataset card, compare mining strategies on a dataset, or list and clean the cache.
 
 python -m hnm_datasets audit FOLDER     # report defects and hardness
 python -m hnm_datasets card FOLDER      # write the dataset card, README.md
 python -m hnm_datasets pilot FOLDER     # mine a sample with each strategy and train a small student on each
+python -m hnm_datasets cache            # list the cache; `cache delete` deletes parts of it
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datasets import Dataset, DatasetDict, get_dataset_config_names, load_datase
 from datasets.exceptions import DatasetsError
 
 from hnm_datasets.audit.run import audit_negatives
+from hnm_datasets.cache import command as cache_command
 from hnm_datasets.columns import POSITIVE_IDS
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.hub.record import RECORD
@@ -40,12 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("folder", help="a folder written by save_mined, or any folder that load_dataset reads")
     _add_pilot(commands.add_parser("pilot", help=_PILOT, description=_PILOT))
+    cache_command.add_options(commands.add_parser("cache", help=cache_command.ABOUT, description=cache_command.ABOUT))
     options = parser.parse_args(arguments)
     try:
         if options.command == "audit":
             audit(options.folder)
         elif options.command == "pilot":
             run_pilot(options)
+        elif options.command == "cache":
+            return cache_command.run_cache(options)
         else:
             print(printable(f"written: {write_card(options.folder)}"))  # noqa: T201
     except (OSError, ImportError, KeyError, TypeError, ValueError, DatasetsError) as error:

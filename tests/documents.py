@@ -69,7 +69,7 @@ def _is_known(line: str, makefile: str, extras: set[str]) -> bool:
         return re.search(rf"^{match[1]}:", makefile, re.MULTILINE) is not None
     if match := re.fullmatch(r"python (\S+\.py)\b.*", command):
         return (ROOT / match[1]).exists()
-    if match := re.fullmatch(r"python -m hnm_datasets (\w+) .*", command):
+    if match := re.fullmatch(r"python -m hnm_datasets (\w+)(?: .*)?", command):
         return f'"{match[1]}"' in (ROOT / "hnm_datasets" / "__main__.py").read_text()
     if match := re.fullmatch(r"pip install '?hnm-datasets(?:\[(\w+)\])?'?", command):
         return match[1] is None or match[1] in extras

@@ -19,6 +19,7 @@ from hnm_datasets.corpus.source import _CHUNK, Source, chunk_size
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
 from hnm_datasets.rows import Rows
 from hnm_datasets.runtime.interrupts import check_wanted
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.folders import build_once, cache_root
 
 if TYPE_CHECKING:
@@ -94,9 +95,7 @@ class Corpus:
             ValueError: The dataset is empty, an id is repeated, or an id or text is null or empty.
         """
         source = Source(dataset, id_column, text_column, title_column, group_column, columns)
-        name = source.fingerprint()
-        build_once(cache_root() / "corpora", name, source.save)
-        return cls(name)
+        return corpus_of(source, "Corpus.from_dataset", source.dataset_name)
 
     # ---- properties ----------------------------------------------------------------------------------------------
 
@@ -499,6 +498,21 @@ class Corpus:
     @property
     def _files(self) -> CorpusFiles:
         return open_files(self.fingerprint)
+
+
+def corpus_of(source: Source, made_by: str, name: str | None) -> Corpus:
+    """Make a corpus of passages, unless it is in the cache directory.
+
+    Args:
+        source: The passages.
+        made_by: The public name of what makes it.
+        name: What people call the passages, such as a path or Hub id.
+    """
+    corpus = Corpus(source.fingerprint())
+    facts = {"corpus": corpus.fingerprint, "corpus_name": name, "passages": len(source.dataset)}
+    about = About("corpora", made_by, facts=facts, options={"columns": list(source.columns.values())})
+    build_once(cache_root() / "corpora", corpus.fingerprint, source.save, about)
+    return corpus
 
 
 def check_corpus(owner: str, corpus: object) -> None:

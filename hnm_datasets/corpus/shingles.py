@@ -21,6 +21,7 @@ from hnm_datasets.arrays.ragged import Ragged, first_of_runs, offsets_of, positi
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.text import normal_text
 from hnm_datasets.corpus.words import compared, words_of
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.mapped import append_array, open_array, save_array
 from hnm_datasets.storage.opened import Opened
@@ -97,7 +98,8 @@ def open_shingles(corpus: Corpus) -> Shingles:
         save_array(folder, "offsets", offsets_of(np.concatenate(lengths)))
 
     def opened() -> Shingles:
-        folder = build_once(cache_root() / "shingles", f"{corpus.fingerprint}-{_FORMAT}", build)
+        about = About("shingles", "DropNearDuplicates and others", of=cache_root() / "corpora" / corpus.fingerprint)
+        folder = build_once(cache_root() / "shingles", f"{corpus.fingerprint}-{_FORMAT}", build, about)
         offsets, values = (open_array(folder, name) for name in ("offsets", "values"))
         return Shingles(offsets, values)  # type: ignore[arg-type]
 

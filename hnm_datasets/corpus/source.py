@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.arrow import as_plain, is_string, type_name
@@ -37,12 +38,19 @@ _CHUNK_BYTES = 1 << 26
 
 
 class Source:
-    """A dataset of passages that is checked while it is read."""
+    """A dataset of passages that is checked while it is read; see `Corpus.from_dataset` for the arguments."""
 
     def __init__(
-        self, dataset: Rows, id_: str, text: str, title: str | None, group: str | None, others: Sequence[str] = ()
+        self,
+        dataset: Rows,
+        id_: str = "id",
+        text: str = "text",
+        title: str | None = "title",
+        group: str | None = "group",
+        others: Sequence[str] = (),
     ) -> None:
         dataset = dataset_of(dataset, _OWNER, "dataset")
+        self.dataset_name = name_of(dataset)
         optional = {"titles": (title, "title"), "groups": (group, "group")}
         columns = {"ids": id_, "texts": text}
         # A column with the default name is optional; a column that the user named is required.
@@ -148,6 +156,12 @@ class Source:
                 save_array(folder, f"{part}_codes", _first_rows(folder, part))
         if self.others:
             (folder / COLUMNS).write_text(json.dumps(self.others))
+
+
+def name_of(dataset: Dataset) -> str | None:
+    """Return what `datasets` calls a dataset; None for one of plain files or made in memory."""
+    name: str | None = dataset.info.dataset_name
+    return None if name == dataset.info.builder_name else name
 
 
 def _checked_others(names: Sequence[str], available: list[str]) -> list[str]:

@@ -209,13 +209,17 @@ def save(
     return folder
 
 
+def lock_of(folder: Path) -> Path:
+    """Return the lock of a folder that a set is saved to."""
+    return cache_root() / "pushes" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.lock"
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lock the folder against other processes, with a file in the cache, or next to the folder if that is read-only."""
-    locks = cache_root() / "pushes"
-    lock = FileLock(locks / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.lock")
+    lock = FileLock(lock_of(folder))
     try:
-        locks.mkdir(parents=True, exist_ok=True)
+        lock_of(folder).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError:
         lock = FileLock(folder.with_name(f".{folder.name}.hnm_datasets.lock"))

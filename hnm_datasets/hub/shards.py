@@ -61,10 +61,15 @@ def write_corpus(folder: Path, corpus: Corpus) -> None:
                 writer.write_table(pa.table([column.cast(pa.string()) for column in part], schema=schema))
 
 
+def beside(folder: Path, kind: str) -> Path:
+    """Return the folder in which the next content of a folder is written (`"new"`), or its last one kept (`"old"`)."""
+    return folder.with_name(f".{folder.name}.hnm_datasets.{kind}")
+
+
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """Yield an empty folder next to `folder`, which replaces it unless an error is raised."""
-    aside, before = (folder.with_name(f".{folder.name}.hnm_datasets.{kind}") for kind in ("new", "old"))
+    aside, before = beside(folder, "new"), beside(folder, "old")
     # We hold the lock, so these are from a process that was killed, maybe between the two renames below.
     if before.exists() and not folder.exists():
         before.rename(folder)

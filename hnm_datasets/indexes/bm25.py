@@ -27,13 +27,17 @@ from hnm_datasets.indexes.bm25_files import Postings, open_constants, open_vocab
 from hnm_datasets.indexes.bm25_tokens import Tokens, Vocabulary
 from hnm_datasets.indexes.bm25_weights import METHODS, Formula
 from hnm_datasets.indexes.bm25s_analyzer import Bm25sAnalyzer, TokenOptions, token_options
-from hnm_datasets.indexes.bm25s_import import OWNER, BuiltIndex, kept_folder, opened, sampled_rows
+from hnm_datasets.indexes.bm25s_import import OWNER, BuiltIndex, imported_folder, kept_folder, opened, sampled_rows
 from hnm_datasets.indexes.search_threads import search_in_threads
-from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
+from hnm_datasets.indexes.shards import checked_shard, rows_of_shard, shard_in_words
 from hnm_datasets.indexes.tokenizers import FunctionTokenizer, SubwordTokenizer, Tokenizer, named_tokenizer
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.opened import Opened
+
+#: The options that `about.json` names.
+_DESCRIBED = ("method", "k1", "b", "delta", "stemmer", "stopwords", "token_pattern", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ class BM25Index:
         built = BuiltIndex.of(retriever, made._formula, "the retriever" if folder is None else str(index))
         object.__setattr__(made, "imported", built.name)
         built.check_corpus(corpus, made.analyzer)
-        built.keep()
+        built.keep(corpus)
         return made
 
     @property
@@ -219,7 +223,16 @@ class BM25Index:
         """
         if self.imported is not None:
             return kept_folder(self.imported)
-        return build_once(cache_root() / "bm25", self.fingerprint, self._build)
+        of = cache_root() / "corpora" / self.corpus.fingerprint
+        options = {name: getattr(self, name) for name in _DESCRIBED}
+        about = About("bm25", "BM25Index", shard_in_words(self.shard), of, options=options)
+        return build_once(cache_root() / "bm25", self.fingerprint, self._build, about)
+
+    @property
+    def _path(self) -> Path:
+        """The folder of the index, whether it is there or not."""
+        imported = self.imported
+        return cache_root() / "bm25" / self.fingerprint if imported is None else imported_folder(imported)
 
     def prepare(self) -> None:
         """Build the index in the cache directory, unless it exists. The first search does the same."""
@@ -285,7 +298,7 @@ class BM25Index:
         # Open the files here: the cache directory is a context variable, which threads do not inherit.
         files, passages = _open(self), len(self.rows)
         skips = k > 0 and passages >= bm25_skipping.PASSAGES_PER_HIT * k
-        bounds = bm25_skipping.open_bounds(self.fingerprint, files, passages) if skips else None
+        bounds = bm25_skipping.open_bounds(self.fingerprint, files, passages, self._path) if skips else None
 
         def search_chunk(chunk: slice, keys: NDArray[np.uint64]) -> None:
             lists = tokens.lists.offsets[chunk.start : chunk.stop + 1], tokens.lists.values

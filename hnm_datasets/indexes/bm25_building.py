@@ -20,7 +20,8 @@ from hnm_datasets.indexes.bm25_analyzer import Analyzer
 from hnm_datasets.indexes.bm25_counts import Counts, Statistics, TokenCounter
 from hnm_datasets.indexes.bm25_files import save_formula, save_vocabulary, writing_postings
 from hnm_datasets.indexes.bm25_weights import Formula
-from hnm_datasets.indexes.shards import rows_of_shard
+from hnm_datasets.indexes.shards import rows_of_shard, shard_in_words
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.manifest import is_complete
@@ -106,7 +107,10 @@ class CountedTokens:
             counts, _ = self.count(rows_of_shard(shard, len(self.corpus)))
             counts.save(folder)
 
-        return build_once(cache_root() / "bm25-counts", name, build, timeout=timeout)
+        about = About(
+            "bm25-counts", "BM25Index", shard_in_words(shard), cache_root() / "corpora" / self.corpus.fingerprint
+        )
+        return build_once(cache_root() / "bm25-counts", name, build, about, timeout=timeout)
 
     def statistics(self) -> Path:
         """Return the folder with the total counts of all shards, cached."""
@@ -127,4 +131,5 @@ class CountedTokens:
                     self.counts_of((own + step) % shards, timeout=0)
             for shard in range(shards):
                 self.counts_of(shard)
-        return build_once(parent, name, build)
+        of = cache_root() / "corpora" / self.corpus.fingerprint
+        return build_once(parent, name, build, About("bm25-statistics", "BM25Index", f"{shards}", of))

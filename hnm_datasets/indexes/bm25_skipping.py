@@ -12,6 +12,7 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of, take_lists
 from hnm_datasets.indexes import bm25_kernels, bm25_skipping_kernels
 from hnm_datasets.indexes.bm25_files import Postings
 from hnm_datasets.indexes.bm25_skipping_kernels import BLOCK, LEVELS, TILE, Bounds
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.mapped import open_array, save_array
 from hnm_datasets.storage.opened import Opened
@@ -59,13 +60,14 @@ def bounds_of(postings: Postings, passages: int) -> Bounds:
     return bounds
 
 
-def open_bounds(name: str, postings: Postings, passages: int) -> Bounds:
+def open_bounds(name: str, postings: Postings, passages: int, index: Path) -> Bounds:
     """Map the bounds of an index from the cache directory. The first call computes them.
 
     Args:
         name: The fingerprint of the index.
         postings: The postings of the index.
         passages: The number of indexed passages.
+        index: The folder of the index.
     """
 
     def build(folder: Path) -> None:
@@ -73,7 +75,8 @@ def open_bounds(name: str, postings: Postings, passages: int) -> Bounds:
             save_array(folder, field, array)
 
     def opened() -> Bounds:
-        folder = build_once(_folder_of(name).parent, _folder_of(name).name, build)
+        about = About("bm25-bounds", "BM25Index", of=index)
+        folder = build_once(_folder_of(name).parent, _folder_of(name).name, build, about)
         arrays: Any = (open_array(folder, field) for field in Bounds._fields)
         return Bounds(*arrays)
 

@@ -21,6 +21,7 @@ from hnm_datasets.indexes.bm25_analyzer import Analyzer
 from hnm_datasets.indexes.bm25_files import CONSTANTS_FILE, INDEX_FILES, save_formula, save_vocabulary, writing_postings
 from hnm_datasets.indexes.bm25_weights import Formula
 from hnm_datasets.indexes.bm25s_analyzer import TOKENIZER_FILES
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import digest_strings, fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.json_values import is_encodable, typed
@@ -132,8 +133,8 @@ class BuiltIndex:
         }
         return fingerprint(content)
 
-    def keep(self) -> Path:
-        """Write the index to the cache directory, unless it exists, and return its folder."""
+    def keep(self, corpus: Corpus) -> Path:
+        """Write the index of a corpus to the cache directory, unless it exists, and return its folder."""
 
         def write(folder: Path) -> None:
             # The table does not need the empty token, because no text contains it.
@@ -146,7 +147,13 @@ class BuiltIndex:
                     append(self.weights[part])
             save_formula(folder, self.formula, self.passages, self.constants, self.rarity_method)
 
-        return build_once(_parent(), self.name, write)
+        of = cache_root() / "corpora" / corpus.fingerprint
+        return build_once(
+            imported_folder(self.name).parent,
+            self.name,
+            write,
+            About("bm25-imported", OWNER, of=of, options=asdict(self.formula)),
+        )
 
     def check_corpus(self, corpus: Corpus, analyzer: Analyzer) -> None:
         """Raise a ValueError unless row i of the index is passage i of the corpus, checked on sampled passages."""
@@ -205,7 +212,7 @@ def kept_folder(name: str) -> Path:
         FileNotFoundError: The index is not in the cache directory.
         DamagedFolderError: Its files are damaged.
     """
-    folder = _parent() / name
+    folder = imported_folder(name)
     check_complete(
         folder,
         f"The imported bm25s index {name}",
@@ -252,8 +259,9 @@ def _downloaded(name: str) -> Path:
         raise FileNotFoundError(f"{OWNER}: {name!r} is neither a folder nor a Hub id like 'name/index'.") from None
 
 
-def _parent() -> Path:
-    return cache_root() / "bm25-imported"
+def imported_folder(name: str) -> Path:
+    """Return where an index of this name is kept."""
+    return cache_root() / "bm25-imported" / name
 
 
 def _parts(length: int) -> Iterator[slice]:

@@ -21,10 +21,11 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.candidates import Known, supports_int8
 from hnm_datasets.indexes.faiss_files import inverted_lists, read_index, reason, write_index
 from hnm_datasets.indexes.quick import quick_products
-from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
-from hnm_datasets.models.embeddings import Embeddings
+from hnm_datasets.indexes.shards import checked_shard, rows_of_shard, shard_in_words
+from hnm_datasets.models.embeddings import Embeddings, embeddings_folder
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.runtime.workers import in_worker
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.mapped import release
@@ -148,7 +149,7 @@ class DenseIndex:
         """
         if self._has_folder:
             with clocked("index"):
-                build_once(cache_root() / "dense", self._built, self._build)
+                build_once(cache_root() / "dense", self._built, self._build, self._about)
 
     def close(self) -> None:
         """Close the index and release the memory of the vectors. The next search reopens them."""
@@ -179,6 +180,13 @@ class DenseIndex:
         options = [self.factory, self.training_size]
         content = {"kind": "dense", "format": _FORMAT, "embeddings": self.embeddings.fingerprint, "options": options}
         return fingerprint(content if self.shard is None else content | {"shard": list(self.shard)})
+
+    @property
+    def _about(self) -> About:
+        detail = "exact, in bytes" if self.is_exact else self.factory
+        detail = ", ".join(filter(None, [detail, shard_in_words(self.shard)]))
+        of = embeddings_folder(self.embeddings.fingerprint)
+        return About("dense", "DenseIndex", detail, of, options={"training_size": self.training_size})
 
     def search(self, queries: NDArray[np.float32], k: int) -> Hits:
         """Return the k best passages of each query.

@@ -18,6 +18,7 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of, take_lists
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.indexes.run_files import FoundHits, of_mapping, of_rows, read_file, read_path
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import digest_strings, fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.kept_rows import content_digest
@@ -85,7 +86,9 @@ class Run:
                 return [of_rows(rows.with_format("arrow")[:], "the run")]
 
         name = fingerprint({"kind": "run", "format": _FORMAT, "digest": digest, "corpus": corpus.fingerprint})
-        build_once(cache_root() / "runs", name, lambda folder: _save(folder, parts or found(), corpus))
+        called = {"file": str(Path(run).resolve())} if isinstance(run, (str, os.PathLike)) else {}
+        about = About("runs", "RunNegatives", of=cache_root() / "corpora" / corpus.fingerprint, facts=called)
+        build_once(cache_root() / "runs", name, lambda folder: _save(folder, parts or found(), corpus), about)
         return cls(corpus, name)
 
     def __repr__(self) -> str:

@@ -39,6 +39,16 @@ def rows_of_shard(shard: tuple[int, int] | None, length: int) -> range:
     return range(i * length // n, (i + 1) * length // n)
 
 
+def shard_in_words(shard: tuple[int, int] | None) -> str:
+    """Say which shard this is, counted from 1; nothing without one.
+
+    Example:
+        >>> shard_in_words((0, 3))
+        'shard 1 of 3'
+    """
+    return "" if shard is None else f"shard {shard[0] + 1} of {shard[1]}"
+
+
 def merged_hits(shards: Sequence[Hits], k: int) -> Hits:
     """Merge the hits of several shards. Ties are in the order of the rows.
 

@@ -17,10 +17,12 @@ from hnm_datasets.indexes import bm25_kernels, sparse_kernels
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25_files import Postings
 from hnm_datasets.indexes.search_threads import search_in_threads
-from hnm_datasets.indexes.shards import checked_shard, rows_of_shard
+from hnm_datasets.indexes.shards import checked_shard, rows_of_shard, shard_in_words
+from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
 from hnm_datasets.models.sparse_vectors import SparseVectors, sparse_vectors
 from hnm_datasets.runtime.timing import clocked
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root, folder_size
 from hnm_datasets.storage.mapped import create_array, map_next, open_array, save_array
@@ -101,7 +103,9 @@ class SparseIndex:
     def prepare(self) -> None:
         """Build the index in the cache directory, unless it exists. The first search does the same."""
         with clocked("index"):
-            build_once(cache_root() / "sparse", self.fingerprint, self._build)
+            of = embeddings_folder(self.embeddings.fingerprint)
+            about = About("sparse", "SparseIndex", shard_in_words(self.shard), of)
+            build_once(cache_root() / "sparse", self.fingerprint, self._build, about)
 
     def close(self) -> None:
         """Close the files. The next search reopens them."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnm_datasets.corpus.text import normal_text
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.manifest import check_complete
@@ -115,7 +116,7 @@ def _saved(fast: tokenizers.Tokenizer) -> SubwordTokenizer:
     def save(folder: Path) -> None:
         (folder / _FILE).write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
 
-    build_once(cache_root() / "tokenizers", name, save)
+    build_once(cache_root() / "tokenizers", name, save, About("tokenizers", "BM25Index", described["model"]["type"]))
     return SubwordTokenizer(name)
 
 

@@ -18,10 +18,12 @@ from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.indexes import maxsim
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.faiss_files import inverted_lists, read_index, reason, write_index
+from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.models.token_embeddings import TokenEmbeddings
 from hnm_datasets.models.token_vectors import TokenVectors
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.runtime.workers import in_worker
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.opened import Opened
@@ -128,7 +130,9 @@ class TokenIndex:
         """Build the index of the tokens in the cache directory, unless it exists or is not needed."""
         if not self.is_exact:
             with clocked("index"):
-                build_once(cache_root() / "tokens", self._built, self._build)
+                of = embeddings_folder(self.embeddings.fingerprint)
+                about = About("tokens", "TokenIndex", self._factory, of)
+                build_once(cache_root() / "tokens", self._built, self._build, about)
 
     def close(self) -> None:
         """Close the files. The next search reopens them."""

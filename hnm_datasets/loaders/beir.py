@@ -14,7 +14,8 @@ from datasets import Dataset, load_dataset
 
 from hnm_datasets import checks
 from hnm_datasets.columns import QUERY_ID
-from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.passages import Corpus, corpus_of
+from hnm_datasets.corpus.source import Source
 from hnm_datasets.corpus.text import is_blank
 from hnm_datasets.loaders.columns import standard_passages, standard_queries
 from hnm_datasets.loaders.configurations import has_configurations, read_configurations
@@ -86,7 +87,8 @@ def load_beir(
         passages, queries, qrels = read_configurations(str(path), split, config)
     if invalid == "drop":
         passages = _drop_empty(passages)
-    corpus = Corpus.from_dataset(passages, group_column=group_column)
+    called = str(source.resolve()) if source.exists() else str(path)
+    corpus = corpus_of(Source(passages, group=group_column), "load_beir", called)
     qrels = _known(qrels, corpus, queries, invalid)
     if invalid == "drop":
         qrels = _consistent(qrels, min_score)

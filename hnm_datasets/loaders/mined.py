@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from hnm_datasets.batch import Batch
-from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.passages import Corpus, corpus_of
+from hnm_datasets.corpus.source import Source, name_of
 from hnm_datasets.corpus.text import is_blank
 from hnm_datasets.formats import msmarco
 from hnm_datasets.formats.base import Layout, QueryRows, Side
@@ -78,7 +79,7 @@ def from_mined(dataset: Rows) -> tuple[Corpus, Dataset]:
     for rows in _read(dataset):
         for side in (rows.positives, rows.negatives):
             passages.add(side, rows)
-    corpus = Corpus.from_dataset(passages.table())
+    corpus = corpus_of(Source(passages.table()), _STEP, name_of(dataset))
     return corpus, pool_positives(convert(dataset, MINED.name, corpus))
 
 

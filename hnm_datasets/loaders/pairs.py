@@ -13,7 +13,8 @@ from datasets import Dataset
 from hnm_datasets.arrays.arrow import as_plain, is_string, list_array, type_name
 from hnm_datasets.arrays.ragged import offsets_of
 from hnm_datasets.columns import POSITIVE_IDS, QUERY
-from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.corpus.passages import Corpus, corpus_of
+from hnm_datasets.corpus.source import Source, name_of
 from hnm_datasets.corpus.text import is_blank
 from hnm_datasets.loaders.columns import check_new, with_column, with_ids_as_texts
 from hnm_datasets.loaders.pooling import pool_positives
@@ -87,7 +88,8 @@ def from_pairs(
     further = pa.array([], pa.string()) if passages is None else _further_passages(passages)
     all_texts = pa.concat_arrays([further, positives]).dictionary_encode()
     ids = hexadecimals(digest_strings(all_texts.dictionary.to_pylist())[:, 0])
-    corpus = Corpus.from_dataset(pa.table({"id": ids, "text": all_texts.dictionary}))
+    passages_of = Source(pa.table({"id": ids, "text": all_texts.dictionary}))
+    corpus = corpus_of(passages_of, "from_pairs", name_of(dataset))
     queries = texts[query_column].dictionary_encode()
     codes = pd.DataFrame(
         {

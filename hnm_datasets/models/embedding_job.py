@@ -23,6 +23,7 @@ from hnm_datasets.models.encoders import Encoder, bad_vectors, shortened
 from hnm_datasets.models.handles import EmbeddingModel
 from hnm_datasets.models.shard_job import Passages, ShardJob
 from hnm_datasets.runtime.interrupts import check_wanted
+from hnm_datasets.storage.about import ABOUT
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.manifest import finish
 from hnm_datasets.storage.mapped import allocate, create_array, map_next, read_header
@@ -64,6 +65,8 @@ class EmbeddingJob(ShardJob[NDArray[Any]]):
     """Embeds one corpus, or part of it, with a dense model; see `ShardJob`."""
 
     encoder: Encoder
+    _made_by = "Corpus.embed"
+    _vectors = "dense"
 
     def __init__(self, corpus: Passages, encoder: Encoder, dtype: str = "float32") -> None:
         self.dtype = np.dtype(dtype)
@@ -196,5 +199,4 @@ class EmbeddingJob(ShardJob[NDArray[Any]]):
         for begin in range(0, len(repeated), BLOCK):
             part = repeated[begin : begin + BLOCK]
             vectors[part] = vectors[self.first_rows[part]]
-        self._write_about()
-        finish(self.folder, [VECTORS, "about.json"])
+        finish(self.folder, [VECTORS, ABOUT], self.about())

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets.storage.about import ABOUT
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.manifest import check_complete, is_complete
 from hnm_datasets.storage.mapped import map_next
@@ -164,6 +165,6 @@ def _open(name: str) -> tuple[NDArray[Any], dict[str, Any]]:
         # Map copy-on-write: nothing is ever written, but torch warns about read-only memory.
         with (folder / VECTORS).open("rb") as file:
             vectors = map_next(file, "c")
-        return vectors, json.loads((folder / "about.json").read_text())
+        return vectors, json.loads((folder / ABOUT).read_text(encoding="utf-8"))
 
     return OPENED.get(name, opened)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from hnm_datasets import checks
 from hnm_datasets.models.handles import EmbeddingModel, LoadedModel, ModelHandle, load_model
 from hnm_datasets.models.token_batches import GROUP, encode_groups, reads_tokens
 from hnm_datasets.runtime.timing import clocked
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.opened import Opened
@@ -45,6 +46,8 @@ class TextEncoder(ModelHandle):
     fingerprint: str
     similarity: str
     normalize: bool
+    #: The steps that encode with it.
+    _made_by: ClassVar[str]
 
     def __init__(self, loaded: LoadedModel, task: str, prompt: str | None, batch_size: int) -> None:
         super().__init__(loaded)
@@ -86,6 +89,12 @@ class TextEncoder(ModelHandle):
         """Delete the cached vectors, because they will not be used again."""
         _RESULTS.forget(self.fingerprint)
         shutil.rmtree(cache_root() / "vectors" / self.fingerprint, ignore_errors=True)
+
+    def _about(self) -> About:
+        """Return what the store of its vectors says of itself."""
+        detail = "queries" if self.task == "query" else "passages"
+        options = {"task": self.task, "prompt": self.prompt, "normalize": self.normalize}
+        return About("vectors", self._made_by, detail, facts=self.facts, options=options)
 
     def _reads_tokens(self, loaded: LoadedModel, pool: Any) -> bool:
         """Return whether the model receives batches of tokens instead of texts."""
@@ -131,6 +140,8 @@ class Encoder(TextEncoder):
         >>> encoder.vectors(["a plate", "a wave"]).tolist()
         [[2.0, 1.0, 1.0], [2.0, 1.0, 1.0]]
     """
+
+    _made_by = "DenseNegatives or BiEncoderScores"
 
     def __init__(
         self,
@@ -280,7 +291,7 @@ class Encoder(TextEncoder):
         return _normalized(vectors) if self.normalize else vectors
 
     def _results(self) -> Results:
-        return _RESULTS.get(self.fingerprint, lambda: Results("vectors", self.fingerprint))
+        return _RESULTS.get(self.fingerprint, lambda: Results("vectors", self.fingerprint, self._about()))
 
 
 def _fingerprint_of(encoder: Encoder) -> str:

@@ -61,6 +61,7 @@ class LoadedModel:
         fingerprint: 32 hexadecimal digits.
         source: The path or Hub id from which it was loaded here, if any.
         is_function: Whether it is a function.
+        label: What people call it, if that is known.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class LoadedModel:
         *,
         is_function: bool,
         source: str | None = None,
+        label: str | None = None,
         digests: ModelDigests | None = None,
     ) -> None:
         self.model, self.fingerprint, self.is_function, self.source = model, fingerprint, is_function, source
+        self.label = label or source
         self._process = os.getpid()
         # A full description of the weights and settings, and a quick one.
         self._digests = digests
@@ -172,14 +175,21 @@ def load_model(
         for known in list(_LOADED):
             if known.model is model and known.is_described_by(digests):
                 return known
-        loaded = LoadedModel(model, digests.fingerprint, is_function=False, source=source, digests=digests)
+        loaded = LoadedModel(
+            model,
+            digests.fingerprint,
+            is_function=False,
+            source=source,
+            label=_label_of(model, source),
+            digests=digests,
+        )
     elif callable(model) and not _is_model(model):
         if not isinstance(name, str) or not name:
             raise ValueError(
                 "A function cannot be fingerprinted from its code. Name it with fingerprint='...', for example with "
                 "the model and version of the service, and change the name whenever its outputs change."
             )
-        loaded = LoadedModel(model, _function_fingerprint(name), is_function=True)
+        loaded = LoadedModel(model, _function_fingerprint(name), is_function=True, label=name)
     else:
         raise TypeError(
             f"model must be a {kind}, its path or Hub id, or a function {_KINDS[kind]}, got "
@@ -237,6 +247,14 @@ def _is_colbert(model: Any) -> bool:
     """Return whether a model of token vectors has all its weights, although sentence-transformers did not save it."""
     names = getattr(getattr(model[0], "config", None), "architectures", None) or []
     return "HF_ColBERT" in names or any(name.endswith("ForRetrieval") for name in names)
+
+
+def _label_of(model: Any, source: str | None) -> str | None:
+    """Return what people call a model: where it was read from, else what its card says it is based on."""
+    card = getattr(model, "model_card_data", None)
+    base, revision = (getattr(card, name, None) for name in ("base_model", "base_model_revision"))
+    name = source or base
+    return f"{name} (revision {revision[:12]})" if name and name == base and isinstance(revision, str) else name
 
 
 def _is_model(model: object) -> bool:
@@ -337,6 +355,12 @@ class ModelHandle:
                 )
         self._loaded.check_usable()
         return self._loaded
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """What `about.json` says of the model."""
+        label = self.source if self._loaded is None else self._loaded.label
+        return {"model": self.model_fingerprint, "model_name": label}
 
     def _not_here(self) -> str:
         """Return the error message for a model that is not in this process."""

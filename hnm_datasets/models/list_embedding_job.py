@@ -16,6 +16,7 @@ from hnm_datasets.models.list_embeddings import ListEmbeddings, taken
 from hnm_datasets.models.list_vectors import Lists, read_shard, shard_file
 from hnm_datasets.models.shard_job import ShardJob
 from hnm_datasets.runtime.interrupts import check_wanted
+from hnm_datasets.storage.about import ABOUT
 from hnm_datasets.storage.manifest import finish
 from hnm_datasets.storage.mapped import write_array
 from hnm_datasets.storage.writing import written_aside
@@ -118,5 +119,5 @@ class ListEmbeddingJob(ShardJob[Lists]):
                 vectors = kind.joined([vectors, earlier]).take(positions)
                 self._put(shard, vectors)
             values += int(vectors.offsets[-1])
-        self._write_about(passages=len(self.corpus), shard=shard_job.SHARD, values=values, **self._more_about())
-        finish(self.folder, [*(shard_file(self.folder, shard).name for shard in range(self.shards)), "about.json"])
+        about = self.about(shard=shard_job.SHARD, values=values, **self._more_about())
+        finish(self.folder, [*(shard_file(self.folder, shard).name for shard in range(self.shards)), ABOUT], about)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.models.embeddings import StoredVectors, embeddings_folder
 from hnm_datasets.models.list_vectors import Lists, read_shard
+from hnm_datasets.storage.about import ABOUT
 from hnm_datasets.storage.manifest import check_complete
 from hnm_datasets.storage.opened import Opened
 
@@ -63,7 +64,7 @@ class ListEmbeddings(StoredVectors, Generic[Lists]):
                 f"Call corpus.{method} again to encode missing or damaged vectors. Embeddings are in the cache "
                 f"directory of datasets, so HF_DATASETS_CACHE must be the same folder in all processes.",
             )
-            about: dict[str, Any] = json.loads((folder / "about.json").read_text())
+            about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             return about
 
         return _OPENED.get(name, opened)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.models.handles import LoadedModel, ModelHandle, PairModel, load_model, token_counts
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.opened import Opened
 from hnm_datasets.storage.results import Results
@@ -199,7 +200,12 @@ class Reranker(ModelHandle):
         return torch.autocast(loaded.model.device.type, dtype=getattr(torch, self.dtype))
 
     def _results(self) -> Results:
-        return _RESULTS.get(self.fingerprint, lambda: Results("pair_scores", self.fingerprint))
+        def opened() -> Results:
+            options = {"activation": self.activation, "dtype": self.dtype}
+            about = About("pair_scores", "CrossEncoderScores", facts=self.facts, options=options)
+            return Results("pair_scores", self.fingerprint, about)
+
+        return _RESULTS.get(self.fingerprint, opened)
 
 
 def _fingerprint_of(reranker: Reranker) -> str:

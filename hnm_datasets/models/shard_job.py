@@ -7,14 +7,15 @@ encoded again. Processes that embed the same corpus at the same time, as under `
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
 import logging
 import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,9 @@ from hnm_datasets.models.embeddings import StoredVectors, embeddings_folder
 from hnm_datasets.models.encoders import TextEncoder
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.runtime.timing import clocked
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import digest_strings, distinct_digests
+from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.manifest import fault, is_complete, is_finished, unfinish
 from hnm_datasets.storage.writing import writing, written_aside
 
@@ -69,6 +72,10 @@ class ShardJob(ABC, Generic[Vectors]):
         folder: The folder of the embeddings.
         shards: The number of shards.
     """
+
+    #: The public name that makes the embeddings, and what kind of vectors they are.
+    _made_by: ClassVar[str]
+    _vectors: ClassVar[str]
 
     def __init__(self, corpus: Passages, encoder: TextEncoder, name: str) -> None:
         self.corpus, self.encoder, self.name = corpus, encoder, name
@@ -121,6 +128,7 @@ class ShardJob(ABC, Generic[Vectors]):
             return
         pending = self.missing()
         with (
+            self.at_work(),
             interruptible(self._explain_interrupt),
             self.progress(pending) as bar,
             self.encoder.pool(devices) as pool,
@@ -140,6 +148,19 @@ class ShardJob(ABC, Generic[Vectors]):
             f"cache directory. Repeat the call to resume."
         )
 
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Hold a lock in the folder, so that it cannot be deleted between two shards."""
+        path = self.folder / "shards" / f"process-{uuid.uuid4().hex}.lock"
+        lock = FileLock(path)
+        with writing(self.folder):
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+            path.unlink(missing_ok=True)
+
     def begin(self) -> bool:
         """Prepare the folder; return whether there is anything to encode."""
         self.embeddings.close()
@@ -153,6 +174,7 @@ class ShardJob(ABC, Generic[Vectors]):
                     logger.warning("%s is damaged (%s). Encoding its damaged shards again.", self.folder, found)
                 # It counts as unfinished until all shards are checked.
                 unfinish(self.folder)
+                self.about().write(self.folder)
                 self._mend()
         return True
 
@@ -180,10 +202,21 @@ class ShardJob(ABC, Generic[Vectors]):
             return False
 
     def end(self) -> None:
-        """Mark the embeddings as finished, unless another process has already done so."""
+        """Mark the embeddings as finished, unless another process has already done so.
+
+        Raises:
+            FileNotFoundError: Encoded shards are missing.
+        """
         with writing(self.folder), FileLock(self.folder / "finish.lock"):
-            if not is_complete(self.folder):
-                self._finish()
+            if is_complete(self.folder):
+                return
+            gone = sum(not self._marker(shard).exists() for shard in range(self.shards))
+            if gone:
+                raise FileNotFoundError(
+                    f"{gone} of {self.shards} shards in {self.folder} were deleted while the corpus was embedded. "
+                    f"Repeat the call to encode them again."
+                )
+            self._finish()
 
     # ---- one shard -----------------------------------------------------------------------------------------------
 
@@ -215,17 +248,18 @@ class ShardJob(ABC, Generic[Vectors]):
         with written_aside(marker) as aside:
             aside.write_text(self._digest(vectors, self._own(shard)))
 
-    def _write_about(self, **more: Any) -> None:
-        """Write the description of the vectors."""
-        about = {
+    def about(self, **more: Any) -> About:
+        """Return the description of the vectors."""
+        facts = self.encoder.facts | {
             "corpus": self.corpus.fingerprint,
-            "model": self.encoder.model_fingerprint,
+            "passages": len(self.corpus),
             "encoder": self.encoder.fingerprint,
             "prompt": self.encoder.prompt,
             "similarity": self.encoder.similarity,
             "normalize": self.encoder.normalize,
         }
-        (self.folder / "about.json").write_text(json.dumps(about | more, indent=1))
+        of = cache_root() / "corpora" / self.corpus.fingerprint
+        return About("embeddings", self._made_by, self._vectors, of, facts | more)
 
 
 def _first_rows(corpus: Passages) -> NDArray[np.int64]:

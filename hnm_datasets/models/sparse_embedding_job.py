@@ -46,6 +46,8 @@ class SparseEmbeddingJob(ListEmbeddingJob[SparseVectors]):
     """Embeds one corpus, or part of it, as sparse vectors; see `ShardJob`."""
 
     encoder: SparseTextEncoder
+    _made_by = "Corpus.embed_sparse"
+    _vectors = "sparse"
 
     def __init__(self, corpus: Passages, encoder: SparseTextEncoder) -> None:
         name = fingerprint(

@@ -54,6 +54,8 @@ class SparseTextEncoder(TextEncoder):
 
     _kind = "SparseEncoder"
 
+    _made_by = "SparseNegatives or BiEncoderScores"
+
     def __init__(
         self,
         model: SparseModel,
@@ -200,7 +202,10 @@ class SparseTextEncoder(TextEncoder):
         super().discard()
 
     def _results(self) -> ListResults:
-        return _RESULTS.get(self.fingerprint, lambda: ListResults("vectors", self.fingerprint, ENTRY))
+        def opened() -> ListResults:
+            return ListResults("vectors", self.fingerprint, ENTRY, about=self._about())
+
+        return _RESULTS.get(self.fingerprint, opened)
 
 
 def _fingerprint_of(encoder: SparseTextEncoder) -> str:

@@ -47,6 +47,8 @@ class TokenEmbeddingJob(ListEmbeddingJob[TokenVectors]):
     """Embeds one corpus, or part of it, as token vectors; see `ShardJob`."""
 
     encoder: TokenEncoder
+    _made_by = "Corpus.embed_tokens"
+    _vectors = "tokens"
 
     def __init__(self, corpus: Passages, encoder: TokenEncoder) -> None:
         name = fingerprint(

@@ -51,6 +51,8 @@ class TokenEncoder(TextEncoder):
     _kind = "MultiVectorEncoder"
     normalize = False
 
+    _made_by = "LateInteractionNegatives or LateInteractionScores"
+
     def __init__(
         self,
         model: TokenModel,
@@ -148,7 +150,7 @@ class TokenEncoder(TextEncoder):
 
     def _results(self) -> ListResults:
         def opened() -> ListResults:
-            return ListResults("vectors", self.fingerprint, np.dtype("<f2"), ndim=2)
+            return ListResults("vectors", self.fingerprint, np.dtype("<f2"), ndim=2, about=self._about())
 
         return _RESULTS.get(self.fingerprint, opened)
 

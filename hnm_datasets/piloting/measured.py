@@ -28,6 +28,7 @@ from hnm_datasets.piloting.parts import miners_of, models_of
 from hnm_datasets.rows import Rows
 from hnm_datasets.runtime.bars import with_bars
 from hnm_datasets.runtime.notices import one_call
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.json_files import read_object
@@ -122,7 +123,10 @@ def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tu
         raise KeyError(f"the steps wrote no column {NEGATIVE_IDS!r}. Start with a miner, such as BM25Negatives.")
     # Keep the first measurement: a repeated call reads everything from caches.
     name = fingerprint({"kind": "spent", "rows": content_digest(rows), "steps": Hasher.hash(list(steps))})
-    folder = build_once(cache_root() / "pilot", name, lambda aside: _write(aside, spent))
+    about = About(
+        "pilot", "pilot", "cost of mining", options={"rows": len(rows), "steps": list(map(plain_name, steps))}
+    )
+    folder = build_once(cache_root() / "pilot", name, lambda aside: _write(aside, spent), about)
     kept = read_object(folder / "spent.json")
     return mined, Spent({name: (float(one[0]), int(one[1])) for name, one in kept["made"].items()}, kept["mining"])
 

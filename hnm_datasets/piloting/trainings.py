@@ -26,6 +26,7 @@ from hnm_datasets.columns import NEGATIVE_IDS, QUERY
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.models.fingerprint import model_fingerprint
 from hnm_datasets.piloting.ranking import measures_of
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.json_files import read_object
@@ -116,10 +117,14 @@ class Course:
             seed: Seed of the row order and of the draws of negatives.
         """
         name = fingerprint({"course": common, "rows": content_digest(rows), "refresh": refresh_name, "seed": seed})
-        folder = build_once(cache_root() / "pilot", name, lambda aside: self._save(aside, rows, refresh, seed))
-        about = read_object(folder / "seconds.json")
+        about = About(
+            "pilot", "pilot", f"training, seed {seed}", cache_root() / "corpora" / self.corpus.fingerprint,
+            options={"rows": len(rows), "steps": self.steps, "negatives": self.negatives, "refreshes": bool(refresh)},
+        )  # fmt: skip
+        folder = build_once(cache_root() / "pilot", name, lambda aside: self._save(aside, rows, refresh, seed), about)
+        spent = read_object(folder / "seconds.json")
         values = np.load(folder / "values.npy", allow_pickle=False)
-        return Trained(values, float(about["seconds"]), float(about["refreshing"]))
+        return Trained(values, float(spent["seconds"]), float(spent["refreshing"]))
 
     def _save(self, folder: Path, rows: Dataset, refresh: Sequence[Any], seed: int) -> None:
         student = copy.deepcopy(self.student)

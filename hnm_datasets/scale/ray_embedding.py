@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from hnm_datasets import checks
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.models.embedding_job import DTYPES, EmbeddingJob
@@ -26,6 +28,7 @@ from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.runtime.workers import imported_ray
 from hnm_datasets.storage.folders import cache_root, cache_root_at
 from hnm_datasets.storage.manifest import is_complete
+from hnm_datasets.storage.used import IN_USE
 
 if TYPE_CHECKING:
     from hnm_datasets.models.handles import EmbeddingModel
@@ -168,7 +171,7 @@ def _run(
     if not job.begin():
         return
     pending = job.missing()
-    with _source(loaded) as source, job.progress(pending) as bar:
+    with job.at_work(), _source(loaded) as source, job.progress(pending) as bar:
         if pending:
             if not ray.is_initialized():
                 ray.init()
@@ -250,7 +253,7 @@ def _source(loaded: LoadedModel) -> Iterator[Any]:
         yield str(path.absolute()) if path.exists() else loaded.source
     else:
         cache_root().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="model.", dir=cache_root()) as folder:
+        with tempfile.TemporaryDirectory(prefix="model.", dir=cache_root()) as folder, FileLock(f"{folder}/{IN_USE}"):
             loaded.model.save(folder)
             Path(folder).chmod(0o755)
             yield str(Path(folder).absolute())

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,7 +20,9 @@ import datasets
 from filelock import FileLock, Timeout
 
 from hnm_datasets.runtime.interrupts import interruptible
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.manifest import fault, finish, is_complete
+from hnm_datasets.storage.used import mark_used
 from hnm_datasets.storage.writing import sync, umask, writing
 
 logger = logging.getLogger(__name__)
@@ -45,7 +48,9 @@ def cache_root_at(folder: Path | None) -> Iterator[None]:
         _ROOT.reset(token)
 
 
-def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeout: float = -1) -> Path:
+def build_once(
+    parent: Path, name: str, build: Callable[[Path], None], about: About | None = None, *, timeout: float = -1
+) -> Path:
     """Return the complete folder `parent/name`. Build it if it does not exist.
 
     If several processes make this call, only one of them builds the folder. An interrupted build leaves no folder that
@@ -55,6 +60,7 @@ def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeou
         parent: The parent folder, such as `cache_root() / "corpora"`.
         name: The name of the folder, usually the fingerprint of its content.
         build: A function that fills an empty folder.
+        about: A description of the content. Every folder of the cache directory has one.
         timeout: Seconds to wait for another process that builds the folder; -1: no limit.
 
     Returns:
@@ -66,6 +72,7 @@ def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeou
     """
     folder = parent / name
     if is_complete(folder):
+        mark_used(folder)
         return folder
     with writing(parent):
         parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +87,7 @@ def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeou
             try:
                 with interruptible(lambda: f"Interrupted: {folder} was incomplete and is removed. Repeat the call."):
                     build(aside)
-                finish(aside, sorted(path.name for path in aside.iterdir()))
+                finish(aside, sorted(path.name for path in aside.iterdir()), about)
                 if folder.exists():
                     shutil.rmtree(folder)
                 aside.chmod(0o777 & ~umask())
@@ -89,13 +96,29 @@ def build_once(parent: Path, name: str, build: Callable[[Path], None], *, timeou
             except BaseException:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
+    mark_used(folder)
     return folder
+
+
+def leftover_of(path: Path) -> str | None:
+    """Return the name of the folder that an unfinished build or deletion belongs to; None for any other folder.
+
+    Example:
+        >>> leftover_of(Path("bm25/0f1e.a1b2c3d4.tmp")), leftover_of(Path("bm25/0f1e"))
+        ('0f1e', None)
+    """
+    return path.name.removesuffix(_ASIDE).rpartition(".")[0] or None if path.name.endswith(_ASIDE) else None
+
+
+def new_leftover(folder: Path) -> Path:
+    """Return an unused path beside a folder that marks a folder as a leftover."""
+    return folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}{_ASIDE}")
 
 
 def _remove_leftovers(parent: Path, own: str) -> None:
     """Remove the folders of interrupted builds. A running build holds the lock of its name, as the caller does."""
     for stale in parent.glob(f"[!.]*{_ASIDE}"):
-        name = stale.name.removesuffix(_ASIDE).rpartition(".")[0]
+        name = leftover_of(stale)
         with contextlib.suppress(Timeout):
             lock = contextlib.nullcontext() if name == own else FileLock(parent / f"{name}.lock", timeout=0)
             with lock:

@@ -17,6 +17,7 @@ import xxhash
 from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.writing import FolderWriteError
@@ -53,7 +54,10 @@ def kept_rows(rows: Dataset) -> Dataset:
     name = fingerprint({"kind": "rows", "format": _FORMAT, "digest": content_digest(rows)})
     try:
         folder = build_once(
-            cache_root() / "rows", name, lambda aside: _write(rows, pa.OSFile(str(aside / _FILE), "wb"))
+            cache_root() / "rows",
+            name,
+            lambda aside: _write(rows, pa.OSFile(str(aside / _FILE), "wb")),
+            About("rows", "mine or a loader", f"{len(rows):,}", facts={"columns": rows.column_names}),
         )
     except FolderWriteError as error:
         logger.warning("The rows stay in memory, so map cannot cache its results. %s", error)

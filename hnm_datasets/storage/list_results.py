@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged, first_positions, offsets_of
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.results import Store, mapped, mapped_table
 from hnm_datasets.storage.tables import KeyTable
 
@@ -29,6 +30,7 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
         name: The fingerprint of the model and options that computed the lists.
         dtype: The type of a value.
         ndim: 1 for lists of values; 2 for lists of rows of values, all of the same length.
+        about: A description of the content.
 
     Example:
         >>> from hnm_datasets.storage.digests import digest_strings
@@ -39,8 +41,8 @@ class ListResults(Store[Ragged[NDArray[np.generic]], _Segment]):
         ([True, False], [0, 2, 2], [6, 7])
     """
 
-    def __init__(self, kind: str, name: str, dtype: np.dtype[Any], ndim: int = 1) -> None:
-        super().__init__(kind, name)
+    def __init__(self, kind: str, name: str, dtype: np.dtype[Any], ndim: int = 1, about: About | None = None) -> None:
+        super().__init__(kind, name, about)
         self._dtype, self._ndim = dtype, ndim
 
     def _find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], Ragged[NDArray[np.generic]]]:

@@ -21,9 +21,11 @@ from typing import NamedTuple
 
 import xxhash
 
+from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.json_files import read_object
 from hnm_datasets.storage.json_values import typed
+from hnm_datasets.storage.used import mark_used
 from hnm_datasets.storage.writing import sync, written_aside
 
 _MANIFEST = "manifest.json"
@@ -56,8 +58,16 @@ class DamagedFolderError(OSError):
     """A cache folder does not contain the bytes that were written."""
 
 
-def finish(folder: Path, names: Sequence[str]) -> None:
-    """Mark a folder as complete: flush its files to disk and write the manifest."""
+def finish(folder: Path, names: Sequence[str], about: About | None = None) -> None:
+    """Mark a folder as complete: flush its files to disk and write the manifest.
+
+    Args:
+        folder: The folder.
+        names: The files that the manifest lists.
+        about: A description of the content, written to `about.json` first; None: none is written.
+    """
+    if about is not None:
+        about.write(folder)
     for name in names:
         sync(folder / name)
     states = {name: state_of(folder / name) for name in names}
@@ -83,7 +93,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def check_complete(folder: Path, content: str, way_out: str) -> None:
-    """Raise an error unless a folder is complete and contains the bytes that were written.
+    """Note that a folder is opened. Raise an error unless it is complete and contains the bytes that were written.
 
     Args:
         folder: The folder.
@@ -96,6 +106,7 @@ def check_complete(folder: Path, content: str, way_out: str) -> None:
     """
     found = fault(folder)
     if found is None:
+        mark_used(folder)
         return
     if not is_finished(folder):
         raise FileNotFoundError(f"{content}: {folder.parent} has no complete folder for it. {way_out}")

@@ -19,10 +19,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from hnm_datasets.storage.about import ABOUT, About
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.manifest import State, digest_file, read_stamp, state_of, write_stamp
 from hnm_datasets.storage.mapped import map_next, write_array
 from hnm_datasets.storage.tables import KeyTable
+from hnm_datasets.storage.used import mark_used
 from hnm_datasets.storage.writing import removed_on_error, sync, writing
 
 logger = logging.getLogger(__name__)
@@ -51,10 +53,12 @@ class Store(ABC, Generic[Rows, Segment]):
     Args:
         kind: A plural noun for the content, such as `"vectors"`.
         name: The fingerprint of the model and options that computed the content.
+        about: A description of the content.
     """
 
-    def __init__(self, kind: str, name: str) -> None:
+    def __init__(self, kind: str, name: str, about: About | None = None) -> None:
         self._folder = cache_root() / kind / name
+        self._about = about
         self._segments: dict[str, Segment] = {}
         #: The names of damaged segments, which cannot be removed from a read-only folder.
         self._damaged: set[str] = set()
@@ -118,6 +122,9 @@ class Store(ABC, Generic[Rows, Segment]):
             self._folder.mkdir(parents=True, exist_ok=True)
             # Writers hold the lock, so an existing temporary file is from a killed process and can be overwritten.
             with FileLock(self._folder / "write.lock"), removed_on_error(aside):
+                # A store is never finished, so its first segment says what it holds.
+                if self._about is not None and not (self._folder / ABOUT).exists():
+                    self._about.write(self._folder)
                 with aside.open("wb") as file:
                     for part in parts:
                         write_array(file, part)
@@ -132,6 +139,8 @@ class Store(ABC, Generic[Rows, Segment]):
     def _refresh(self) -> bool:
         """Open the segments of other processes; return whether there are new ones."""
         paths = [path for path in self._folder.glob("*.npy") if _NAME.fullmatch(path.name)]
+        if paths:
+            mark_used(self._folder)
         new = [path for path in paths if path.name not in self._segments and path.name not in self._damaged]
         if not new:
             return False

@@ -21,7 +21,8 @@ from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_SOURCE, POSITIVE_IDS, score_column
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.runtime.notices import tell_once
-from hnm_datasets.storage.folders import build_once
+from hnm_datasets.storage.about import About
+from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.manifest import check_complete
 from hnm_datasets.storage.mapped import append_array, open_array, save_array
 from hnm_datasets.transforms.known import are_known
@@ -146,7 +147,8 @@ def write_generation(
                     writers[name].write(batch.rows_in(column, corpus), own)
         _drop_known(folder, corpus, known_of)
 
-    return build_once(parent, f"{number:06d}", build)
+    about = About("live", step, f"generation {number}", cache_root() / "corpora" / corpus.fingerprint)
+    return build_once(parent, f"{number:06d}", build, about)
 
 
 def warn_of_dropped(owner: str, generation: Generation) -> None:
