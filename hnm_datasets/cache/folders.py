@@ -161,7 +161,7 @@ def _what(about: dict[str, Any], path: Path, kind: str, *, is_whole: bool) -> st
 
 
 def _by_name(about: dict[str, Any], path: Path, kind: str) -> str:
-    """Say what a folder of an earlier version holds, as far as its name tells."""
+    """Describe a folder of an earlier version by its name."""
     if about:
         return in_words(kind, about)
     words = in_words(kind, {"corpus": path.name} if kind == "shingles" else {})

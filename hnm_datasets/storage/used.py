@@ -37,7 +37,7 @@ def last_marked(folder: Path) -> float | None:
 
 
 class Readers:
-    """The processes that have mapped files below a folder, as far as the system tells.
+    """The processes that have mapped files below a folder, as far as the system shows them.
 
     Linux lists them in `/proc`, those of other users only to root. Elsewhere none are known.
 
