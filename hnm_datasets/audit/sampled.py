@@ -21,6 +21,7 @@ from hnm_datasets.audit.texts import pairs_of_rows, shared_by, similarity, word_
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.shingles import shingles_of
 from hnm_datasets.formats.base import Layout, QueryRows
+from hnm_datasets.runtime.bars import DELAY, ProgressBar
 
 #: The approximate number of (positive, negative) pairs to compare.
 _PAIRS = 500_000
@@ -72,17 +73,19 @@ class Sampled:
     def run(self, passages_per_row: float) -> Sampled:
         """Read the rows."""
         at_most = max(1, int(_PASSAGES / max(passages_per_row, 1)))
-        for rows in iter_rows(self.dataset, self.form, self.owner, at_most):
-            self._read_texts(rows)
-            for name, negative in rows.negatives.scores.items():
-                self._add(f"negative {name}", negative)
-                if name in rows.positives.scores:
-                    positive = rows.positives.scores[name]
-                    means = mean_of_rows(positive, rows.positives)
-                    self._add(f"positive {name}", positive)
-                    self._add(f"margin {name}", means[rows.negatives.owners] - negative)
-            if rows.negatives.ranks is not None:
-                self._add("ranks", rows.negatives.ranks)
+        with ProgressBar(len(self.dataset), "Comparing texts of sampled rows", "rows", delay=DELAY) as bar:
+            for rows in iter_rows(self.dataset, self.form, self.owner, at_most):
+                self._read_texts(rows)
+                for name, negative in rows.negatives.scores.items():
+                    self._add(f"negative {name}", negative)
+                    if name in rows.positives.scores:
+                        positive = rows.positives.scores[name]
+                        means = mean_of_rows(positive, rows.positives)
+                        self._add(f"positive {name}", positive)
+                        self._add(f"margin {name}", means[rows.negatives.owners] - negative)
+                if rows.negatives.ranks is not None:
+                    self._add("ranks", rows.negatives.ranks)
+                bar.update(len(rows.queries))
         return self
 
     def spread(self, name: str) -> Spread | None:

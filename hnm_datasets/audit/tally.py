@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
-from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets.audit.audited_batch import AuditedBatch, describer, has_any
@@ -26,6 +25,7 @@ from hnm_datasets.audit.reading import (
 )
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.formats.base import Layout, QueryRows, Side
+from hnm_datasets.runtime.bars import ProgressBar
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Tally:
         self._read_positives()
         numbers, code, rows_of_query = np.unique(self.queries, return_inverse=True, return_counts=True)
         self._in_several_rows = rows_of_query[code] > 1
-        with tqdm(total=len(self.dataset), desc="Auditing negatives", unit=" rows") as bar:
+        with ProgressBar(len(self.dataset), "Auditing negatives", "rows") as bar:
             start = 0
             for rows in iter_rows(self.dataset, self.form, self.owner):
                 self._read(rows, start)
@@ -105,7 +105,7 @@ class Tally:
     def _read_positives(self) -> None:
         own, text, start = [], [], 0
         self._query_texts, self._positive_texts_seen = Counter(), Counter()
-        with tqdm(total=len(self.dataset), desc="Reading positives", unit=" rows") as bar:
+        with ProgressBar(len(self.dataset), "Reading positives", "rows") as bar:
             for rows in iter_rows(self.dataset, self.form, self.owner):
                 keys = query_keys(rows)
                 self.queries[start : start + len(keys)] = keys

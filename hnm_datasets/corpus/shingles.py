@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import xxhash
-from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged, first_of_runs, offsets_of, positions_within
 from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.corpus.text import normal_text
 from hnm_datasets.corpus.words import compared, words_of
+from hnm_datasets.runtime.bars import ProgressBar
 from hnm_datasets.storage.about import About
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.mapped import append_array, open_array, save_array
@@ -85,7 +85,7 @@ def open_shingles(corpus: Corpus) -> Shingles:
     def build(folder: Path) -> None:
         lengths, total = [], len(corpus) * (2 if "title" in corpus.columns else 1)
         with (
-            tqdm(total=total, desc="Hashing shingles", unit=" texts") as bar,
+            ProgressBar(total, "Hashing shingles of passages", "texts") as bar,
             append_array(folder, "values", np.dtype(np.uint32)) as append,
         ):
             for texts in chain(corpus.iter_texts(), corpus.iter_bodies()):

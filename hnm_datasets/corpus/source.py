@@ -19,6 +19,7 @@ from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.corpus.copies import Copies
 from hnm_datasets.corpus.text import is_blank, normalized_digests, passage_texts
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.runtime.bars import iter_with_bar
 from hnm_datasets.storage.digests import ColumnsHasher, digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.mapped import open_strings, save_array, save_strings
 from hnm_datasets.storage.tables import IdTable, KeyTable, RepeatedIdError
@@ -72,10 +73,10 @@ class Source:
         self.columns = columns
         self.dataset = dataset.select_columns(list(dict.fromkeys(columns.values()))).with_format("arrow")
 
-    def chunks(self, parts: Collection[str]) -> Iterator[dict[str, pa.Array]]:
+    def chunks(self, parts: Collection[str], desc: str) -> Iterator[dict[str, pa.Array]]:
         """Yield chunks of rows with these columns, checked."""
         seen = 0
-        for table in self.dataset.iter(chunk_size(self.dataset.data)):
+        for table in iter_with_bar(self.dataset, chunk_size(self.dataset.data), desc, "passages"):
             yield {part: self._checked(part, table[self.columns[part]].combine_chunks(), table, seen) for part in parts}
             seen += len(table)
 
@@ -119,7 +120,7 @@ class Source:
     def fingerprint(self) -> str:
         """Return the fingerprint of the content of the passages."""
         hasher = ColumnsHasher(self.columns)
-        for chunk in self.chunks(self.columns):
+        for chunk in self.chunks(self.columns, "Reading passages"):
             for part, array in chunk.items():
                 hasher.update(part, array)
         others = {"others": self.others} if self.others else {}
@@ -128,7 +129,11 @@ class Source:
     def save(self, folder: Path) -> None:
         """Write the files of the corpus."""
         for part in self.columns:
-            save_strings(folder, part, (chunk[part] for chunk in self.chunks((part,))))
+            save_strings(
+                folder,
+                part,
+                (chunk[part] for chunk in self.chunks((part,), f"Copying {self.columns[part]!r} of passages")),
+            )
         ids = open_strings(folder, "ids")
         try:
             IdTable.of(ids).save(folder, "by_id")

@@ -25,6 +25,7 @@ from hnm_datasets.formats.fields import id_array, text_array
 from hnm_datasets.formats.mined import MINED
 from hnm_datasets.formats.registry import FORMATS, recognize
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.runtime.bars import iter_with_bar
 from hnm_datasets.storage.digests import digest_strings
 from hnm_datasets.storage.tables import KeyTable
 
@@ -127,7 +128,7 @@ def _from_systems(dataset: Dataset, to: str, corpus: Corpus | None) -> Dataset:
         )
     rows = msmarco.mined_rows(dataset, _STEP)
     if corpus is not None:
-        for table in rows.with_format("arrow").iter(_KEY_ROWS):
+        for table in iter_with_bar(rows.with_format("arrow"), _KEY_ROWS, "Checking ids"):
             _check_ids(Batch(table, _STEP), corpus)
     return rows if to == MINED.name else convert(rows, to, corpus)
 
@@ -140,7 +141,7 @@ def _check_ids(batch: Batch, corpus: Corpus) -> None:
 def _fits(dataset: Dataset, layout: Layout, corpus: Corpus | None) -> bool:
     """Read all rows, which raises an error for invalid rows; return whether they can stay unchanged."""
     fits = True
-    for table in dataset.with_format("arrow").iter(_ROWS):
+    for table in iter_with_bar(dataset.with_format("arrow"), _ROWS, "Checking rows"):
         batch = Batch(table, _STEP)
         rows = layout.read(batch)
         if layout.format.needs_corpus and corpus is not None:
@@ -205,7 +206,8 @@ class _Conversion:
         name = self.layout.query_id or self.layout.query
         keys = self.source.select_columns([name])
         read = Batch.ids if self.layout.query_id else Batch.strings
-        digests = [digest_strings(read(Batch(part, _STEP), name).to_pylist()) for part in keys.iter(_KEY_ROWS)]
+        parts = iter_with_bar(keys, _KEY_ROWS, "Grouping rows by query")
+        digests = [digest_strings(read(Batch(part, _STEP), name).to_pylist()) for part in parts]
         table = np.concatenate(digests)
         first = KeyTable.from_digests(table).find(table)
         starts = np.flatnonzero(first == np.arange(len(first)))

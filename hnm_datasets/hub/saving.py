@@ -35,6 +35,7 @@ from hnm_datasets.hub.record import RECORD, Options, read_record, record_of, wri
 from hnm_datasets.hub.shards import CORPUS, DATA, load_rows, replacing, write_corpus, write_rows
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.runtime.bars import iter_with_bar
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.writing import written_aside
 
@@ -279,7 +280,7 @@ def _check_shards(folder: Path, record: Mapping[str, Any]) -> None:
 
 def _check_ids(owner: str, splits: Mapping[str, Dataset], layout: Layout, corpus: Corpus) -> None:
     for rows in splits.values():
-        for table in rows.with_format("arrow").iter(_ROWS_AT_ONCE):
+        for table in iter_with_bar(rows.with_format("arrow"), _ROWS_AT_ONCE, "Checking ids"):
             batch = Batch(table, step=owner)
             for name in (*layout.positives, *layout.negatives):
                 batch.rows_in(name, corpus)

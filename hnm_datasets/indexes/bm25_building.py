@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets.utils import tqdm
 from filelock import Timeout
 
 from hnm_datasets.arrays.ragged import offsets_of
@@ -20,7 +19,8 @@ from hnm_datasets.indexes.bm25_analyzer import Analyzer
 from hnm_datasets.indexes.bm25_counts import Counts, Statistics, TokenCounter
 from hnm_datasets.indexes.bm25_files import save_formula, save_vocabulary, writing_postings
 from hnm_datasets.indexes.bm25_weights import Formula
-from hnm_datasets.indexes.shards import rows_of_shard, shard_in_words
+from hnm_datasets.indexes.shards import rows_of_shard, shard_in_words, shard_suffix
+from hnm_datasets.runtime.bars import DELAY, ProgressBar
 from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
@@ -65,7 +65,7 @@ class CountedTokens:
         support shards and opens only indexes of a whole corpus.)
         """
         if self.shard is None:
-            counts, tokens = self.count(range(len(self.corpus)))
+            counts, tokens = self.count(None)
             statistics = Statistics.of([counts])
             # The tokens are in the order of their numbers. The last one is the empty token of bm25s.
             save_vocabulary(folder, statistics.vocabulary, {token: i for i, token in enumerate([*tokens, ""])})
@@ -80,18 +80,24 @@ class CountedTokens:
         rarity = formula.rarity(statistics.passages, statistics.frequencies)
         floor = formula.saturation(np.zeros(1), np.ones(1))[0]
         owners = np.repeat(np.arange(len(frequencies), dtype=np.int32), frequencies)
-        with writing_postings(folder, offsets_of(frequencies), counts.postings) as append:
+        desc = f"Scoring postings (BM25{shard_suffix(self.shard)})"
+        with (
+            writing_postings(folder, offsets_of(frequencies), counts.postings) as append,
+            ProgressBar(len(owners), desc, "postings", delay=DELAY) as bar,
+        ):
             for start in range(0, len(owners), _POSTINGS):
                 chunk = slice(start, start + _POSTINGS)
                 lengths = relative_lengths[counts.postings[chunk]]
                 saturated = formula.saturation(counts.counts[chunk].astype(np.float64), lengths)
                 append(rarity[owners[chunk]] * (saturated - floor))
+                bar.update(len(saturated))
         save_formula(folder, formula, len(counts.lengths), rarity * floor)
 
-    def count(self, rows: range) -> tuple[Counts, list[str]]:
-        """Count the occurrences of each token in each passage; return the counts and the tokens."""
+    def count(self, shard: tuple[int, int] | None) -> tuple[Counts, list[str]]:
+        """Count the tokens of each passage of a shard, or of the corpus; return the counts and the tokens."""
+        rows = rows_of_shard(shard, len(self.corpus))
         words_of, counter = self.analyzer.words(), TokenCounter(self.analyzer.tokens)
-        with tqdm(total=len(rows), desc="Indexing passages (BM25)", unit=" passages") as bar:
+        with ProgressBar(len(rows), f"Indexing passages (BM25{shard_suffix(shard)})", "passages") as bar:
             for chunk in self.corpus.iter_texts(_CHUNK, rows):
                 counter.add([words_of(text) for text in chunk.to_pylist()])
                 bar.update(len(chunk))
@@ -104,7 +110,7 @@ class CountedTokens:
         name = fingerprint({"kind": "bm25-counts"} | self.content(shard))
 
         def build(folder: Path) -> None:
-            counts, _ = self.count(rows_of_shard(shard, len(self.corpus)))
+            counts, _ = self.count(shard)
             counts.save(folder)
 
         about = About(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -21,8 +20,9 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.candidates import Known, supports_int8
 from hnm_datasets.indexes.faiss_files import inverted_lists, read_index, reason, write_index
 from hnm_datasets.indexes.quick import quick_products
-from hnm_datasets.indexes.shards import checked_shard, rows_of_shard, shard_in_words
+from hnm_datasets.indexes.shards import checked_shard, rows_of_shard, shard_in_words, shard_suffix
 from hnm_datasets.models.embeddings import Embeddings, embeddings_folder
+from hnm_datasets.runtime.bars import ProgressBar
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.runtime.workers import in_worker
 from hnm_datasets.storage.about import About
@@ -296,17 +296,20 @@ class DenseIndex:
     # ---- building ------------------------------------------------------------------------------------------------
 
     def _build(self, folder: Path) -> None:
-        name = "8-bit integers" if self.is_exact else self.factory
-        with tqdm(total=len(self.rows), desc=f"Indexing vectors ({name})", unit=" passages") as bar:
-            for added in quantized.write(self._vectors, folder) if self.is_exact else self._write_faiss(folder):
+        desc = f"Indexing vectors ({self.factory}{shard_suffix(self.shard)})"
+        with ProgressBar(len(self.rows), desc, "passages") as bar:
+            for added in quantized.write(self._vectors, folder) if self.is_exact else self._write_faiss(folder, bar):
                 bar.update(added)
 
-    def _write_faiss(self, folder: Path) -> Iterator[int]:
+    def _write_faiss(self, folder: Path, bar: ProgressBar) -> Iterator[int]:
         """Build a FAISS index; yield the number of vectors in each added block."""
         index = self._empty_index()
         self._check_options(index)
         if not index.is_trained:
-            index.train(self._training_vectors(index))
+            vectors = self._training_vectors(index)
+            bar.set_postfix_str(f"training on {len(vectors):,} vectors")
+            index.train(vectors)
+            bar.set_postfix_str("")
         for block in self.embeddings.blocks(self.rows):
             index.add(block)
             yield len(block)

@@ -49,6 +49,16 @@ def shard_in_words(shard: tuple[int, int] | None) -> str:
     return "" if shard is None else f"shard {shard[0] + 1} of {shard[1]}"
 
 
+def shard_suffix(shard: tuple[int, int] | None) -> str:
+    """Return the end of the description of a progress bar.
+
+    Example:
+        >>> shard_suffix((0, 16)), shard_suffix(None)
+        (', shard 1 of 16', '')
+    """
+    return "" if shard is None else f", {shard_in_words(shard)}"
+
+
 def merged_hits(shards: Sequence[Hits], k: int) -> Hits:
     """Merge the hits of several shards. Ties are in the order of the rows.
 

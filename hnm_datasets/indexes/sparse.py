@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
@@ -17,10 +16,11 @@ from hnm_datasets.indexes import bm25_kernels, sparse_kernels
 from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25_files import Postings
 from hnm_datasets.indexes.search_threads import search_in_threads
-from hnm_datasets.indexes.shards import checked_shard, rows_of_shard, shard_in_words
+from hnm_datasets.indexes.shards import checked_shard, rows_of_shard, shard_in_words, shard_suffix
 from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.models.sparse_embeddings import SparseEmbeddings
 from hnm_datasets.models.sparse_vectors import SparseVectors, sparse_vectors
+from hnm_datasets.runtime.bars import ProgressBar
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
@@ -184,7 +184,7 @@ class SparseIndex:
             _created(folder, name, np.dtype(dtype), int(starts[-1]))
             for name, dtype in ((_POSTINGS, np.int32), (_WEIGHTS, np.float32))
         )
-        with tqdm(total=len(self.rows), desc="Indexing passages (sparse)", unit=" passages") as bar:
+        with ProgressBar(len(self.rows), f"Indexing passages (sparse{shard_suffix(self.shard)})", "passages") as bar:
             for block in self.embeddings.blocks(self.rows):
                 sizes = np.diff(block.offsets).astype(np.int32)
                 bm25_kernels.scatter(first, sizes, block.terms, block.weights, free, postings, weights)

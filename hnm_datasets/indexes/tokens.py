@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -21,6 +20,7 @@ from hnm_datasets.indexes.faiss_files import inverted_lists, read_index, reason,
 from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.models.token_embeddings import TokenEmbeddings
 from hnm_datasets.models.token_vectors import TokenVectors
+from hnm_datasets.runtime.bars import ProgressBar
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.runtime.workers import in_worker
 from hnm_datasets.storage.about import About
@@ -230,11 +230,14 @@ class TokenIndex:
                 f"TokenIndex: {self._factory!r} has {lists} inverted lists, but there are only {tokens} tokens for "
                 f"training. Use fewer lists, or factory='Flat'."
             )
-        if not index.is_trained:
-            sample = -(-size * len(self.embeddings) // tokens)
-            rows = np.sort(np.random.default_rng(0).choice(len(self.embeddings), sample, replace=False))
-            index.train(self.embeddings.take(rows).vectors.astype(np.float32))
-        with tqdm(total=tokens, desc=f"Indexing tokens ({self._factory})", unit=" tokens") as bar:
+        with ProgressBar(tokens, f"Indexing tokens ({self._factory})", "tokens") as bar:
+            if not index.is_trained:
+                sample = -(-size * len(self.embeddings) // tokens)
+                rows = np.sort(np.random.default_rng(0).choice(len(self.embeddings), sample, replace=False))
+                vectors = self.embeddings.take(rows).vectors.astype(np.float32)
+                bar.set_postfix_str(f"training on {len(vectors):,} vectors")
+                index.train(vectors)
+                bar.set_postfix_str("")
             for block in self.embeddings.blocks():
                 index.add(block.vectors.astype(np.float32))
                 bar.update(len(block.vectors))

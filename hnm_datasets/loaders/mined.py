@@ -21,6 +21,7 @@ from hnm_datasets.formats.mined import MINED
 from hnm_datasets.formats.registry import recognize
 from hnm_datasets.loaders.pooling import pool_positives
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.runtime.bars import iter_with_bar
 from hnm_datasets.storage.digests import digest_strings, distinct_digests
 from hnm_datasets.terminal import printable
 
@@ -95,7 +96,7 @@ def _read(dataset: Dataset) -> Iterator[QueryRows]:
         )
     used = layout.format.own_columns(layout)
     columns = dataset.select_columns([name for name in layout.names if name in used]).with_format("arrow")
-    for table in columns.iter(_ROWS):
+    for table in iter_with_bar(columns, _ROWS, "Reading mined rows"):
         yield layout.read(Batch(table, _STEP))
 
 

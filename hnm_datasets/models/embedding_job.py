@@ -22,7 +22,6 @@ from hnm_datasets.models.embeddings import BLOCK, VECTORS, Embeddings
 from hnm_datasets.models.encoders import Encoder, bad_vectors, shortened
 from hnm_datasets.models.handles import EmbeddingModel
 from hnm_datasets.models.shard_job import Passages, ShardJob
-from hnm_datasets.runtime.interrupts import check_wanted
 from hnm_datasets.storage.about import ABOUT
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.manifest import finish
@@ -95,15 +94,13 @@ class EmbeddingJob(ShardJob[NDArray[Any]]):
         distinct = np.flatnonzero(first == rows)
         texts = self.corpus.texts(rows[distinct]).to_pylist()
         whole = np.empty((0, 0), dtype=self.dtype)
-        for positions, vectors in self.encoder.parts(texts, pool):
-            check_wanted()
+        for positions, vectors in self.encoder.parts(texts, pool, bar.update):
             with np.errstate(over="ignore"):
                 kept = vectors.astype(self.dtype)
             self._check(vectors, kept, rows[distinct[positions]])
             if not len(whole):
                 whole = np.zeros((len(rows), vectors.shape[1]), dtype=self.dtype)
             whole[distinct[positions]] = kept
-            bar.update(len(positions))
         bar.update(len(rows) - len(distinct))
         repeated = np.flatnonzero((first != rows) & (first >= start))
         whole[repeated] = whole[first[repeated] - start]

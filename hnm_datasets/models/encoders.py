@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hnm_datasets import checks
 from hnm_datasets.models.handles import EmbeddingModel, LoadedModel, ModelHandle, load_model
 from hnm_datasets.models.token_batches import GROUP, encode_groups, reads_tokens
+from hnm_datasets.runtime.bars import DELAY, ProgressBar
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
@@ -227,26 +228,31 @@ class Encoder(TextEncoder):
         loaded = self.loaded
         if loaded.is_function:
             return self._answers(loaded, texts)
-        parts = list(self._parts(loaded, texts, None))
+        unit = "queries" if self.task == "query" else "texts"
+        with ProgressBar(len(texts), f"Encoding {unit}", unit, delay=DELAY) as bar:
+            parts = list(self._parts(loaded, texts, None, bar.update))
         vectors = np.empty((len(texts), parts[0][1].shape[1] if parts else 0), dtype=np.float32)
         for positions, part in parts:
             vectors[positions] = part
         return vectors
 
-    def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def parts(
+        self, texts: Sequence[str], pool: Any, done: Callable[[int], object]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Encode texts in parts, longest first, so that progress is visible and lengths in a batch are similar.
 
         Args:
             texts: B texts.
             pool: Worker processes of the model, see `pool`.
+            done: Called with the number of texts after each forward pass.
 
         Yields:
             The positions of texts, of shape (P,), and their vectors, of shape (P, D).
         """
-        yield from self._parts(self.loaded, texts, pool)
+        yield from self._parts(self.loaded, texts, pool, done)
 
     def _parts(
-        self, loaded: LoadedModel, texts: Sequence[str], pool: Any
+        self, loaded: LoadedModel, texts: Sequence[str], pool: Any, done: Callable[[int], object]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         by_tokens = self._reads_tokens(loaded, pool)
         batch_size = max(self.batch_size, _STATIC_BATCH) if _is_static(loaded) else self.batch_size
@@ -259,7 +265,10 @@ class Encoder(TextEncoder):
         parts = long_first(texts, size)
         groups = [[texts[position] for position in part] for part in parts]
         if loaded.is_function:
-            yield from zip(parts, (self._answers(loaded, group) for group in groups), strict=True)
+            for part, group in zip(parts, groups, strict=True):
+                vectors = self._answers(loaded, group)
+                done(len(group))
+                yield part, vectors
             return
         with loaded.in_use() as model:
             method = model.encode_query if self.task == "query" else model.encode_document
@@ -272,12 +281,15 @@ class Encoder(TextEncoder):
                 return np.asarray(found, dtype=np.float32)
 
             if by_tokens:
-                vectors = encode_groups(
-                    model, groups, encode, task=self.task, prompt=self.prompt, batch_size=batch_size, normalize=scaled
-                )
+                encoded = encode_groups(
+                    model, groups, encode, task=self.task, prompt=self.prompt, batch_size=batch_size, normalize=scaled,
+                    done=done,
+                )  # fmt: skip
             else:
-                vectors = map(encode, groups)
-            for part, found in zip(parts, vectors, strict=True):
+                encoded = map(encode, groups)
+            for part, found in zip(parts, encoded, strict=True):
+                if not by_tokens:
+                    done(len(part))
                 yield part, _normalized(found) if self.normalize else found
 
     def _answers(self, loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,7 +15,6 @@ from hnm_datasets.models.encoders import shortened
 from hnm_datasets.models.list_embeddings import ListEmbeddings, taken
 from hnm_datasets.models.list_vectors import Lists, read_shard, shard_file
 from hnm_datasets.models.shard_job import ShardJob
-from hnm_datasets.runtime.interrupts import check_wanted
 from hnm_datasets.storage.about import ABOUT
 from hnm_datasets.storage.manifest import finish
 from hnm_datasets.storage.mapped import write_array
@@ -27,7 +26,9 @@ _Made = TypeVar("_Made", covariant=True)
 class ListEncoder(Protocol[_Made]):
     """An encoder that returns lists of unequal length."""
 
-    def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], _Made]]:
+    def parts(
+        self, texts: Sequence[str], pool: Any, done: Callable[[int], object]
+    ) -> Iterator[tuple[NDArray[np.int64], _Made]]:
         """Yield the positions of texts and their vectors, for one part of the texts at a time."""
 
 
@@ -60,13 +61,11 @@ class ListEmbeddingJob(ShardJob[Lists]):
         # The position of each row's vector. Position 0 is an empty one, for rows that repeat one of an earlier shard.
         parts, positions = [kind.empty(1)], np.zeros(len(rows), dtype=np.int64)
         count = 1
-        for own, vectors in self._list_encoder.parts(texts, pool):
-            check_wanted()
+        for own, vectors in self._list_encoder.parts(texts, pool, bar.update):
             self._check(vectors, rows[distinct[own]])
             positions[distinct[own]] = count + np.arange(len(own))
             parts.append(vectors)
             count += len(own)
-            bar.update(len(own))
         bar.update(len(rows) - len(distinct))
         repeated = np.flatnonzero((first != rows) & (first >= start))
         positions[repeated] = positions[first[repeated] - start]

@@ -52,12 +52,13 @@ class ForwardPasses:
         model: A `SentenceTransformer` that accepts tokens.
         task: `"query"` or `"document"`.
         batch_size: The number of the longest texts per pass on a GPU; batches of shorter texts are larger.
+        done: Called with the number of texts after each pass.
     """
 
-    def __init__(self, model: Any, task: str, batch_size: int) -> None:
+    def __init__(self, model: Any, task: str, batch_size: int, done: Callable[[int], object] | None = None) -> None:
         import torch
 
-        self.model, self.task, self.batch_size = model, task, batch_size
+        self.model, self.task, self.batch_size, self.done = model, task, batch_size, done
         self.cores = torch.get_num_threads()
         # The number of cores per pass.
         self._share = max(1, self.cores // _AT_ONCE)
@@ -109,13 +110,19 @@ class ForwardPasses:
         if self._threads is not None and total >= at_once * budget:
             # Choose the batches so that all threads end at about the same time.
             ends = batch_ends(lengths, at_once * -(-total // (at_once * budget)), budget // _PADDING)
-            return list(self._threads.map(lambda *ends: run(self._own.model, *ends), [0, *ends], ends))
+            found = self._threads.map(lambda *ends: run(self._own.model, *ends), [0, *ends], ends)
+            return list(map(self._counted, found))
         if self.model.device.type == "cpu":
             ends = batch_ends(lengths, -(-total // (_ON_CPU * self.cores)), budget // _PADDING)
         else:
             budget = max(_ON_GPU, self.batch_size * int(lengths[0]))
             ends = batch_ends(lengths, -(-total // budget), budget // _PADDING)
-        return [run(self.model, start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        return [self._counted(run(self.model, start, end)) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _counted(self, vectors: torch.Tensor) -> torch.Tensor:
+        if self.done is not None:
+            self.done(len(vectors))
+        return vectors
 
 
 def batch_ends(lengths: NDArray[np.int64], count: int, padding: int) -> list[int]:

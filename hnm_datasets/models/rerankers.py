@@ -6,17 +6,17 @@ The scores are cached on disk by pair, so that no pair is scored twice: a cross-
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.ragged import Ragged
 from hnm_datasets.models.handles import LoadedModel, ModelHandle, PairModel, load_model, token_counts
+from hnm_datasets.runtime.bars import ProgressBar
 from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.opened import Opened
@@ -115,15 +115,14 @@ class Reranker(ModelHandle):
             owners, positions = lists.owners[first[missing]], lists.values[first[missing]]
             order = np.argsort(-self._lengths(queries, passages, owners, positions), kind="stable")
             size = _GROUP * self.batch_size
-            with tqdm(total=len(missing), desc="Scoring pairs", unit=" pairs", leave=False) as bar:
+            with ProgressBar(len(missing), "Scoring pairs", "pairs") as bar:
                 for start in range(0, len(order), size):
                     part = order[start : start + size]
                     texts = passages.take(pa.array(positions[part])).to_pylist()
                     pairs = [(queries[owner], text) for owner, text in zip(owners[part], texts, strict=True)]
-                    fresh = self._predict(pairs)
+                    fresh = self._predict(pairs, bar.update)
                     results.add(distinct[missing[part]], fresh[:, None])
                     scores[missing[part]] = fresh
-                    bar.update(len(part))
         return scores[back]
 
     def missing(
@@ -157,15 +156,19 @@ class Reranker(ModelHandle):
             lengths.append(token_counts(self.loaded, distinct)[back])
         return lengths[0] + lengths[1]
 
-    def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
+    def _predict(self, pairs: list[tuple[str, str]], done: Callable[[int], object]) -> NDArray[np.float32]:
         loaded = self.loaded
         if loaded.is_function:
             found: Any = loaded.model(pairs)
+            done(len(pairs))
         else:
             # One batch per call, because `predict` would sort the pairs by characters.
             starts = range(0, len(pairs), self.batch_size)
+            parts = []
             with loaded.in_use() as model, self._precision(loaded):
-                parts = [self._predict_batch(model, pairs[start : start + self.batch_size]) for start in starts]
+                for start in starts:
+                    parts.append(self._predict_batch(model, pairs[start : start + self.batch_size]))
+                    done(len(parts[-1]))
             found = np.concatenate(parts)
         scores = np.asarray(found, dtype=np.float32)
         if scores.shape != (len(pairs),):

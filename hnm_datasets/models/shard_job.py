@@ -19,12 +19,12 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from datasets.utils import tqdm
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from hnm_datasets.models.embeddings import StoredVectors, embeddings_folder
 from hnm_datasets.models.encoders import TextEncoder
+from hnm_datasets.runtime.bars import ProgressBar
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.about import About
@@ -185,11 +185,11 @@ class ShardJob(ABC, Generic[Vectors]):
     def progress(self, pending: Sequence[int]) -> Any:
         """Return a progress bar of passages, for encoding the pending shards."""
         done = len(self.corpus) - sum(len(self.rows(shard)) for shard in pending)
-        return tqdm(total=len(self.corpus), initial=done, desc="Embedding passages", unit=" passages")
+        return ProgressBar(len(self.corpus), "Embedding passages", "passages", initial=done)
 
     def take(self, shard: int, pool: Any = None, bar: Any = None) -> bool:
         """Encode a shard unless another process is doing so; return whether it is finished."""
-        bar = tqdm(disable=True) if bar is None else bar
+        bar = self.progress([shard]) if bar is None else bar
         try:
             with writing(self.folder), FileLock(self._marker(shard).with_suffix(".lock")).acquire(timeout=0):
                 if self._marker(shard).exists() and self.is_done(shard):

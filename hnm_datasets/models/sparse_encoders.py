@@ -5,7 +5,7 @@ The vectors of queries and of single passages are cached on disk by text, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from hnm_datasets.models.encoders import TextEncoder, long_first, shortened
 from hnm_datasets.models.handles import LoadedModel, SparseModel, load_model
 from hnm_datasets.models.sparse_vectors import ENTRY, SparseVectors, sparse_vectors
 from hnm_datasets.models.token_batches import GROUP, encode_groups
+from hnm_datasets.runtime.bars import DELAY, ProgressBar
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.list_results import ListResults
@@ -119,16 +120,21 @@ class SparseTextEncoder(TextEncoder):
 
     def encode(self, texts: Sequence[str]) -> SparseVectors:
         """Encode texts without the cache."""
-        parts = list(self.parts(texts))
+        unit = "queries" if self.task == "query" else "texts"
+        with ProgressBar(len(texts), f"Encoding {unit}", unit, delay=DELAY) as bar:
+            parts = list(self.parts(texts, None, bar.update))
         positions = np.concatenate([np.empty(0, dtype=np.int64), *(own for own, _ in parts)])
         return SparseVectors.joined([vectors for _, vectors in parts]).take(np.argsort(positions))
 
-    def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], SparseVectors]]:
+    def parts(
+        self, texts: Sequence[str], pool: Any, done: Callable[[int], object]
+    ) -> Iterator[tuple[NDArray[np.int64], SparseVectors]]:
         """Encode texts in parts, longest first, so that progress is visible and lengths in a batch are similar.
 
         Args:
             texts: B texts.
             pool: Worker processes of the model, see `pool`.
+            done: Called with the number of texts after each forward pass.
 
         Yields:
             The positions of texts, of shape (P,), and their vectors.
@@ -138,18 +144,20 @@ class SparseTextEncoder(TextEncoder):
         size = max(GROUP, self.batch_size) if by_tokens else 16 * self.batch_size
         parts = long_first(texts, len(texts) if pool is not None else size)
         groups = [[texts[position] for position in part] for part in parts]
-        for part, vectors in zip(parts, self._encoded(loaded, groups, by_tokens, pool), strict=True):
+        for part, vectors in zip(parts, self._encoded(loaded, groups, by_tokens, pool, done), strict=True):
             if len(vectors) != len(part):
                 raise ValueError(
                     f"The function must return a matrix of shape ({len(part)}, V) for {len(part)} texts, got "
                     f"{len(vectors)} rows."
                 )
+            if not by_tokens:
+                done(len(part))
             if self.max_active_dims is not None:
                 vectors = vectors.strongest(self.max_active_dims)
             yield part, vectors.normalized() if self.normalize and vectors.bad() is None else vectors
 
     def _encoded(
-        self, loaded: LoadedModel, groups: list[list[str]], by_tokens: bool, pool: Any
+        self, loaded: LoadedModel, groups: list[list[str]], by_tokens: bool, pool: Any, done: Callable[[int], object]
     ) -> Iterator[SparseVectors]:
         """Yield the vectors of each group."""
         if loaded.is_function:
@@ -187,6 +195,7 @@ class SparseTextEncoder(TextEncoder):
                         prompt=self.prompt,
                         batch_size=self.batch_size,
                         normalize=False,
+                        done=done,
                     ),
                 )
             elif pool is None:

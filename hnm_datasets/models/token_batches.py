@@ -71,6 +71,7 @@ def encode_groups(
     prompt: str,
     batch_size: int,
     normalize: bool,
+    done: Callable[[int], object] | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Encode groups of texts; each group is sorted and split into batches separately.
 
@@ -82,6 +83,7 @@ def encode_groups(
         prompt: The prompt before each text.
         batch_size: The number of the longest texts per pass on a GPU.
         normalize: Scale vectors to length 1.
+        done: Called with the number of texts after each pass, because large models take minutes per group.
 
     Yields:
         The vectors of each group, of shape (B, D).
@@ -96,12 +98,14 @@ def encode_groups(
             features = model.preprocess(texts, prompt=prompt, task=task, processing_kwargs=arrays)
         return texts, _sorted_tokens(features)
 
-    with ForwardPasses(model, task, batch_size) as passes:
+    with ForwardPasses(model, task, batch_size, done) as passes:
         ahead = _one_ahead(tokenized, groups) if len(groups) > 1 else map(tokenized, groups)
         for texts, found in ahead:
             if found is None:
                 with tokenizer_lock:
                     vectors = encode(texts)
+                if done is not None:
+                    done(len(texts))
             else:
                 tokens, order = found
                 vectors = _vectors(model, passes, tokens, normalize)[np.argsort(order)]

@@ -5,7 +5,7 @@ The vectors of queries are cached on disk by text, so that no query is encoded t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from hnm_datasets.models.fingerprint import module_digest
 from hnm_datasets.models.handles import TokenModel, load_model
 from hnm_datasets.models.list_vectors import check_one_width
 from hnm_datasets.models.token_vectors import TokenVectors, token_vectors
+from hnm_datasets.runtime.bars import DELAY, ProgressBar
 from hnm_datasets.runtime.timing import clocked
 from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.list_results import ListResults
@@ -105,16 +106,21 @@ class TokenEncoder(TextEncoder):
 
     def encode(self, texts: Sequence[str]) -> TokenVectors:
         """Encode texts without the cache."""
-        parts = list(self.parts(texts))
+        unit = "queries" if self.task == "query" else "texts"
+        with ProgressBar(len(texts), f"Encoding {unit}", unit, delay=DELAY) as bar:
+            parts = list(self.parts(texts, None, bar.update))
         positions = np.concatenate([np.empty(0, dtype=np.int64), *(own for own, _ in parts)])
         return TokenVectors.joined([vectors for _, vectors in parts]).take(np.argsort(positions))
 
-    def parts(self, texts: Sequence[str], pool: Any = None) -> Iterator[tuple[NDArray[np.int64], TokenVectors]]:
+    def parts(
+        self, texts: Sequence[str], pool: Any, done: Callable[[int], object]
+    ) -> Iterator[tuple[NDArray[np.int64], TokenVectors]]:
         """Encode texts in parts, longest first, so that progress is visible and lengths in a batch are similar.
 
         Args:
             texts: B texts.
             pool: Worker processes of the model, see `pool`.
+            done: Called with the number of texts after each forward pass.
 
         Yields:
             The positions of texts, of shape (P,), and their vectors.
@@ -141,6 +147,7 @@ class TokenEncoder(TextEncoder):
                     f"The function must return an array of shape (tokens, D) for each of {len(part)} texts, got "
                     f"{len(vectors)} arrays."
                 )
+            done(len(part))
             yield part, vectors
 
     def discard(self) -> None:

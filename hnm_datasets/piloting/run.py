@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 from datasets.fingerprint import Hasher
-from datasets.utils import tqdm
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -40,7 +39,7 @@ from hnm_datasets.piloting.student import is_static, make_student
 from hnm_datasets.piloting.trainings import REFRESHES, Course
 from hnm_datasets.piloting.work import work_of
 from hnm_datasets.rows import Rows, dataset_of
-from hnm_datasets.runtime.bars import without_bars
+from hnm_datasets.runtime.bars import ProgressBar, without_bars
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.transforms.base import Transform
@@ -229,7 +228,7 @@ class _Run:
             one.name: Trial(one.name, chain_code(one, NEGATIVES, self.teacher), one.dynamic) for one in self.strategies
         }
         total = len(self.strategies) * (_MINING + len(self.seeds) * self.course.steps)
-        with tqdm(total=total, desc="pilot", unit="step") as bar, without_bars():
+        with ProgressBar(total, "pilot", "steps") as bar, without_bars():
             mined = self._mine_all(trials, bar)
             values = self._train_all(trials, bar)
         good = [name for name, trial in trials.items() if trial.error is None]
@@ -264,7 +263,7 @@ class _Run:
             chain=next((one.steps for one in self.strategies if one.name == found.name), ()),
         )
 
-    def _mine_all(self, trials: dict[str, Trial], bar: tqdm) -> dict[str, Dataset]:
+    def _mine_all(self, trials: dict[str, Trial], bar: ProgressBar) -> dict[str, Dataset]:
         """Mine with each strategy and measure; return the mined sample of each strategy that works."""
         mined: dict[str, Dataset] = {}
         spent: dict[str, Spent] = {}
@@ -283,7 +282,7 @@ class _Run:
             trials[name] = replace(trials[name], cost=cost, whole_seconds=whole)
         return mined
 
-    def _show(self, bar: tqdm, doing: str) -> None:
+    def _show(self, bar: ProgressBar, doing: str) -> None:
         self.doing = one_line(doing)
         bar.set_postfix_str(self.doing)
 
@@ -319,7 +318,7 @@ class _Run:
             return f"by {rows:,} rows with several positives, with one known and the others hidden"
         return "" if self.teacher is None else f"by the scores of {getattr(self.teacher, 'name', 'the teacher')!r}"
 
-    def _train_all(self, trials: dict[str, Trial], bar: tqdm) -> dict[str, NDArray[np.float32]]:
+    def _train_all(self, trials: dict[str, Trial], bar: ProgressBar) -> dict[str, NDArray[np.float32]]:
         """Train on each strategy; return the measures of each. Shape (S, Q, M) each."""
         rows: dict[str, Dataset] = {}
         values: dict[str, list[NDArray[np.float32]]] = {}

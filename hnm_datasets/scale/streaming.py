@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import IterableDataset
-from datasets.utils import tqdm
 from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock
 
 from hnm_datasets import checks
+from hnm_datasets.runtime.bars import ProgressBar
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.json_files import read_object
@@ -125,7 +125,7 @@ class _Writer:
             self.stream.load_state_dict(state["state"])
         with (
             interruptible(lambda: self._explain_interrupt(state["rows"]), replace=True),
-            tqdm(initial=state["rows"], desc="Writing rows", unit=" rows") as bar,
+            ProgressBar(None, "Writing rows", "rows", initial=state["rows"]) as bar,
         ):
             for shard in self._shards(limit, batch_size, bar):
                 state["shards"].append(self._write_shard(len(state["shards"]), shard))

@@ -17,6 +17,7 @@ from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_SOURCE, POSITIVE_IDS, QU
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.runtime.bars import iter_with_bar
 from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.training.generations import warn_of_dropped, warn_of_missing
@@ -116,7 +117,8 @@ def live_negatives(
     tables = rows.with_format("arrow")
     pairs: dict[str, list[NDArray[np.int64]]] = {"anchor": [], "positive": []}
     keys, own_lists = [], []
-    for start, table in zip(range(0, len(rows), _BATCH), tables.iter(_BATCH), strict=True):
+    batches = iter_with_bar(tables, _BATCH, "Reading positives", "queries")
+    for start, table in zip(range(0, len(rows), _BATCH), batches, strict=True):
         batch = Batch(table, step=_NAME)
         batch.strings(QUERY)
         own = batch.id_lists(POSITIVE_IDS)
@@ -139,7 +141,10 @@ def live_negatives(
     mined = NEGATIVE_IDS in rows.column_names
     source.write(
         0,
-        (_with_empty(table, mined, teacher, bool(parts)) for table in tables.iter(_BATCH)),
+        (
+            _with_empty(table, mined, teacher, bool(parts))
+            for table in iter_with_bar(tables, _BATCH, "Reading negatives", "queries")
+        ),
         cache_root() / "live" / source.rows_name,
     )
     queries_of, positives_of = (np.concatenate(pairs[name]) for name in ("anchor", "positive"))

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets.utils import tqdm
 
 from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS, NEGATIVE_IDS, NEGATIVE_SOURCE, POSITIVE_IDS, score_column
 from hnm_datasets.models.embeddings import embeddings_folder
+from hnm_datasets.runtime.bars import ProgressBar
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.writing import written_aside
@@ -214,7 +214,7 @@ class RefreshJob:
         plain = [name for name in plain if not name.startswith("positive_") and name != KNOWN_POSITIVE_IDS]
         rows = source.rows.select_columns(plain).with_format("arrow")
         start = 0
-        bar = tqdm(total=len(rows), desc="Mining negatives", unit=" queries", leave=False)
+        bar = ProgressBar(len(rows), "Mining negatives", "queries")
         for table in _shown(rows.iter(_BATCH), bar):
             self._check_stopped()
             numbers = np.arange(start, start + len(table))

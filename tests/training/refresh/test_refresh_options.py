@@ -59,7 +59,7 @@ def test_numbers_reach_the_log_beside_the_loss(corpus, mined, tmp_path):
 
 def test_a_bar_counts_the_queries_unless_bars_are_disabled(corpus, mined, tmp_path, capfd, monkeypatch):
     # Else a bar that is done within a tenth of a second shows only its beginning.
-    monkeypatch.setattr(refresh_job, "tqdm", partial(refresh_job.tqdm, mininterval=0))
+    monkeypatch.setattr(refresh_job, "ProgressBar", partial(refresh_job.ProgressBar, mininterval=0))
     shown = {}
     for enabled in (False, True):
         (datasets.enable_progress_bars if enabled else datasets.disable_progress_bars)()
