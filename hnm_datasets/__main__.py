@@ -26,6 +26,7 @@ from hnm_datasets.hub.saving import write_card
 from hnm_datasets.loaders.beir import load_beir
 from hnm_datasets.pictures.installed import check_matplotlib
 from hnm_datasets.pictures.pilot import plot_pilot
+from hnm_datasets.runtime.interrupts import INTERRUPTED
 from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.terminal import printable
 
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = str(error.args[0] if isinstance(error, KeyError) else error)
         print(f"error: {printable(text)}", file=sys.stderr)  # noqa: T201
         return 1
+    except KeyboardInterrupt as error:
+        print(f"\n{printable(str(error)) or f'{options.command} was interrupted.'}", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
     return 0
 
 

@@ -107,3 +107,10 @@ def test_help_names_all_commands():
     assert "audit" in shown.stdout
     assert "card" in shown.stdout
     assert "pilot" in shown.stdout
+
+
+@pytest.mark.parametrize("said", ["pilot was interrupted while mining: BM25.", ""])
+def test_an_interrupt_is_one_line_and_its_own_exit_code(said, monkeypatch, capsys):
+    monkeypatch.setattr(hnm_datasets.__main__, "run_pilot", lambda _: (_ for _ in ()).throw(KeyboardInterrupt(said)))
+    assert main(["pilot", "folder"]) == 130
+    assert capsys.readouterr().err == f"\n{said or 'pilot was interrupted.'}\n"

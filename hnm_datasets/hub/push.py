@@ -20,6 +20,7 @@ from hnm_datasets.hub.saving import save
 from hnm_datasets.hub.shards import CORPUS, DATA
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
 from hnm_datasets.rows import Rows
+from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.terminal import printable
 
@@ -131,7 +132,10 @@ def _some_names(names: Sequence[str]) -> str:
 def _explained(folder: Path, command: str, secrets: Sequence[str]) -> Iterator[None]:
     """Replace any error by one that says what failed, that the folder is complete, and how to resume."""
     try:
-        yield
+        with interruptible(
+            lambda: f"push_mined was interrupted. The set is complete in {folder}. Go on with: {command}"
+        ):
+            yield
     # huggingface_hub has changed its HTTP library more than once, and has no class of its own for network errors.
     except Exception as error:
         failure = _failure(error, folder, command, secrets)

@@ -36,6 +36,7 @@ from hnm_datasets.hub.shards import CORPUS, DATA, load_rows, replacing, write_co
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.bars import iter_with_bar
+from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.writing import written_aside
 
@@ -199,7 +200,8 @@ def save(
     included = corpus is not None and options.include_corpus
     record = record_of(owner, splits, layout, options, repo_id=repo_id or f"your-name/{folder.name}", included=included)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), replacing(folder) as aside:
+    explain = f"{owner} was interrupted. The folder {folder} is as it was before. Repeat the call."
+    with interruptible(lambda: explain), _locked(folder), replacing(folder) as aside:
         for split, rows in splits.items():
             write_rows(aside / DATA, split, rows)
         if included and corpus is not None:

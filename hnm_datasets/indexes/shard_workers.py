@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hnm_datasets.indexes.base import Hits, ShardIndex
 from hnm_datasets.runtime.ray_actors import actors_of
+from hnm_datasets.runtime.workers import leave_interrupts_to_parent
 from hnm_datasets.storage.folders import cache_root, cache_root_at
 
 #: The hits of a shard, and the per-query constants of the scores.
@@ -32,7 +33,7 @@ def search_in_processes(
     """Search all shards in worker processes with `search_one`, which enforces the memory limit of each process."""
     name = os.getpid(), cache_root(), workers
     if name not in _POOLS:
-        _POOLS[name] = ProcessPoolExecutor(workers, initializer=_end_with_parent)
+        _POOLS[name] = ProcessPoolExecutor(workers, initializer=_begin_worker)
     tasks = [(search_one, shard, queries, k, cache_root()) for shard in shards]
     try:
         return list(_POOLS[name].map(_search_shard, tasks))
@@ -42,8 +43,9 @@ def search_in_processes(
         raise
 
 
-def _end_with_parent() -> None:
-    """Exit the worker when its parent is killed; otherwise it would wait forever."""
+def _begin_worker() -> None:
+    """Exit the worker when its parent is killed, else it would wait forever; not at Ctrl-C, which breaks the pool."""
+    leave_interrupts_to_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -17,6 +17,7 @@ from hnm_datasets.mining.memory import with_memory
 from hnm_datasets.mining.names import plain_name
 from hnm_datasets.mining.report import MiningReport, StepCounts, reports_of
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.storage.kept_rows import content_digest, kept_rows
 from hnm_datasets.transforms.shapes.base import Shape
@@ -95,7 +96,8 @@ def mined_with(
         candidates = (*corpora[number::-1], *corpora[number + 1 :])
         corpus = next((one for one in candidates if one is not None), None)
         # Counting and mapping warn about the same rows, so warn only once. The table shows how many rows are short.
-        with one_call(f"{plain_name(step)}: short rows"):
+        explain = partial(_explain_interrupt, plain_name(step), number, len(steps))
+        with one_call(f"{plain_name(step)}: short rows"), interruptible(explain):
             mapped, found = _mapped(
                 step, rows, after_unrecorded=unrecorded, corpus=corpus, num_proc=num_proc, batch_size=batch_size
             )
@@ -130,6 +132,13 @@ def _mapped(
         return None, found
     mapped = run(remove_columns=rows.column_names)
     return mapped, replace(found, rows_out=len(mapped))
+
+
+def _explain_interrupt(step: str, done: int, steps: int) -> str:
+    return (
+        f"mine was interrupted at step {done + 1} of {steps}, {step}. The steps before it, and finished indexes, "
+        f"vectors and scores of models are in the cache directory. Repeat the call to resume."
+    )
 
 
 def _show(report: MiningReport) -> None:

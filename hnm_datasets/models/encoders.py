@@ -18,6 +18,7 @@ from hnm_datasets.models.handles import EmbeddingModel, LoadedModel, ModelHandle
 from hnm_datasets.models.token_batches import GROUP, encode_groups, reads_tokens
 from hnm_datasets.runtime.bars import DELAY, ProgressBar
 from hnm_datasets.runtime.timing import clocked
+from hnm_datasets.runtime.workers import children_leave_interrupts
 from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import digest_strings, distinct_digests, fingerprint
 from hnm_datasets.storage.folders import cache_root
@@ -80,7 +81,8 @@ class TextEncoder(ModelHandle):
         if devices is None or loaded.is_function:
             yield None
             return
-        pool = loaded.model.start_multi_process_pool(list(devices))
+        with children_leave_interrupts():
+            pool = loaded.model.start_multi_process_pool(list(devices))
         try:
             yield pool
         finally:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from multiprocess import TimeoutError as WorkersTimeoutError
 from multiprocess.pool import TERMINATE
 
-from hnm_datasets.runtime.notices import tell_once
-from hnm_datasets.runtime.workers import in_worker
-
-logger = logging.getLogger(__name__)
-
 #: The exit code of an interrupted process: 128 plus the signal number.
-_INTERRUPTED = 130
+INTERRUPTED = 130
 #: The attribute that marks an interrupt with a message.
 _EXPLAINED = "_hnm_datasets_explained"
+#: Returns the message for a `map` with workers.
+_EXPLAIN_WORKERS: Callable[[], str] = str
 
 
 @contextlib.contextmanager
@@ -44,19 +41,21 @@ def interruptible(explain: Callable[[], str], *, replace: bool = False) -> Itera
         if error.args and not replace:
             raise
         raise _explained(explain()) from None
-
-
-@contextlib.contextmanager
-def interruptible_batch(explain: Callable[[], str]) -> Iterator[None]:
-    """Do the same for a batch of `map`. With several workers, one logs the message and all exit without a traceback."""
-    try:
-        with interruptible(explain):
-            yield
-    except KeyboardInterrupt as error:
-        if not in_worker():
+    except WorkersTimeoutError as error:
+        if not _ended_workers(error):
             raise
-        tell_once(logger, "interrupted", "%s", error)
-        raise SystemExit(_INTERRUPTED) from None
+        raise _explained(explain()) from None
+
+
+def explain_workers(explain: Callable[[], str]) -> None:
+    """Set the message of Ctrl-C for calls of `map` with workers by the user, which `interruptible` cannot wrap.
+
+    Args:
+        explain: Returns the message, as for `interruptible`. The last call counts.
+    """
+    global _EXPLAIN_WORKERS
+    _EXPLAIN_WORKERS = explain
+    _set_hook()
 
 
 def check_wanted() -> None:
@@ -79,16 +78,27 @@ def _explained(message: str) -> KeyboardInterrupt:
     setattr(error, _EXPLAINED, True)
     # IPython calls this method.
     error._render_traceback_ = lambda: [_line(error)]
-    if not hasattr(sys.excepthook, _EXPLAINED):
-        sys.excepthook = _wrapped_hook(sys.excepthook)
+    _set_hook()
     interrupt: KeyboardInterrupt = error
     return interrupt
+
+
+def _ended_workers(error: BaseException) -> bool:
+    """Return whether Ctrl-C caused this error: `Dataset.map(num_proc=...)` then waits too briefly for its workers."""
+    return isinstance(error, WorkersTimeoutError) and isinstance(error.__context__, KeyboardInterrupt)
+
+
+def _set_hook() -> None:
+    if not hasattr(sys.excepthook, _EXPLAINED):
+        sys.excepthook = _wrapped_hook(sys.excepthook)
 
 
 def _wrapped_hook(original: Callable[..., Any]) -> Callable[..., None]:
     def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if getattr(error, _EXPLAINED, False):
             sys.stderr.write(f"\n{_line(error)}\n")
+        elif _ended_workers(error):
+            sys.stderr.write(f"\n{_line(_EXPLAIN_WORKERS())}\n")
         else:
             original(kind, error, trace)
 
@@ -96,5 +106,5 @@ def _wrapped_hook(original: Callable[..., Any]) -> Callable[..., None]:
     return show
 
 
-def _line(error: BaseException) -> str:
+def _line(error: object) -> str:
     return f"KeyboardInterrupt: {error}"

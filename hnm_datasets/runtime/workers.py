@@ -7,12 +7,15 @@ import multiprocessing
 import multiprocessing.reduction
 import os
 import pickle
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import multiprocess
 import multiprocess.reduction
+import multiprocess.util
 
 
 def in_worker() -> bool:
@@ -32,8 +35,51 @@ def prepare_before_workers(step: type) -> None:
 
 
 def _reduce_prepared(step: Any) -> Any:
-    step.prepare()
+    step.prepare_for_workers()
     return step.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+
+
+def leave_interrupts_to_parent() -> None:
+    """Ignore Ctrl-C in this worker. The parent process is interrupted too, and ends its workers."""
+    # Only the main thread can set a handler. SIG_IGN would be inherited by child processes of the worker.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGINT, lambda *_: None)
+
+
+@contextlib.contextmanager
+def children_leave_interrupts() -> Iterator[None]:
+    """Make processes that are spawned in this block ignore Ctrl-C; outside of the main thread this does nothing.
+
+    Example:
+        >>> with children_leave_interrupts():
+        ...     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        True
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Spawned processes inherit SIG_IGN, but no Python handler.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _in_worker_of_map(_: object = None) -> None:
+    """Ignore Ctrl-C in a worker of `Dataset.map`.
+
+    Workers wait for tasks with a lock. An interrupted worker may exit without releasing it. The pool needs that lock to
+    end its workers, and would wait forever.
+    """
+    if multiprocess.parent_process() is not None and "PoolWorker" in multiprocess.current_process().name:
+        leave_interrupts_to_parent()
+
+
+# Forked workers call it before they wait for tasks, spawned workers when they import this module.
+multiprocess.util.register_after_fork(_in_worker_of_map, _in_worker_of_map)
+_in_worker_of_map()
 
 
 def imported_ray(caller: str) -> Any:

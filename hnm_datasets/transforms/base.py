@@ -25,7 +25,7 @@ from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import Ragged, kept_offsets
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
-from hnm_datasets.runtime.interrupts import interruptible_batch
+from hnm_datasets.runtime.interrupts import explain_workers, interruptible
 from hnm_datasets.runtime.map_calls import calling_map, lazy_call, rows_of_empty_call
 from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.runtime.ray_batches import keep_name_of_step
@@ -82,7 +82,7 @@ class Transform(ABC):
         batch = Batch(rows if call is None else call.rows, step=type(self).__name__)
         for name in self._required(batch.names):
             batch.require(name, self._option_of(name))
-        with interruptible_batch(self._explain_interrupt):
+        with interruptible(self._explain_interrupt):
             self.prepare()
             columns = self._apply(batch)
         if isinstance(columns, NewRows) and not len(columns.owners):
@@ -111,6 +111,11 @@ class Transform(ABC):
         The first batch calls it, and `Dataset.map(num_proc=...)` calls it once before its workers start. Call it
         yourself before another framework, such as Ray, starts workers.
         """
+
+    def prepare_for_workers(self) -> None:
+        """Prepare in the process that starts the workers of `Dataset.map(num_proc=...)`, which calls this."""
+        explain_workers(self._explain_interrupt)
+        self.prepare()
 
     def _explain_interrupt(self) -> str:
         return (

@@ -196,6 +196,19 @@ saving.save_mined(rows, {str(tmp_path / "set")!r})
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_an_interrupted_run_says_that_nothing_has_changed(tmp_path, monkeypatch, triplets):
+    folder = save_mined(triplets, tmp_path / "set")
+    before = files_of(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("hnm_datasets.hub.saving.write_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt, match=r"save_mined was interrupted\. .*set is as it was before"):
+            save_mined(triplets.select([0]), folder)
+    assert files_of(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    # Nothing is locked.
+    save_mined(triplets.select([0]), folder)
+
+
 def test_a_run_killed_between_the_renames_loses_nothing(tmp_path, monkeypatch, triplets):
     folder = save_mined(triplets, tmp_path / "set")
     before = files_of(folder)

@@ -1,6 +1,5 @@
 """Ctrl-C says in one line what was kept and how to resume, and still ends the program."""
 
-import multiprocessing
 import os
 import re
 import signal
@@ -8,85 +7,80 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
+from multiprocess import TimeoutError as WorkersTimeoutError
 from multiprocess.pool import TERMINATE
 
 from hnm_datasets import BM25Index, BM25Negatives, TopNegatives, load_sample
-from hnm_datasets.runtime.interrupts import check_wanted, interruptible, interruptible_batch
+from hnm_datasets.runtime.interrupts import check_wanted, explain_workers, interruptible
 from hnm_datasets.storage.folders import build_once
 
 SCRIPT = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
-import datasets, numpy as np
-from hnm_datasets import DenseNegatives, load_sample
+import datasets, multiprocess, numpy as np
+from hnm_datasets import DenseNegatives, load_sample, mine
 
-way, folder = sys.argv[1:]
-datasets.config.HF_DATASETS_CACHE = Path(folder)
+datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1])
 datasets.disable_progress_bars()
-
-def encode(texts):
-    print("encoding", flush=True)
-    # Passages come 16 at a time, so that all would take two minutes; queries come a hundred at a time.
-    time.sleep(60 if len(texts) == 100 else 1 if way != "workers" else 0)
-    return np.ones((len(texts), 4))
-
+# Shells start what runs in the background with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 corpus, queries = load_sample()
-step = DenseNegatives(corpus, encode, k=5, fingerprint="slow", batch_size=1)
-if way == "workers":
-    step.prepare()
-    print("prepared", flush=True)
-queries.map(step, batched=True, batch_size=100, num_proc=None if way == "alone" else 2)
+queries = queries.select(range(100))
+
+def made(way):
+    def encode(texts):
+        # Passages come 16 at a time, so that all would take two minutes; the queries of a worker come 50 at a time.
+        passages = len(texts) in (16, 2108 % 16)
+        if passages != (way in ("workers", "mined")):
+            os.write(1, b"encoding\\n")
+            time.sleep(1 if passages else 60)
+        return np.ones((len(texts), 4))
+    return DenseNegatives(corpus, encode, k=5, fingerprint=way, batch_size=1)
+
+for way in ("preparing", "workers", "mined"):
+    step = made(way)
+    try:
+        if way != "preparing":
+            step.prepare()
+        if way == "mined":
+            mine(queries, [step], num_proc=2)
+        else:
+            queries.map(step, batched=True, num_proc=2)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    os.write(1, f"ended, {len(multiprocess.active_children())} left\\n".encode())
+queries.map(made("alone"), batched=True)
 """
 
 
-def interrupted(way, folder):
-    """Interrupt a program, and return how long it went on, its exit code and what it said."""
-    command = [sys.executable, "-c", SCRIPT, way, str(folder)]
+def test_a_script_and_its_workers_end_with_one_line_each(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes, start_new_session=True) as process:
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path], **pipes, start_new_session=True) as process:
         try:
-            awaited = ["prepared\n", "encoding\n"] if way == "workers" else ["encoding\n"]
-            for line in process.stdout:
-                if line == awaited[0]:
-                    del awaited[0]
-                if not awaited:
-                    break
-            os.killpg(process.pid, signal.SIGINT)
-            start = time.monotonic()
-            _, said = process.communicate(timeout=40)
-            return SimpleNamespace(seconds=time.monotonic() - start, code=process.returncode, said=said)
+            for way in ("preparing", "workers", "mined", "alone"):
+                # In the worker that comes second, a line may still be on its way when the first one is read.
+                assert next(line for line in process.stdout if not line.startswith("ended")) == "encoding\n"
+                # As a terminal does.
+                os.killpg(process.pid, signal.SIGINT)
+                start = time.monotonic()
+                if way != "alone":
+                    assert next(line for line in process.stdout if line != "encoding\n") == "ended, 0 left\n"
+                    assert time.monotonic() - start < 100
+            _, said = process.communicate(timeout=100)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def test_a_script_ends_as_an_interrupted_one_with_one_line(tmp_path):
-    found = interrupted("alone", tmp_path)
-    assert found.code == -signal.SIGINT
-    (line,) = found.said.split("\n")[1:-1]
-    assert re.fullmatch(r"KeyboardInterrupt: .* 0 of 2,108 passages are stored .* Repeat the call to resume\.", line)
-
-
-#: A pool of `multiprocess` waits forever, once in some tries, for the lock of a worker that the signal has ended.
-may_wait_forever = pytest.mark.skipif(not os.environ.get("HNM_EXHAUSTIVE"), reason="a pool may never end")
-
-
-@may_wait_forever
-def test_a_preparation_before_the_workers_ends_at_once(tmp_path):
-    """It would go on for minutes, and what reads its output would give up."""
-    found = interrupted("preparing", tmp_path)
-    assert found.code != 0
-    assert found.seconds < 35
-
-
-@may_wait_forever
-def test_one_worker_says_what_is_kept(tmp_path):
-    said = interrupted("workers", tmp_path).said
-    assert said.count("DenseNegatives was interrupted. Finished indexes") == 1
-    assert "ForkPoolWorker" not in said
+    # As an interrupted program.
+    assert process.returncode == -signal.SIGINT
+    of_step = r"KeyboardInterrupt: DenseNegatives was interrupted\. .* Repeat the call to resume\."
+    of_mine = r"KeyboardInterrupt: mine was interrupted at step 1 of 1, DenseNegatives\. .* Repeat the call to resume\."
+    of_embedding = r"KeyboardInterrupt: .* 0 of 2,108 passages are stored .* Repeat the call to resume\."
+    lines = [line for line in said.split("\n") if line]
+    assert len(lines) == 4, said
+    for line, expected in zip(lines, (of_step, of_step, of_mine, of_embedding), strict=True):
+        assert re.fullmatch(expected, line), line
 
 
 def test_the_innermost_block_has_its_say():
@@ -105,12 +99,28 @@ def test_the_innermost_block_has_its_say():
 
 
 def test_other_errors_pass():
-    with (
-        pytest.raises(ValueError, match=r"^own$"),
-        interruptible(lambda: "never"),
-        interruptible_batch(lambda: "never"),
-    ):
-        raise ValueError("own")
+    for own in (ValueError("own"), WorkersTimeoutError("own")):
+        with pytest.raises(type(own), match=r"^own$"), interruptible(lambda: "never"):
+            raise own
+
+
+def test_what_map_makes_of_an_interrupt_is_one_again(monkeypatch, capsys):
+    """It asks its workers for their results, which takes too long."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+    def interrupt_map():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise WorkersTimeoutError
+
+    with pytest.raises(KeyboardInterrupt, match=r"^kept$"), interruptible(lambda: "kept"):
+        interrupt_map()
+    explain_workers(lambda: "Three of four are kept.")
+    with pytest.raises(WorkersTimeoutError) as error:
+        interrupt_map()
+    sys.excepthook(WorkersTimeoutError, error.value, error.tb)
+    assert capsys.readouterr().err == "\nKeyboardInterrupt: Three of four are kept.\n"
 
 
 def test_the_hook_shows_one_line_and_leaves_other_errors_to_the_one_before(monkeypatch, capsys):
@@ -175,16 +185,3 @@ def test_a_preparation_ends_with_the_pool_that_it_is_for():
         thread.join()
     assert errors == ["The workers were terminated before the step was prepared."]
     check_wanted()
-
-
-def _end_as_a_worker():
-    with interruptible_batch(lambda: "said once"):
-        raise KeyboardInterrupt
-
-
-def test_a_worker_ends_without_a_traceback(capfd):
-    process = multiprocessing.get_context("fork").Process(target=_end_as_a_worker)
-    process.start()
-    process.join()
-    assert process.exitcode == 130
-    assert "Traceback" not in capfd.readouterr().err

@@ -35,7 +35,7 @@ class Step:
     def __init__(self, number):
         self.number = number
 
-    def prepare(self):
+    def prepare_for_workers(self):
         self.prepared_in.append(os.getpid())
 
     def __call__(self, rows):
