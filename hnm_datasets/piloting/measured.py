@@ -27,12 +27,14 @@ from hnm_datasets.mining.report import MiningReport
 from hnm_datasets.piloting.parts import miners_of, models_of
 from hnm_datasets.rows import Rows
 from hnm_datasets.runtime.bars import with_bars
+from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root
 from hnm_datasets.storage.json_files import read_object
 from hnm_datasets.storage.kept_rows import content_digest
+from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.transforms.base import Transform
 
 #: Rows with texts that an audit reads; counts cover all rows.
@@ -96,24 +98,25 @@ class Hardness(NamedTuple):
 
 
 def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tuple[Dataset, Spent]:
-    """Map steps over a sample; return the mined rows and the cost, which is measured on the first call only."""
-    made: dict[str, tuple[float, int]] = {}
-    warm_up = rows.select(range(min(_WARM_UP_ROWS, len(rows))))
-    with one_call():
-        for step in steps:
-            # Compiling and one-time preparation must not count as time per row.
-            for name, part in _prepared(step):
-                before, start = _size(cache_root()), time.perf_counter()
-                # Encoding a corpus may take hours, so show its progress.
-                with with_bars():
-                    part.prepare()
-                seconds, size = made.get(name, (0.0, 0))
-                grown = max(0, _size(cache_root()) - before)
-                made[name] = seconds + time.perf_counter() - start, size + grown
-            warm_up = warm_up.map(step, batched=True)
+    """Map steps over a sample; return the mined rows and the cost, which is measured on the first call only.
+
+    A call that resumes an interrupted one adds its time to that of the first.
+    """
+    name = fingerprint({"kind": "spent", "rows": content_digest(rows), "steps": Hasher.hash(list(steps))})
+    interrupted = cache_root() / "pilot" / f"{name}.interrupted.json"
+    made, mining = _read(interrupted) if interrupted.exists() else Spent({}, 0.0)
+    start: float | None = None
+    try:
+        _prepare(rows, steps, made)
         start = time.perf_counter()
-        mined = _mapped(rows, steps, num_proc)
-    spent = Spent(made, time.perf_counter() - start)
+        mined = mine_quietly(rows, steps, num_proc)
+    except KeyboardInterrupt:
+        mining += 0.0 if start is None else time.perf_counter() - start
+        interrupted.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(interrupted) as aside:
+            _write(aside, Spent(made, mining))
+        raise
+    spent = Spent(made, mining + time.perf_counter() - start)
     if len(mined) != len(rows):
         raise ValueError(
             f"the steps returned {len(mined):,} rows for {len(rows):,}. Remove the step that changes the number of "
@@ -122,24 +125,40 @@ def mine_sample(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> tu
     if steps and NEGATIVE_IDS not in mined.column_names:
         raise KeyError(f"the steps wrote no column {NEGATIVE_IDS!r}. Start with a miner, such as BM25Negatives.")
     # Keep the first measurement: a repeated call reads everything from caches.
-    name = fingerprint({"kind": "spent", "rows": content_digest(rows), "steps": Hasher.hash(list(steps))})
     about = About(
         "pilot", "pilot", "cost of mining", options={"rows": len(rows), "steps": list(map(plain_name, steps))}
     )
-    folder = build_once(cache_root() / "pilot", name, lambda aside: _write(aside, spent), about)
-    kept = read_object(folder / "spent.json")
-    return mined, Spent({name: (float(one[0]), int(one[1])) for name, one in kept["made"].items()}, kept["mining"])
+    folder = build_once(cache_root() / "pilot", name, lambda aside: _write(aside / "spent.json", spent), about)
+    interrupted.unlink(missing_ok=True)
+    return mined, _read(folder / "spent.json")
+
+
+def _prepare(rows: Dataset, steps: Sequence[Any], made: dict[str, tuple[float, int]]) -> None:
+    """Prepare steps and map them over some rows; add the cost of what is prepared to `made`."""
+    warm_up = rows.select(range(min(_WARM_UP_ROWS, len(rows))))
+    with one_call():
+        for step in steps:
+            # Compiling and one-time preparation must not count as time per row.
+            for name, part in _prepared(step):
+                before, start = _size(cache_root()), time.perf_counter()
+                try:
+                    # Encoding a corpus may take hours, so show its progress.
+                    with with_bars():
+                        part.prepare()
+                finally:
+                    seconds, size = made.get(name, (0.0, 0))
+                    grown = max(0, _size(cache_root()) - before)
+                    made[name] = seconds + time.perf_counter() - start, size + grown
+            warm_up = warm_up.map(step, batched=True)
 
 
 def mine_quietly(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> Dataset:
     """Map steps over rows, and log each warning once instead of once per batch."""
     with one_call():
-        return _mapped(rows, steps, num_proc)
-
-
-def _mapped(rows: Dataset, steps: Sequence[Any], num_proc: int | None) -> Dataset:
-    for step in steps:
-        rows = rows.map(step, batched=True, num_proc=num_proc, desc=plain_name(step))
+        for step in steps:
+            # Else the error by which `map` with workers ends at Ctrl-C would count as a failure of the strategy.
+            with interruptible(lambda: "The workers of map were interrupted."):
+                rows = rows.map(step, batched=True, num_proc=num_proc, desc=plain_name(step))
     return rows
 
 
@@ -161,8 +180,13 @@ def _prepared(step: Any) -> Iterator[tuple[str, Transform]]:
         yield " ".join([type(part).__name__, *sorted(one.model_fingerprint for one in models_of(part))]), part
 
 
-def _write(folder: Path, spent: Spent) -> None:
-    (folder / "spent.json").write_text(json.dumps(spent._asdict()))
+def _write(path: Path, spent: Spent) -> None:
+    path.write_text(json.dumps(spent._asdict()))
+
+
+def _read(path: Path) -> Spent:
+    kept = read_object(path)
+    return Spent({name: (float(one[0]), int(one[1])) for name, one in kept["made"].items()}, float(kept["mining"]))
 
 
 def _size(folder: Path) -> int:
