@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: quickstart test lint docs bench notebook release clean
+.PHONY: quickstart test lint test-lowest lock-lowest docs bench notebook release clean
 
 quickstart: .venv/ready ## mine the embedded sample end to end and show the result
 	$(BIN)/python recipes/bm25.py
@@ -17,6 +17,14 @@ lint: .venv/ready ## ruff, mypy and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Old releases warn about calls that newer releases of others deprecate.
+test-lowest: .venv-lowest/ready ## run the tests with the lowest supported versions, constraints-lowest.txt
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+		-W ignore::DeprecationWarning
+
+lock-lowest: ## write constraints-lowest.txt from the lower bounds in pyproject.toml
+	$(PYTHON) tools/lock_lowest.py
 
 docs: .venv/ready ## build the documentation into build/site
 	$(BIN)/python tools/stage_documents.py
@@ -34,8 +42,17 @@ notebook: .venv/ready ## run the notebooks and keep their outputs
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+# The file has all packages that are needed besides torch, so pip resolves nothing and leaves torch alone.
+.venv-lowest/ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -q $(TORCH)
+	.venv-lowest/bin/python -m pip install -q --no-deps -r constraints-lowest.txt
+	.venv-lowest/bin/python -m pip install -q --no-deps -e .
+	.venv-lowest/bin/python -m pip check
+	touch $@
+
 release: ## build and check the sdist and the wheel, and test the wheel in a new environment
 	$(PYTHON) tools/release.py --torch $(TORCH)
 
-clean: ## remove the environment
-	rm -rf .venv
+clean: ## remove the environments
+	rm -rf .venv .venv-lowest
