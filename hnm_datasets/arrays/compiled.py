@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import multiprocess
 import numba
-from numba.core.caching import FunctionCache, NullCache
+
+from hnm_datasets.arrays.numba_internals import FunctionCache, NullCache, keep_in
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +46,9 @@ def compiled(function: F) -> F:
     """
     dispatcher: Any = numba.njit(nogil=True)(function)
     try:
-        dispatcher._cache = _cache_of(function)
+        keep_in(dispatcher, _cache_of(function))
     except RuntimeError:
-        dispatcher._cache = _NoCache()
+        keep_in(dispatcher, _NoCache())
     return dispatcher  # type: ignore[no-any-return]
 
 

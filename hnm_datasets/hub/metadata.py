@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetInfo, Features
-from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
 from hnm_datasets.formats.base import Format
 from hnm_datasets.hub.shards import CORPUS, DATA, corpus_features
 from hnm_datasets.markdown import is_hub_id, one_line, without_directions
+from hnm_datasets.runtime.datasets_internals import SplitDict, SplitInfo, info_for_card
 
 _TAGS = ["sentence-transformers", "hard-negatives", "hnm_datasets"]
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
@@ -76,9 +76,7 @@ def _info(config: Config) -> dict[str, Any]:
     splits = SplitDict(
         {name: SplitInfo(name, num_bytes=size, num_examples=rows) for name, (rows, size) in config.splits.items()}
     )
-    # Private, but the only way to write features as YAML; `push_to_hub` of `datasets` uses it too.
-    info: dict[str, Any] = DatasetInfo(features=config.features, splits=splits)._to_yaml_dict()
-    return info
+    return info_for_card(DatasetInfo(features=config.features, splits=splits))
 
 
 def _size_category(rows: int) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hnm_datasets.indexes.bounds import BLOCK, OUTPUT, Blocks, as_products, bounds_of_exact, query_factors, widths
 from hnm_datasets.indexes.candidate_set import CandidateSet
 from hnm_datasets.indexes.quantized import Quantized
-from hnm_datasets.indexes.quick import integer_products
+from hnm_datasets.models.torch_internals import integer_products
 
 #: Queries per matrix product. Their scores of a block of passages fit into the L2 cache.
 _PART = 512

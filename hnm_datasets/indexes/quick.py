@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hnm_datasets.indexes.bounds import OUTPUT
+from hnm_datasets.models.torch_internals import integer_products
 from hnm_datasets.runtime.workers import single_threaded_torch
 
 #: Rows of the matrices in the measurement.
@@ -36,13 +37,6 @@ def quick_products() -> frozenset[str]:
         if seconds is not None and seconds < 0.75 * slow:
             found.add("int8")
     return frozenset(found)
-
-
-def integer_products(left: Any, right: Any, out: Any) -> None:
-    """Multiply int8 matrices into an int32 matrix. Shapes (B, D), (D, C), (B, C)."""
-    import torch
-
-    torch._int_mm(left, right, out=out)
 
 
 def _seconds_of_bfloat16(left: Any, right: Any) -> float | None:

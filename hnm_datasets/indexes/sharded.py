@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets.utils.py_utils import convert_file_size_to_int
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -19,6 +18,7 @@ from hnm_datasets.indexes.dense import DenseIndex
 from hnm_datasets.indexes.shard_workers import search_in_actors, search_in_processes
 from hnm_datasets.indexes.shards import merged_hits
 from hnm_datasets.indexes.sparse import SparseIndex
+from hnm_datasets.runtime.datasets_internals import convert_file_size_to_int
 from hnm_datasets.runtime.workers import imported_ray, in_ray_worker, in_worker
 from hnm_datasets.storage.digests import fingerprint
 

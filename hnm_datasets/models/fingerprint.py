@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 from hnm_datasets.models.descriptions import Description, combined
+from hnm_datasets.models.torch_internals import changes_of, children_of, hooks_of, tensors_of
 
 if TYPE_CHECKING:
     import torch
@@ -233,19 +234,18 @@ class _ModelDescription(Description):
 
     def _module(self, module: torch.nn.Module) -> Iterable[bytes]:
         kind = type(module)
-        hooks = [list(hooks.values()) for hooks in (module._forward_pre_hooks, module._forward_hooks)]
-        parts = [b"module", self.digest(kind), self.digest(hooks), self.digest(self.attributes(module))]
+        parts = [b"module", self.digest(kind), self.digest(hooks_of(module)), self.digest(self.attributes(module))]
         if not self.quick:
             parts.append(self.patches(kind, unless=_WATCHED))
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        for name, tensor, is_saved in tensors_of(module):
             parts.append(name.encode())
             if tensor is None:
                 continue
-            if name in module._non_persistent_buffers_set:  # created by the class; some are extended for long texts
+            if not is_saved:  # created by the class; some are extended for long texts
                 parts.append(self.digest(tensor))
             elif self.with_weights:
                 self.weights.append(combined(name.encode(), self.digest(tensor)))
-        for name, child in module._modules.items():
+        for name, child in children_of(module).items():
             parts += [name.encode(), self.digest(child)]
         return parts
 
@@ -260,8 +260,7 @@ class _ModelDescription(Description):
             flat = tensor.reshape(-1)
             sample = flat[:: max(1, len(flat) // 16)].tolist() if tensor.layout == torch.strided else []
             address = tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)
-            version = None if tensor.is_inference() else tensor._version
-            return [b"tensor", about, repr((address, version, sample)).encode()]
+            return [b"tensor", about, repr((address, changes_of(tensor), sample)).encode()]
         if tensor.layout != torch.strided:
             tensor = tensor.to_dense()
         array: Any = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

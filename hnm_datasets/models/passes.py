@@ -6,7 +6,6 @@ each other in each layer, and one pass computes while another prepares its batch
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hnm_datasets.models.torch_internals import is_compiled, without_weights
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,7 @@ class ForwardPasses:
         import torch
 
         torch.set_num_threads(self._share)
-        self._own.model = _copied(self.model, {})
+        self._own.model = without_weights(self.model, {})
 
     def embeddings(self, tokens: Tokens) -> torch.Tensor:
         """Return the embedding of each text, on the device of the model. Shape (B, D)."""
@@ -156,15 +157,4 @@ def _can_be_copied(model: Any) -> bool:
     """Return whether copies can run in threads: not if the model is compiled, or under autocast (set per thread)."""
     import torch
 
-    return not torch.is_autocast_enabled("cpu") and all(
-        getattr(module, "_compiled_call_impl", None) is None for module in model.modules()
-    )
-
-
-def _copied(module: Any, copies: dict[int, Any]) -> Any:
-    """Copy a module but share its weights, so that each copy has its own state, such as a table of positions."""
-    if id(module) not in copies:
-        twin = copies[id(module)] = copy.copy(module)
-        twin._buffers = module._buffers.copy()
-        twin._modules = {name: child and _copied(child, copies) for name, child in module._modules.items()}
-    return copies[id(module)]
+    return not torch.is_autocast_enabled("cpu") and not any(map(is_compiled, model.modules()))

@@ -32,34 +32,15 @@ def reads_tokens(model: Any) -> bool:
     The first module must be a plain text transformer, the whole model must be on one device in this process, and its
     encoding methods must not be overridden. A `SparseEncoder` must be a SPLADE model.
     """
-    from sentence_transformers import SentenceTransformer, SparseEncoder
-    from sentence_transformers.base.modules import Transformer
-    from sentence_transformers.sparse_encoder.modules import SpladePooling
+    from hnm_datasets.models.sentence_transformers_internals import encodes_as_published, reads_plain_tokens
 
-    first, device = model[0], model.device
-    is_sparse = isinstance(model, SparseEncoder)
-    kind = SparseEncoder if is_sparse else SentenceTransformer
+    device = model.device
     return (
-        _is_unchanged(model, kind, "encode", "encode_query", "encode_document", "preprocess")
-        # Other modules may have an option for the number of dimensions to keep.
-        and (not is_sparse or [type(module) for module in list(model)[1:]] == [SpladePooling])
-        and isinstance(first, Transformer)
-        and _is_unchanged(first, Transformer, "preprocess")
-        and first.modalities == ["text"]
-        # These options change the padding.
-        and not first.processing_kwargs
-        and first.query_expansion is None
-        and not first.can_flatten_inputs
-        # In distributed inference with `accelerate`, `encode` distributes the texts over processes.
-        and getattr(model, "_distributed_inference", None) is None
+        encodes_as_published(model)
+        and reads_plain_tokens(model[0])
         and device.type != "hpu"
         and all(tensor.device == device for tensor in (*model.parameters(), *model.buffers()))
     )
-
-
-def _is_unchanged(module: Any, kind: type, *methods: str) -> bool:
-    """Return whether an object has the methods of a class, overridden neither by a subclass nor in the object."""
-    return all(getattr(type(module), name) is getattr(kind, name) and name not in vars(module) for name in methods)
 
 
 def encode_groups(

@@ -9,9 +9,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from datasets.config import HF_DATASETS_DISABLE_PROGRESS_BARS
-from datasets.utils import tqdm
 
+from hnm_datasets.runtime.datasets_internals import HF_DATASETS_DISABLE_PROGRESS_BARS, tqdm
 from hnm_datasets.runtime.interrupts import check_wanted
 from hnm_datasets.runtime.workers import in_ray_worker, in_worker
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from multiprocess import TimeoutError as WorkersTimeoutError
-from multiprocess.pool import TERMINATE
+
+from hnm_datasets.runtime.multiprocess_internals import in_ending_pool
 
 #: The exit code of an interrupted process: 128 plus the signal number.
 INTERRUPTED = 130
@@ -67,7 +67,7 @@ def check_wanted() -> None:
     Raises:
         RuntimeError: The pool is being terminated.
     """
-    if getattr(threading.current_thread(), "_state", None) == TERMINATE:
+    if in_ending_pool():
         raise RuntimeError("The workers were terminated before the step was prepared.")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -13,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from hashlib import blake2b
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
+
+from hnm_datasets.runtime.datasets_internals import Call, current_call
 
 #: The kinds of logged messages, by the function that each `map` call creates.
 _LOGGED: WeakKeyDictionary[Callable[..., Any], set[str]] = WeakKeyDictionary()
@@ -44,7 +44,7 @@ def tell_once(logger: logging.Logger, kind: str, message: str, *values: object) 
         first = kind not in in_block
         in_block.add(kind)
     else:
-        call = _current_call()
+        call = current_call()
         first = call is None or _is_first(call, kind)
     if first:
         logger.warning(message, *values)
@@ -71,34 +71,7 @@ def one_call(*muted: str) -> Iterator[None]:
         _IN_BLOCK.reset(token)
 
 
-class _Call(NamedTuple):
-    """A `map` call in this process.
-
-    Attributes:
-        apply: The function that the call created to apply the step.
-        shared: A token that is the same in all workers of the call and unique to it; empty without workers.
-    """
-
-    apply: Callable[..., Any]
-    shared: str
-
-
-def _current_call() -> _Call | None:
-    """Find the `map` call that runs this code."""
-    apply: Callable[..., Any] | None = None
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        module, local = frame.f_globals.get("__name__"), frame.f_locals
-        if module in ("datasets.arrow_dataset", "datasets.iterable_dataset") and apply is None:
-            apply = local.get("apply_function")
-        if module == "datasets.utils.py_utils" and "queue" in local and apply is not None:
-            # The workers of a call return their rows through this queue.
-            return _Call(apply, str(getattr(local["queue"], "_token", "")))
-        frame = frame.f_back
-    return None if apply is None else _Call(apply, "")
-
-
-def _is_first(call: _Call, kind: str) -> bool:
+def _is_first(call: Call, kind: str) -> bool:
     with _LOCK:
         logged = _LOGGED.setdefault(call.apply, set())
         if kind in logged:

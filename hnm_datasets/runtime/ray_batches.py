@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from hnm_datasets.arrays.arrow import as_arrow
+from hnm_datasets.runtime.ray_internals import column_of, is_derived
 
 
 def keep_name_of_step(step: type) -> None:
@@ -15,7 +16,7 @@ def keep_name_of_step(step: type) -> None:
 
     In an actor pool, Ray creates a subclass of the class of the step.
     """
-    if step.__module__.startswith("ray."):
+    if is_derived(step):
         step.__name__ = step.__mro__[1].__name__
 
 
@@ -39,7 +40,5 @@ def table_of_arrays(rows: Any, step: str) -> pa.Table:
             except (TypeError, ValueError, pa.ArrowException):
                 # Not one of the columns of this library.
                 pass
-        from ray.data.block import BlockAccessor
-
-        columns[name] = BlockAccessor.batch_to_block({name: values})[name]
+        columns[name] = column_of(name, values)
     return pa.table(columns)

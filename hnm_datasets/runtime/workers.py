@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.reduction
 import os
 import pickle
 import signal
@@ -14,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import multiprocess
-import multiprocess.reduction
-import multiprocess.util
+
+from hnm_datasets.runtime.multiprocess_internals import call_in_pool_workers, reduce_for_workers
+from hnm_datasets.runtime.ray_internals import is_worker
 
 
 def in_worker() -> bool:
@@ -30,8 +30,7 @@ def prepare_before_workers(step: type) -> None:
     `Dataset.map` pickles a step with its hasher, even if the result is cached, and with the pickler of its pool, only
     if there is work to do. Only the pickler of the pool calls `prepare`, in the process that starts the workers.
     """
-    for module in (multiprocessing.reduction, multiprocess.reduction):
-        module.ForkingPickler.register(step, _reduce_prepared)
+    reduce_for_workers(step, _reduce_prepared)
 
 
 def _reduce_prepared(step: Any) -> Any:
@@ -67,19 +66,9 @@ def children_leave_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _in_worker_of_map(_: object = None) -> None:
-    """Ignore Ctrl-C in a worker of `Dataset.map`.
-
-    Workers wait for tasks with a lock. An interrupted worker may exit without releasing it. The pool needs that lock to
-    end its workers, and would wait forever.
-    """
-    if multiprocess.parent_process() is not None and "PoolWorker" in multiprocess.current_process().name:
-        leave_interrupts_to_parent()
-
-
-# Forked workers call it before they wait for tasks, spawned workers when they import this module.
-multiprocess.util.register_after_fork(_in_worker_of_map, _in_worker_of_map)
-_in_worker_of_map()
+# An interrupted worker of `Dataset.map` may exit without releasing the lock that workers hold while waiting for tasks.
+# The pool needs that lock to end its workers, and would wait forever.
+call_in_pool_workers(leave_interrupts_to_parent)
 
 
 def imported_ray(caller: str) -> Any:
@@ -95,9 +84,7 @@ def in_ray_worker() -> bool:
     """Return whether this process is a worker of a Ray cluster, not the driver."""
     # In a Ray worker, Ray has been imported.
     ray = sys.modules.get("ray")
-    if ray is None or not hasattr(ray, "WORKER_MODE") or not ray.is_initialized():
-        return False
-    return bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
+    return ray is not None and is_worker(ray)
 
 
 def threads() -> int:

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import IterableDataset
-from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock
 
 from hnm_datasets import checks
 from hnm_datasets.runtime.bars import ProgressBar
+from hnm_datasets.runtime.datasets_internals import convert_file_size_to_int
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.json_files import read_object

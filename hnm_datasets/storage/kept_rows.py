@@ -15,8 +15,8 @@ import datasets
 import pyarrow as pa
 import xxhash
 from datasets import Dataset
-from datasets.table import MemoryMappedTable
 
+from hnm_datasets.runtime.datasets_internals import MemoryMappedTable
 from hnm_datasets.storage.about import About
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.storage.folders import build_once, cache_root

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.losses.gradcache import has_static_embedding_input
-from sentence_transformers.base.losses.merged_forward import embed_columns
 from sentence_transformers.util import batch_to_device
 from torch import Tensor
+
+from hnm_datasets.models.sentence_transformers_internals import embed_columns, has_static_embedding_input
 
 
 class Guide:

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from hnm_datasets import checks
 from hnm_datasets.arrays.arrow import list_array
+from hnm_datasets.runtime.datasets_internals import chosen_rows, stored_rows, transform_of
 from hnm_datasets.training.live_table import POSITIVE_ROW, QUERY_ROW, text_names, unreadable
 from hnm_datasets.training.live_texts import LiveTexts
 
@@ -48,7 +49,7 @@ class LiveNegatives(Dataset):  # type: ignore[misc]
     @property
     def source(self) -> LiveTexts:
         """The transform that makes the texts."""
-        found = _source_of(self._format_kwargs.get("transform"))
+        found = _source_of(transform_of(self))
         assert found is not None
         return found
 
@@ -76,7 +77,8 @@ class LiveNegatives(Dataset):  # type: ignore[misc]
     def filter(self, *args: Any, **options: Any) -> LiveNegatives:
         """Filter rows by their texts in the current epoch."""
         kept = rows_of_epoch(self).filter(*args, **options)
-        return self if kept._indices is None else self.select(kept._indices.column("indices").to_pylist())
+        chosen = chosen_rows(kept)
+        return self if chosen is None else self.select(chosen)
 
     def map(self, *args: Any, **options: Any) -> Dataset:
         """Map the rows of the current epoch to a plain dataset."""
@@ -152,12 +154,7 @@ def rows_of_epoch(live: LiveNegatives, epoch: int | None = None) -> Dataset:
     tables = []
     # At least one batch, so that the result has its columns even without rows.
     for start in range(0, max(1, len(live)), _BATCH):
-        numbers = live._getitem(
-            slice(start, start + _BATCH),
-            format_type="arrow",
-            format_columns=[QUERY_ROW, POSITIVE_ROW],
-            format_kwargs={},
-        )
+        numbers = stored_rows(live, slice(start, start + _BATCH), [QUERY_ROW, POSITIVE_ROW])
         owners, positives = (numbers[column].to_numpy() for column in (QUERY_ROW, POSITIVE_ROW))
         texts, labels = source.texts_of(generation, owners, positives, epoch)
         columns = {column: texts[column].cast(pa.string()) for column in texts}

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from datasets import Features, Value
-from datasets.features.features import register_feature
 from numpy.typing import NDArray
+
+from hnm_datasets.runtime.datasets_internals import register_feature
 
 #: The columns of numbers, which the transform reads.
 QUERY_ROW, POSITIVE_ROW = "query_row", "positive_row"

@@ -19,6 +19,7 @@ from hnm_datasets.arrays.draws import permuted_rows
 from hnm_datasets.arrays.ragged import Ragged, first_positions, offsets_of, positions_within, take_lists
 from hnm_datasets.columns import NEGATIVE_SOURCE, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.runtime.datasets_internals import fingerprint_of
 from hnm_datasets.storage.digests import fingerprint
 from hnm_datasets.training.generations import Generation, write_generation
 from hnm_datasets.training.labels import PADDING, pack
@@ -98,7 +99,8 @@ class LiveTexts:
     @property
     def rows_name(self) -> str:
         """The fingerprint of the queries and the corpus: 32 hexadecimal digits."""
-        options = {"corpus": self.corpus.fingerprint, "rows": self.rows._fingerprint, "teacher": self.teacher}
+        rows = fingerprint_of(self.rows)
+        options: dict[str, Any] = {"corpus": self.corpus.fingerprint, "rows": rows, "teacher": self.teacher}
         options |= {"version": _VERSION} | ({"sources": self.sources} if self.quota else {})
         return fingerprint({"kind": "live", "options": options})
 

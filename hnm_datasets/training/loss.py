@@ -8,13 +8,16 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
-from sentence_transformers.base.losses.merged_forward import embed_columns
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import cos_sim
 from torch import Tensor
 
 from hnm_datasets import checks
+from hnm_datasets.models.sentence_transformers_internals import (
+    CachedLossMixin,
+    embed_columns,
+    has_static_embedding_input,
+)
 from hnm_datasets.training.guide import Guide
 from hnm_datasets.training.labels import Labels
 from hnm_datasets.training.metrics import Observed, observed, record, share

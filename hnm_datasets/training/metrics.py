@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers import trainer as trainers
+
+from hnm_datasets.models.torch_internals import inner_model
+from hnm_datasets.training.transformers_internals import add_default_callback, add_to_entry
 
 
 class Observed(NamedTuple):
@@ -107,17 +109,15 @@ class _LogNumbers(TrainerCallback):
             numbers |= self._of_generation
         added = {prefix + name: round(number, 4) for name, number in numbers.items()}
         logs |= added
-        # The trainer has already added the entry to its history.
-        state.log_history[-1] |= added
+        add_to_entry(state, added)
 
 
 def _unwrapped(model: Any) -> Any:
     """Return the model inside wrappers for several processes or for compilation."""
-    while (inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None)) is not None:
+    while (inner := inner_model(model)) is not None:
         model = inner
     return model
 
 
 # Added before the reporters, so that they also see the numbers.
-_DEFAULTS: list[Any] = trainers.DEFAULT_CALLBACKS
-_DEFAULTS.append(_LogNumbers)
+add_default_callback(_LogNumbers)

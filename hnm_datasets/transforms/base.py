@@ -25,8 +25,8 @@ from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import Ragged, kept_offsets
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
+from hnm_datasets.runtime.datasets_internals import calling_map, lazy_call, rows_of_empty_call
 from hnm_datasets.runtime.interrupts import explain_workers, interruptible
-from hnm_datasets.runtime.map_calls import calling_map, lazy_call, rows_of_empty_call
 from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.runtime.ray_batches import keep_name_of_step
 from hnm_datasets.runtime.workers import prepare_before_workers

@@ -1,4 +1,4 @@
-"""Reading the options of the `map` call that runs a step.
+"""Internals of `datasets`, which a new release may change.
 
 A function does not know which columns `map` will remove, and with formatted rows `map` cannot remove them correctly: if
 the function returns a dict of arrays, `map` merges it into the old columns, which may have another number of rows; if
@@ -8,11 +8,29 @@ call.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from datasets import Dataset, DatasetInfo
+from datasets.config import HF_DATASETS_DISABLE_PROGRESS_BARS
+from datasets.features.features import register_feature
+from datasets.splits import SplitDict, SplitInfo
+from datasets.table import MemoryMappedTable
+from datasets.utils import tqdm
+from datasets.utils.py_utils import convert_file_size_to_int
+
+__all__ = [
+    "HF_DATASETS_DISABLE_PROGRESS_BARS",
+    "MemoryMappedTable",
+    "SplitDict",
+    "SplitInfo",
+    "convert_file_size_to_int",
+    "register_feature",
+    "tqdm",
+]
 
 #: Formats that do not change the stored values, so that a step can read the stored table instead.
 _SHOWN_AS_STORED = ("arrow", "jax", "numpy", "pandas", "polars", "tensorflow", "torch")
@@ -104,3 +122,58 @@ def _outer(frame: FrameType) -> dict[str, Any]:
     merge = frame.f_locals["prepare_outputs"]
     cells = zip(merge.__code__.co_freevars, merge.__closure__, strict=True)
     return {name: cell.cell_contents for name, cell in cells if name in ("remove_columns", "shard")}
+
+
+class Call(NamedTuple):
+    """A `map` call in this process.
+
+    Attributes:
+        apply: The function that the call created to apply the step.
+        shared: A token that is the same in all workers of the call and unique to it; empty without workers.
+    """
+
+    apply: Callable[..., Any]
+    shared: str
+
+
+def current_call() -> Call | None:
+    """Return the call of `map` that the caller's caller runs in; None outside of `map`."""
+    apply: Callable[..., Any] | None = None
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        module, local = frame.f_globals.get("__name__"), frame.f_locals
+        if module in ("datasets.arrow_dataset", "datasets.iterable_dataset") and apply is None:
+            apply = local.get("apply_function")
+        if module == "datasets.utils.py_utils" and "queue" in local and apply is not None:
+            # The workers of a call return their rows through this queue.
+            return Call(apply, str(getattr(local["queue"], "_token", "")))
+        frame = frame.f_back
+    return None if apply is None else Call(apply, "")
+
+
+def fingerprint_of(rows: Dataset) -> str:
+    """Return the fingerprint by which `map` names cached results of a dataset."""
+    fingerprint: str = rows._fingerprint
+    return fingerprint
+
+
+def chosen_rows(rows: Dataset) -> list[int] | None:
+    """Return the numbers of the table's rows that a dataset selects, in its order; None: all rows."""
+    return None if rows._indices is None else rows._indices.column("indices").to_pylist()
+
+
+def transform_of(rows: Dataset) -> Any:
+    """Return the function of `set_transform`; None if there is none."""
+    return rows._format_kwargs.get("transform")
+
+
+def stored_rows(rows: Dataset, part: slice, columns: list[str]) -> pa.Table:
+    """Return columns of some rows as stored, ignoring the format of the dataset."""
+    return rows._getitem(part, format_type="arrow", format_columns=columns, format_kwargs={})
+
+
+def info_for_card(info: DatasetInfo) -> dict[str, Any]:
+    """Return features and splits as the YAML of a dataset card has them."""
+    # The only way to write features as YAML; `push_to_hub` of `datasets` uses it too.
+    written: dict[str, Any] = info._to_yaml_dict()
+    return written
