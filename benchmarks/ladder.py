@@ -62,6 +62,7 @@ from hnm_datasets.piloting.intervals import paired
 
 MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "recall@10": R @ 10, "recall@100": R @ 100}
 DEPTH = 100
+ALL_QUERIES = 10**9
 #: The arms in the plot.
 DRAWN = ("in-batch", "BM25", "dense", "dynamic", "dynamic, queries")
 Finding = dict[str, Any]
@@ -191,7 +192,8 @@ def train(data: Set, arm: Arm | None, seed: int, epochs: float, folder: Path) ->
 def table_name(run: Run, epochs: float) -> str:
     """Return the title of a table: the settings that its arms share."""
     hidden = f", {run.known} positive{'s' * (run.known > 1)} known" if run.known else ""
-    return f"{run.student}, {epochs:g} epoch{'s' * (epochs != 1)}{hidden}"
+    cut = f", {run.queries:,} queries" if run.queries < ALL_QUERIES else ""
+    return f"{run.student}, {epochs:g} epoch{'s' * (epochs != 1)}{cut}{hidden}"
 
 
 def arms_of(run: Run) -> list[str]:
@@ -355,7 +357,7 @@ if __name__ == "__main__":
             "teacher-tokens": option(128, "of a text that a minilm teacher reads"),
             "arms": option([], "only these", str),
             "known": option(0, "positives of each query that the training knows; 0: all"),
-            "queries": option(10**9, "train queries, at most"),
+            "queries": option(ALL_QUERIES, "train queries, at most"),
             "dev": option(500, "train queries that are kept from the training, at most a tenth of them"),
             "epochs": option(1.0),
             "batch": option(32),
