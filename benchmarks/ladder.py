@@ -1,4 +1,4 @@
-"""Is hard mining worth its cost? One student trained with different negatives, and nothing else different.
+"""Is hard mining worth its cost? One student, trained with different negatives and everything else equal.
 
     python benchmarks/ladder.py SET --epochs 1
     python benchmarks/ladder.py SET --student minilm-2 --tokens 64 --learning-rate 1e-4
