@@ -1,4 +1,4 @@
-"""Deletion of folders of the cache: never of one that a process uses, and never half of one."""
+"""Deletion of cache folders. A folder in use is kept, and a deletion never leaves half a folder under its name."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from hnm_datasets.storage.used import Readers
 
 
 def delete(folder: Path, root: Path, readers: Readers) -> str | None:
-    """Delete a folder of the cache, and return None; or leave it, and return why.
+    """Delete a cache folder and return None, or keep it and return the reason.
 
-    It is renamed, under the locks of those who write it, and then removed. If that is interrupted, the rest has a name
-    under which nothing is opened.
+    The folder is renamed while its writers' locks are held, and then removed. After an interruption, the rest has a
+    name that the library never opens.
 
     Args:
         folder: A folder that `folders_in` found.
-        root: The cache.
-        readers: Who reads in it.
+        root: The folder of the cache.
+        readers: The processes that read it.
     """
     below = [one for one in (folder, *folder.parents) if one != root and one.is_relative_to(root)]
     if links := [one for one in below if one.is_symlink()]:
@@ -45,7 +45,7 @@ def delete(folder: Path, root: Path, readers: Readers) -> str | None:
     except Timeout:
         return "a running process writes it"
     except FileNotFoundError:
-        return "it is gone already"
+        return "it no longer exists"
     except OSError as error:
         return f"it cannot be deleted: {error.strerror or error}"
     return None
@@ -60,20 +60,20 @@ def _read_by(processes: list[int]) -> str:
 
 
 def _aside_of(folder: Path, root: Path) -> Path:
-    """Return the name under which a folder is removed."""
+    """Return the name that a folder gets before it is removed."""
     if folder.parent.parent == root / "pushes":
         if folder.name.startswith("."):
             return folder
-        # Who saves there next would take the place of another name for the set before.
+        # The next save would treat any other name as the previous version of the dataset.
         aside = beside(folder, "new")
         shutil.rmtree(aside, ignore_errors=True)
         return aside
-    # A model for the workers of Ray has no name to be opened by either.
+    # The library never opens leftovers, nor models for Ray workers, by their names.
     return folder if leftover_of(folder) or folder.parent == root else new_leftover(folder)
 
 
 def _locks_of(folder: Path, root: Path) -> Iterator[Path]:
-    """Yield the locks that writers of a folder hold."""
+    """Yield the lock files that writers of a folder hold."""
     if folder.parent.parent == root / "pushes":
         saved = folder.name.removeprefix(".").removesuffix(".hnm_datasets.new")
         yield lock_of(folder.with_name(saved if folder.name.startswith(".") else folder.name).resolve())

@@ -1,7 +1,6 @@
 """The folders that the library keeps in the cache directory, found by their names and described by their `about.json`.
 
-Folders with other names than the library's belong to somebody else: they are neither listed nor deleted. Symbolic links
-are not followed.
+Folders with names that the library does not use are neither listed nor deleted. Symbolic links are not followed.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from hnm_datasets.storage.folders import leftover_of
 from hnm_datasets.storage.manifest import is_finished
 from hnm_datasets.storage.used import IN_USE, last_marked
 
-#: The kind of what killed runs and interrupted deletions have left.
+#: The kind of folders that killed runs and interrupted deletions left behind.
 UNFINISHED = "unfinished"
-#: Names made of content; some end in the number of a format.
+#: Names derived from content; some end in a format number.
 _NAME = re.compile(r"[0-9a-f]{32}(-\d+)?")
 _GENERATION = re.compile(r"\d{6}")
-#: A model that is saved for the workers of Ray.
+#: A model saved for Ray workers.
 _MODEL = re.compile(r"model\.\w{8}")
-#: Stores grow as long as they are used, and are never finished.
+#: Stores grow while they are used and have no final state.
 _STORES = ("vectors", "pair_scores")
 
 
@@ -39,13 +38,13 @@ class CachedFolder:
     """A folder in the cache.
 
     Attributes:
-        kind: The folder of the cache that it is in, such as `"bm25"`; `"unfinished"` of what a killed run has left.
-        what: What it holds, in words.
-        nbytes: The bytes of its files.
-        created: When it was made.
-        last_used: When it was last opened, to the hour; when it was made if that is not known.
-        path: Where it is.
-        about: What its `about.json` says; empty in folders of earlier versions.
+        kind: The subfolder of the cache, such as `"bm25"`; `"unfinished"` for folders that a killed run left behind.
+        what: A description of its content.
+        nbytes: The total size of its files in bytes.
+        created: The time of creation.
+        last_used: The time of the last use, to the hour; the time of creation if unknown.
+        path: The path of the folder.
+        about: The content of its `about.json`; empty in folders of earlier versions.
     """
 
     kind: str
@@ -58,7 +57,7 @@ class CachedFolder:
 
     @property
     def names(self) -> set[str]:
-        """What it can be called: its name, and the names and fingerprints of its corpus and its model."""
+        """The names that select it: its folder name, and the names and fingerprints of its corpus and model."""
         called = [self.about.get(one) for one in ("corpus_name", "model_name", "corpus", "model")]
         names = {name for one in called if isinstance(one, str) for name in (one, short_name(one))}
         return {self.path.name, *names} - {""}
@@ -75,14 +74,14 @@ def folders_in(root: Path) -> tuple[list[CachedFolder], list[Path]]:
     links: list[Path] = []
     for kind in (*KINDS, ""):
         for path in _own(root / kind, kind, links):
-            # A folder that another process deletes meanwhile is none.
+            # Another process may delete a folder meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 found.append(_described(path, kind))
     return found, links
 
 
 def _own(parent: Path, kind: str, links: list[Path]) -> Iterator[Path]:
-    """Yield the folders of a kind that the library has written; of no kind, the models for the workers of Ray."""
+    """Yield the folders of a kind that the library wrote; without a kind, the models for Ray workers."""
     if not kind:
         yield from (one for one in _directories(parent, []) if _MODEL.fullmatch(one.name) and (one / IN_USE).exists())
         return
@@ -91,7 +90,7 @@ def _own(parent: Path, kind: str, links: list[Path]) -> Iterator[Path]:
         return
     for path in _directories(parent, links):
         if kind == "pushes":
-            # A user or organization.
+            # The name of a user or organization.
             yield from (one for one in _directories(path, links) if (one / RECORD).is_file() or _set_beside(one))
             continue
         if _NAME.fullmatch(leftover_of(path) or path.name):
@@ -102,13 +101,13 @@ def _own(parent: Path, kind: str, links: list[Path]) -> Iterator[Path]:
 
 
 def _set_beside(path: Path) -> Path | None:
-    """Return the saved set that a folder beside it was to become; None: it is no such folder."""
+    """Return the dataset folder that an unfinished folder was written for; None for other folders."""
     saved = path.with_name(path.name.removeprefix(".").removesuffix(".hnm_datasets.new"))
     return saved if path == beside(saved, "new") else None
 
 
 def _directories(parent: Path, links: list[Path]) -> list[Path]:
-    """Return the folders in a folder, without links to such."""
+    """Return the subfolders of a folder, without symbolic links."""
     try:
         with os.scandir(parent) as entries:
             there = sorted(entries, key=lambda entry: entry.name)
@@ -144,11 +143,11 @@ def _is_whole(path: Path, kind: str) -> bool:
 
 def _what(about: dict[str, Any], path: Path, kind: str, *, is_whole: bool) -> str:
     if not kind:
-        return "a model for the workers of Ray, left by a run that was killed or is running"
+        return "a model for Ray workers, left by a killed run or in use by a running one"
     if kind == "pushes":
         return f"{KINDS[kind]}: {path.parent.name}/{path.name}"
     said = about.get("what")
-    # Somebody may have written anything there.
+    # The file may contain anything.
     words = said if isinstance(said, str) and said else _by_name(about, path, kind)
     if kind == "rows" and (mapped := len(list(path.glob("cache-*.arrow")))):
         words += f", {mapped} of these"
@@ -156,8 +155,8 @@ def _what(about: dict[str, Any], path: Path, kind: str, *, is_whole: bool) -> st
         return words
     if kind == "embeddings" and not leftover_of(path):
         done = len(list(path.glob("shards/*.done")))
-        return f"{words}; {count(done, 'shard')} finished, the same call resumes"
-    return f"{words}; left by a run that was killed or is running"
+        return f"{words}; {count(done, 'shard')} finished; repeat the same call to resume"
+    return f"{words}; left by a killed run or written by a running one"
 
 
 def _by_name(about: dict[str, Any], path: Path, kind: str) -> str:
@@ -169,7 +168,7 @@ def _by_name(about: dict[str, Any], path: Path, kind: str) -> str:
 
 
 def _time(seconds: float) -> datetime:
-    """Return a time with the zone of this machine, in which a person reads it."""
+    """Return a time in the time zone of this machine."""
     return datetime.fromtimestamp(seconds).astimezone()
 
 
@@ -177,13 +176,13 @@ def _created(about: dict[str, Any], path: Path, changed: float) -> float:
     try:
         return datetime.fromisoformat(about["created"]).timestamp()
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        # The manifest is the last file that is written; a store has none.
+        # The manifest is the last file to be written; a store has none.
         manifest = path / "manifest.json"
         return manifest.stat().st_mtime if manifest.exists() else changed
 
 
 def _size(folder: Path) -> tuple[int, float]:
-    """Return the bytes of all files in a folder, and when the last of them was changed; links are not followed."""
+    """Return the total size of the files in a folder, and the time of their last change. Links are not followed."""
     total, changed = 0, folder.stat().st_mtime
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -1,4 +1,4 @@
-"""The list of what the library keeps in the cache directory."""
+"""The list of the folders that the library keeps in the cache directory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from hnm_datasets.storage.used import Readers
 _AGE = re.compile(r"(\d+)([hdw])")
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 _SIZES = ("kB", "MB", "GB", "TB")
-#: Digits of a fingerprint that are enough to name it.
+#: The number of digits that identify a fingerprint.
 _DIGITS = 8
-#: Names that an error lists.
+#: The maximum number of names in an error.
 _SHOWN = 20
 
 
@@ -36,7 +36,7 @@ class Cached(Report):
 
     Args:
         root: The folder of the cache.
-        folders: Those that were asked for, in the order of their kinds.
+        folders: The listed folders, sorted by kind.
         total: The number of folders in the cache.
         links: Symbolic links in the cache. They are not followed, and their targets are not listed.
 
@@ -59,8 +59,8 @@ class Cached(Report):
     def __iter__(self) -> Iterator[CachedFolder]:
         return iter(self.folders)
 
-    def __getitem__(self, place: int) -> CachedFolder:
-        return self.folders[place]
+    def __getitem__(self, index: int) -> CachedFolder:
+        return self.folders[index]
 
     @property
     def nbytes(self) -> int:
@@ -128,11 +128,11 @@ class Cached(Report):
 
 @dataclass(frozen=True, repr=False)
 class Deletion:
-    """What a deletion did.
+    """The result of a deletion.
 
     Attributes:
-        deleted: The folders that are gone.
-        left: Those that are still there, each with the reason.
+        deleted: The deleted folders.
+        left: The folders that were kept, each with the reason.
     """
 
     deleted: Cached
@@ -159,8 +159,8 @@ def cached(
     rows in the kind `"rows"`, and are deleted with these rows.
 
     Args:
-        kind: Only folders of this kind, such as `"embeddings"`; `"unfinished"` for those that killed runs have left;
-            None: all.
+        kind: Only folders of this kind, such as `"embeddings"`; `"unfinished"` for folders that killed runs
+            left behind; None: all.
         name: Only folders with this name: a model or corpus as the list shows it, the name of a folder, or the
             fingerprint of a model or corpus. The first 8 digits of a folder name or fingerprint are enough. None: all.
         older_than: Only folders that have not been used for this time: `"12h"`, `"30d"` or `"2w"` (hours, days,
@@ -214,12 +214,12 @@ def _age(text: object) -> timedelta:
         age = timedelta(**{_UNITS[found[2]]: int(found[1])})
         _ = datetime.now(UTC) - age
     except OverflowError:
-        raise ValueError(f"cached: older_than={text!r} is longer ago than the calendar begins.") from None
+        raise ValueError(f"cached: older_than={text!r} is too long.") from None
     return age
 
 
 def _named(folders: list[CachedFolder], name: object, root: Path) -> list[CachedFolder]:
-    """Return the folders of a name; an error names those that there are."""
+    """Return the folders with a name. If there are none, raise an error that lists the existing names."""
     if not isinstance(name, str):
         raise TypeError(f"cached: name must be a text, got {name!r}.")
     begins = bool(re.fullmatch(rf"[0-9a-f]{{{_DIGITS},}}", name))
@@ -242,7 +242,7 @@ def _named(folders: list[CachedFolder], name: object, root: Path) -> list[Cached
 
 
 def size_in_words(nbytes: int) -> str:
-    """Write a number of bytes for a person.
+    """Format a number of bytes.
 
     Example:
         >>> size_in_words(999), size_in_words(1_234_567), size_in_words(20_000_000_000)

@@ -1,7 +1,7 @@
-"""What a folder of the cache holds, in plain words: `about.json` in it.
+"""`about.json`: a description of a cache folder in plain words.
 
-The file is written when the folder is finished, and is for people and for the list of the cache. Only embeddings read
-their own. No answer and no fingerprint depends on it.
+The file is written when the folder is complete. Users read it, and the list of the cache shows it. Only embeddings read
+their own file. No result and no fingerprint depends on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hnm_datasets.storage.writing import written_aside
 from hnm_datasets.version import __version__
 
 ABOUT = "about.json"
-#: The folders of the cache directory and what a folder in them holds.
+#: The subfolders of the cache directory, and the content of the folders in them.
 KINDS = {
     "corpora": "corpus",
     "rows": "rows made in memory, with the results of map",
@@ -40,22 +40,22 @@ KINDS = {
     "live": "candidates of live rows",
     "pushes": "folder written for the Hub",
 }
-#: What a folder shares with the folder that it was made of.
+#: The facts that a folder inherits from the folder it was built from.
 _SHARED = ("corpus", "corpus_name", "passages", "model", "model_name")
 
 
 @dataclass(frozen=True)
 class About:
-    """What a folder of the cache holds.
+    """The description of a cache folder.
 
     Attributes:
         kind: A key of `KINDS`.
-        made_by: The public name of what made it.
-        detail: What distinguishes it from others of its kind, in a few words; may be empty.
-        of: The folder of the cache that it was made of, whose corpus and model are also its own.
-        facts: More about it. `corpus` and `model` are fingerprints, `corpus_name` and `model_name` are names, and
+        made_by: The public name of the step or function that created it.
+        detail: A few words that distinguish it from others of its kind; may be empty.
+        of: The cache folder that it was built from, which has the same corpus and model.
+        facts: Further facts. `corpus` and `model` are fingerprints, `corpus_name` and `model_name` are names, and
             `passages` is a number.
-        options: What it was made with.
+        options: The options that it was created with.
 
     Example:
         >>> about = About("bm25", "BM25Index", facts={"passages": 12, "corpus_name": "BeIR/scifact"})
@@ -71,11 +71,11 @@ class About:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
-        """Return what the file says, as JSON values."""
+        """Return the content of the file as JSON values."""
         facts = dict(self.facts)
         if self.of is not None:
             shared = {name: value for name, value in read_about(self.of).items() if name in _SHARED}
-            # A folder of an earlier version has no file, and a corpus is named by its fingerprint.
+            # A folder of an earlier version has no file. A corpus is then identified by its fingerprint.
             own = {"corpus": self.of.name} if self.of.parent.name == "corpora" else {}
             facts = {"made_of": f"{self.of.parent.name}/{self.of.name}"} | own | shared | facts
         options = {"options": {name: _plain(value) for name, value in self.options.items()}} if self.options else {}
@@ -90,13 +90,13 @@ class About:
         }
 
     def write(self, folder: Path) -> None:
-        """Write the file into a folder."""
+        """Write the file to a folder."""
         with written_aside(folder / ABOUT) as aside:
             aside.write_text(json.dumps(self.content(), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Return what the file in a folder says; nothing if there is none, or a damaged one."""
+    """Return the content of the file in a folder; empty if it is missing or damaged."""
     try:
         return read_object(folder / ABOUT)
     except (OSError, ValueError):
@@ -104,7 +104,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def in_words(kind: str, facts: Mapping[str, Any], detail: str = "") -> str:
-    """Say in one line what a folder holds.
+    """Describe the content of a folder in one line.
 
     Example:
         >>> in_words("dense", {"corpus": "1f2e3d4c5b6a7980", "model_name": "all-MiniLM-L6-v2"}, "IVF64,Flat")
@@ -127,7 +127,7 @@ def in_words(kind: str, facts: Mapping[str, Any], detail: str = "") -> str:
 
 
 def short_name(name: object) -> str:
-    """Return what a list calls a model or corpus: of a path only its end.
+    """Return the name of a model or corpus for lists: only the end of a path.
 
     Example:
         >>> short_name("/home/me/runs/minilm/checkpoint-500"), short_name("BeIR/scifact"), short_name(None)

@@ -1,4 +1,4 @@
-"""When a folder of the cache was last used, and which processes use it now."""
+"""The last use of cache folders, and the processes that use them now."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import os
 import time
 from pathlib import Path
 
-#: An empty file whose time is that of the last use.
+#: An empty file with the time of the last use.
 _MARK = ".used"
 #: The lock in a temporary folder that other processes read.
 IN_USE = "in_use.lock"
-#: Seconds after which a use is noted again.
+#: The minimum number of seconds between two updates.
 _HOUR = 3600
 
 
 def mark_used(folder: Path) -> None:
-    """Note that a folder was opened, at most once an hour; a folder that cannot be written stays as it is."""
+    """Record that a folder was opened, at most once an hour. Folders that cannot be written are skipped."""
     mark = folder / _MARK
     with contextlib.suppress(OSError):
         try:
-            is_noted = time.time() - mark.stat().st_mtime < _HOUR
+            is_recent = time.time() - mark.stat().st_mtime < _HOUR
         except FileNotFoundError:
-            is_noted = False
-        if not is_noted:
+            is_recent = False
+        if not is_recent:
             mark.touch()
 
 
 def last_marked(folder: Path) -> float | None:
-    """Return when a folder, or a folder in it, was last noted as used, in seconds since 1970; None: never."""
+    """Return the last recorded use of a folder or its subfolders, in seconds since 1970; None if there is none."""
     times = []
     for mark in (folder / _MARK, *folder.glob(f"*/{_MARK}")):
         with contextlib.suppress(OSError):
@@ -37,19 +37,19 @@ def last_marked(folder: Path) -> float | None:
 
 
 class Readers:
-    """The processes that have mapped files below a folder, as far as the system shows them.
+    """The processes that have files below a folder memory-mapped.
 
-    Linux lists them in `/proc`, those of other users only to root. Elsewhere none are known.
+    Linux lists them in `/proc`; processes of other users are visible only to root. Other systems show none.
 
     Args:
-        root: The folder, as it is read now.
+        root: The folder.
     """
 
     def __init__(self, root: Path) -> None:
         inside = b" " + _as_listed(root)
         self._mapped: dict[int, set[bytes]] = {}
         for maps in Path("/proc").glob("[0-9]*/maps"):
-            # It may have ended, or be another user's.
+            # The process may have ended, or belong to another user.
             with contextlib.suppress(OSError):
                 lines = maps.read_bytes().split(b"\n")
                 files = {line[line.index(inside) + 1 :] for line in lines if inside in line}
@@ -57,12 +57,12 @@ class Readers:
                     self._mapped[int(maps.parent.name)] = files
 
     def of(self, folder: Path) -> list[int]:
-        """Return the ids of the processes that have mapped files of a folder below."""
+        """Return the ids of the processes that have files of a subfolder mapped."""
         inside = _as_listed(folder)
         return sorted(process for process, files in self._mapped.items() if any(f.startswith(inside) for f in files))
 
 
 def _as_listed(folder: Path) -> bytes:
-    """Return how the paths of the files in a folder begin in a list of what is mapped."""
-    # An octal number stands for a line break.
+    """Return the prefix of the paths of files in a folder, as `/proc` lists them."""
+    # Line breaks are written as octal numbers.
     return os.fsencode(folder.resolve()).replace(b"\n", rb"\012") + b"/"

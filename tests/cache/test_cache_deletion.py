@@ -201,7 +201,7 @@ def test_a_folder_that_is_gone_meanwhile(root):
     folder = make(root)
     found = cached(cache_folder=root)
     shutil.rmtree(folder)
-    assert str(found.delete()) == f"0 folders deleted, 0 bytes freed.\nLeft: {folder}: it is gone already."
+    assert str(found.delete()) == f"0 folders deleted, 0 bytes freed.\nLeft: {folder}: it no longer exists."
 
 
 def test_a_folder_that_became_a_link_is_left(root):

@@ -252,8 +252,8 @@ def test_unfinished_folders_are_a_kind_of_their_own(tmp_path):
     found = cached("unfinished", cache_folder=tmp_path)
     assert paths(found) == {left, emptied, ray}
     said = {folder.path: folder.what for folder in found}
-    assert said[left] == "BM25 index; left by a run that was killed or is running"
-    assert said[emptied] == "passage vectors of 9 passages by m; 1 shard finished, the same call resumes"
+    assert said[left] == "BM25 index; left by a killed run or written by a running one"
+    assert said[emptied] == "passage vectors of 9 passages by m; 1 shard finished; repeat the same call to resume"
     assert paths(cached("bm25", cache_folder=tmp_path)) == {whole}
     assert len(cached("embeddings", cache_folder=tmp_path)) == 0
 
@@ -316,7 +316,7 @@ def test_wrong_options_are_told_with_what_there_is(tmp_path):
     for age in ("30", "30 d", "d", "-1d", "1m", "", "1.5d"):
         with pytest.raises(ValueError, match="hours, days or weeks"):
             cached(older_than=age, cache_folder=tmp_path)
-    with pytest.raises(ValueError, match="calendar"):
+    with pytest.raises(ValueError, match="too long"):
         cached(older_than="99999999w", cache_folder=tmp_path)
     with pytest.raises(TypeError, match="older_than must be a text"):
         cached(older_than=30, cache_folder=tmp_path)
