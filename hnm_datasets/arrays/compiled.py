@@ -48,34 +48,54 @@ def compiled(function: F) -> F:
     try:
         keep_in(dispatcher, _cache_of(function))
     except RuntimeError:
-        keep_in(dispatcher, _NoCache())
+        keep_in(dispatcher, _NoCache(function))
     return dispatcher  # type: ignore[no-any-return]
 
 
-@functools.cache
-def _warn(how_often: str) -> None:
-    """Log once per process, but not in workers of a pool, why the first call takes longer."""
-    if any(module.parent_process() is not None for module in (multiprocessing, multiprocess)):
+#: The messages that this process has logged.
+_logged: set[str] = set()
+
+
+def _warn(part: str, how_often: str) -> None:
+    """Log once per process, but not in workers of a pool, why the first call takes longer.
+
+    Args:
+        part: The module of the first function that is compiled.
+        how_often: How often its functions are compiled.
+    """
+    if how_often in _logged or any(one.parent_process() is not None for one in (multiprocessing, multiprocess)):
         return
-    logger.warning("Compiling loops, which takes some seconds, %s.", how_often)
+    _logged.add(how_often)
+    logger.warning(
+        "Compiling the loops of %s, and of other parts when they are first used. This takes some seconds, %s.",
+        part,
+        how_often,
+    )
 
 
 class _NoCache(NullCache):  # type: ignore[misc]
     """A cache that stores nothing."""
 
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.part = function.__module__
+
     def load_overload(self, sig: Any, target_context: Any) -> None:
         """Return None."""
-        _warn("in each process. To cache them, set NUMBA_CACHE_DIR to a folder that you own")
+        _warn(self.part, "in each process. To cache the compiled code, set NUMBA_CACHE_DIR to a folder that you own")
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
     """Numba's cache, which ignores write errors."""
 
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self.part = function.__module__
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return compiled code, or None if it is not cached."""
         found = super().load_overload(sig, target_context)
         if found is None:
-            _warn("once on this machine")
+            _warn(self.part, "once per part on this machine: the compiled code is cached")
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
