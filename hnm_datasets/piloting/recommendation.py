@@ -80,8 +80,9 @@ def _sentence(
     found = differences[chosen]
     if found is not None:
         return (
-            f"Take {chosen!r}: it is the cheapest strategy within one standard error of the best. Its {measure} is "
-            f"{100 * means[chosen]:.1f}, that of {best!r} is {100 * means[best]:.1f} (difference {shown(found)})."
+            f"Take {chosen!r}: it needs the least model compute of the strategies within one standard error of the "
+            f"best. Its {measure} is {100 * means[chosen]:.1f}, that of {best!r} is {100 * means[best]:.1f} "
+            f"(difference {shown(found)})."
         )
     others = [name for name in within if name != chosen]
     if len(means) == 1:
@@ -93,7 +94,7 @@ def _sentence(
         )
     return (
         f"Take {chosen!r}: it has the best {measure}, {100 * means[chosen]:.1f}, and the strategies within one "
-        f"standard error of it cost no less ({', '.join(map(repr, others))})."
+        f"standard error of it need no less model compute ({', '.join(map(repr, others))})."
     )
 
 

@@ -90,20 +90,20 @@ NOISE = np.tile([0.01, -0.01], (1, 50))
         (
             {"a": 0.5, "b": 0.5001},
             [1, 1],
-            "Take 'b': it has the best nDCG@10, 50.0, and the strategies within one standard error of it cost no less "
-            "('a').",
+            "Take 'b': it has the best nDCG@10, 50.0, and the strategies within one standard error of it need no less "
+            "model compute ('a').",
         ),
         (
             {"a": 0.5, "b": 0.5001},
             [0, 1],
-            "Take 'a': it is the cheapest strategy within one standard error of the best. Its nDCG@10 is 50.0, that of "
-            "'b' is 50.0 (difference -0.0 (-0.4 to +0.4)).",
+            "Take 'a': it needs the least model compute of the strategies within one standard error of the best. Its "
+            "nDCG@10 is 50.0, that of 'b' is 50.0 (difference -0.0 (-0.4 to +0.4)).",
         ),
         (
             {"a": 0.5, "b": 0.5001, "c": 0.1, "d": 0.2},
             [0, 1, 0, 0],
-            "Take 'a': it is the cheapest strategy within one standard error of the best. Its nDCG@10 is 50.0, that of "
-            "'b' is 50.0 (difference -0.0 (-0.4 to +0.4)).",
+            "Take 'a': it needs the least model compute of the strategies within one standard error of the best. Its "
+            "nDCG@10 is 50.0, that of 'b' is 50.0 (difference -0.0 (-0.4 to +0.4)).",
         ),
     ],
     ids=["one", "clear", "best", "cheapest", "cheapest of several"],
