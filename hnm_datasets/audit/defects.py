@@ -296,7 +296,7 @@ DEFECTS = (
     Defect(
         "near-duplicates-of-positives",
         "negatives whose text is nearly the same as a positive",
-        "drop them with DropNearDuplicates",
+        "read the examples: drop copies with DropNearDuplicates; texts that share only a template can stay",
         in_sample=_near_positives,
     ),
     Defect(
@@ -323,7 +323,12 @@ DEFECTS = (
         "check them: they are often titles, boilerplate or uninformative text; draw negatives with SampleNegatives",
         in_all=find_hubs,
     ),
-    Defect("no-negatives", "rows without a negative", "mine with a larger k, or drop them", in_batch=_no_negatives),
+    Defect(
+        "no-negatives",
+        "rows without a negative",
+        "use a weaker filter or a larger k, or drop them",
+        in_batch=_no_negatives,
+    ),
     Defect("no-positives", "rows without a positive", "drop them, or annotate positives", in_batch=_no_positives),
     Defect(
         "unknown-passages",
