@@ -64,7 +64,8 @@ def mine(
           BM25Negatives(k=4)     1           0      4        0      -     4    +0.134  50.0%          1      0      0
           RankWindow(min=2)      1           4      -        1  25.0%     3   -0.0651  33.3%          1      0      -
           ToTriplets             1           3      -        0   0.0%     3   -0.0651  33.3%          3      0      0
-          hardness: candidates' mean score minus their positives', by the retriever; above: share that scores higher.
+          hardness: candidates' mean score minus their positives', by the retriever; closer to 0 or above it is harder.
+          above: share scoring higher; empty: rows without candidates (of a shape: dropped); short: fewer than k or n.
         >>> triplets.column_names
         ['anchor', 'positive', 'negative']
     """

@@ -140,7 +140,7 @@ class MiningReport(Report):
         return Table("", tuple(shown), tuple(zip(*shown.values(), strict=True)), note="\n".join(self._notes()))
 
     def _notes(self) -> list[str]:
-        notes = self._hardness_notes()
+        notes = self._column_notes()
         for number_of_step, one in enumerate(self.steps):
             if one.after_unrecorded:
                 notes.append(f"Before {one.name}, the rows were mined or changed by operations that are not recorded.")
@@ -157,16 +157,20 @@ class MiningReport(Report):
                 notes.append(f"{one.name}: {one.padding:,} negatives are padding, repeated from the same row.")
         return notes
 
-    def _hardness_notes(self) -> list[str]:
+    def _column_notes(self) -> list[str]:
+        rows = "empty: rows without candidates (of a shape: dropped)"
+        if any(one.short is not None for one in self.steps):
+            rows += "; short: fewer than k or n"
         scored = [(one.name, _scorer(one.hardness.by)) for one in self.steps if one.hardness]
         if not scored:
-            return []
+            return [f"{rows}."]
         # Scorers have different units, so the note names each change of the scorer.
         by = [name for _, name in scored]
         changes = [f", from {step} on by {new}" for (step, new), old in zip(scored[1:], by, strict=False) if new != old]
         return [
-            f"hardness: candidates' mean score minus their positives', by {by[0]}{''.join(changes)}; above: share that "
-            f"scores higher."
+            f"hardness: candidates' mean score minus their positives', by {by[0]}{''.join(changes)}; closer to 0 or "
+            f"above it is harder.",
+            f"above: share scoring higher; {rows}.",
         ]
 
 

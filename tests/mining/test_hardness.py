@@ -93,7 +93,7 @@ def test_the_teacher_counts_where_the_rows_have_its_scores(corpus):
     check(report.steps[-1].hardness, margins_of(mined, "teacher_"), "teacher")
     assert (
         "hardness: candidates' mean score minus their positives', by the retriever, from teach on by the "
-        "teacher; above: share that scores higher." in repr(report)
+        "teacher; closer to 0 or above it is harder." in repr(report)
     )
 
 

@@ -11,6 +11,7 @@ from hnm_datasets import (
     FuseNegatives,
     MiningReport,
     RandomNegatives,
+    RankWindow,
     SampleNegatives,
     TeacherThreshold,
     ToNTuples,
@@ -39,6 +40,13 @@ def test_the_table_shows_each_step(report):
     assert f"{report.steps[-1].padding} negatives are padding" in lines[-1]
     assert "<table>" in report._repr_html_()
     assert report.to_markdown().startswith("| step | rows |")
+
+
+def test_the_footer_explains_the_columns_that_are_shown(report, corpus):
+    rows = "empty: rows without candidates (of a shape: dropped)"
+    assert f"  above: share scoring higher; {rows}; short: fewer than k or n." in repr(report).splitlines()
+    unscored = make_rows().map(RandomNegatives(corpus, k=2), batched=True).remove_columns("negative_scores")
+    assert f"  {rows}." in repr(MiningReport.of(mine(unscored, [RankWindow(2)]))).splitlines()
 
 
 def test_names_of_others_are_shown_and_not_obeyed():
