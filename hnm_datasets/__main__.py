@@ -92,9 +92,8 @@ def run_pilot(options: argparse.Namespace) -> None:
     from hnm_datasets.piloting.run import pilot
     from hnm_datasets.transforms.scorers.cross_encoder import CrossEncoderScores
 
-    if options.output is not None:
-        # Check this first, because a pilot takes minutes.
-        check_matplotlib("pilot --output")
+    # Warn first, because a pilot takes minutes.
+    draws = options.output is not None and _can_draw()
     corpus, rows = read_queries(options.folder, options.split)
     teacher = None if options.teacher is None else CrossEncoderScores(corpus, options.teacher)
     found = pilot(
@@ -108,8 +107,19 @@ def run_pilot(options: argparse.Namespace) -> None:
             aside.write_text(json.dumps(found.to_dict(), indent=1))
         with written_aside(options.output / "pilot.md") as aside:
             aside.write_text(found.to_markdown() + "\n")
-        with written_aside(options.output / "pilot.png") as aside:
-            plot_pilot(found).savefig(aside, format="png")
+        if draws:
+            with written_aside(options.output / "pilot.png") as aside:
+                plot_pilot(found).savefig(aside, format="png")
+
+
+def _can_draw() -> bool:
+    """Return whether matplotlib is installed; print a warning with the install command if it is not."""
+    try:
+        check_matplotlib("pilot.png")
+    except ImportError as error:
+        print(f"warning: the picture is skipped: {error}", file=sys.stderr)  # noqa: T201
+        return False
+    return True
 
 
 def read_queries(folder: str, split: str) -> tuple[Corpus, Dataset]:

@@ -96,10 +96,32 @@ def test_pilot_of_a_saved_set_takes_its_queries_and_corpus(tmp_path, capsys):
     assert "save_mined(corpus=...)" in capsys.readouterr().err
 
 
-def test_a_pilot_that_cannot_draw_says_so_before_it_begins(tmp_path, capsys, monkeypatch):
+def test_a_pilot_that_cannot_draw_warns_before_it_begins_and_writes_the_rest(tmp_path, capsys, monkeypatch):
+    class Found:
+        def to_dict(self):
+            return {"sample": 60}
+
+        def to_markdown(self):
+            return "Take 'BM25'."
+
+    def pilot(*_, **__):
+        assert "warning: the picture is skipped: pilot.png needs matplotlib" in capsys.readouterr().err
+        return Found()
+
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["pilot", str(tmp_path / "nowhere"), "--output", str(tmp_path / "found")]) == 1
-    assert "pip install 'hnm-datasets[plots]'" in capsys.readouterr().err
+    monkeypatch.setattr("hnm_datasets.piloting.run.pilot", pilot)
+    sample = Path(hnm_datasets.__file__).parent / "sample" / "medquad"
+    assert main(["pilot", str(sample), "--output", str(tmp_path / "found")]) == 0
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["pilot.json", "pilot.md"]
+
+
+@pytest.mark.parametrize("file", ["train.parquet", "train.jsonl"])
+@pytest.mark.parametrize("command", ["pilot", "audit"])
+def test_a_folder_of_pairs_is_told_how_to_read_them(command, file, tmp_path, capsys):
+    rows = Dataset.from_dict({"row_id": [1, 2], "reply": ["A.", "B."], "question": ["a?", "b?"]})
+    (rows.to_parquet if file.endswith("parquet") else rows.to_json)(tmp_path / file)
+    assert main([command, str(tmp_path)]) == 1
+    assert "If these are pairs: from_pairs(dataset, 'question', 'reply'), then" in capsys.readouterr().err
 
 
 def test_help_names_all_commands():

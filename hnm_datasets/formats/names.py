@@ -57,16 +57,33 @@ def ordered_layout(
     Raises:
         KeyError: There is no column of queries or of positives.
     """
-    others = [name for name in names if name not in negatives and not _NO_TEXTS.fullmatch(name)]
-    query = _first(_QUERY_NAMES, others) or _first(others, others)
-    others = [name for name in others if name != query]
-    positive = _first(_POSITIVE_NAMES, others) or _first(others, others)
+    query, positive = _query_and_positive([name for name in names if name not in negatives])
     if query is None or positive is None:
         raise KeyError(
             f"{owner}: the format {format.name!r} was recognized by {(*negatives, label)[0]!r}, but it also needs a "
             f"column of queries and a column of {'passages' if label else 'positives'}; the dataset has {list(names)}."
         )
     return Layout(format, query, _first(_QUERY_ID_NAMES, names), (positive,), negatives, label, names)
+
+
+def from_pairs_hint(names: Sequence[str]) -> str:
+    """Return how to read a dataset as pairs, with its columns if exactly two of them can hold texts.
+
+    Example:
+        >>> from_pairs_hint(["id", "question", "answer"])
+        "If these are pairs: from_pairs(dataset, 'question', 'answer'), then mine or pilot in Python."
+    """
+    texts = [name for name in names if not _NO_TEXTS.fullmatch(name)]
+    columns = map(repr, _query_and_positive(texts)) if len(texts) == 2 else ("query_column", "positive_column")
+    return f"If these are pairs: from_pairs(dataset, {', '.join(columns)}), then mine or pilot in Python."
+
+
+def _query_and_positive(names: Sequence[str]) -> tuple[str | None, str | None]:
+    """Find the columns of queries and positives by common names, or else by order."""
+    others = [name for name in names if not _NO_TEXTS.fullmatch(name)]
+    query = _first(_QUERY_NAMES, others) or _first(others, others)
+    others = [name for name in others if name != query]
+    return query, _first(_POSITIVE_NAMES, others) or _first(others, others)
 
 
 def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:

@@ -9,6 +9,7 @@ from hnm_datasets.formats.dpr import DPR
 from hnm_datasets.formats.flagembedding import FLAGEMBEDDING
 from hnm_datasets.formats.labeled import LABELED_LISTS, LABELED_PAIRS
 from hnm_datasets.formats.mined import MINED
+from hnm_datasets.formats.names import from_pairs_hint
 from hnm_datasets.formats.tevatron import TEVATRON
 from hnm_datasets.formats.tuples import N_TUPLES, TRIPLETS
 
@@ -38,7 +39,7 @@ def recognize(names: Sequence[str], owner: str) -> Layout:
         layout = format.recognize(columns, owner)
         if layout is not None:
             return layout
-    remedy = "Rename the columns."
+    remedy = f"Rename the columns. {from_pairs_hint(columns)}"
     if {"score", "scores"} & set(columns):
         remedy = "Scores without labels do not distinguish positives from negatives."
     known = ", ".join(f"{format.name} ({format.columns})" for format in FORMATS.values())

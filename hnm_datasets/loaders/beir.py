@@ -11,12 +11,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
 
 from hnm_datasets import checks
 from hnm_datasets.columns import QUERY_ID
 from hnm_datasets.corpus.passages import Corpus, corpus_of
 from hnm_datasets.corpus.source import Source
 from hnm_datasets.corpus.text import is_blank
+from hnm_datasets.formats.names import from_pairs_hint
 from hnm_datasets.loaders.columns import standard_passages, standard_queries
 from hnm_datasets.loaders.configurations import has_configurations, read_configurations
 from hnm_datasets.loaders.qrels import (
@@ -81,7 +83,7 @@ def load_beir(
     elif source.exists() and not (source.is_dir() and has_configurations(source)):
         raise FileNotFoundError(
             f"{source} is not in BEIR's format: it has neither corpus.jsonl (with queries.jsonl and qrels/{split}.tsv) "
-            f"nor corpus.parquet (with queries.parquet and qrels.parquet)."
+            f"nor corpus.parquet (with queries.parquet and qrels.parquet). {from_pairs_hint(_columns_in(source))}"
         )
     else:
         passages, queries, qrels = read_configurations(str(path), split, config)
@@ -132,6 +134,15 @@ def _read_qrels(folder: Path, split: str) -> pa.Table:
         )
     path = files[split]
     return _read(path).with_format("arrow")[:] if path.suffix == ".jsonl" else _read_tsv(path)
+
+
+def _columns_in(folder: Path) -> list[str]:
+    """Return the columns of the data files in a folder, from the first row; nothing if it has none."""
+    try:
+        streams = load_dataset(str(folder), streaming=True)
+        return list(next(iter(next(iter(streams.values())))))
+    except (OSError, ValueError, StopIteration, DatasetsError):
+        return []
 
 
 def _read_tsv(path: Path) -> pa.Table:

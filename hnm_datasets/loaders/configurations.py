@@ -21,6 +21,7 @@ from hnm_datasets.arrays.arrow import is_list, type_name
 from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import QUERY, QUERY_ID
+from hnm_datasets.formats.names import from_pairs_hint
 from hnm_datasets.loaders.columns import standard_passages, standard_queries
 from hnm_datasets.loaders.qrels import qrels_table
 
@@ -167,7 +168,7 @@ def _read_miracl(repository: _Repository, split: str, config: str | None) -> tup
         raise FileNotFoundError(
             f"{repository.source} is neither in BEIR's format, with the configurations 'corpus' and 'queries' (it has "
             f"{repository.names}), nor in MIRACL's, with the columns 'query_id', 'query', 'positive_passages' and "
-            f"'negative_passages' ({config!r} has {rows.column_names})."
+            f"'negative_passages' ({config!r} has {rows.column_names}). {from_pairs_hint(rows.column_names)}"
         )
     rows = repository.load(config, split)
     queries = standard_queries(rows, (QUERY_ID,), (QUERY,))

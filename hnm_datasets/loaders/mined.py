@@ -14,7 +14,7 @@ from hnm_datasets.corpus.passages import Corpus, corpus_of
 from hnm_datasets.corpus.source import Source, name_of
 from hnm_datasets.corpus.text import is_blank
 from hnm_datasets.formats import msmarco
-from hnm_datasets.formats.base import Layout, QueryRows, Side
+from hnm_datasets.formats.base import QueryRows, Side
 from hnm_datasets.formats.conversion import convert
 from hnm_datasets.formats.fields import id_array
 from hnm_datasets.formats.mined import MINED
@@ -88,7 +88,7 @@ def _read(dataset: Dataset) -> Iterator[QueryRows]:
     """Read the rows in chunks."""
     if not len(dataset):
         raise ValueError(f"{_STEP}: the dataset is empty: it needs at least one row.")
-    layout = None if msmarco.is_by_system(dataset) else _recognized(dataset)
+    layout = None if msmarco.is_by_system(dataset) else recognize(dataset.column_names, _STEP)
     if layout is None or layout.format.needs_corpus:
         raise ValueError(
             f"{_STEP}: the rows contain ids of passages, but not their texts. Create the corpus with load_beir or "
@@ -98,13 +98,6 @@ def _read(dataset: Dataset) -> Iterator[QueryRows]:
     columns = dataset.select_columns([name for name in layout.names if name in used]).with_format("arrow")
     for table in iter_with_bar(columns, _ROWS, "Reading mined rows"):
         yield layout.read(Batch(table, _STEP))
-
-
-def _recognized(dataset: Dataset) -> Layout:
-    try:
-        return recognize(dataset.column_names, _STEP)
-    except KeyError as error:
-        raise KeyError(f"{error.args[0]} For pairs without negatives, use from_pairs.") from None
 
 
 class _Passages:

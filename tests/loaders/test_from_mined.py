@@ -200,7 +200,11 @@ ALONE = "ids of passages, but not their texts.*load_beir or Corpus.from_dataset,
     [
         ({"query": ["a?"], "positive_ids": [["1"]], "negative_ids": [["2"]]}, ValueError, ALONE),
         ({"qid": [1], "pos": [[2]], "neg": [{"bm25": [3]}]}, ValueError, ALONE),
-        ({"query": ["a?"], "answer": ["A."]}, KeyError, "no format of mined data.*For pairs without negatives"),
+        (
+            {"query": ["a?"], "answer": ["A."]},
+            KeyError,
+            r"no format of mined data.*from_pairs\(dataset, 'query', 'answer'\)",
+        ),
         ({"query": ["a?"], "neg": [["x"]]}, KeyError, r"its columns \['pos'\] are missing"),
         ({name: [] for name in FLAG}, ValueError, "the dataset is empty"),
         (FLAG | {"neg": [["x"], ["y", " "]]}, ValueError, "passage of the query 'b[?]' is empty. Remove such passages"),
