@@ -111,19 +111,31 @@ class Cached(Report):
         if not self.folders and not self.links:
             return []
         names = ("kind", "what", "size", "created", "last used", "path") if self.folders else ()
+        groups = self._groups()
         rows = tuple(
             (
-                folder.kind,
-                folder.what,
-                size_in_words(folder.nbytes),
-                f"{folder.created:%Y-%m-%d}",
-                f"{folder.last_used:%Y-%m-%d %H:%M}",
-                str(folder.path.relative_to(self.root)),
+                group[0].kind,
+                group[0].what,
+                size_in_words(sum(folder.nbytes for folder in group)),
+                f"{min(folder.created for folder in group):%Y-%m-%d}",
+                f"{max(folder.last_used for folder in group):%Y-%m-%d %H:%M}",
+                str(group[0].path.relative_to(self.root)) if len(group) == 1 else f"{len(group):,} folders",
             )
-            for folder in self.folders
+            for group in groups
         )
-        note = "\n".join(f"{link} is a link and is not followed." for link in self.links)
-        return [Table("", names, rows, note)]
+        notes = [f"{link} is a link and is not followed." for link in self.links]
+        if len(groups) < len(self):
+            notes.append("Folders with the same description share a line. A list of one kind shows each of them.")
+        return [Table("", names, rows, "\n".join(notes))]
+
+    def _groups(self) -> list[list[CachedFolder]]:
+        """Group folders with the same kind and description, unless all folders are of one kind."""
+        if len({folder.kind for folder in self.folders}) == 1:
+            return [[folder] for folder in self.folders]
+        groups: dict[tuple[str, str], list[CachedFolder]] = {}
+        for folder in self.folders:
+            groups.setdefault((folder.kind, folder.what), []).append(folder)
+        return list(groups.values())
 
 
 @dataclass(frozen=True, repr=False)

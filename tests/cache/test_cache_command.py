@@ -39,6 +39,21 @@ def test_the_list(root, capsys):
     assert capsys.readouterr().out == f"None of 2 folders in {root}\n"
 
 
+def test_folders_with_the_same_description_share_a_line_unless_one_kind_is_listed(root, capsys):
+    folders = [make(root, which=which, age=which) for which in range(3)]
+    dense = make(root, "dense")
+    assert main(["cache"]) == 0
+    printed = capsys.readouterr().out
+    (line,) = [line.split() for line in printed.splitlines() if line.startswith("  bm25")]
+    assert line[-2:] == ["3", "folders"]
+    assert f"dense/{dense.name}" in printed
+    assert "A list of one kind shows each of them." in printed
+    assert main(["cache", "--kind", "bm25"]) == 0
+    printed = capsys.readouterr().out
+    assert all(folder.name in printed for folder in folders)
+    assert "share a line" not in printed
+
+
 def test_a_deletion_shows_and_asks(root, capsys, monkeypatch):
     folder, other = make(root, age=40), make(root, which=1)
     for said in ("n\n", "\n", "no\n"):

@@ -203,7 +203,7 @@ ALONE = "ids of passages, but not their texts.*load_beir or Corpus.from_dataset,
         (
             {"query": ["a?"], "answer": ["A."]},
             KeyError,
-            r"no format of mined data.*from_pairs\(dataset, 'query', 'answer'\)",
+            r"no format .*from_pairs\(dataset, 'query', 'answer'\)",
         ),
         ({"query": ["a?"], "neg": [["x"]]}, KeyError, r"its columns \['pos'\] are missing"),
         ({name: [] for name in FLAG}, ValueError, "the dataset is empty"),
