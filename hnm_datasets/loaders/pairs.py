@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.storage.digests import digest_strings, hexadecimals
 from hnm_datasets.terminal import printable
 
+logger = logging.getLogger(__name__)
+
 
 def from_pairs(
     dataset: Rows,
@@ -34,7 +37,8 @@ def from_pairs(
 
     The corpus consists of the distinct texts in `passages` and of the positives. The id of a passage is a hash of its
     text. All pairs of a query become one row with several positives. Queries that differ only in Unicode form, case or
-    whitespace stay separate rows; `pool_positives` adds the positives of the other rows to each.
+    whitespace stay separate rows; `pool_positives` adds the positives of the other rows to each. A warning reports the
+    numbers of merged pairs and passages.
 
     Args:
         dataset: One (query, relevant text) pair per row: a `Dataset`, a data frame, an Arrow table, a list of dicts or
@@ -103,10 +107,25 @@ def from_pairs(
         offsets_of(np.bincount(distinct["query"], minlength=len(queries.dictionary))),
         ids.take(pa.array(distinct["passage"].to_numpy())),
     )
+    _report(len(dataset), len(first), len(all_texts) - len(all_texts.dictionary), others.column_names)
     rows = with_ids_as_texts(dataset.select(first).remove_columns(positive_column), "from_pairs")
     if query_column != QUERY:
         rows = rows.rename_column(query_column, QUERY)
     return corpus, pool_positives(with_column(rows, POSITIVE_IDS, lists))
+
+
+def _report(pairs: int, rows: int, repeats: int, others: Sequence[str]) -> None:
+    """Log how many pairs and passages were merged, if any."""
+    parts = []
+    if rows < pairs:
+        queries = "1 query" if rows == 1 else f"{rows:,} queries"
+        of_first = f"; the columns {list(others)} are those of the first pair" if others else ""
+        parts.append(f"{pairs:,} pairs became {queries}: pairs with the same query were merged{of_first}.")
+    if repeats:
+        count = "1 repeated passage was" if repeats == 1 else f"{repeats:,} repeated passages were"
+        parts.append(f"{count} merged.")
+    if parts:
+        logger.warning("from_pairs: %s", " ".join(parts))
 
 
 def _further_passages(passages: Sequence[str]) -> pa.Array:

@@ -290,7 +290,7 @@ def test_attach_positives_errors():
 # ---- from_pairs --------------------------------------------------------------------------------------------------
 
 
-def test_from_pairs_merges_and_keeps():
+def test_from_pairs_merges_and_keeps(caplog):
     pairs = Dataset.from_dict(
         {
             "question": ["b?", "a?", "b?", "b?", "c?"],
@@ -305,6 +305,19 @@ def test_from_pairs_merges_and_keeps():
     assert texts == [["B.", "A."], ["A."], ["C."]]
     assert rows["source"][:] == ["s1", "s2", "s5"]
     assert set(rows.column_names) == {"query", "positive_ids", "source"}
+    assert caplog.messages == [
+        "from_pairs: 5 pairs became 3 queries: pairs with the same query were merged; the columns ['source'] are those "
+        "of the first pair. 2 repeated passages were merged."
+    ]
+    caplog.clear()
+    from_pairs(rows.from_dict({"query": ["a?", "A?", "b?"], "answer": ["A.", "B.", "C."]}))
+    assert not caplog.messages
+    from_pairs(rows.from_dict({"query": ["a?"], "answer": ["A."]}), passages=["A.", "B."])
+    from_pairs(rows.from_dict({"query": ["a?", "a?"], "answer": ["A.", "B."]}))
+    assert caplog.messages == [
+        "from_pairs: 1 repeated passage was merged.",
+        "from_pairs: 2 pairs became 1 query: pairs with the same query were merged.",
+    ]
 
 
 def test_from_pairs_ids_depend_on_the_text_alone():
