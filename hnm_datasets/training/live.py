@@ -149,18 +149,19 @@ def live_negatives(
     )
     queries_of, positives_of = (np.concatenate(pairs[name]) for name in ("anchor", "positive"))
     if mined:
-        _report(source, queries_of)
+        _report(source, queries_of, positives)
     live = LiveNegatives(live_table(queries_of, positives_of, n))
     live.set_transform(source)
     return live
 
 
-def _report(source: LiveTexts, queries_of: NDArray[np.int64]) -> None:
+def _report(source: LiveTexts, queries_of: NDArray[np.int64], positives: str) -> None:
     """Raise if no row has a candidate, and warn about dropped candidates and padding.
 
     Args:
         source: The transform of the live rows.
         queries_of: The query of each live row. Shape (M,).
+        positives: The option of `live_negatives`.
     """
     generation, n = source.generation(), source.n
     dropped, _ = generation.dropped
@@ -184,13 +185,14 @@ def _report(source: LiveTexts, queries_of: NDArray[np.int64]) -> None:
         tell_once(
             logger,
             f"{_NAME}: padding",
-            "%s: %.1f%% of the negatives drawn are padding, because %d of %d rows have fewer than n=%d candidates. "
+            "%s: %.1f%% of the negatives drawn are padding, because %d of %d rows%s have fewer than n=%d candidates. "
             "HardNegativesRankingLoss ignores padding; other losses train on it. Mine with a larger k, widen the "
             "filters, or choose a smaller n.",
             _NAME,
             100 * missing.sum() / (n * len(lengths)),
             int((missing > 0).sum()),
             len(lengths),
+            " (one per positive)" if positives == "each" else "",
             n,
         )
 

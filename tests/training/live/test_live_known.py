@@ -90,7 +90,10 @@ def test_what_is_dropped_and_what_is_padding_is_told_with_counts(copies, caplog)
         dropped, padding = (record.getMessage() for record in caplog.records)
         assert "live_negatives: 2 candidates of 1 queries are dropped" in dropped
         assert "DropKnownPositives(corpus)" in dropped
-        assert "16.7% of the negatives drawn are padding, because 1 of 3 rows have fewer than n=2" in padding
+        assert (
+            "16.7% of the negatives drawn are padding, because 1 of 3 rows (one per positive) have fewer than n=2"
+            in padding
+        )
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         live_negatives(rows.select([2]), copies, n=3)
