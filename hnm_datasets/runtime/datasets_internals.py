@@ -112,6 +112,15 @@ def rows_of_empty_call(frame: FrameType) -> int | None:
     return total if indices[-1] + 1 == total and written == 0 else None
 
 
+def maps_single_rows(frame: FrameType) -> bool:
+    """Return whether `Dataset.map` without `batched=True` calls a function.
+
+    Args:
+        frame: The caller of the function.
+    """
+    return _is_map(frame) and isinstance(frame.f_locals["indices"], int)
+
+
 def _is_map(frame: FrameType) -> bool:
     """Return whether this is where `Dataset.map` calls a function."""
     return frame.f_code.co_name == "apply_function" and frame.f_globals.get("__name__") == "datasets.arrow_dataset"

@@ -24,6 +24,9 @@ _LOCK = threading.Lock()
 #: The kinds of logged messages in a block of `one_call`.
 _IN_BLOCK: ContextVar[set[str] | None] = ContextVar("in_block", default=None)
 
+#: What `tell_of_batch` adds in `map`.
+_OTHER_BATCHES = " More batches may be affected, but only the first is reported; mine(rows, steps) counts all rows."
+
 #: One day in seconds. Older marker files of workers are deleted.
 _DAY = 86_400
 
@@ -39,15 +42,34 @@ def tell_once(logger: logging.Logger, kind: str, message: str, *values: object) 
         message: The text, with placeholders for `%` formatting.
         values: The values of the placeholders.
     """
-    in_block = _IN_BLOCK.get()
-    if in_block is not None:
-        first = kind not in in_block
-        in_block.add(kind)
-    else:
-        call = current_call()
-        first = call is None or _is_first(call, kind)
-    if first:
+    if _is_new(kind, None if _IN_BLOCK.get() is not None else current_call()):
         logger.warning(message, *values)
+
+
+def tell_of_batch(logger: logging.Logger, kind: str, message: str, *values: object) -> None:
+    """Log a warning about the rows of a batch like `tell_once`; in `map`, add that other batches are not reported.
+
+    In `one_call`, the caller reports on all batches.
+
+    Args:
+        logger: The logger.
+        kind: The kind of the message. Only the first message of each kind is logged.
+        message: The text, whole sentences with placeholders for `%` formatting.
+        values: The values of the placeholders.
+    """
+    call = None if _IN_BLOCK.get() is not None else current_call()
+    if _is_new(kind, call):
+        logger.warning(message + ("" if call is None else _OTHER_BATCHES), *values)
+
+
+def _is_new(kind: str, call: Call | None) -> bool:
+    """Return whether to log a message of this kind, and remember it."""
+    in_block = _IN_BLOCK.get()
+    if in_block is None:
+        return call is None or _is_first(call, kind)
+    first = kind not in in_block
+    in_block.add(kind)
+    return first
 
 
 @contextlib.contextmanager

@@ -25,9 +25,9 @@ from hnm_datasets.arrays.arrow import list_array
 from hnm_datasets.arrays.ragged import Ragged, kept_offsets
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS
-from hnm_datasets.runtime.datasets_internals import calling_map, lazy_call, rows_of_empty_call
+from hnm_datasets.runtime.datasets_internals import calling_map, lazy_call, maps_single_rows, rows_of_empty_call
 from hnm_datasets.runtime.interrupts import explain_workers, interruptible
-from hnm_datasets.runtime.notices import tell_once
+from hnm_datasets.runtime.notices import tell_of_batch, tell_once
 from hnm_datasets.runtime.ray_batches import keep_name_of_step
 from hnm_datasets.runtime.workers import prepare_before_workers
 
@@ -79,6 +79,9 @@ class Transform(ABC):
         """
         frame = sys._getframe(1)
         call = calling_map(frame, rows)
+        if maps_single_rows(frame):
+            message = "%s: map passes one row at a time, which is many times slower. Add batched=True."
+            tell_once(logger, f"{type(self).__name__}: single rows", message, type(self).__name__)
         batch = Batch(rows if call is None else call.rows, step=type(self).__name__)
         for name in self._required(batch.names):
             batch.require(name, self._option_of(name))
@@ -241,8 +244,8 @@ class CandidateFilter(Transform):
             why: Returns the reason and the fix; called only if the warning is logged.
         """
         numbers = int(rows.sum()), int(of.sum())
-        message = "%s: %d of the %d rows with candidates in a batch %s: %s"
-        tell_once(logger, f"{self!r}: {kind}", message, type(self).__name__, *numbers, what, _WhenShown(why))
+        message = "%s: %d of the %d rows with candidates in this batch %s: %s"
+        tell_of_batch(logger, f"{self!r}: {kind}", message, type(self).__name__, *numbers, what, _WhenShown(why))
 
     def _apply(self, batch: Batch) -> Mapping[str, pa.Array]:
         lists = batch.candidates()

@@ -168,7 +168,7 @@ def test_several_processes_and_batches_give_the_same_rows_and_numbers(corpus):
 def test_short_rows_are_said_by_the_table_alone(corpus, capsys, caplog):
     mine(make_rows(9), [BM25Negatives(corpus, k=8), ToNTuples(corpus, n=9, missing="pad")])
     assert "negatives are padding" in capsys.readouterr().out
-    assert "too few passages" not in caplog.text
+    assert "in this batch" not in caplog.text
 
 
 def test_another_process_maps_nothing_again(corpus, tmp_path):
@@ -190,7 +190,7 @@ def test_another_process_maps_nothing_again(corpus, tmp_path):
     report, rows = json.loads(printed.splitlines()[-1])
     assert rows == mined.to_list()
     assert report == json.loads(json.dumps(MiningReport.of(mined).to_dict()))
-    assert printed.startswith("mine: 7 rows became ")
+    assert "mine: 7 rows became " in printed
 
 
 # ---- nothing left ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import os
 import pytest
 from datasets import Dataset
 
-from hnm_datasets.runtime.notices import one_call, tell_once
+from hnm_datasets.runtime.notices import one_call, tell_of_batch, tell_once
 
 logger = logging.getLogger("notices")
 
@@ -109,3 +109,20 @@ def test_a_block_within_another_is_part_of_it(caplog):
     assert caplog.messages == ["a row is short"]
     tell_once(logger, "short", "a row is short")
     assert len(caplog.messages) == 2
+
+
+def _say_of_batch(batch):
+    tell_of_batch(logger, "short", "%d of 100%% are short.", len(batch["x"]))
+    return {"y": batch["x"]}
+
+
+def test_in_map_a_batch_says_that_others_are_not_reported(rows, caplog):
+    others = " More batches may be affected, but only the first is reported; mine(rows, steps) counts all rows."
+    rows.map(_say_of_batch, batched=True, batch_size=10)
+    assert caplog.messages == ["10 of 100% are short." + others]
+    caplog.clear()
+    with one_call():
+        _say_of_batch({"x": [1]})
+        _say_of_batch({"x": [1]})
+    _say_of_batch({"x": [1, 2]})
+    assert caplog.messages == ["1 of 100% are short.", "2 of 100% are short."]

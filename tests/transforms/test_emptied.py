@@ -87,7 +87,7 @@ def test_most_rows_are_told_with_limits_and_numbers(case, caplog):
     (message,) = caplog.messages
     emptied = 10 if case in ("own", "relative-share") else 7
     assert message.startswith(
-        f"{type(step).__name__}: {emptied} of the 10 rows with candidates in a batch lost all of them: "
+        f"{type(step).__name__}: {emptied} of the 10 rows with candidates in this batch lost all of them: "
     )
     for word in words:
         assert word in message
@@ -102,7 +102,7 @@ def test_half_of_the_rows_is_not_most(case, caplog):
 def test_near_duplicates_are_told(corpus, caplog):
     rows_of(4, 3).map(DropNearDuplicates(corpus, 0.25), batched=True)
     (message,) = caplog.messages
-    assert message.startswith("DropNearDuplicates: 3 of the 4 rows with candidates in a batch lost all of them: ")
+    assert message.startswith("DropNearDuplicates: 3 of the 4 rows with candidates in this batch lost all of them: ")
     assert "threshold=0.25" in message
 
 
@@ -159,7 +159,7 @@ def test_one_weak_positive_is_told(kind, against, caplog):
     rows.map(kind(0.05, against=against), batched=True)
     (message,) = caplog.messages
     assert message.startswith(
-        f"{kind.__name__}: 1 of the 10 rows with candidates in a batch lost all of them to one weak"
+        f"{kind.__name__}: 1 of the 10 rows with candidates in this batch lost all of them to one weak"
     )
     for words in ("the lowest scores from 0.1 to 0.1", "the highest from 0.8 to 0.8", "against='max'"):
         assert words in message
@@ -178,7 +178,9 @@ def test_sources_that_cannot_be_drawn_from_are_told(caplog):
     rows["negative_dense_ranks"] = [[0, 0, 0, 1, 0, 0]] * 4 + [[0, 0, 0, 1, 2, 3]] * 2
     Dataset.from_dict(rows).map(SampleNegatives({"bm25": 2, "dense": 3}), batched=True)
     (message,) = caplog.messages
-    assert message.startswith("SampleNegatives: 4 of the 6 rows with candidates in a batch have fewer than requested")
+    assert message.startswith(
+        "SampleNegatives: 4 of the 6 rows with candidates in this batch have fewer than requested"
+    )
     assert "2 of the source 'bm25' (they have from 3 to 3" in message
     assert "3 of the source 'dense' (they have from 1 to 1, 1 on average)" in message
 

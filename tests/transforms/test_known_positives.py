@@ -106,7 +106,7 @@ def test_what_is_left_out_is_told_once_with_counts(corpus, kind, caplog):
         rows.map(kind(corpus, n=2), batched=True, batch_size=2, remove_columns=rows.column_names)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 1
-    assert f"{kind.__name__}: removed 4 candidates in 2 of 2 rows" in told[0]
+    assert f"{kind.__name__}: removed 4 candidates in 2 of the 2 rows of this batch, because they are" in told[0]
     assert "DropKnownPositives(corpus)" in told[0]
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -119,7 +119,7 @@ def test_others_take_the_place_of_what_is_left_out_and_gaps_are_as_they_were(cor
     assert ToNTuples(corpus, n=4, missing="drop")(ROW)["anchor"] == []
     assert ToNTuples(corpus, n=4, missing="keep")(ROW)["negative_4"] == [None]
     assert ToNTuples(corpus, n=4, missing="pad", with_ids=True)(ROW)["negative_4_id"] == ["f1v0"]
-    with pytest.raises(ValueError, match="has 3 negatives and 1 positives, too few for 4 negatives"):
+    with pytest.raises(ValueError, match="has 3 negatives and 1 positive, too few for 4 negatives"):
         ToNTuples(corpus, n=4, missing="error")(ROW)
     top = ROW | TopNegatives(2)(ROW)
     assert ToNTuples(corpus, n=2, missing="keep", with_ids=True)(top)["negative_2_id"] == [None]

@@ -14,7 +14,7 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.bm25 import BM25Index
 from hnm_datasets.indexes.bm25_tokens import Tokens
 from hnm_datasets.indexes.sharded import ShardedIndex, is_index_of
-from hnm_datasets.runtime.notices import tell_once
+from hnm_datasets.runtime.notices import tell_of_batch
 from hnm_datasets.transforms.miners.base import Miner
 
 logger = logging.getLogger(__name__)
@@ -95,13 +95,13 @@ class BM25Negatives(Miner):
     def _warn_about_unknown_words(self, queries: list[str]) -> None:
         index: Any = self._bm25.shards[0] if isinstance(self._bm25, ShardedIndex) else self._bm25
         with_tokens = sum(map(bool, index.tokenize(queries)))
-        tell_once(
+        tell_of_batch(
             logger,
             "BM25Negatives: unknown words",
-            "BM25Negatives: none of the %d queries in a batch got negatives (the first is %r): %d have no words except "
-            "stop words, %d have only words that no passage contains. If queries and passages are in different "
+            "BM25Negatives: none of the %d queries in this batch got negatives (the first is %r): %d have no words "
+            "except stop words, %d have only words that no passage contains. If queries and passages are in different "
             "languages, mine with DenseNegatives. If words are split incorrectly, pass another tokenizer: "
-            "BM25Negatives(corpus, index=BM25Index(corpus, tokenizer=...)). Further batches are not reported.",
+            "BM25Negatives(corpus, index=BM25Index(corpus, tokenizer=...)).",
             len(queries),
             queries[0][:100],
             len(queries) - with_tokens,

@@ -17,7 +17,7 @@ from hnm_datasets.indexes.base import Hits
 from hnm_datasets.indexes.run import Run
 from hnm_datasets.missing_columns import check_column
 from hnm_datasets.rows import Rows, dataset_of
-from hnm_datasets.runtime.notices import tell_once
+from hnm_datasets.runtime.notices import tell_of_batch
 from hnm_datasets.transforms.miners.base import Miner, MiningRows
 from hnm_datasets.transforms.miners.found_scores import scores_where_found
 
@@ -126,12 +126,12 @@ class RunNegatives(Miner):
         lists = self.run.find(rows.query_ids)
         lacking = np.flatnonzero(lists < 0)
         if len(lacking):
-            tell_once(
+            tell_of_batch(
                 logger,
                 f"{self!r}: lacking",
-                "RunNegatives: %d of the %d queries in a batch are missing from the run (the first is %r) and get no "
-                "negatives. The step's method lacking(rows) returns all of them. If all queries are missing, the run "
-                "and the rows use different ids. Further batches are not reported.",
+                "RunNegatives: %d of the %d queries in this batch are missing from the run (the first is %r) and get "
+                "no negatives. The step's method lacking(rows) returns all of them. If all queries are missing, the "
+                "run and the rows use different ids.",
                 len(lacking),
                 len(lists),
                 rows.query_ids[int(lacking[0])].as_py(),

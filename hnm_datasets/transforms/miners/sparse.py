@@ -17,7 +17,7 @@ from hnm_datasets.models.handles import LoadedModel, ModelHandle
 from hnm_datasets.models.sparse_embedding_job import SparseEmbeddingJob
 from hnm_datasets.models.sparse_encoders import SparseTextEncoder
 from hnm_datasets.models.sparse_vectors import SparseVectors
-from hnm_datasets.runtime.notices import tell_once
+from hnm_datasets.runtime.notices import tell_of_batch
 from hnm_datasets.transforms.miners.model import ModelNegatives
 
 logger = logging.getLogger(__name__)
@@ -117,12 +117,12 @@ class SparseNegatives(ModelNegatives):
         encoder: SparseTextEncoder = self.model
         vectors = encoder.vectors(queries)
         if queries and not len(vectors.terms):
-            tell_once(
+            tell_of_batch(
                 logger,
                 "SparseNegatives: no terms",
-                "SparseNegatives: none of the %d queries in a batch got negatives (the first is %r), because the model "
-                "gives them no weights. Check the model's vocabulary; training with too strong a regularizer makes all "
-                "vectors empty.",
+                "SparseNegatives: none of the %d queries in this batch got negatives (the first is %r), because the "
+                "model gives them no weights. Check the model's vocabulary; training with too strong a regularizer "
+                "makes all vectors empty.",
                 len(queries),
                 queries[0][:100],
             )

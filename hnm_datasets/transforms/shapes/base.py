@@ -24,7 +24,7 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of, positions_within
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, POSITIVE_IDS, QUERY, QUERY_ID, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
-from hnm_datasets.runtime.notices import tell_once
+from hnm_datasets.runtime.notices import tell_of_batch
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.shapes.passages import ShapedPassages
 from hnm_datasets.transforms.shapes.positives import Examples, choose_positives
@@ -195,26 +195,33 @@ class Parts:
     def check_missing(self) -> None:
         """Report short rows: raise an error for `missing="error"`, otherwise log a warning with their number."""
         tally = self.tally()
-        short, what = tally.short, f"{self.step.n or 1} negatives and a positive"
+        short, wanted = tally.short, self.step._wanted
         if not short.any():
             return
         row = int(np.flatnonzero(short)[0])
         if self.step.missing == "error":
             raise ValueError(
-                f"{self.batch.step}: {self.batch.describe(row)} has {self.negatives.lengths[row]} negatives and "
-                f"{self.positive_ids.lengths[row]} positives, too few for {what}. Mine with a larger k, loosen the "
-                f"filters, request fewer (n=), or choose how to handle such rows: missing='drop', 'keep' or 'pad'."
+                f"{self.batch.step}: {self.batch.describe(row)} has {_count(self.negatives.lengths[row], 'negative')} "
+                f"and {_count(self.positive_ids.lengths[row], 'positive')}, too few for {_count(wanted, 'negative')} "
+                f"and a positive. Mine with a larger k, loosen the filters, request fewer (n=), or choose how to "
+                f"handle such rows: missing='drop', 'keep' or 'pad'."
             )
-        tell_once(
+        lack = f"{'no negative' if wanted == 1 else f'fewer than {wanted} negatives'} or no positive"
+        rows = f"{short.sum()} of the {len(short)} rows in this batch"
+        dropped, padding = int((~tally.stays).sum()), int(tally.padding.sum())
+        if dropped == short.sum():
+            text = f"dropped {rows}, which have {lack}"
+        else:
+            effects = [f"dropped {dropped} of them"] if dropped else []
+            effects += [f"repeated {_count(padding, 'negative')} as padding"] if padding else []
+            text = f"{rows} have {lack}; {' and '.join(effects) or 'kept them'}"
+        tell_of_batch(
             logger,
             f"{self.batch.step}: short rows",
-            "%s: %d of %d rows of a batch have too few passages for %s (missing=%r)%s.",
+            "%s: %s (missing=%r).",
             self.batch.step,
-            int(short.sum()),
-            len(short),
-            what,
+            text,
             self.step.missing,
-            f", so {tally.padding.sum()} negatives are padding" if tally.padding.any() else "",
         )
 
     def passages(self, columns: Mapping[str, tuple[str, NDArray[np.int64]]]) -> dict[str, pa.Array]:
@@ -267,6 +274,10 @@ class Parts:
                 f"{name}_score": self.named(part, "score", positions) for name, (part, positions) in columns.items()
             }
         return extra
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _with_gaps(positions: NDArray[np.int64]) -> pa.Array:

@@ -12,7 +12,7 @@ from hnm_datasets.arrays.ragged import Ragged, first_positions, interleave_lists
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import KNOWN_POSITIVE_IDS
 from hnm_datasets.corpus.passages import Corpus
-from hnm_datasets.runtime.notices import tell_once
+from hnm_datasets.runtime.notices import tell_of_batch
 from hnm_datasets.transforms.known import are_known, sorted_lists
 
 logger = logging.getLogger(__name__)
@@ -76,11 +76,12 @@ class ShapedPassages:
         counts[fewer] = lengths[fewer]
         positions = first_positions(starts, counts)
         known = self._are_known(known_codes, positions, counts)
-        tell_once(
+        tell_of_batch(
             logger,
             f"{self._batch.step}: known positives",
-            "%s: removed %d candidates in %d of %d rows that are known positives of their question or copies of them. "
-            "Map DropKnownPositives(corpus) before filters and samplers, so that other candidates replace them.",
+            "%s: removed %d candidates in %d of the %d rows of this batch, because they are known positives of their "
+            "question or copies of them. Map DropKnownPositives(corpus) before filters and samplers, so that other "
+            "candidates replace them.",
             self._batch.step,
             int(known.sum()),
             len(fewer),

@@ -143,7 +143,8 @@ def test_a_batch_that_finds_nothing_is_reported_once(corpus, caplog):
     assert record.levelno == logging.WARNING
     said = record.getMessage()
     assert (
-        "none of the 4 queries in a batch got negatives (the first is 'дом'): 2 have no words except stop words" in said
+        "none of the 4 queries in this batch got negatives (the first is 'дом'): 2 have no words except stop words"
+        in said
     )
     assert "2 have only words that no passage contains" in said
     assert "DenseNegatives" in said

@@ -181,7 +181,7 @@ def test_lacking_queries_get_empty_lists_and_a_warning(corpus, tmp_path, caplog)
     assert mined["negative_ids"][:] == [["p3", "p0"], [], [], []]
     assert mined["positive_scores"][:] == [[8.25], [None], [None], [None]]
     (record,) = caplog.records
-    assert "1 of the 2 queries in a batch are missing from the run (the first is 'q5')" in record.getMessage()
+    assert "1 of the 2 queries in this batch are missing from the run (the first is 'q5')" in record.getMessage()
     assert step.lacking(rows) == ["q5", "q7"]
     assert step.lacking([{"query_id": "q2"}]) == []
     with pytest.raises(KeyError, match="lacking needs the column 'query_id'"):

@@ -251,5 +251,5 @@ def test_queries_without_a_term_are_told(corpus, model, caplog):
     with caplog.at_level(logging.WARNING):
         found = SparseNegatives(corpus, model, k=3)(rows)
     assert [len(ids) for ids in found["negative_ids"]] == [0, 0]
-    assert "none of the 2 queries in a batch got negatives (the first is 'nothing here')" in caplog.text
+    assert "none of the 2 queries in this batch got negatives (the first is 'nothing here')" in caplog.text
     assert found["positive_scores"] == [[0.0], [0.0]]

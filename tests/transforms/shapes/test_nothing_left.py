@@ -82,8 +82,8 @@ def test_a_worker_without_a_row_changes_nothing(corpus):
 )
 def test_padding_is_counted(corpus, caplog, step, padding):
     out = shaped(step(corpus, n=4, missing="pad", with_ids=True))
-    (said,) = [record.getMessage() for record in caplog.records if "too few" in record.getMessage()]
-    assert said.endswith(f"(missing='pad'), so {padding} negatives are padding.")
+    (said,) = [record.getMessage() for record in caplog.records if "rows in this batch" in record.getMessage()]
+    assert f"repeated {padding} negatives as padding (missing='pad')." in said
     assert padding == sum(repeats(out))
     caplog.clear()
     shaped(step(corpus, n=4, missing="keep"))
