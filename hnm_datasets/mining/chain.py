@@ -12,6 +12,7 @@ from datasets import Dataset
 from hnm_datasets import checks
 from hnm_datasets.columns import NEGATIVE_IDS
 from hnm_datasets.corpus.passages import Corpus
+from hnm_datasets.loaders.pooling import pool_missing_positives
 from hnm_datasets.mining.counting import corpus_of, count_shape, count_step
 from hnm_datasets.mining.memory import with_memory
 from hnm_datasets.mining.names import plain_name
@@ -34,7 +35,8 @@ def mine(
 
     The result is the same as calling `.map(step, batched=True)` for each step, or for a shape `.map(step, batched=True,
     remove_columns=rows.column_names)`. Cached results are reused. This includes rows that were created in memory, which
-    are first written to the cache directory.
+    are first written to the cache directory. If rows with the same question have different positives, they are first
+    pooled in the column `known_positive_ids`, as by `pool_positives`.
 
     The rows store their steps and these numbers, and keep them through `select`, `train_test_split`, `save_to_disk` and
     similar methods. `save_mined` and `push_mined` automatically add the steps and the table to the dataset card.
@@ -90,7 +92,7 @@ def mined_with(
     known = before[0].steps if len(before) == 1 else ()
     # Without a report, existing candidates show that the rows were mined. Several reports mean concatenated rows.
     unrecorded = not before[0].is_of(rows) if len(before) == 1 else NEGATIVE_IDS in rows.column_names
-    rows, counts = kept_rows(rows), list[StepCounts]()
+    rows, counts = kept_rows(pool_missing_positives(rows, "mine")), list[StepCounts]()
     corpora = list(map(corpus_of, steps))
     for number, step in enumerate(steps):
         # Use the corpus of the step itself, else of an earlier step, else of a later step.

@@ -38,6 +38,7 @@ from hnm_datasets.training.refresh_vectors import (
     search_again,
 )
 from hnm_datasets.transforms.base import Transform
+from hnm_datasets.transforms.miners.base import UNPOOLED
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,8 @@ class RefreshJob:
                     close_vectors(steps)
                     return
                 tally = RefreshTally(self.source)
-                with one_call():
+                # A generation drops the positives of all rows of a question.
+                with one_call(UNPOOLED):
                     self.source.write(self.number, self._tables(steps, tally), self.parent)
                 # Only this process writes here, so no other process waits for the lock.
                 (self.parent / f"{self.number:06d}.lock").unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -28,9 +29,16 @@ from hnm_datasets.columns import (
     QUERY_ID,
 )
 from hnm_datasets.corpus.passages import Corpus, check_corpus
+from hnm_datasets.corpus.questions import question_codes, rows_without_all_positives
 from hnm_datasets.indexes.base import Hits
+from hnm_datasets.runtime.notices import tell_of_batch
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.search import Candidates, joined_candidates, mine_candidates
+
+logger = logging.getLogger(__name__)
+
+#: The kind of warning about positives of other rows, for `one_call`.
+UNPOOLED = "unpooled positives"
 
 #: The maximum number of hits in memory at a time, 12 bytes each, for any k and batch size.
 HITS = 1 << 22
@@ -72,12 +80,32 @@ class MiningRows(NamedTuple):
         """
         queries = batch.queries()
         known = batch.known_positives_in(corpus)
+        if not batch.has(KNOWN_POSITIVE_IDS):
+            _warn_of_unpooled(batch.step, queries, known)
         positives = batch.rows_in(POSITIVE_IDS, corpus) if batch.has(KNOWN_POSITIVE_IDS) else known
         codes = np.insert(corpus.copy_codes[known.values], known.offsets[1:], corpus.find_copies(queries))
         excluded = Ragged(offsets_of(known.lengths + 1), codes)
         judged = batch.rows_in(JUDGED_NEGATIVE_IDS, corpus) if JUDGED_NEGATIVE_IDS in columns else None
         query_ids = batch.ids(QUERY_ID) if QUERY_ID in columns else None
         return cls(queries.to_pylist(), batch.row_keys(), positives, known, excluded, judged, query_ids)
+
+
+def _warn_of_unpooled(step: str, queries: pa.Array, positives: Ragged[NDArray[np.int64]]) -> None:
+    """Warn if a row lacks a positive of another row with the same question; other batches are not visible here."""
+    questions = question_codes([queries])
+    if np.array_equal(questions, np.arange(len(questions))):
+        return
+    lacking = rows_without_all_positives(questions, positives.owners, positives.values)
+    if lacking.any():
+        tell_of_batch(
+            logger,
+            UNPOOLED,
+            "%s: %d of the %d rows in this batch have the same question as other rows, but not all of their positives, "
+            "so these can become negatives. Call rows = pool_positives(rows) before map, or mine(rows, steps).",
+            step,
+            int(lacking.sum()),
+            len(lacking),
+        )
 
 
 @dataclass(frozen=True)
@@ -100,8 +128,8 @@ class Miner(Transform):
         exclude_group: Also exclude all passages from the source documents of the positives.
 
     Columns read:
-        `query`, `positive_ids`; `query_id` as the row's key and `known_positive_ids` (see `pool_positives`), if
-        present.
+        `query`, `positive_ids`; `query_id` as the row's key and `known_positive_ids` (the positives of other rows with
+        the same question, see `pool_positives`), if present.
 
     Columns written:
         `negative_ids`, `negative_scores`, `negative_ranks`, `negative_source`, `positive_scores`.
