@@ -15,8 +15,8 @@ from hnm_datasets.runtime.multiprocess_internals import in_ending_pool
 INTERRUPTED = 130
 #: The attribute that marks an interrupt with a message.
 _EXPLAINED = "_hnm_datasets_explained"
-#: Returns the message for a `map` with workers.
-_EXPLAIN_WORKERS: Callable[[], str] = str
+#: The message for a `map` with workers.
+_WORKERS_MESSAGE = ""
 
 
 @contextlib.contextmanager
@@ -47,14 +47,15 @@ def interruptible(explain: Callable[[], str], *, replace: bool = False) -> Itera
         raise _explained(explain()) from None
 
 
-def explain_workers(explain: Callable[[], str]) -> None:
+def explain_workers(message: str) -> None:
     """Set the message of Ctrl-C for calls of `map` with workers by the user, which `interruptible` cannot wrap.
 
     Args:
-        explain: Returns the message, as for `interruptible`. The last call counts.
+        message: One line, as for `interruptible`. The last call counts.
     """
-    global _EXPLAIN_WORKERS
-    _EXPLAIN_WORKERS = explain
+    # A function of a step would keep the step alive, with its model and index.
+    global _WORKERS_MESSAGE
+    _WORKERS_MESSAGE = message
     _set_hook()
 
 
@@ -98,7 +99,7 @@ def _wrapped_hook(original: Callable[..., Any]) -> Callable[..., None]:
         if getattr(error, _EXPLAINED, False):
             sys.stderr.write(f"\n{_line(error)}\n")
         elif _ended_workers(error):
-            sys.stderr.write(f"\n{_line(_EXPLAIN_WORKERS())}\n")
+            sys.stderr.write(f"\n{_line(_WORKERS_MESSAGE)}\n")
         else:
             original(kind, error, trace)
 

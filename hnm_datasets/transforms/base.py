@@ -117,7 +117,7 @@ class Transform(ABC):
 
     def prepare_for_workers(self) -> None:
         """Prepare in the process that starts the workers of `Dataset.map(num_proc=...)`, which calls this."""
-        explain_workers(self._explain_interrupt)
+        explain_workers(self._explain_interrupt())
         self.prepare()
 
     def _explain_interrupt(self) -> str:

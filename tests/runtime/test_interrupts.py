@@ -116,7 +116,7 @@ def test_what_map_makes_of_an_interrupt_is_one_again(monkeypatch, capsys):
 
     with pytest.raises(KeyboardInterrupt, match=r"^kept$"), interruptible(lambda: "kept"):
         interrupt_map()
-    explain_workers(lambda: "Three of four are kept.")
+    explain_workers("Three of four are kept.")
     with pytest.raises(WorkersTimeoutError) as error:
         interrupt_map()
     sys.excepthook(WorkersTimeoutError, error.value, error.tb)
