@@ -22,8 +22,10 @@ from hnm_datasets.transforms.shapes.positives import Examples, choose_positives
 class ToLabeledPairs(Shape):
     """Create one row per query and passage, with label 1 for positives and 0 for negatives.
 
-    Use these rows to train with `CrossEncoderTrainer` and `BinaryCrossEntropyLoss`. Each negative is used once per
-    query, even if the query has several positives.
+    Use these rows with losses that read a label per pair, such as `BinaryCrossEntropyLoss` of a cross-encoder or
+    `ContrastiveLoss` of a bi-encoder. Do not use them with `MultipleNegativesRankingLoss`: it ignores the label and
+    trains on all passages as positives, without an error. For this loss, use `ToTriplets` or `ToNTuples`. Each negative
+    is used once per query, even if the query has several positives.
 
     Candidates that are known positives of the question, or copies of them, are removed with a warning.
 
