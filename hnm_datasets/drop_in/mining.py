@@ -37,11 +37,12 @@ from hnm_datasets.drop_in.report import (
 )
 from hnm_datasets.drop_in.rows import Renamed, hide_positives, shape_of, show_positives
 from hnm_datasets.indexes.dense import DenseIndex
-from hnm_datasets.loaders.pairs import from_pairs
+from hnm_datasets.loaders.pairs import MERGED, from_pairs
 from hnm_datasets.models.embeddings import embeddings_folder
 from hnm_datasets.models.handles import load_model
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.interrupts import interruptible
+from hnm_datasets.runtime.notices import one_call
 from hnm_datasets.runtime.timing import clock
 from hnm_datasets.storage.folders import cache_root, cache_root_at
 from hnm_datasets.transforms.filters.limits import RankWindow, ScoreBand
@@ -207,7 +208,9 @@ def mine_hard_negatives(
         dataset = dataset.select_columns([anchor, positive])
 
     with cache_root_at(None if cache_folder is None else Path(cache_folder)), interruptible(_explain_interrupt):
-        passages, rows = from_pairs(dataset, anchor, positive, passages=corpus)
+        # `report_queries` prints the number of queries, as in sentence-transformers.
+        with one_call(MERGED):
+            passages, rows = from_pairs(dataset, anchor, positive, passages=corpus)
         most_positives = _most_positives(dataset.with_format("arrow")[:][anchor], rows)
         if range_max is None:
             selective = cross_encoder is not None or not limits.keys() <= {"min_score"}

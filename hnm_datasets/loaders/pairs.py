@@ -20,10 +20,14 @@ from hnm_datasets.corpus.text import is_blank
 from hnm_datasets.loaders.columns import check_new, with_column, with_ids_as_texts
 from hnm_datasets.loaders.pooling import pool_positives
 from hnm_datasets.rows import Rows, dataset_of
+from hnm_datasets.runtime.notices import tell_once
 from hnm_datasets.storage.digests import digest_strings, hexadecimals
 from hnm_datasets.terminal import printable
 
 logger = logging.getLogger(__name__)
+
+#: The kind of warning about merged pairs, for `one_call`.
+MERGED = "merged pairs"
 
 
 def from_pairs(
@@ -125,7 +129,7 @@ def _report(pairs: int, rows: int, repeats: int, others: Sequence[str]) -> None:
         count = "1 repeated passage was" if repeats == 1 else f"{repeats:,} repeated passages were"
         parts.append(f"{count} merged.")
     if parts:
-        logger.warning("from_pairs: %s", " ".join(parts))
+        tell_once(logger, MERGED, "from_pairs: %s", " ".join(parts))
 
 
 def _further_passages(passages: Sequence[str]) -> pa.Array:
