@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetsError
 
 from hnm_datasets.audit.run import audit_negatives
@@ -24,6 +24,7 @@ from hnm_datasets.corpus.passages import Corpus
 from hnm_datasets.hub.record import RECORD
 from hnm_datasets.hub.saving import write_card
 from hnm_datasets.loaders.beir import load_beir
+from hnm_datasets.loaders.configurations import configurations_of
 from hnm_datasets.pictures.installed import check_matplotlib
 from hnm_datasets.pictures.pilot import plot_pilot
 from hnm_datasets.runtime.interrupts import INTERRUPTED
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def audit(folder: str) -> None:
     """Print the audit of each split, with the corpus if the folder has one."""
-    configs = get_dataset_config_names(folder)
+    configs = configurations_of("audit", folder)
     corpus = Corpus.from_dataset(load_dataset(folder, "corpus", split="train")) if "corpus" in configs else None
     splits: DatasetDict = load_dataset(folder, "default" if "default" in configs else None)
     for split, rows in splits.items():
@@ -126,7 +127,7 @@ def read_queries(folder: str, split: str) -> tuple[Corpus, Dataset]:
     """Read a corpus and queries with positives, from a retrieval dataset or a folder written by `save_mined`."""
     if not (Path(folder) / RECORD).is_file():
         return load_beir(folder, split)
-    if "corpus" not in get_dataset_config_names(folder):
+    if "corpus" not in configurations_of("pilot", folder):
         raise ValueError(f"{folder} has mined rows but no corpus. Save them again with save_mined(corpus=...).")
     rows = load_dataset(folder, "default", split=split)
     if POSITIVE_IDS not in rows.column_names:

@@ -71,10 +71,13 @@ def rows_of_ids(
     if (found < 0).any():
         at = int(np.flatnonzero(found < 0)[0])
         owner = int(ids.owners[at if which is None else which[at]])
+        # Without its positive, a row is useless, and the passage may be mined as a negative.
+        remedy = "remove the id from the column"
+        if name in (POSITIVE_IDS, KNOWN_POSITIVE_IDS):
+            remedy = "build corpus and rows together: from_pairs(dataset, ..., passages=...) or load_beir(...)"
         raise KeyError(
             f"{step}: {name!r} of {describe(owner)} names the passage {asked[at].as_py()!r}, which is not among the "
-            f"{len(corpus)} passages of the corpus. Use the corpus that these ids belong to, or remove the id from the "
-            f"column."
+            f"{len(corpus)} passages of the corpus. Use the corpus that these ids belong to, or {remedy}."
         )
     if which is None:
         return Ragged(ids.offsets, found)
@@ -154,7 +157,9 @@ class Batch:
             name: The column.
             option: The option of the step that selects the scores.
         """
-        check_column(self.step, name, self.names, option)
+        if name not in self.names:
+            texts = [column for column in self.names if is_string(self.column(column).type)]
+            check_column(self.step, name, self.names, option, texts)
 
     def column(self, name: str) -> pa.Array:
         """Return a column as one Arrow array of any type."""

@@ -6,6 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from datasets import NamedSplit
@@ -40,6 +41,22 @@ def split_name(owner: str, name: object) -> str:
             f"into file names. Rename it."
         )
     return text
+
+
+def source_of_files(owner: str, source: str) -> str:
+    """Return a local folder or a Hub id; raise if it can only be a folder and does not exist.
+
+    A Hub id has at most one slash and does not begin with a dot, a slash or a tilde.
+
+    Example:
+        >>> source_of_files("load_beir", "mteb/scifact")
+        'mteb/scifact'
+    """
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+    if is_path and not Path(source).exists():
+        remedy = " '~' is not expanded; write the whole path." if source.startswith("~") else " Check the path."
+        raise FileNotFoundError(f"{owner}: there is no folder {source!r}.{remedy}")
+    return source
 
 
 def whole_number(owner: str, name: str, value: object, low: int) -> int:

@@ -26,7 +26,7 @@ _MADE_BY = {
 }
 
 
-def check_column(owner: str, name: str, names: Sequence[str], option: str = "by") -> None:
+def check_column(owner: str, name: str, names: Sequence[str], option: str = "by", texts: Sequence[str] = ()) -> None:
     """Raise a KeyError that names a missing column, the existing columns, and how to get the missing one.
 
     Args:
@@ -34,12 +34,23 @@ def check_column(owner: str, name: str, names: Sequence[str], option: str = "by"
         name: The column.
         names: The existing columns.
         option: The option of the owner that selects the scores.
+        texts: The columns of texts, to recognize rows that are still pairs.
     """
     if name not in names:
-        raise KeyError(
-            f"{owner} needs the column {name!r}, but there are only {list(names)}. To get it: "
-            f"{remedy_of(name, names, option)}."
-        )
+        remedy = _remedy_of_pairs(name, names, texts) or remedy_of(name, names, option)
+        raise KeyError(f"{owner} needs the column {name!r}, but there are only {list(names)}. To get it: {remedy}.")
+
+
+def _remedy_of_pairs(name: str, names: Sequence[str], texts: Sequence[str]) -> str | None:
+    """Name the call that converts pairs of texts, if the rows have two columns of texts and no ids of positives."""
+    pair = [column for column in texts if column != QUERY_ID]
+    if name not in (QUERY, POSITIVE_IDS) or POSITIVE_IDS in names or len(pair) != 2:
+        return None
+    query, positive = pair
+    return (
+        f"convert the pairs: corpus, rows = from_pairs(dataset, {query!r}, {positive!r}). If the rows are no pairs, "
+        f"{_MADE_BY[name]}"
+    )
 
 
 def remedy_of(name: str, names: Sequence[str], option: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 else:
     Rows = Any
 
+#: The methods of `Dataset` that read a file, by its extension.
+_READERS = {".csv": "from_csv", ".json": "from_json", ".jsonl": "from_json", ".parquet": "from_parquet"}
 _FORMS = "a Dataset, a data frame of pandas or polars, a pyarrow.Table, a list of dicts or a dict of lists"
 
 
@@ -91,7 +94,16 @@ def dataset_of(rows: Rows, owner: str, name: str = "rows") -> Dataset:
         columns = _columns_of_dicts(rows, owner, name)
         return in_memory_rows(_plain_table(_table_of_columns(columns, owner, name)))
     remedy = " Call .collect() first." if type(rows).__name__ == "LazyFrame" else ""
+    if isinstance(rows, (str, Path)):
+        remedy = f" {_read_first(str(rows))}"
     raise TypeError(f"{owner}: {name} must be {_FORMS}, got {type(rows).__name__}.{remedy}")
+
+
+def _read_first(source: str) -> str:
+    """Say how to read the file or dataset that was passed by its name."""
+    reader = _READERS.get(Path(source).suffix.lower())
+    call = f"load_dataset({source!r}, split='train')" if reader is None else f"Dataset.{reader}({source!r})"
+    return f"Read it first: {call}."
 
 
 def _columns_of_dicts(rows: Sequence[Any], owner: str, name: str) -> dict[str, list[Any]]:

@@ -254,8 +254,15 @@ def test_an_unknown_id_is_named_with_its_row_and_column(form, which):
     wanted = (
         "Step: 'negative_ids' of the row with query_id 'q3' names the passage 'e', which is not among the 4 passages"
     )
-    with pytest.raises(KeyError, match=wanted):
+    with pytest.raises(KeyError, match=f"{wanted}.*or remove the id from the column"):
         Batch(in_form(form, rows), "Step").rows_in("negative_ids", Letters(), which)
+
+
+@pytest.mark.parametrize("name", ["positive_ids", "known_positive_ids"])
+def test_an_unknown_positive_is_not_to_be_removed(name):
+    with pytest.raises(KeyError, match=f"'{name}' of .*or build corpus and rows together: from_pairs") as error:
+        Batch({"query": ["why?"], name: [["e"]]}, "Step").rows_in(name, Letters())
+    assert "remove" not in str(error.value)
 
 
 # ---- answering -------------------------------------------------------------------------------------------------------

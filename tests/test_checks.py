@@ -93,3 +93,16 @@ def test_scores_are_named(value):
 def test_what_names_no_scores_is_refused(value):
     with pytest.raises(TypeError, match=r"Step: by must be 'score' .*, a teacher's name or None, got"):
         checks.score_option("Step", "by", value)
+
+
+@pytest.mark.parametrize("source", ["./nosuch", "../nosuch", "/nosuch", "~/nosuch", "models/mine/last"])
+def test_a_path_that_does_not_exist_is_refused(source):
+    with pytest.raises(FileNotFoundError, match=f"Step: there is no folder '{source}'"):
+        checks.source_of_files("Step", source)
+
+
+def test_hub_ids_and_folders_are_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for source in ("nosuch", "mteb/nosuch", "./here", ".", str(tmp_path / "here")):
+        assert checks.source_of_files("Step", source) == source

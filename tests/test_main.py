@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 from datasets import Dataset
 
@@ -136,3 +137,22 @@ def test_an_interrupt_is_one_line_and_its_own_exit_code(said, monkeypatch, capsy
     monkeypatch.setattr(hnm_datasets.__main__, "run_pilot", lambda _: (_ for _ in ()).throw(KeyboardInterrupt(said)))
     assert main(["pilot", "folder"]) == 130
     assert capsys.readouterr().err == f"\n{said or 'pilot was interrupted.'}\n"
+
+
+@pytest.mark.parametrize("command", ["audit", "pilot"])
+@pytest.mark.parametrize("source", ["nosuch", "typo/name"])
+def test_a_name_that_is_nowhere_is_named(command, source, monkeypatch, capsys, tmp_path):
+    def unreachable(name):
+        raise ConnectionError(f"Couldn't reach {name!r} on the Hub (LocalEntryNotFoundError)")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", unreachable)
+    assert main([command, source]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"there is no folder {source!r} here, and the Hub cannot be reached (Couldn't reach" in last
+
+
+def test_a_missing_path_is_an_error_without_the_hub(capsys):
+    for command in ("audit", "pilot"):
+        assert main([command, "./nosuch"]) == 1
+        assert "there is no folder './nosuch'" in capsys.readouterr().err

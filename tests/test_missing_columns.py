@@ -21,6 +21,7 @@ from hnm_datasets import (
     live_negatives,
     load_sample,
     mine,
+    pilot,
     plot_scores,
 )
 
@@ -92,3 +93,21 @@ def test_a_refresh_names_the_scores_that_its_steps_write(sample):
     fuse = FuseNegatives({"bm25": BM25Negatives(corpus), "random": RandomNegatives(corpus)})
     with pytest.raises(ValueError, match=r"Margin needs .*'positive_scores'.*\('bm25', 'random'\): by='random'"):
         RefreshNegatives(live, [fuse, AbsoluteMargin(0.1)], every=4)
+
+
+@pytest.mark.parametrize("names", [("question", "answer"), ("query", "passage"), ("query_id", "anchor", "positive")])
+def test_rows_that_are_pairs_are_converted_first(sample, names):
+    corpus, _ = sample
+    rows = Dataset.from_dict({name: ["why?", "how?"] for name in names} | {"votes": [1, 2]})
+    wanted = rf"To get it: convert the pairs: corpus, rows = from_pairs\(dataset, '{names[-2]}', '{names[-1]}'\)"
+    for read in (BM25Negatives(corpus), lambda batch: pilot(Dataset.from_dict(batch), corpus)):
+        with pytest.raises(KeyError, match=wanted):
+            read(rows[:])
+
+
+def test_rows_that_are_not_pairs_are_not_taken_for_pairs(sample):
+    corpus, _ = sample
+    texts = {name: ["why?"] for name in ("a", "b")}
+    for rows in (texts | {"c": ["no"]}, {"a": ["why?"]}, texts | {"positive_ids": [["a"]]}):
+        with pytest.raises(KeyError, match="To get it: rename your column to 'query'"):
+            BM25Negatives(corpus)(rows)

@@ -1,6 +1,7 @@
 """Rows that a user hands over, in whatever form, become a `Dataset` or are refused with a way out."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, List, Value
 
+from hnm_datasets import from_pairs
 from hnm_datasets.rows import dataset_of
 
 COLUMNS = {"query": ["a?", "b?", None], "positive_ids": [["x", "y"], [], ["z"]], "n": [1, 2, 3]}
@@ -132,3 +134,18 @@ STREAM = IterableDataset.from_generator(lambda: iter(LIST))
 def test_what_is_refused_names_the_way_out(rows, error, message):
     with pytest.raises(error, match=re.compile(message, re.DOTALL)):
         dataset_of(rows, "reader", "qrels")
+
+
+@pytest.mark.parametrize(
+    ("source", "call"),
+    [
+        ("pairs.csv", "Dataset.from_csv('pairs.csv')"),
+        ("pairs.jsonl", "Dataset.from_json('pairs.jsonl')"),
+        (Path("my/pairs.parquet"), "Dataset.from_parquet('my/pairs.parquet')"),
+        ("sentence-transformers/gooaq", "load_dataset('sentence-transformers/gooaq', split='train')"),
+    ],
+)
+def test_a_name_instead_of_rows_is_to_be_read_first(source, call):
+    with pytest.raises(TypeError) as error:
+        from_pairs(source)
+    assert str(error.value).endswith(f"Read it first: {call}.")

@@ -220,7 +220,7 @@ def mine_hard_negatives(
         check_range(num_negatives, range_min, range_max)
         if verbose:
             report_queries(rows, pairs)
-        loaded = load_model(model, None)
+        loaded = load_model(model, None, owner="mine_hard_negatives")
         with clock() as spent:
             embeddings = passages.embed(
                 loaded,

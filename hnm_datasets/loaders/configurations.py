@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, load_dataset
 
+from hnm_datasets import checks
 from hnm_datasets.arrays.arrow import is_list, type_name
 from hnm_datasets.arrays.ids import as_ids
 from hnm_datasets.batch import Batch
@@ -43,7 +44,7 @@ class _Repository:
         self.names: list[str] = (
             sorted(path.name for path in Path(source).iterdir() if path.is_dir())
             if self.is_plain
-            else datasets.get_dataset_config_names(source)
+            else configurations_of("load_beir", source)
         )
 
     def splits(self, name: str) -> list[str]:
@@ -82,6 +83,28 @@ class _Repository:
 
     def _path_of(self, name: str) -> tuple[str, ...]:
         return (str(Path(self.source) / name),) if self.is_plain else (self.source, name)
+
+
+def configurations_of(owner: str, source: str) -> list[str]:
+    """Return the names of the configurations of a local folder or a dataset on the Hub.
+
+    Args:
+        owner: The calling function or command, for errors.
+        source: A folder or a Hub id.
+
+    Raises:
+        FileNotFoundError: There is no such folder or dataset.
+        ConnectionError: There is no such folder, and the Hub cannot be reached.
+    """
+    checks.source_of_files(owner, source)
+    try:
+        names: list[str] = datasets.get_dataset_config_names(source)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{owner}: there is no folder {source!r} here, and the Hub cannot be reached ({error}). Check the name and "
+            f"the connection."
+        ) from error
+    return names
 
 
 def has_configurations(folder: Path) -> bool:

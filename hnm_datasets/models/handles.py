@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hnm_datasets import checks
 from hnm_datasets.models.fingerprint import ModelDigests, model_digests, quick_digests, quick_settings
 from hnm_datasets.runtime.workers import in_worker
 from hnm_datasets.storage.digests import fingerprint
@@ -138,7 +139,11 @@ _LOADED: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
 
 
 def load_model(
-    model: EmbeddingModel | SparseModel | TokenModel | PairModel, name: str | None, *, kind: str = "SentenceTransformer"
+    model: EmbeddingModel | SparseModel | TokenModel | PairModel,
+    name: str | None,
+    *,
+    kind: str = "SentenceTransformer",
+    owner: str | None = None,
 ) -> LoadedModel:
     """Load a model from its path, if a path is given, and fingerprint it.
 
@@ -147,8 +152,10 @@ def load_model(
         name: The name of a function's outputs.
         kind: The expected class of the model: `"SentenceTransformer"`, `"SparseEncoder"`, `"MultiVectorEncoder"` or
             `"CrossEncoder"`.
+        owner: The calling step or function, for errors; None for the class of the model.
 
     Raises:
+        OSError: The model cannot be found or read.
         TypeError: `model` is not a model of this class, a path or a function.
         ValueError: A function has no name, a model has one, or loading from the path would add random weights.
     """
@@ -167,7 +174,7 @@ def load_model(
 
         wanted = (getattr(sentence_transformers, kind),)
     if source is not None:
-        model = _read(source, kind, wanted[0])
+        model = _read(source, kind, wanted[0], owner or kind)
     if isinstance(model, wanted):
         if name is not None:
             raise ValueError(f"A {kind} is fingerprinted by its weights. Remove fingerprint=.")
@@ -222,14 +229,15 @@ def kind_of(model: object) -> str | None:
     return next((name for name in names if name in _KINDS), None)
 
 
-def _read(source: str, kind: str, wanted: Any) -> Any:
+def _read(source: str, kind: str, wanted: Any, owner: str) -> Any:
     """Load a model; raise if it is of another class, because sentence-transformers would add random weights."""
+    checks.source_of_files(owner, source)
     if kind == "CrossEncoder":
-        return wanted(source)
+        return _constructed(source, wanted, owner)
     saved = saved_kind(source)
     if saved is not None and saved != kind and {saved, kind} <= _KINDS.keys():
         raise TypeError(f"The model at {source!r} is a {saved}, but a {kind} is needed. {_USES[saved]}")
-    model = wanted(source)
+    model = _constructed(source, wanted, owner)
     if saved is None and any(type(module).__name__ == "SparseAutoEncoder" for module in model):
         raise ValueError(
             f"The model at {source!r} has no weights for sparse vectors; SparseEncoder would initialize them randomly. "
@@ -241,6 +249,24 @@ def _read(source: str, kind: str, wanted: Any) -> Any:
             f"projection randomly. Pass a model saved as a MultiVectorEncoder, or a ColBERT."
         )
     return model
+
+
+def _constructed(source: str, wanted: Any, owner: str) -> Any:
+    """Load a model; name it and the step in the error if that fails, because the cause often names neither."""
+    try:
+        return wanted(source)
+    except Exception as error:
+        # The first line says what failed; the rest is advice about the connection.
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        message = (
+            f"{owner}: cannot load the model {source!r}: {cause}. Check the name, or pass a local folder or a loaded "
+            f"model."
+        )
+        for kind in (FileNotFoundError, OSError, ValueError):
+            if isinstance(error, kind):
+                raise kind(message) from error
+        error.add_note(message)
+        raise
 
 
 def _is_colbert(model: Any) -> bool:

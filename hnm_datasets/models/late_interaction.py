@@ -52,7 +52,7 @@ class LateModel:
                 f"corpus.embed_tokens(model)."
             )
         handle = model.queries if isinstance(model, LateModel) else model
-        loaded = load_model(handle, fingerprint, kind="MultiVectorEncoder")
+        loaded = load_model(handle, fingerprint, kind="MultiVectorEncoder", owner=step)
         queries = TokenEncoder(loaded, "query", prompt=query_prompt, batch_size=batch_size)
         documents = TokenEncoder(loaded, "document", prompt=prompt, batch_size=batch_size)
         own = TokenEmbeddingJob(corpus, documents).embeddings

@@ -65,7 +65,7 @@ class Reranker(ModelHandle):
         dtype: str | None = None,
         fingerprint: str | None = None,
     ) -> None:
-        own = load_model(model, fingerprint, kind=self._kind)
+        own = load_model(model, fingerprint, kind=self._kind, owner="CrossEncoderScores")
         super().__init__(own)
         self.batch_size = checks.whole_number("Reranker", "batch_size", batch_size, low=1)
         self.activation = checks.one_of("Reranker", "activation", activation, _ACTIVATIONS)

@@ -28,7 +28,7 @@ def checked_model(model: Any) -> Any:
             f"strategies={{'dense': [DenseNegatives(corpus, function, fingerprint='...')]}}."
         )
     try:
-        return load_model(model, None).model
+        return load_model(model, None, owner=_NAME).model
     except TypeError as error:
         raise TypeError(f"{_NAME}: {error}") from None
 

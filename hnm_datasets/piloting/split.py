@@ -17,7 +17,6 @@ from hnm_datasets.corpus.text import normalized_digests
 from hnm_datasets.loaders.columns import with_ids_as_texts
 from hnm_datasets.loaders.hiding import hide_positives
 from hnm_datasets.loaders.pooling import pool_positives
-from hnm_datasets.missing_columns import check_column
 from hnm_datasets.storage.digests import digest_strings
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def split_rows(rows: Dataset, corpus: Corpus, sample: int, trained: int, held_ou
     """
     rows = _unmined(with_ids_as_texts(rows, _NAME))
     for column in (QUERY, POSITIVE_IDS):
-        check_column(_NAME, column, rows.column_names)
+        Batch(rows.with_format("arrow")[:1], _NAME).require(column)
     read = [name for name in (QUERY_ID, QUERY, POSITIVE_IDS) if name in rows.column_names]
     batch = Batch(rows.select_columns(read).with_format("arrow")[:], step=_NAME)
     lengths = batch.rows_in(POSITIVE_IDS, corpus).lengths

@@ -111,7 +111,7 @@ def embed_with_ray(
         "similarity": similarity,
         "batch_size": batch_size,
     }
-    loaded = load_model(model, fingerprint)
+    loaded = load_model(model, fingerprint, owner="embed_with_ray")
     job = EmbeddingJob(corpus, Encoder(loaded, "document", **options), dtype)  # type: ignore[arg-type]
     if not is_complete(job.folder):
         with clocked("encode"):

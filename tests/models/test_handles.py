@@ -3,11 +3,22 @@
 import gc
 import multiprocessing
 import pickle
+import traceback
 
 import pytest
 import torch
+from datasets import Dataset
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from hnm_datasets import (
+    BiEncoderScores,
+    Corpus,
+    CrossEncoderScores,
+    DenseNegatives,
+    LateInteractionNegatives,
+    LateInteractionScores,
+    SparseNegatives,
+)
 from hnm_datasets.models.fingerprint import model_fingerprint
 from hnm_datasets.models.handles import LoadedModel, ModelHandle, load_model, token_counts
 
@@ -299,3 +310,40 @@ def test_tokens_are_counted_up_to_the_limit(cross_encoder_path):
 def test_characters_are_counted_where_there_are_no_tokens(static_model):
     for model, name in ((function, "letters-1"), (static_model, None)):
         assert token_counts(load_model(model, name), ["ab c", "", "ä"]).tolist() == [4, 0, 1]
+
+
+# ---- errors of loading -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["SentenceTransformer", "SparseEncoder", "MultiVectorEncoder", "CrossEncoder"])
+@pytest.mark.parametrize("cause", [OSError, FileNotFoundError, ValueError, RuntimeError])
+def test_a_failed_load_names_the_model_and_the_step(kind, cause, monkeypatch):
+    def fail(source):
+        raise cause("Nobody answers.\nCheck your internet connection.")
+
+    monkeypatch.setattr(f"sentence_transformers.{kind}", fail)
+    monkeypatch.setattr("hnm_datasets.models.handles.saved_kind", lambda source: None)
+    with pytest.raises(cause) as failed:
+        load_model("lab/no-model", None, kind=kind, owner="Step")
+    last = "".join(traceback.format_exception_only(failed.value)).splitlines()[-1]
+    assert last.endswith(
+        "Step: cannot load the model 'lab/no-model': Nobody answers. Check the name, or pass a local folder or a "
+        "loaded model."
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        (DenseNegatives, "DenseNegatives"),
+        (SparseNegatives, "SparseNegatives"),
+        (LateInteractionNegatives, "LateInteractionNegatives"),
+        (BiEncoderScores, "BiEncoderScores"),
+        (LateInteractionScores, "LateInteractionScores"),
+        (CrossEncoderScores, "CrossEncoderScores"),
+    ],
+)
+def test_a_step_names_itself_and_a_missing_folder_at_once(step, name):
+    corpus = Corpus.from_dataset(Dataset.from_dict({"id": ["a"], "text": ["plates move"]}))
+    with pytest.raises(FileNotFoundError, match=f"^{name}: there is no folder './no-model'"):
+        step(corpus, "./no-model")

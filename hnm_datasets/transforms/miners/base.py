@@ -31,7 +31,7 @@ from hnm_datasets.columns import (
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.corpus.questions import question_codes, rows_without_all_positives
 from hnm_datasets.indexes.base import Hits
-from hnm_datasets.runtime.notices import tell_of_batch
+from hnm_datasets.runtime.notices import tell_of_batch, tell_once
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.search import Candidates, joined_candidates, mine_candidates
 
@@ -42,6 +42,8 @@ UNPOOLED = "unpooled positives"
 
 #: The maximum number of hits in memory at a time, 12 bytes each, for any k and batch size.
 HITS = 1 << 22
+#: The default k. It may exceed a small corpus without a warning, because nobody chose it.
+_USUAL_K = 100
 
 
 class MiningRows(NamedTuple):
@@ -171,7 +173,7 @@ class Miner(Transform):
 
     corpus: Corpus
     _: KW_ONLY
-    k: int = 100
+    k: int = _USUAL_K
     exclude_group: bool = False
 
     def __post_init__(self) -> None:
@@ -224,6 +226,16 @@ class Miner(Transform):
 
     def find(self, rows: MiningRows, encoded: Any) -> Candidates:
         """Find the candidates of some rows, as row numbers of the corpus."""
+        if self.k > max(len(self.corpus), _USUAL_K):
+            name = type(self).__name__
+            tell_once(
+                logger,
+                f"{name}: k",
+                "%s: k=%s, but the corpus has only %s passages, so every row gets fewer candidates.",
+                name,
+                f"{self.k:,}",
+                f"{len(self.corpus):,}",
+            )
         # A search returns at least k hits per query, and more if positives have to be skipped.
         parts = runs_within(self.k + rows.known.lengths, HITS)
         return joined_candidates([self._find_part(rows, encoded, part) for part in parts])

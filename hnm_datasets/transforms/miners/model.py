@@ -68,7 +68,7 @@ class ModelNegatives(Miner):
                 f"{name}: index must be a {kind.__name__}{several}, got {type(self.index).__name__}. "
                 f"Create one from the embeddings: {kind.__name__}({embed}(model))."
             )
-        loaded = load_model(self.model, self.fingerprint, kind=self.model_kind)
+        loaded = load_model(self.model, self.fingerprint, kind=self.model_kind, owner=name)
         documents: TextEncoder | StoredVectors
         if self.index is None or self._is_default_index(loaded):
             job = self._job(loaded)

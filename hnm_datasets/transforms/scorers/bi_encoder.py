@@ -81,7 +81,7 @@ class BiEncoderScores(Scorer):
         is_sparse = isinstance(self.embeddings, SparseEmbeddings) or kind_of(model) == _SPARSE
         if self.embeddings is not None:
             check_embeddings(step, self.corpus, self.embeddings, SparseEmbeddings if is_sparse else Embeddings)
-        loaded = load_model(model, self.fingerprint, kind=_SPARSE if is_sparse else "SentenceTransformer")
+        loaded = load_model(model, self.fingerprint, kind=_SPARSE if is_sparse else "SentenceTransformer", owner=step)
         kind = SparseTextEncoder if is_sparse else Encoder
         documents: TextEncoder = kind(loaded, "document", prompt=self.prompt, batch_size=self.batch_size)
         queries = query_encoder(loaded, self.embeddings or documents, self.query_prompt, self.batch_size)

@@ -8,7 +8,16 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm_datasets import BM25Index, BM25Negatives, Corpus, RandomNegatives, RunNegatives, SearchNegatives, load_sample
+from hnm_datasets import (
+    BM25Index,
+    BM25Negatives,
+    Corpus,
+    FuseNegatives,
+    RandomNegatives,
+    RunNegatives,
+    SearchNegatives,
+    load_sample,
+)
 from hnm_datasets.arrays.ragged import Ragged, offsets_of
 
 
@@ -306,3 +315,19 @@ def test_columns_of_other_lengths_are_refused(make, count):
     batch = {"query": ["wave", "plate", "slip", "fault"], "positive_ids": [["p0"]] * count}
     with pytest.raises(ValueError, match=f"^{make.__name__}: the column 'positive_ids' has {count} rows"):
         step(batch)
+
+
+def test_more_candidates_than_passages_are_reported_once_per_map(caplog):
+    corpus = corpus_of(["wave", "plate", "slip"])
+    rows = Dataset.from_dict({"query": [f"wave {n}?" for n in range(6)], "positive_ids": [["p0"]] * 6})
+    bm25, random = BM25Negatives(corpus, k=100_000), RandomNegatives(corpus, k=101)
+    for step, names in (
+        (bm25, ["BM25Negatives: k=100,000"]),
+        (random, ["RandomNegatives: k=101"]),
+        (FuseNegatives({"a": bm25, "b": random}), ["BM25Negatives: k=100,000", "RandomNegatives: k=101"]),
+        (BM25Negatives(corpus), []),
+    ):
+        caplog.clear()
+        rows.map(step, batched=True, batch_size=2)
+        wanted = [f"{name}, but the corpus has only 3 passages, so every row gets fewer candidates." for name in names]
+        assert [record.getMessage() for record in caplog.records if "k=" in record.getMessage()] == wanted
