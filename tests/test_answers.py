@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import older_versions
 import pyarrow as pa
 import pytest
 from datasets import Dataset, load_dataset
@@ -812,7 +813,19 @@ def answers():
     PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-@pytest.mark.parametrize("name", CASES)
+#: The recorded answers of these depend on the random weights of a new cross-encoder, or hold versions.
+OF_NEWER_VERSIONS = re.compile(r"scores-cross-encoder|audit-|card-|mine-.*rerank")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=older_versions.needs("transformers", "5.23", "it draws other weights"))
+        if OF_NEWER_VERSIONS.match(name)
+        else name
+        for name in CASES
+    ],
+)
 def test_answer(given, answers, name):
     found = answer(name, given)
     if RECORDING:

@@ -4,6 +4,7 @@ import inspect
 import itertools
 
 import datasets
+import older_versions
 import pytest
 from datasets import Dataset
 from drop_in_helpers import (
@@ -19,6 +20,8 @@ from exhaustive import usually
 from sentence_transformers.util import mine_hard_negatives as their_function
 
 from hnm_datasets import mine_hard_negatives
+
+NEWER = older_versions.needs("sentence-transformers", "6.2", "its function ranks by other scores of a cross-encoder")
 
 
 def test_the_signature_is_theirs_with_two_options_more():
@@ -100,6 +103,7 @@ def test_toy_rows(static_model):
     ],
     ids=str,
 )
+@NEWER
 def test_rows_are_theirs_with_a_cross_encoder_and_a_limit(
     few_pairs, static_model, cross_encoder, output_format, options
 ):
@@ -129,6 +133,7 @@ def test_positives_among_the_candidates_are_n_tuples(few_pairs, static_model):
     assert_the_same(*mine_both(few_pairs, static_model, include_positives=True))
 
 
+@NEWER
 def test_positives_among_the_candidates_are_scored_by_a_cross_encoder(few_pairs, static_model, cross_encoder):
     options = {"include_positives": True, "output_format": "n-tuple", "output_scores": True, "min_score": 0.0}
     assert_the_same(*mine_both(few_pairs, static_model, cross_encoder=cross_encoder, **options))

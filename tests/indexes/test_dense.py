@@ -39,7 +39,8 @@ def embedded(similarity="cosine", dtype="float32", size=SIZE):
 
 
 def reference(queries, vectors, similarity):
-    queries, vectors = np.float64(queries), np.float64(vectors)
+    # numpy 2.1 makes a number of an array of one number with np.float64().
+    queries, vectors = (np.asarray(one, dtype=np.float64) for one in (queries, vectors))
     if similarity == "euclidean":
         return -np.sqrt(((queries[:, None] - vectors[None]) ** 2).sum(axis=2))
     return queries @ vectors.T

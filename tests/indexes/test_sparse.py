@@ -76,7 +76,7 @@ def large():
     """Terms of very different frequencies, so that both ways to pick the best are taken; weights of both signs."""
     rng = np.random.default_rng(0)
     matrix = scipy.sparse.hstack(
-        [scipy.sparse.random_array((6000, 4), density=density, rng=rng) for density in (0.5, 0.01, 0.001)]
+        [scipy.sparse.random(6000, 4, density, random_state=rng) for density in (0.5, 0.01, 0.001)]
     )
     # Few distinct weights, so that ties are common.
     matrix = np.round(matrix.toarray(), 1).astype(np.float32)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
+import older_versions
 import pytest
 import torch
 from exhaustive import usually
@@ -262,7 +263,10 @@ def routed(model):
         routed,
         lambda model: model[0].processing_kwargs.update(text={"padding": "max_length", "max_length": 30}),
         lambda model: setattr(model[0], "query_expansion", {"strategy": "fixed", "length": 20}),
-        lambda model: setattr(model, "_distributed_inference", model._inference),
+        pytest.param(
+            lambda model: setattr(model, "_distributed_inference", model._inference),
+            marks=older_versions.needs("sentence-transformers", "6.2", "it has no such attribute"),
+        ),
     ],
     ids=["class", "method", "preprocessing", "router", "padding", "expansion", "distributed"],
 )

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import older_versions
 import pytest
 from datasets import Dataset
 from shape_helpers import (
@@ -278,6 +279,7 @@ def test_bad_batches_are_refused(corpus, step):
         scored(MINED | {"positive_scores": [[5.0], [4.0], [], [3.5]]})
 
 
+@older_versions.needs("datasets", "4.6", "it imports torch")
 def test_shapes_need_no_trainer():
     script = (
         "import sys, hnm_datasets.transforms.shapes.tuples\n"
