@@ -74,7 +74,8 @@ class Audit(Report):
 
     def to_markdown(self) -> str:
         """Return everything as Markdown, for a README or a dataset card."""
-        return as_markdown("", [Table("What was audited", note=self._counts()), *self._tables()])
+        tables = self._tables(unknown="not measured")
+        return as_markdown("", [Table("What was audited", note=self._counts()), *tables])
 
     def _heading(self) -> str:
         return f"Audit of {self._counts()}"
@@ -86,8 +87,8 @@ class Audit(Report):
             f"negatives, {self.passages:,} distinct{where}."
         )
 
-    def _tables(self) -> list[Table]:
-        tables = [self._defects(), self._main_numbers()]
+    def _tables(self, unknown: str = "unknown: pass judgments=, or score with a teacher") -> list[Table]:
+        tables = [self._defects(), self._main_numbers(unknown)]
         if self.scores:
             tables.append(self._score_table())
         spreads = {f"negatives per {self.per}": self.per_row, "ranks": self.ranks}
@@ -111,7 +112,7 @@ class Audit(Report):
         notes = [f"{defect.name}: {defect.remedy}. For example {defect.examples[0]}." for defect in self.defects]
         return Table("Defects", ("defect", "count", "what"), rows, note="\n".join(notes))
 
-    def _main_numbers(self) -> Table:
+    def _main_numbers(self, unknown: str) -> Table:
         found = self.false_negatives
         short = self.short_rows / (self.rows if self.per == "row" else self.queries)
         rows = [
@@ -129,7 +130,7 @@ class Audit(Report):
                 )
             ]
         else:
-            rows.append(("false negatives", "unknown: pass judgments=, or score with a teacher"))
+            rows.append(("false negatives", unknown))
         rows += [
             (f"negatives above their positive, by {name}", percent(scores.above))
             for name, scores in self.scores.items()

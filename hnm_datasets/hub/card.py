@@ -19,12 +19,14 @@ from hnm_datasets.formats.base import Layout
 from hnm_datasets.formats.registry import recognize
 from hnm_datasets.hub.metadata import Config, card_metadata
 from hnm_datasets.hub.record import audit_of, report_in
-from hnm_datasets.hub.snippets import quoted, usage
+from hnm_datasets.hub.snippets import quoted, unknown_id, usage
 from hnm_datasets.markdown import code, count, fenced, link, plain, without_controls
 
 CARD = "README.md"
 _HOME = "https://pypi.org/project/hnm-datasets/"
 _EXAMPLES, _NEGATIVES_SHOWN, _LENGTH = 3, 3, 200
+#: An option of a step that changes nothing.
+_EMPTY_OPTION = re.compile(r", \w+=(?:''|None)(?=[,)])")
 _MARKER = re.compile(r"<!-- hnm_datasets card ([0-9a-f]{16}) -->\n\Z")
 
 
@@ -126,9 +128,9 @@ def _how(record: Mapping[str, Any]) -> str:
     done = "Mined" if record["steps"] else "Published"
     parts = [f"{done} with {named} (`pip install hnm-datasets`)."]
     if record["steps"]:
-        steps = "\n".join(f"{number}. {without_controls(step)}" for number, step in enumerate(record["steps"], start=1))
-        parts.append("Each step was applied with `Dataset.map(step, batched=True)`, in this order:")
-        parts.append(fenced(steps, "text"))
+        steps = [without_controls(_EMPTY_OPTION.sub("", step)) for step in record["steps"]]
+        parts.append("These steps were applied in this order, with `mine` or `Dataset.map(step, batched=True)`:")
+        parts.append(fenced("\n".join(f"{number}. {step}" for number, step in enumerate(steps, start=1)), "text"))
     else:
         parts.append("The steps were not recorded.")
     report = report_in(record)
@@ -226,7 +228,7 @@ def _use(record: Mapping[str, Any], rows: Dataset, layout: Layout, split: str) -
     if format.needs_corpus:
         intro = "The rows contain passage ids. The package `hnm_datasets` looks up the texts.\n\n"
         if record["corpus"] and record["corpus"]["included"]:
-            passages = f'passages = load_dataset({quoted(repo_id)}, "corpus", split="train")\n'
+            passages = f'passages = load_dataset({quoted(repo_id)}, "corpus", split="train"){unknown_id(repo_id)}\n'
         else:
             intro += (
                 "The passages are not part of this dataset. Load the corpus that the ids refer to, as a dataset with "

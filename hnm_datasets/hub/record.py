@@ -17,6 +17,7 @@ from hnm_datasets.audit.report import Audit
 from hnm_datasets.audit.run import audit_negatives
 from hnm_datasets.corpus.passages import Corpus, check_corpus
 from hnm_datasets.formats.base import Layout
+from hnm_datasets.hub.paths import record_without_paths
 from hnm_datasets.hub.shards import corpus_size, size_of
 from hnm_datasets.hub.steps import in_order, report_of, steps_of
 from hnm_datasets.hub.tokens import hide_tokens
@@ -132,7 +133,7 @@ def record_of(
     """
     corpus = options.corpus
     first, rows = next(iter(splits.items()))
-    return {
+    record = {
         **_MADE_BY,
         "repo_id": repo_id,
         "name": options.name,
@@ -154,6 +155,7 @@ def record_of(
         },
         "audit": _audited(rows, first, layout, options),
     }
+    return record_without_paths(record)
 
 
 def versions() -> dict[str, str]:
@@ -203,7 +205,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             f"{path} is damaged or was not written by save_mined: {printable(str(error))}. Save the dataset again with "
             f"save_mined, or move the file away; the card will then say that the steps were not recorded."
         ) from None
-    return record
+    # Earlier versions wrote paths.
+    return record_without_paths(record)
 
 
 def audit_of(record: Mapping[str, Any]) -> Audit | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,13 +33,18 @@ from hnm_datasets.formats.registry import recognize
 from hnm_datasets.hub.card import CARD, dataset_card, is_own, signed
 from hnm_datasets.hub.metadata import Config, configs_of
 from hnm_datasets.hub.record import RECORD, Options, read_record, record_of, write_record
+from hnm_datasets.hub.replaced import Saved, log_replaced, saved_in
 from hnm_datasets.hub.shards import CORPUS, DATA, load_rows, replacing, write_corpus, write_rows
+from hnm_datasets.hub.snippets import placeholder_id
 from hnm_datasets.hub.tokens import hide_tokens, known_tokens
+from hnm_datasets.mining.report import emptied_by
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.bars import iter_with_bar
 from hnm_datasets.runtime.interrupts import interruptible
 from hnm_datasets.storage.folders import cache_root
 from hnm_datasets.storage.writing import written_aside
+
+logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 10_000
 
@@ -64,7 +70,7 @@ def save_mined(
     with `Corpus.from_dataset(load_dataset(folder, "corpus", split="train"))`.
 
     The folder is written under a temporary name and renamed, so an interrupted call leaves no incomplete folder. A
-    folder that `save_mined` wrote earlier is replaced.
+    folder that `save_mined` wrote earlier is replaced, with a warning if its number of rows or its columns differ.
 
     Args:
         dataset: The rows, in any format that `audit_negatives` accepts. A `DatasetDict` keeps its splits; a
@@ -89,9 +95,9 @@ def save_mined(
         FileExistsError: The folder contains other files, or its card was edited.
         KeyError: The columns match no known format, or an id is not in the corpus.
         TypeError: An argument has the wrong type.
-        ValueError: A split has no rows, or a name that `load_dataset` does not accept. Names consist of letters, digits
-            and `_`, with single dots between them. Or `steps` contradicts the steps that the rows remember or their
-            `negative_source`, or the rows were mined with different steps.
+        ValueError: No row has a negative. Or a split has no rows, or a name that `load_dataset` does not accept. Names
+            consist of letters, digits and `_`, with single dots between them. Or `steps` contradicts the steps that the
+            rows remember or their `negative_source`, or the rows were mined with different steps.
 
     Example:
         >>> import tempfile
@@ -157,7 +163,7 @@ def write_card(
     if record is None:
         splits = dict(load_dataset(str(path)))
         layout = recognize(_first(splits).column_names, "write_card")
-        record = record_of("write_card", splits, layout, options, repo_id=f"your-name/{path.name}", included=False)
+        record = record_of("write_card", splits, layout, options, repo_id=placeholder_id(path.name), included=False)
         return _write_card(path, record, splits, {}, None, secrets)
     _check_shards(path, record)
     given = {"license": license, "name": name, "source": source, "language": options.languages}
@@ -192,13 +198,22 @@ def save(
     splits = _splits_of(owner, dataset)
     layout = recognize(_first(splits).column_names, owner)
     folder = folder.expanduser().resolve()
-    _check_replaceable(owner, folder)
+    replaced = _check_replaceable(owner, folder)
+    _check_negatives(owner, splits, layout)
     # Rows with texts need no passages.
     corpus = options.corpus if layout.format.needs_corpus else None
     if corpus is not None:
         _check_ids(owner, splits, layout, corpus)
     included = corpus is not None and options.include_corpus
-    record = record_of(owner, splits, layout, options, repo_id=repo_id or f"your-name/{folder.name}", included=included)
+    if layout.format.needs_corpus and corpus is None and options.include_corpus:
+        logger.warning(
+            "%s: the rows contain passage ids, and the folder contains no passages. Pass corpus= to include them, or "
+            "include_corpus=False if they are published elsewhere.",
+            owner,
+        )
+    record = record_of(
+        owner, splits, layout, options, repo_id=repo_id or placeholder_id(folder.name), included=included
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     explain = f"{owner} was interrupted. The folder {folder} is as it was before. Repeat the call."
     with interruptible(lambda: explain), _locked(folder), replacing(folder) as aside:
@@ -209,6 +224,8 @@ def save(
         record = write_record(aside, record, secrets)
         configs = configs_of(record, _first(splits).features)
         _write_card(aside, record, splits, configs, options.corpus, secrets)
+    if replaced is not None:
+        log_replaced(owner, folder, replaced, splits)
     return folder
 
 
@@ -288,14 +305,31 @@ def _check_ids(owner: str, splits: Mapping[str, Dataset], layout: Layout, corpus
                 batch.rows_in(name, corpus)
 
 
-def _check_replaceable(owner: str, folder: Path) -> None:
-    if not folder.exists():
+def _check_negatives(owner: str, splits: Mapping[str, Dataset], layout: Layout) -> None:
+    """Raise if no row has a negative; reads only until it finds one."""
+    if layout.format.is_graded(layout, _first(splits)):
         return
+    for rows in splits.values():
+        for table in rows.with_format("arrow").iter(_ROWS_AT_ONCE):
+            if len(layout.read(Batch(table, step=owner)).negatives):
+                return
+    step = next(filter(None, map(emptied_by, splits.values())), None)
+    raise ValueError(
+        f"{owner}: no row has a negative, so nobody could train on the dataset. "
+        f"{step or 'Check the number of negatives after each step.'} Loosen the filters, or mine with a larger k or "
+        f"another model."
+    )
+
+
+def _check_replaceable(owner: str, folder: Path) -> Saved | None:
+    """Raise if the folder contains anything but an unedited dataset of `save_mined`; return what it contains."""
+    if not folder.exists():
+        return None
     if not folder.is_dir():
         raise FileExistsError(f"{owner}: {folder} is a file. Choose another folder.")
     names = {path.name for path in folder.iterdir()}
     if not names:
-        return
+        return None
     others = sorted(names - {CARD, RECORD, DATA, CORPUS})
     try:
         record = read_record(folder)
@@ -307,6 +341,7 @@ def _check_replaceable(owner: str, folder: Path) -> None:
             f"({', '.join(others or sorted(names))}). Choose another folder, or empty it."
         )
     _check_card(owner, folder)
+    return saved_in(folder, record)
 
 
 def _check_card(owner: str, folder: Path) -> None:

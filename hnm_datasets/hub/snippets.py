@@ -12,6 +12,9 @@ from hnm_datasets.formats.base import Layout
 #: Control characters that JSON does not escape, and that would change how the code looks.
 _CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+#: The owner in an id that is not known.
+_SOMEONE = "your-name"
+
 _BI_ENCODER = """\
 model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
 args = SentenceTransformerTrainingArguments(
@@ -80,7 +83,7 @@ def usage(
         training = _BI_ENCODER
     if format.needs_corpus:
         imports += ["", "from hnm_datasets import Corpus, ToTriplets"]
-    load = f"load_dataset({quoted(repo_id)}, split={quoted(split)})"
+    load = f"load_dataset({quoted(repo_id)}, split={quoted(split)}){unknown_id(repo_id)}"
     if format.needs_corpus:
         loading = _loading_ids(load, corpus or "")
     elif format.labeled or (format.trainable and not _has_lists(layout, features)):
@@ -88,6 +91,17 @@ def usage(
     else:
         loading = _loading_lists(load, layout, features)
     return "\n".join(["from datasets import load_dataset", *imports, "", loading]) + training.format(loss=loss)
+
+
+def placeholder_id(name: str) -> str:
+    """Return the id in the code of a dataset without a known Hub id."""
+    return f"{_SOMEONE}/{name}"
+
+
+def unknown_id(repo_id: str) -> str:
+    """Return the comment after a line with the id of the dataset; empty if the id is known."""
+    is_placeholder = repo_id.startswith(f"{_SOMEONE}/")
+    return "  # replace with the dataset's Hub id, or the path of its folder" if is_placeholder else ""
 
 
 def _loading_ids(load: str, corpus: str) -> str:

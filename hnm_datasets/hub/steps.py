@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hnm_datasets.arrays.arrow import is_list
 from hnm_datasets.columns import NEGATIVE_SOURCE
-from hnm_datasets.mining.names import full_name
+from hnm_datasets.mining.names import full_name, without_model_names
 from hnm_datasets.mining.report import MiningReport, reports_of
 from hnm_datasets.transforms.base import Transform
 from hnm_datasets.transforms.miners.base import Miner
@@ -39,7 +39,7 @@ def steps_of(owner: str, splits: Mapping[str, Dataset], given: Sequence[object])
     for rows in splits.values():
         for steps in _remembered(rows):
             # Some rows with the same steps may have been changed later.
-            known = tuple(step for step in steps if step != UNRECORDED)
+            known = tuple(without_model_names(step) for step in steps if step != UNRECORDED)
             remembered[known] = max(remembered.get(known, []), steps, key=len)
     if given:
         for known, steps in remembered.items():
@@ -69,9 +69,9 @@ def report_of(splits: Mapping[str, Dataset]) -> dict[str, Any] | None:
 
 
 def in_order(known: Iterable[str], steps: Iterable[str]) -> bool:
-    """Return whether the steps include the known steps, in the same order."""
-    rest = iter(steps)
-    return all(step in rest for step in known)
+    """Return whether the steps include the known steps, in the same order; names of models are ignored."""
+    rest = map(without_model_names, steps)
+    return all(without_model_names(step) in rest for step in known)
 
 
 def _remembered(rows: Dataset) -> list[list[str]]:

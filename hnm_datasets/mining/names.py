@@ -8,12 +8,36 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from hnm_datasets.models.handles import label_of
+from hnm_datasets.storage.about import short_name as short_model_name
+
+#: A model that was passed as an object, in the repr of a step.
+_MODEL = re.compile(r"(?<=\()model ([0-9a-f]{32})\b")
+#: The name that `full_name` writes before it.
+_MODEL_NAME = re.compile(r"""(?<=\()('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"), (?=model [0-9a-f]{32}\b)""")
+
 
 def full_name(step: object) -> str:
-    """Return the repr of a step without memory addresses and without the path of the home directory."""
+    """Return the repr of a step with the names of its models, without memory addresses and the home directory."""
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(step))
     home = str(Path.home())
-    return text.replace(home, "~") if len(home) > 1 else text
+    text = text.replace(home, "~") if len(home) > 1 else text
+    return _MODEL.sub(_with_model_name, text)
+
+
+def without_model_names(name: str) -> str:
+    """Return the full name of a step without the names of its models, which differ between processes.
+
+    Example:
+        >>> without_model_names(f"Reranker('BAAI/bge-reranker-base', model {'0' * 32})")
+        'Reranker(model 00000000000000000000000000000000)'
+    """
+    return _MODEL_NAME.sub("", name)
+
+
+def _with_model_name(found: re.Match[str]) -> str:
+    label = short_model_name(label_of(found[1]))
+    return f"{label!r}, {found[0]}" if label else found[0]
 
 
 def short_name(step: object) -> str:

@@ -194,3 +194,11 @@ def reports_of(rows: Dataset) -> list[MiningReport]:
         if report.steps and report not in found:
             found.append(report)
     return found
+
+
+def emptied_by(rows: Dataset) -> str | None:
+    """Name the step of `mine` that dropped all candidates, if the mining report of the rows has one."""
+    report = MiningReport.of(rows)
+    steps = () if report is None else report.steps
+    found = next((step for step in steps if step.candidates_in and not step.candidates_out), None)
+    return None if found is None else f"{found.name} dropped all {found.candidates_in:,} candidates."

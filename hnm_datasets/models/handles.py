@@ -275,11 +275,17 @@ def _is_colbert(model: Any) -> bool:
     return "HF_ColBERT" in names or any(name.endswith("ForRetrieval") for name in names)
 
 
+def label_of(model_fingerprint: str) -> str | None:
+    """Return what people call a model in this process; None if that is unknown."""
+    return next((one.label for one in _LOADED if one.fingerprint == model_fingerprint and one.label), None)
+
+
 def _label_of(model: Any, source: str | None) -> str | None:
-    """Return what people call a model: where it was read from, else what its card says it is based on."""
+    """Return what people call a model: its path or Hub id, the id in its card, or the source of its weights."""
     card = getattr(model, "model_card_data", None)
     base, revision = (getattr(card, name, None) for name in ("base_model", "base_model_revision"))
-    name = source or base
+    config = getattr(getattr(model, "transformers_model", None), "config", None)
+    name = source or base or getattr(card, "model_id", None) or getattr(config, "name_or_path", None) or None
     return f"{name} (revision {revision[:12]})" if name and name == base and isinstance(revision, str) else name
 
 

@@ -127,14 +127,21 @@ def in_words(kind: str, facts: Mapping[str, Any], detail: str = "") -> str:
 
 
 def short_name(name: object) -> str:
-    """Return the name of a model or corpus for lists: only the end of a path.
+    """Return the name of a model or corpus for lists: the end of a path, or the Hub id if the Hub's cache has it.
 
     Example:
         >>> short_name("/home/me/runs/minilm/checkpoint-500"), short_name("BeIR/scifact"), short_name(None)
         ('minilm/checkpoint-500', 'BeIR/scifact', '')
+        >>> short_name("/home/me/.cache/huggingface/hub/models--BAAI--bge-small-en/snapshots/5c38ec7c")
+        'BAAI/bge-small-en'
     """
     text = name if isinstance(name, str) else ""
-    return "/".join(Path(text).parts[-2:]) if Path(text).is_absolute() else text
+    path = Path(text)
+    if not path.is_absolute():
+        return text
+    if (repo := path.parent.parent.name).startswith(("models--", "datasets--")):
+        return "/".join(repo.split("--")[1:])
+    return "/".join(path.parts[1:][-2:])
 
 
 def _plain(value: Any) -> Any:

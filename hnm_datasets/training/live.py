@@ -6,7 +6,6 @@ import logging
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
 from numpy.typing import NDArray
 
 from hnm_datasets import checks
@@ -15,7 +14,7 @@ from hnm_datasets.arrays.ragged import Ragged, offsets_of
 from hnm_datasets.batch import Batch
 from hnm_datasets.columns import NEGATIVE_IDS, NEGATIVE_SOURCE, POSITIVE_IDS, QUERY, score_column
 from hnm_datasets.corpus.passages import Corpus, check_corpus
-from hnm_datasets.mining.report import MiningReport
+from hnm_datasets.mining.report import emptied_by
 from hnm_datasets.rows import Rows, dataset_of
 from hnm_datasets.runtime.bars import iter_with_bar
 from hnm_datasets.runtime.notices import tell_once
@@ -170,7 +169,7 @@ def _report(source: LiveTexts, queries_of: NDArray[np.int64], positives: str) ->
     lengths = generation.negatives.lengths[queries_of]
     if not lengths.any():
         known = f" {dropped:,} candidates were dropped as known positives of their question." if dropped else ""
-        emptied = _emptied_by(source.rows)
+        emptied = emptied_by(source.rows)
         step = emptied or (
             "A filter such as RelativeMargin, AbsoluteMargin, TeacherThreshold, ScoreBand or RankWindow drops all "
             "candidates if its limit does not fit the scores: check the lengths of 'negative_ids' after each step."
@@ -195,14 +194,6 @@ def _report(source: LiveTexts, queries_of: NDArray[np.int64], positives: str) ->
             " (one per positive)" if positives == "each" else "",
             n,
         )
-
-
-def _emptied_by(rows: Dataset) -> str | None:
-    """Name the step of `mine` that dropped all candidates, if the mining report of the rows has one."""
-    report = MiningReport.of(rows)
-    steps = () if report is None else report.steps
-    found = next((step for step in steps if step.candidates_in and not step.candidates_out), None)
-    return None if found is None else f"{found.name} dropped all {found.candidates_in:,} candidates."
 
 
 def _most_positives(own_lists: list[Ragged[NDArray[np.int64]]], questions: Questions | None, corpus: Corpus) -> int:

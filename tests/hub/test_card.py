@@ -63,7 +63,8 @@ def test_the_chain_and_the_versions(tmp_path, mined):
     corpus, rows = mined
     steps = [BM25Negatives(corpus, k=4), ToTriplets(corpus), "kept those that a person\nliked"]
     card = card_of(save_mined(shaped(rows, steps[1]), tmp_path / "set", corpus=corpus, steps=steps))
-    assert f"```text\n1. {steps[0]!r}\n2. {steps[1]!r}\n3. kept those that a person liked\n```" in card
+    shown = [re.sub(r", \w+=None(?=[,)])", "", repr(step)) for step in steps]
+    assert f"```text\n1. {shown[0]}\n2. {shown[1]}\n3. kept those that a person liked\n```" in card
     assert f"{len(corpus):,} passages (fingerprint `{corpus.fingerprint}`)" in card
     import bm25s
     import datasets
@@ -85,7 +86,15 @@ def test_addresses_and_the_home_are_not_told(tmp_path, monkeypatch, mined):
     card = card_of(save_mined(mined[1], tmp_path / "set", steps=steps))
     assert " at 0x" not in card
     assert "someone" not in card
-    assert "2. ('~/models/mine',)" in card
+    assert "2. ('models/mine',)" in card
+    old = ["mined by /opt/tools/bin/miner", "Encoder('C:\\\\Users\\\\me\\\\minilm')", "see https://a.org/b/c", "and/or"]
+    folder = save_mined(mined[1], tmp_path / "old", source="/data/of/someone/scifact")
+    record = json.loads((folder / "mining.json").read_text())
+    (folder / "mining.json").write_text(json.dumps(record | {"steps": old, "source": "/data/of/someone/scifact"}))
+    card = write_card(folder).read_text()
+    assert "1. mined by bin/miner\n2. Encoder('me/minilm')\n3. see https://a.org/b/c\n4. and/or\n" in card
+    assert "Mined from scifact." in card
+    assert "someone" not in (folder / "mining.json").read_text()
 
 
 def test_false_negatives_are_told_with_their_interval(tmp_path, mined):
@@ -120,6 +129,7 @@ def test_the_audit_is_part_of_the_card(tmp_path, mined):
     corpus, rows = mined
     card = card_of(save_mined(rows, tmp_path / "set", corpus=corpus))
     assert audit_negatives(rows, corpus).to_markdown() in card
+    assert "| false negatives | not measured |" in card
     graded = card_of(save_mined(shaped(rows, ToLabeledPairs(corpus, labels="scores", by="score")), tmp_path / "graded"))
     assert "Not audited: the labels are a teacher's scores" in graded
 

@@ -53,7 +53,7 @@ def test_size_categories(tmp_path, rows, category):
     ],
 )
 def test_tasks(tmp_path, columns, tasks):
-    rows = Dataset.from_dict({name: [1] if name == "label" else ["a"] for name in columns})
+    rows = Dataset.from_dict({name: [0] if name == "label" else ["a"] for name in columns})
     assert metadata_load(save_mined(rows, tmp_path / "set") / "README.md")["task_categories"] == tasks
 
 

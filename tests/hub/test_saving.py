@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Split, Value, load_dataset
 from huggingface_hub import metadata_load
 
-from hnm_datasets import BM25Negatives, Corpus, ToTriplets, load_sample
+from hnm_datasets import BM25Negatives, Corpus, RankWindow, TopNegatives, ToTriplets, load_sample, mine
 from hnm_datasets.hub import shards
 from hnm_datasets.hub.saving import save_mined, write_card
 from hnm_datasets.storage.folders import cache_root, cache_root_at
@@ -131,6 +132,48 @@ def test_an_earlier_folder_is_replaced(tmp_path, monkeypatch, triplets):
     save_mined(triplets.select([0]), folder)
     assert [path.name for path in (folder / "data").iterdir()] == ["train-00000-of-00001.parquet"]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_replacement_is_logged_and_a_change_is_a_warning(tmp_path, caplog, triplets):
+    caplog.set_level(logging.INFO, logger="hnm_datasets")
+    folder = save_mined(triplets, tmp_path / "set")
+    assert not caplog.records
+    other = triplets.rename_column("negative", "negative_1")
+    for rows, level, text in (
+        (triplets, "INFO", "(12 rows, now 12)"),
+        (triplets.select([0]), "WARNING", "(12 rows, now 1)"),
+        (other, "WARNING", "(1 row, now 12; columns added negative_1 and removed negative)"),
+    ):
+        save_mined(rows, folder)
+        assert (caplog.records[-1].levelname, caplog.messages[-1]) == (level, f"save_mined: replaced {folder} {text}.")
+
+
+def test_ids_without_their_passages_are_a_warning_unless_that_is_said(tmp_path, caplog, mined, triplets):
+    corpus, rows = mined
+    save_mined(rows, tmp_path / "said", include_corpus=False)
+    save_mined(rows, tmp_path / "with", corpus=corpus)
+    save_mined(triplets, tmp_path / "texts")
+    assert not caplog.messages
+    save_mined(DatasetDict(train=rows, test=rows), tmp_path / "without")
+    (message,) = caplog.messages
+    assert "the folder contains no passages. Pass corpus= to include them" in message
+
+
+def test_rows_without_any_negative_are_refused_and_the_step_is_named(tmp_path, mined):
+    corpus, rows = mined
+    emptied = mine(rows.remove_columns("negative_ids"), [BM25Negatives(corpus, k=4), RankWindow(9), TopNegatives(2)])
+    with pytest.raises(ValueError, match=r"save_mined: no row has a neg.*RankWindow\(min=9\) dropped all 4 candidates"):
+        save_mined(emptied, tmp_path / "set", corpus=corpus)
+    empty = rows.map(RankWindow(9), batched=True)
+    for data in (
+        DatasetDict(train=empty, test=empty),
+        {"query": ["q"], "pos": [["a"]], "neg": [[]]},
+        {"anchor": ["q"], "passage": ["a"], "label": [1]},
+    ):
+        with pytest.raises(ValueError, match=r"no row has a negative.*after each step"):
+            save_mined(data, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    save_mined(DatasetDict(train=empty, test=rows), tmp_path / "some", corpus=corpus)
 
 
 def test_an_empty_folder_is_used(tmp_path, triplets):

@@ -117,6 +117,7 @@ def test_the_snippet_trains(tmp_path, monkeypatch, mined, static_model, make_cro
     dataset = make(corpus, rows)
     folder = save_mined(DatasetDict(learn=dataset, test=dataset.select([0])), tmp_path / "set", corpus=corpus)
     snippet = python_of(card_of(folder))
+    assert all("# replace with the dataset's" in line for line in snippet.splitlines() if "your-name/" in line)
     assert f"import {loss}" in snippet
     crosses = "CrossEncoder(" in snippet
     assert crosses == form.startswith("labeled")
