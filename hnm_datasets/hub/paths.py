@@ -9,7 +9,7 @@ from typing import Any
 from hnm_datasets.storage.about import short_name
 
 # A quoted path may contain spaces. URLs, markup and "and/or" are not paths. A single part, such as the prompt
-# "/no_think", tells nothing of the machine.
+# "/no_think", says nothing of the machine.
 _ROOT = r"(?:(?:file:///|(?<![\w~])~\w*[\\/]+|(?<![\w~])[A-Za-z]:[\\/]+)|(?<![\w./~<>\\-])/(?!/))"
 
 
