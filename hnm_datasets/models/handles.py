@@ -276,8 +276,9 @@ def _is_colbert(model: Any) -> bool:
 
 
 def label_of(model_fingerprint: str) -> str | None:
-    """Return what people call a model in this process; None if that is unknown."""
-    return next((one.label for one in _LOADED if one.fingerprint == model_fingerprint and one.label), None)
+    """Return the name of a model that this process has loaded, preferably not a path; None if unknown."""
+    labels = {one.label for one in _LOADED if one.fingerprint == model_fingerprint and one.label}
+    return min(labels, key=lambda label: (Path(label).is_absolute(), label), default=None)
 
 
 def _label_of(model: Any, source: str | None) -> str | None:
