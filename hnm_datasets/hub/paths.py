@@ -25,7 +25,7 @@ def without_paths(text: str) -> str:
     """Replace each absolute path by its last two parts, or by the Hub id if it is in the cache of the Hub.
 
     Example:
-        >>> without_paths("Encoder('/work/me/my models/minilm/model', 'query'), see https://example.org/a/b")
+        >>> without_paths("Encoder('/home/me/my models/minilm/model', 'query'), see https://example.org/a/b")
         "Encoder('minilm/model', 'query'), see https://example.org/a/b"
     """
     return _PATH.sub(_end, text)
