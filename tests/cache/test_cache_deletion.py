@@ -27,7 +27,7 @@ from hnm_datasets.storage.results import Results
 
 @pytest.fixture
 def root(tmp_path):
-    # A name with what a pattern would take for its own.
+    # A name with characters that have a meaning in a pattern.
     return tmp_path / "a cache [of] *mine"
 
 
@@ -87,7 +87,7 @@ def test_a_build_that_runs_keeps_its_folder(root):
     assert paths(cached("unfinished", cache_folder=root).delete().deleted) == {left}
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what a process has mapped")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists the mapped files of a process")
 def test_a_folder_that_is_read_is_left(root):
     folder = make(root)
     ready, stop = FORK.Event(), FORK.Event()
